@@ -1,0 +1,129 @@
+"""Every error that crosses a module boundary, one tree. A message says what, where, and what to do next."""
+
+from __future__ import annotations
+
+
+class CacheServerError(Exception):
+    """Root of this tree; the command line prints it without a traceback."""
+
+
+class ConfigError(CacheServerError):
+    """A setting, flag or manifest cannot be used. Exit code 2."""
+
+
+# --- etcd ---------------------------------------------------------------------------------------------------------
+
+
+class EtcdError(CacheServerError):
+    """etcd refused or failed a call. Never carries an endpoint's user or password."""
+
+
+class Unavailable(EtcdError):
+    """No answer within the deadline, or no endpoint reachable. A write may or may not have happened: read again."""
+
+
+class Compacted(EtcdError):
+    """The revision asked for is gone; `compact_revision` is the oldest one that still can be read."""
+
+    def __init__(self, message: str, *, compact_revision: int = 0) -> None:
+        super().__init__(message)
+        self.compact_revision = compact_revision
+
+
+class FutureRevision(EtcdError):
+    """The revision asked for has not happened yet on this member."""
+
+
+class NoSpace(EtcdError):
+    """etcd's quota is exhausted; deletes and reads still work. See README, Troubleshooting."""
+
+
+class EtcdPermissionDenied(EtcdError):
+    """The user or certificate may not do this, or is unknown."""
+
+
+class EtcdStartError(EtcdError):
+    """The embedded etcd could not be found, is refused by version, or did not become healthy."""
+
+
+class LeaseLostError(EtcdError):
+    """Another process owns the repository now; nothing was written by the call that raised this."""
+
+
+# --- sources ------------------------------------------------------------------------------------------------------
+
+
+class SourceError(CacheServerError):
+    """A source could not be read. `reason` is the CamelCase reason of the repository's Ready condition."""
+
+    reason = "SourceFailed"
+
+
+class SourceNotFoundError(SourceError):
+    reason = "SourceNotFound"
+
+
+class SourceNetworkError(SourceError):
+    reason = "NetworkError"
+
+
+class SourceAuthenticationError(SourceError):
+    reason = "AuthenticationFailed"
+
+
+class SourceInvalidError(SourceError):
+    """What came is not what the source promised: bad digest, not a catalog image, a path out of the root."""
+
+    reason = "SourceInvalid"
+
+
+class SourceRateLimitedError(SourceError):
+    """The remote asked us to come back later; `retry_after_s` is its wish, 0 when it named none."""
+
+    reason = "RateLimited"
+
+    def __init__(self, message: str, *, retry_after_s: float = 0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class SourceTooLargeError(SourceError):
+    """A cap on bytes, entries, depth or ratio was hit; the message names the cap and its setting."""
+
+    reason = "SourceTooLarge"
+
+
+# --- catalogs -----------------------------------------------------------------------------------------------------
+
+
+class CatalogError(CacheServerError):
+    """The catalog as a whole cannot be read (worker gone, no known format); never raised for one bad package."""
+
+
+class WorkerCrashedError(CatalogError):
+    """The worker process died (signal, memory, time) on the file named in the message; the pool is whole again."""
+
+
+# --- watch cache --------------------------------------------------------------------------------------------------
+
+
+class NotReady(CacheServerError):
+    """The cache has not seen the store yet."""
+
+
+class TooNew(CacheServerError):
+    """`requested` was not reached within the wait; the cache stands at `current`."""
+
+    def __init__(self, requested: int, current: int) -> None:
+        super().__init__(f"Too large resource version: {requested}, current: {current}")
+        self.requested = requested
+        self.current = current
+
+
+class Expired(CacheServerError):
+    """`requested` lies before `oldest`, the first resource version that still can be served."""
+
+    def __init__(self, requested: int, oldest: int) -> None:
+        super().__init__(f"too old resource version: {requested} ({oldest})")
+        self.requested = requested
+        self.oldest = oldest

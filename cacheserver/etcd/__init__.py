@@ -1,0 +1,1 @@
+"""The thin etcd client and the embedded etcd process."""

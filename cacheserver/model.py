@@ -1,0 +1,167 @@
+"""What is served and how it is written down: kinds, keys, records, and the one JSON form of a served object.
+
+Pure data, no I/O. A served object's bytes are made here once, at ingest; the store keeps them, the watch cache splices
+the resourceVersion in, and nobody encodes them again.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, NewType
+
+import orjson
+
+GROUP: Final = "cacheserver.dev"
+CONFIG_GROUP: Final = "config.cacheserver.dev"
+VERSION: Final = "v1alpha1"
+
+LABEL_REPOSITORY: Final = f"{GROUP}/repository"
+LABEL_PACKAGE: Final = f"{GROUP}/package"
+LABEL_FORMAT: Final = f"{GROUP}/format"
+LABEL_LATEST: Final = f"{GROUP}/latest"
+LABEL_LIFECYCLE: Final = f"{GROUP}/lifecycle"
+ANNOTATION_ALLOW_EMPTY: Final = f"{GROUP}/allow-empty"
+
+Digest = NewType("Digest", str)
+"""`sha256:` and 64 lower-case hex digits, of the uncompressed bytes."""
+
+_UID_NAMESPACE: Final = uuid.UUID("6c1f9c5e-5c1b-5f0e-9b53-2d1f0f6d9a11")
+
+
+class Kind(StrEnum):
+    """A stored kind; the value is its plural resource name."""
+
+    REPOSITORY = "repositories"
+    PACKAGE = "packages"
+    REVISION = "packagerevisions"
+
+
+_TYPE: Final[Mapping[Kind, tuple[str, str]]] = {
+    Kind.REPOSITORY: (f"{CONFIG_GROUP}/{VERSION}", "Repository"),
+    Kind.PACKAGE: (f"{GROUP}/{VERSION}", "Package"),
+    Kind.REVISION: (f"{GROUP}/{VERSION}", "PackageRevision"),
+}
+
+METADATA_OPEN: Final[Mapping[Kind, bytes]] = {
+    kind: f'{{"apiVersion":"{api_version}","kind":"{name}","metadata":{{'.encode()
+    for kind, (api_version, name) in _TYPE.items()
+}
+"""What every served object of the kind begins with; the resourceVersion is spliced in right behind it."""
+
+SPEC_OPEN: Final = b'},"spec":'
+"""Ends the metadata. Cannot occur before that: inside a JSON string every quote is escaped."""
+
+
+class Format(StrEnum):
+    """What a source's bytes mean."""
+
+    FBC = "FBC"
+    KRM = "KRM"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RepositoryKey:
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """Identity of a served object. A repository's has no package, a package's no revision."""
+
+    kind: Kind
+    namespace: str
+    repository: str
+    package: str = ""
+    revision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One object as ingestion wants it served. The store adds uid, creationTimestamp, generation, resourceVersion.
+
+    spec, status: JSON objects, encoded with orjson in a fixed key order: equal content gives equal bytes.
+    blobs: digests that the status refers to; each must be in the store before the record is written.
+    """
+
+    key: Key
+    name: str
+    labels: Mapping[str, str]
+    spec: bytes
+    status: bytes
+    blobs: Sequence[Digest] = field(default=())
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One served object as etcd holds it. `value` is the manifest without resourceVersion."""
+
+    key: Key
+    value: bytes
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlobHead:
+    """What is known of a blob without reading it.
+
+    size: uncompressed bytes. files: (path, bytes) of each file in the tar, in order; empty for an icon.
+    media_type: of an icon; `application/x-tar` for packages' files.
+    """
+
+    digest: Digest
+    size: int
+    media_type: str
+    files: Sequence[tuple[str, int]] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class BlobFile:
+    """A blob on its way into the store: one zstd frame (level 3) in a file of ours."""
+
+    head: BlobHead
+    path: Path
+
+
+def uid_of(kind: Kind, namespace: str, name: str) -> str:
+    """Ours (api.md, Identity): UUIDv5 of kind, namespace and name, stable over restart and re-ingest."""
+    return str(uuid.uuid5(_UID_NAMESPACE, f"{kind}/{namespace}/{name}"))
+
+
+def encode(record: Record, *, previous: bytes | None, now: str) -> bytes:
+    """The manifest's bytes, without resourceVersion; equal to `previous` when nothing changed.
+
+    previous: the bytes served before, if any: creationTimestamp is kept, generation moves only with spec.
+    now: RFC 3339 in UTC with whole seconds (`2026-11-20T10:00:00Z`).
+    """
+    created, generation = now, 1
+    if previous is not None:
+        old: dict[str, Any] = orjson.loads(previous)
+        created = old["metadata"]["creationTimestamp"]
+        generation = old["metadata"]["generation"]
+        if orjson.dumps(old["spec"]) != record.spec:
+            generation += 1
+    metadata: dict[str, object] = {
+        "name": record.name,
+        "namespace": record.key.namespace,
+        "uid": uid_of(record.key.kind, record.key.namespace, record.name),
+        "creationTimestamp": created,
+        "generation": generation,
+    }
+    if record.labels:
+        metadata["labels"] = dict(sorted(record.labels.items()))
+    if record.annotations:
+        metadata["annotations"] = dict(sorted(record.annotations.items()))
+    inner = orjson.dumps(metadata)[1:-1]
+    return b"".join((METADATA_OPEN[record.key.kind], inner, SPEC_OPEN, record.spec, b',"status":', record.status, b"}"))
+
+
+def with_resource_version(kind: Kind, value: bytes, resource_version: int) -> bytes:
+    """The manifest as clients get it: `value` (see encode) with its resourceVersion spliced in."""
+    at = len(METADATA_OPEN[kind])
+    return b'%b"resourceVersion":"%d",%b' % (value[:at], resource_version, value[at:])

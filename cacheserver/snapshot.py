@@ -1,0 +1,168 @@
+"""The state of one kind at one resource version, ordered by namespace and name, cheap to keep and to share.
+
+A sorted list of small immutable segments. A write replaces one segment; a snapshot is the list itself, copied on the
+next write. Ready bytes hang on segments, so what did not change is never encoded or compressed again.
+Knows nothing of etcd or HTTP.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Name = tuple[str, str]
+"""(namespace, name): the order of every list."""
+
+SEGMENT_SIZE = 32
+"""Most entries in a segment; it splits in two beyond. 16 to 32 objects compress within 12 % of the whole list."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """One object as of one resource version, ready to be sent.
+
+    body: the whole JSON object, resourceVersion included. metadata_end: body[:metadata_end] + b"}" ends its metadata.
+    labels, fields: what selectors match; fields maps selectable field paths to values.
+    cells: Table cells as JSON text around the age: b"".join((cells[0], age, cells[1])) is the array's inside.
+    created: creationTimestamp in seconds since the epoch.
+    """
+
+    name: Name
+    resource_version: int
+    body: bytes
+    metadata_start: int
+    metadata_end: int
+    labels: Mapping[str, str]
+    fields: Mapping[str, str]
+    cells: tuple[bytes, bytes]
+    created: int
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """Up to SEGMENT_SIZE neighbours. `ready` is the API's: bytes made from exactly these entries, by form."""
+
+    entries: tuple[Entry, ...]
+    ready: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Some neighbouring entries of a list. `segment` is set when they are all of that segment's."""
+
+    entries: tuple[Entry, ...]
+    segment: Segment | None
+
+
+class Snapshot:
+    """Immutable state of a kind. Made by State.snapshot."""
+
+    __slots__ = ("_firsts", "_segments", "count", "resource_version")
+
+    def __init__(self, segments: list[Segment], firsts: list[Name], count: int, resource_version: int) -> None:
+        self._segments = segments
+        self._firsts = firsts
+        self.count = count
+        self.resource_version = resource_version
+
+    def __len__(self) -> int:
+        return self.count
+
+    def runs(self, namespace: str | None = None, after: Name | None = None) -> Iterator[Run]:
+        """Every entry in order; only of `namespace` if given; only behind `after` if given."""
+        low: Name = ("", "") if namespace is None else (namespace, "")
+        if after is not None and after >= low:
+            low = (after[0], after[1] + "\0")  # the first name that sorts behind `after`
+        for segment in self._segments[max(bisect_right(self._firsts, low) - 1, 0) :]:
+            entries = segment.entries
+            first, last = entries[0].name, entries[-1].name
+            if namespace is not None and first[0] > namespace:
+                return
+            if first >= low and (namespace is None or last[0] == namespace):
+                yield Run(entries, segment)
+            else:
+                part = tuple(e for e in entries if e.name >= low and (namespace is None or e.name[0] == namespace))
+                if part:
+                    yield Run(part, None)
+
+    def entries(self) -> Iterator[Entry]:
+        for segment in self._segments:
+            yield from segment.entries
+
+
+class State:
+    """The current state of a kind: the only thing here that changes."""
+
+    def __init__(self) -> None:
+        self._segments: list[Segment] = []
+        self._firsts: list[Name] = []
+        self._by_name: dict[Name, Entry] = {}
+        self._shared = False
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def get(self, name: Name) -> Entry | None:
+        return self._by_name.get(name)
+
+    def snapshot(self, resource_version: int) -> Snapshot:
+        """The state as it is; later writes do not touch it. Costs nothing now, one list copy at the next write."""
+        self._shared = True
+        return Snapshot(self._segments, self._firsts, len(self._by_name), resource_version)
+
+    def load(self, entries: Sequence[Entry]) -> None:
+        """Replace everything. `entries` in any order."""
+        ordered = sorted(entries, key=lambda entry: entry.name)
+        half = SEGMENT_SIZE // 2
+        self._segments = [Segment(tuple(ordered[i : i + half])) for i in range(0, len(ordered), half)]
+        self._firsts = [segment.entries[0].name for segment in self._segments]
+        self._by_name = {entry.name: entry for entry in ordered}
+        self._shared = False
+
+    def put(self, entry: Entry) -> Entry | None:
+        """Add or replace; returns what was there."""
+        self._own()
+        previous = self._by_name.get(entry.name)
+        self._by_name[entry.name] = entry
+        if not self._segments:
+            self._segments, self._firsts = [Segment((entry,))], [entry.name]
+            return None
+        at = max(bisect_right(self._firsts, entry.name) - 1, 0)
+        entries = list(self._segments[at].entries)
+        if previous is not None:
+            entries[_position(entries, entry.name)] = entry
+        else:
+            entries.insert(_position(entries, entry.name), entry)
+        self._replace(at, entries)
+        return previous
+
+    def remove(self, name: Name) -> Entry | None:
+        """Returns what was there."""
+        previous = self._by_name.pop(name, None)
+        if previous is None:
+            return None
+        self._own()
+        at = bisect_right(self._firsts, name) - 1
+        self._replace(at, [entry for entry in self._segments[at].entries if entry.name != name])
+        return previous
+
+    def _own(self) -> None:
+        if self._shared:
+            self._segments, self._firsts, self._shared = self._segments.copy(), self._firsts.copy(), False
+
+    def _replace(self, at: int, entries: list[Entry]) -> None:
+        if not entries:
+            del self._segments[at], self._firsts[at]
+        elif len(entries) > SEGMENT_SIZE:
+            half = len(entries) // 2
+            self._segments[at : at + 1] = [Segment(tuple(entries[:half])), Segment(tuple(entries[half:]))]
+            self._firsts[at : at + 1] = [entries[0].name, entries[half].name]
+        else:
+            self._segments[at] = Segment(tuple(entries))
+            self._firsts[at] = entries[0].name
+
+
+def _position(entries: list[Entry], name: Name) -> int:
+    return bisect_left(entries, name, key=lambda entry: entry.name)
