@@ -127,3 +127,10 @@ class Expired(CacheServerError):
         super().__init__(f"too old resource version: {requested} ({oldest})")
         self.requested = requested
         self.oldest = oldest
+
+
+# --- store --------------------------------------------------------------------------------------------------------
+
+
+class BlobMissingError(CacheServerError):
+    """Content that an object refers to is not in the store; the next sync of its repository brings it back."""

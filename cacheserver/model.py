@@ -6,6 +6,7 @@ the resourceVersion in, and nobody encodes them again.
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ ANNOTATION_ALLOW_EMPTY: Final = f"{GROUP}/allow-empty"
 Digest = NewType("Digest", str)
 """`sha256:` and 64 lower-case hex digits, of the uncompressed bytes."""
 
+_DIGEST: Final = re.compile(rb'"(sha256:[0-9a-f]{64})"')
 _UID_NAMESPACE: Final = uuid.UUID("6c1f9c5e-5c1b-5f0e-9b53-2d1f0f6d9a11")
 
 
@@ -104,6 +106,15 @@ class Stored:
     key: Key
     value: bytes
     mod_revision: int
+
+    def blobs(self) -> set[Digest]:
+        """Digests of the content that the object refers to."""
+        return blob_references(self.value)
+
+
+def blob_references(value: bytes) -> set[Digest]:
+    """Every digest that stands alone in a JSON string of `value`; an image reference holds one too, but not alone."""
+    return {Digest(digest.decode()) for digest in _DIGEST.findall(value)}
 
 
 @dataclass(frozen=True, slots=True)

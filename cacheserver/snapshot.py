@@ -87,9 +87,20 @@ class Snapshot:
                 if part:
                     yield Run(part, None)
 
-    def entries(self) -> Iterator[Entry]:
-        for segment in self._segments:
-            yield from segment.entries
+    def count_after(self, namespace: str | None, after: Name) -> int:
+        """How many entries (of `namespace`, if given) sort behind `after`."""
+        return sum(len(run.entries) for run in self.runs(namespace, after))
+
+    def rewound(self, changes: Mapping[Name, Entry | None], resource_version: int) -> Snapshot:
+        """The state before: each name in `changes` as it was at `resource_version` (None: it was not there)."""
+        past = State()
+        past._segments, past._firsts, past._count = self._segments.copy(), self._firsts.copy(), self.count
+        for name, entry in changes.items():
+            if entry is None:
+                past.remove(name)
+            else:
+                past.put(entry)
+        return past.snapshot(resource_version)
 
 
 class State:
@@ -98,19 +109,16 @@ class State:
     def __init__(self) -> None:
         self._segments: list[Segment] = []
         self._firsts: list[Name] = []
-        self._by_name: dict[Name, Entry] = {}
+        self._count = 0
         self._shared = False
 
     def __len__(self) -> int:
-        return len(self._by_name)
-
-    def get(self, name: Name) -> Entry | None:
-        return self._by_name.get(name)
+        return self._count
 
     def snapshot(self, resource_version: int) -> Snapshot:
         """The state as it is; later writes do not touch it. Costs nothing now, one list copy at the next write."""
         self._shared = True
-        return Snapshot(self._segments, self._firsts, len(self._by_name), resource_version)
+        return Snapshot(self._segments, self._firsts, self._count, resource_version)
 
     def load(self, entries: Sequence[Entry]) -> None:
         """Replace everything. `entries` in any order."""
@@ -118,37 +126,38 @@ class State:
         half = SEGMENT_SIZE // 2
         self._segments = [Segment(tuple(ordered[i : i + half])) for i in range(0, len(ordered), half)]
         self._firsts = [segment.entries[0].name for segment in self._segments]
-        self._by_name = {entry.name: entry for entry in ordered}
+        self._count = len(ordered)
         self._shared = False
 
-    def put(self, entry: Entry) -> Entry | None:
-        """Add or replace; returns what was there."""
+    def put(self, entry: Entry) -> None:
+        """Add or replace."""
         self._own()
-        previous = self._by_name.get(entry.name)
-        self._by_name[entry.name] = entry
         if not self._segments:
-            self._segments, self._firsts = [Segment((entry,))], [entry.name]
-            return None
+            self._segments, self._firsts, self._count = [Segment((entry,))], [entry.name], 1
+            return
         at = max(bisect_right(self._firsts, entry.name) - 1, 0)
         entries = list(self._segments[at].entries)
-        if previous is not None:
-            entries[_position(entries, entry.name)] = entry
+        position = _position(entries, entry.name)
+        if position < len(entries) and entries[position].name == entry.name:
+            entries[position] = entry
         else:
-            entries.insert(_position(entries, entry.name), entry)
+            entries.insert(position, entry)
+            self._count += 1
         self._replace(at, entries)
-        return previous
 
-    def remove(self, name: Name) -> Entry | None:
-        """Returns what was there."""
-        previous = self._by_name.pop(name, None)
-        if previous is None:
-            return None
-        self._own()
+    def remove(self, name: Name) -> None:
+        """Take `name` out, if it is there."""
         at = bisect_right(self._firsts, name) - 1
-        self._replace(at, [entry for entry in self._segments[at].entries if entry.name != name])
-        return previous
+        if at < 0:
+            return
+        kept = [entry for entry in self._segments[at].entries if entry.name != name]
+        if len(kept) < len(self._segments[at].entries):
+            self._own()
+            self._count -= 1
+            self._replace(at, kept)
 
     def _own(self) -> None:
+        """Copy the lists if a snapshot holds them."""
         if self._shared:
             self._segments, self._firsts, self._shared = self._segments.copy(), self._firsts.copy(), False
 

@@ -1,0 +1,423 @@
+"""What etcd holds and how: the only module that knows keys and encoding.
+
+    served/<kind>/<namespace>/<repository>[/<package>[/<revision>]]   manifest without resourceVersion; watched
+    served/tick                                                        freshness mark for old etcd; watched
+    ingest/<namespace>/<repository>                                    what the last sync saw
+    blob/<sha256>/head, blob/<sha256>/<nnnn>                           content: zstd in chunks of 512 KiB; not watched
+    claim/<name>                                                       who may write, on a lease
+    layout                                                             version of all this
+
+At most one served object is written in a transaction: objects of one transaction share a mod revision, and a client
+that breaks off between the two would resume behind both. Called by ingest, the watch cache and the API (blobs).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+from urllib.parse import quote, unquote
+
+import orjson
+
+from cacheserver.errors import ConfigError, LeaseLostError, Unavailable
+from cacheserver.etcd.client import Client, Compare, Delete, Get, Lease, Put, Watch, prefix_end
+from cacheserver.model import Digest, Key, Kind, Record, RepositoryKey, Stored, blob_references, encode
+
+log = logging.getLogger(__name__)
+
+PREFIX = b"/cacheserver/v1/"
+_SERVED = PREFIX + b"served/"
+_TICK = _SERVED + b"tick"
+_INGEST = PREFIX + b"ingest/"
+_CLAIM = PREFIX + b"claim/"
+_LAYOUT = PREFIX + b"layout"
+
+LAYOUT_VERSION = b"1"
+
+CLAIM_TTL_S = 10
+"""A dead writer's claim is free after this. Ours: etcd.md advises 10 to 15; keep-alive runs at a third of it."""
+
+PIPELINE = 96
+"""Transactions in flight for one apply. etcd.md §1: throughput is flat from about 64 on; more only adds latency."""
+
+_RETRY_FOR_S = 20.0
+"""How long one write is tried again while etcd is away; then the sync fails and is repeated as a whole."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One served key as it is now (or gone: `value` None), as of `mod_revision`. `key` is opaque outside."""
+
+    kind: Kind
+    key: bytes
+    value: bytes | None
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Whole revisions, in order. `revision`: all served changes up to it have been delivered; 0: not known."""
+
+    changes: Sequence[Change]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class IngestState:
+    """What the last complete sync of a repository saw.
+
+    digest: of the source. index: digest of a blob with the catalog's index ("" when there is none).
+    settings: what else decided the outcome (format, validation); a change of it means parse again.
+    """
+
+    digest: str
+    index: str = ""
+    settings: str = ""
+
+
+class Follower(Protocol):
+    """Changes behind a revision, live. Iterating raises Compacted, Unavailable, EtcdPermissionDenied."""
+
+    def __aiter__(self) -> AsyncIterator[Changes]: ...
+
+    async def request_progress(self) -> None:
+        """Ask for a Changes with the current revision, events or not."""
+
+
+class Store:
+    """See the module. Safe to share between tasks."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def open(self) -> None:
+        """Mark an empty store with the layout's version; refuse one that a newer release wrote.
+
+        Raises: ConfigError, Unavailable.
+        """
+        await self._client.connect()
+        layout = Put(_LAYOUT, LAYOUT_VERSION)
+        result = await _persist(
+            lambda: self._client.txn([Compare(_LAYOUT, "create_revision", 0)], [layout], [Get(_LAYOUT)])
+        )
+        found = LAYOUT_VERSION if result.succeeded else result.ranges[0].key_values[0].value
+        if found != LAYOUT_VERSION:
+            raise ConfigError(
+                f"this etcd holds layout {found.decode(errors='replace')}, not {LAYOUT_VERSION.decode()}: "
+                "run the release that wrote it, or point at an empty etcd (catalogs are ingested again)"
+            )
+
+    # --- read, for the watch cache ---
+
+    @property
+    def cluster_id(self) -> int:
+        """Of the etcd cluster last heard from. Another one means other revisions: nothing cached holds any more."""
+        return self._client.cluster_id
+
+    @property
+    def progress_trusted(self) -> bool:
+        """False: this etcd's progress may run ahead of its events (before 3.5.13); use tick() for freshness."""
+        return self._client.progress_trusted
+
+    async def current_revision(self) -> int:
+        """The newest revision at some moment during this call (a linearizable read)."""
+        return (await self._client.range(_TICK, count_only=True)).revision
+
+    async def tick(self) -> int:
+        """Write a mark that followers see; returns its revision."""
+        return await self._client.put(_TICK, b"")
+
+    async def read_all(self) -> AsyncIterator[Changes]:
+        """Every served object as of one revision, in pages. Raises Compacted when the revision goes meanwhile."""
+        async for page in self._client.pages(_SERVED):
+            found = [change for kv in page.key_values if (change := _change(kv.key, kv.value, kv.mod_revision))]
+            yield Changes(found, page.revision)
+
+    @asynccontextmanager
+    async def follow(self, after: int) -> AsyncIterator[Follower]:
+        """Every served change behind revision `after`."""
+        async with self._client.watch(_SERVED, start_revision=after + 1) as watch:
+            yield _Follower(watch, self._client.progress_trusted)
+
+    # --- one repository, for ingest ---
+
+    async def read_state(self, repository: RepositoryKey) -> IngestState | None:
+        """What the last sync of the repository saw, if there was one."""
+        found = (await self._client.range(_ingest_key(repository))).key_values
+        return _decode_state(found[0].value) if found else None
+
+    async def served_keys(self, repository: RepositoryKey) -> dict[str, dict[Key, int]]:
+        """Package name -> its served objects' keys with their mod revisions, the package's own among them."""
+        found: dict[str, dict[Key, int]] = {}
+        revision = 0
+        for kind in (Kind.PACKAGE, Kind.REVISION):
+            prefix = _repository_prefix(kind, repository)
+            async for page in self._client.pages(prefix, revision=revision, keys_only=True):
+                revision = page.revision
+                for kv in page.key_values:
+                    key = _parse_key(kind, kv.key)
+                    found.setdefault(key.package, {})[key] = kv.mod_revision
+        return found
+
+    async def read_package(self, repository: RepositoryKey, package: str) -> dict[Key, Stored]:
+        """Every served object of one package."""
+        found: dict[Key, Stored] = {}
+        itself = await self.read_object(Key(Kind.PACKAGE, repository.namespace, repository.name, package))
+        if itself is not None:
+            found[itself.key] = itself
+        prefix = _repository_prefix(Kind.REVISION, repository) + _parts(package) + b"/"
+        async for page in self._client.pages(prefix):
+            for kv in page.key_values:
+                key = _parse_key(Kind.REVISION, kv.key)
+                found[key] = Stored(key, kv.value, kv.mod_revision)
+        return found
+
+    async def read_object(self, key: Key) -> Stored | None:
+        found = (await self._client.range(_object_key(key))).key_values
+        return Stored(key, found[0].value, found[0].mod_revision) if found else None
+
+    async def repositories(self) -> Sequence[RepositoryKey]:
+        """Every repository that ever finished a sync and was not removed, sorted."""
+        keys: list[RepositoryKey] = []
+        async for page in self._client.pages(_INGEST, keys_only=True):
+            for kv in page.key_values:
+                namespace, name = kv.key.removeprefix(_INGEST).decode().split("/")
+                keys.append(RepositoryKey(unquote(namespace), unquote(name)))
+        return sorted(keys)
+
+    async def referenced_blobs(self) -> set[Digest]:
+        """Digest of every blob that a served object or a sync's state refers to (at least those)."""
+        found: set[Digest] = set()
+        for prefix in (_SERVED, _INGEST):
+            async for page in self._client.pages(prefix, page_bytes=1 << 20):
+                for kv in page.key_values:
+                    found.update(blob_references(kv.value))
+        return found
+
+    # --- claims ---
+
+    @asynccontextmanager
+    async def session(self, holder: str) -> AsyncIterator[Session]:
+        """A lease of CLAIM_TTL_S kept alive while the block runs; claims hang on it and go with it.
+
+        holder: names this process to people who look at the claim.
+        """
+        async with self._client.lease(CLAIM_TTL_S) as lease:
+            yield Session(self._client, lease, holder)
+
+    async def drop_claims(self) -> None:
+        """Forget every claim: only for the owner of an etcd that nobody else can reach (embedded, after a crash)."""
+        await self._client.delete(_CLAIM, prefix_end(_CLAIM))
+
+    # --- write, for ingest; every write is refused once the claim is lost ---
+
+    async def put(self, claim: Claim, record: Record, previous: Stored | None) -> Stored | None:
+        """Serve `record`. None when its bytes are already served: no write, no event.
+
+        Raises: LeaseLostError, NoSpace, Unavailable (after trying again for a while).
+        """
+        value = encode(record, previous=previous.value if previous else None, now=_now())
+        if previous is not None and previous.value == value:
+            return None
+        mod_revision = await self._write(claim, _object_key(record.key), value, previous)
+        return Stored(record.key, value, mod_revision)
+
+    async def delete(self, claim: Claim, stored: Stored) -> None:
+        await self._write(claim, _object_key(stored.key), None, stored)
+
+    async def put_state(self, claim: Claim, repository: RepositoryKey, state: IngestState | None) -> None:
+        """Remember what the sync saw, last of all; None forgets the repository."""
+        key = _ingest_key(repository)
+        operation: Put | Delete = Delete(key) if state is None else Put(key, _encode_state(state))
+        result = await _persist(lambda: self._client.txn([claim.fence], [operation]))
+        if not result.succeeded:
+            raise LeaseLostError(claim.lost_message)
+
+    async def _write(self, claim: Claim, key: bytes, value: bytes | None, previous: Stored | None) -> int:
+        """One object, one transaction. A write whose answer was lost is recognised by its value, never repeated."""
+        expected = previous.mod_revision if previous else 0
+        operation: Put | Delete = Delete(key) if value is None else Put(key, value)
+        while True:
+            compares = [claim.fence, Compare(key, "mod_revision", expected)]
+            result = await _persist(
+                lambda compares=compares: self._client.txn(compares, [operation], [Get(claim.key), Get(key)])  # type: ignore[misc]
+            )
+            if result.succeeded:
+                return result.revision
+            owner, current = (r.key_values[0] if r.key_values else None for r in result.ranges)
+            if owner is None or owner.create_revision != claim.create_revision:
+                raise LeaseLostError(claim.lost_message)
+            if (current.value if current else None) == value:
+                return current.mod_revision if current else result.revision
+            expected = current.mod_revision if current else 0
+
+
+class Session:
+    """A live lease, and the claims on it."""
+
+    def __init__(self, client: Client, lease: Lease, holder: str) -> None:
+        self._client = client
+        self._lease = lease
+        self._holder = holder.encode()
+
+    async def wait_lost(self) -> None:
+        """Returns when the lease can no longer be relied on."""
+        await self._lease.wait_lost()
+
+    async def claim(self, name: str, *, on_wait: Callable[[str], None] = lambda holder: None) -> Claim:
+        """The right to write what `name` stands for; waits until its holder lets go or dies.
+
+        on_wait: called with the present holder, once.
+        """
+        key = _CLAIM + quote(name, safe="/").encode()
+        told = False
+        while True:
+            put = Put(key, self._holder, self._lease.id)
+            result = await _persist(
+                lambda put=put: self._client.txn([Compare(key, "create_revision", 0)], [put], [Get(key)])  # type: ignore[misc]
+            )
+            if result.succeeded:
+                return Claim(name, key, result.revision)
+            held = result.ranges[0].key_values
+            if held and held[0].lease == self._lease.id:  # ours after all: the answer to the put was lost
+                return Claim(name, key, held[0].create_revision)
+            if held and not told:
+                told = True
+                on_wait(held[0].value.decode(errors="replace"))
+            await self._wait_for_release(key, result.revision)
+
+    async def _wait_for_release(self, key: bytes, revision: int) -> None:
+        """Until the key is deleted, or a TTL has gone by (look again: a watch can miss what was compacted)."""
+        try:
+            async with asyncio.timeout(CLAIM_TTL_S), self._client.watch(key, start_revision=revision + 1) as watch:
+                async for batch in watch:
+                    if any(event.key == key and event.value is None for event in batch.events):
+                        return
+        except TimeoutError:
+            pass
+
+    async def release(self, claim: Claim) -> None:
+        await self._client.txn([claim.fence], [Delete(claim.key)])
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Held since create_revision. Writes compare that: a paused process that lost it cannot write later."""
+
+    name: str
+    key: bytes
+    create_revision: int
+
+    @property
+    def fence(self) -> Compare:
+        return Compare(self.key, "create_revision", self.create_revision)
+
+    @property
+    def lost_message(self) -> str:
+        return f"the claim on {self.name} is held by another process now; nothing was written"
+
+
+class _Follower:
+    def __init__(self, watch: Watch, trusted: bool) -> None:
+        self._watch = watch
+        self._trusted = trusted
+
+    async def __aiter__(self) -> AsyncIterator[Changes]:
+        async for batch in self._watch:
+            if not batch.events and not self._trusted:
+                yield Changes((), 0)  # a sign of life; its revision may run ahead of events still to come
+                continue
+            changes = [c for e in batch.events if (c := _change(e.key, e.value, e.mod_revision))]
+            yield Changes(changes, batch.revision)
+
+    async def request_progress(self) -> None:
+        await self._watch.request_progress()
+
+
+async def in_parallel(items: Iterable[T], act: Callable[[T], Awaitable[object]], *, width: int = PIPELINE) -> None:
+    """`act` on every item, at most `width` at a time. The first error cancels the rest and is raised alone."""
+    pending = iter(items)
+
+    async def worker() -> None:
+        for item in pending:
+            await act(item)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(width):
+                group.create_task(worker())
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+async def _persist(call: Callable[[], Awaitable[T]]) -> T:
+    """The answer of an idempotent call, tried again with back-off while etcd is away."""
+    deadline = time.monotonic() + _RETRY_FOR_S
+    pause_s = 0.05
+    while True:
+        try:
+            return await call()
+        except Unavailable:
+            if time.monotonic() + pause_s > deadline:
+                raise
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, 2.0)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _component(text: str) -> str:
+    """Safe between slashes; `~` alone stands for the empty string, which etcd keys could not tell apart."""
+    return quote(text, safe="") or "~"
+
+
+def _parts(*parts: str) -> bytes:
+    return "/".join(map(_component, parts)).encode()
+
+
+def _repository_prefix(kind: Kind, repository: RepositoryKey) -> bytes:
+    return _SERVED + kind.value.encode() + b"/" + _parts(repository.namespace, repository.name) + b"/"
+
+
+def _object_key(key: Key) -> bytes:
+    base = _SERVED + key.kind.value.encode() + b"/"
+    if key.kind is Kind.REPOSITORY:
+        return base + _parts(key.namespace, key.repository)
+    if key.kind is Kind.PACKAGE:
+        return base + _parts(key.namespace, key.repository, key.package)
+    return base + _parts(key.namespace, key.repository, key.package, key.revision)
+
+
+def _parse_key(kind: Kind, key: bytes) -> Key:
+    parts = key[len(_SERVED) + len(kind.value) + 1 :].decode().split("/")
+    return Key(kind, *("" if part == "~" else unquote(part) for part in parts))
+
+
+_KINDS = {kind.value.encode(): kind for kind in Kind}
+
+
+def _change(key: bytes, value: bytes | None, mod_revision: int) -> Change | None:
+    kind = _KINDS.get(key[len(_SERVED) :].partition(b"/")[0])
+    return Change(kind, key, value, mod_revision) if kind else None  # the tick, or what a newer version serves
+
+
+def _ingest_key(repository: RepositoryKey) -> bytes:
+    return _INGEST + _parts(repository.namespace, repository.name)
+
+
+def _encode_state(state: IngestState) -> bytes:
+    return orjson.dumps(state)
+
+
+def _decode_state(value: bytes) -> IngestState:
+    raw = orjson.loads(value)
+    return IngestState(digest=raw["digest"], index=raw.get("index", ""), settings=raw.get("settings", ""))

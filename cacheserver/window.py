@@ -1,0 +1,151 @@
+"""Window of recent events of one kind, shared by all watchers. Never waits for a reader; knows nothing of HTTP.
+
+Bounded in events and bytes; when full, the oldest events go, and a watcher that still needed them is told 410.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from enum import Enum
+from typing import Any, Protocol
+
+from cacheserver.model import METADATA_OPEN, Kind
+from cacheserver.snapshot import Entry, Name
+
+TAKE = 1000
+"""Most events a watcher takes at once: bounds what one turn of the loop joins and writes."""
+
+
+class Selector(Protocol):
+    """What a list or watch wants. `required` narrows by index: (field path or label key) -> value, all must hold."""
+
+    @property
+    def everything(self) -> bool: ...
+    @property
+    def required(self) -> Mapping[str, str]: ...
+    def matches(self, labels: Mapping[str, str], fields: Mapping[str, str]) -> bool: ...
+
+
+class EventType(Enum):
+    ADDED = "ADDED"
+    MODIFIED = "MODIFIED"
+    DELETED = "DELETED"
+
+
+class Event:
+    """One change of one object. `frames` is the API's: bytes ready to send, shared by all watchers.
+
+    new: None for a deletion. old: None for a creation.
+    """
+
+    __slots__ = ("_deleted", "frames", "kind", "name", "new", "old", "resource_version")
+
+    def __init__(self, kind: Kind, resource_version: int, old: Entry | None, new: Entry | None) -> None:
+        self.kind = kind
+        self.resource_version = resource_version
+        self.old = old
+        self.new = new
+        self.name: Name = (new or old).name  # type: ignore[union-attr] # one of the two is set
+        self.frames: dict[Any, bytes] = {}
+        self._deleted: Entry | None = None
+
+    @property
+    def deleted(self) -> Entry | None:
+        """`old` with this event's resource version: what a watcher gets when the object goes or stops matching.
+
+        Kubernetes: the old state carries the new resourceVersion (k8s.io/apiserver/pkg/storage/cacher).
+        """
+        if self._deleted is None and self.old is not None:
+            self._deleted = _restamped(self.kind, self.old, self.resource_version)
+        return self._deleted
+
+    def seen_by(self, namespace: str | None, selector: Selector) -> tuple[EventType, Entry] | None:
+        """What a watcher with this selector gets: selector transitions become ADDED and DELETED; None: nothing."""
+        if namespace is not None and self.name[0] != namespace:
+            return None
+        old, new = self.old, self.new
+        if selector.everything:
+            was, is_ = old is not None, new is not None
+        else:
+            was = old is not None and selector.matches(old.labels, old.fields)
+            is_ = new is not None and selector.matches(new.labels, new.fields)
+        if is_ and new is not None:
+            return (EventType.MODIFIED if was else EventType.ADDED), new
+        if was and self.deleted is not None:
+            return EventType.DELETED, self.deleted
+        return None
+
+
+class Window:
+    """Events with an absolute index each: base for the oldest kept, end behind the newest.
+
+    floor: every event behind this resource version is here. epoch: moves when the events start anew.
+    """
+
+    def __init__(self, max_events: int, max_bytes: int) -> None:
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+        self._events: list[Event] = []
+        self.base = 0
+        self.floor = 0
+        self.epoch = 0
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    @property
+    def end(self) -> int:
+        return self.base + len(self._events)
+
+    def reset(self, floor: int) -> None:
+        """Forget everything: the state was read anew at `floor`."""
+        self.base, self._events, self.floor, self.bytes = self.end, [], floor, 0
+        self.epoch += 1
+
+    def append(self, event: Event) -> None:
+        self._events.append(event)
+        self.bytes += _cost(event)
+        if len(self._events) > self._max_events or self.bytes > self._max_bytes:
+            self._trim()
+
+    def index_after(self, resource_version: int) -> int:
+        """Index of the first event behind `resource_version`."""
+        return self.base + bisect_right(self._events, resource_version, key=lambda event: event.resource_version)
+
+    def since(self, index: int, *, limit: int | None = TAKE) -> Sequence[Event]:
+        """Events from `index` on, oldest first, at most `limit`. index >= base."""
+        start = index - self.base
+        return self._events[start:] if limit is None else self._events[start : start + limit]
+
+    def _trim(self) -> None:
+        """Drop the oldest eighth at once (and more, while there are too many bytes): cheap for each event."""
+        drop = max(len(self._events) // 8, 1)
+        freed = sum(map(_cost, self._events[:drop]))
+        while self.bytes - freed > self._max_bytes and drop < len(self._events) - 1:
+            freed += _cost(self._events[drop])
+            drop += 1
+        self.floor = self._events[drop - 1].resource_version
+        del self._events[:drop]
+        self.base += drop
+        self.bytes -= freed
+
+
+def _cost(event: Event) -> int:
+    """What the event holds in memory, about: its body, the old body kept for it, a frame or two."""
+    return 1024 + 3 * len(event.new.body if event.new else b"") + len(event.old.body if event.old else b"")
+
+
+def _restamped(kind: Kind, entry: Entry, resource_version: int) -> Entry:
+    """The same object under another resource version."""
+    at = len(METADATA_OPEN[kind])
+    rest = entry.body.index(b",", at)
+    body = b'%b"resourceVersion":"%d"%b' % (entry.body[:at], resource_version, entry.body[rest:])
+    return replace(
+        entry,
+        resource_version=resource_version,
+        body=body,
+        metadata_end=entry.metadata_end + len(body) - len(entry.body),
+    )

@@ -1,0 +1,190 @@
+"""A store under the test's control: same promises as cacheserver.store.Store gives the watch cache, all in memory.
+
+feed = FakeFeed()
+feed.put("team-a", "app", labels={"x": "1"})
+async with running(WatchCache(feed, PROJECTIONS)) as cache: ...
+feed.put(...)           # followers see it
+feed.hold()             # followers hear nothing until release()
+feed.break_streams()    # every follower ends with Unavailable
+feed.compact()          # a follower that starts behind it gets Compacted
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from cacheserver.errors import Compacted, Unavailable
+from cacheserver.model import Key, Kind, Record, encode
+from cacheserver.store import Change, Changes, Follower
+from cacheserver.watchcache import WatchCache
+
+NOW = "2026-01-02T03:04:05Z"
+
+
+def project(manifest: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str, str], tuple[bytes, bytes]]:
+    """Enough of a projection for tests of the cache: labels, name, namespace and package."""
+    metadata = manifest["metadata"]
+    fields = {
+        "metadata.name": metadata["name"],
+        "metadata.namespace": metadata["namespace"],
+        "spec.packageName": manifest["spec"].get("packageName", ""),
+    }
+    return metadata.get("labels", {}), fields, (b"", b"")
+
+
+PROJECTIONS = {kind: project for kind in Kind}
+
+
+class FakeFeed:
+    def __init__(self, *, progress_trusted: bool = True) -> None:
+        self.progress_trusted = progress_trusted
+        self.cluster_id = 1
+        self.revision = 10
+        self.away = False
+        self.ticks = 0
+        self._values: dict[bytes, Change] = {}
+        self._log: list[Change] = []
+        self._compacted = 0
+        self._moved = asyncio.Condition()
+        self._open = asyncio.Event()
+        self._open.set()
+        self._broken = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- the world changes ---
+
+    def put(
+        self,
+        namespace: str,
+        name: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        kind: Kind = Kind.PACKAGE,
+        spec: bytes = b"{}",
+        status: bytes = b"{}",
+    ) -> int:
+        """Create or update an object; returns its mod revision."""
+        key = f"{kind.value}/{namespace}/{name}".encode()
+        previous = self._values.get(key)
+        record = Record(Key(kind, namespace, "r", name), name, labels or {}, spec, status)
+        value = encode(record, previous=previous.value if previous else None, now=NOW)
+        return self._write(Change(kind, key, value, self.revision + 1))
+
+    def delete(self, namespace: str, name: str, *, kind: Kind = Kind.PACKAGE) -> int:
+        key = f"{kind.value}/{namespace}/{name}".encode()
+        return self._write(Change(kind, key, None, self.revision + 1))
+
+    def write_elsewhere(self) -> int:
+        """A write outside the served keys: moves the revision, makes no event."""
+        self.revision += 1
+        return self.revision
+
+    def replace_cluster(self) -> None:
+        """Another etcd, empty, at revision 1."""
+        self.cluster_id += 1
+        self.revision, self._values, self._log, self._compacted = 1, {}, [], 0
+        self.break_streams()
+
+    def compact(self) -> None:
+        self._compacted = self.revision
+
+    def hold(self) -> None:
+        self._open.clear()
+
+    def release(self) -> None:
+        self._open.set()
+        self._notify()
+
+    def break_streams(self) -> None:
+        self._broken += 1
+        self._notify()
+
+    def _write(self, change: Change) -> int:
+        self.revision = change.mod_revision
+        if change.value is None:
+            del self._values[change.key]
+        else:
+            self._values[change.key] = change
+        self._log.append(change)
+        self._notify()
+        return self.revision
+
+    def _notify(self) -> None:
+        async def notify() -> None:
+            async with self._moved:
+                self._moved.notify_all()
+
+        task = asyncio.get_running_loop().create_task(notify())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- what the cache asks ---
+
+    async def current_revision(self) -> int:
+        if self.away:
+            raise Unavailable("the fake is away")
+        return self.revision
+
+    async def tick(self) -> int:
+        self.ticks += 1
+        self._log.append(Change(Kind.PACKAGE, b"tick", None, self.write_elsewhere()))
+        self._notify()
+        return self.revision
+
+    async def read_all(self) -> AsyncIterator[Changes]:
+        if self.away:
+            raise Unavailable("the fake is away")
+        yield Changes([], self.revision)
+        yield Changes(list(self._values.values()), self.revision)
+
+    @asynccontextmanager
+    async def follow(self, after: int) -> AsyncIterator[Follower]:
+        if self.away:
+            raise Unavailable("the fake is away")
+        yield _Follower(self, after)
+
+
+class _Follower:
+    def __init__(self, feed: FakeFeed, after: int) -> None:
+        self._feed = feed
+        self._after = after
+        self._progress = False
+        self._broken = feed._broken
+
+    async def request_progress(self) -> None:
+        self._progress = True
+        self._feed._notify()
+
+    async def __aiter__(self) -> AsyncIterator[Changes]:
+        feed = self._feed
+        if self._after < feed._compacted:
+            raise Compacted("compacted", compact_revision=feed._compacted)
+        while True:
+            await feed._open.wait()
+            if self._broken != feed._broken or feed.away:
+                raise Unavailable("the fake broke the stream")
+            news = [change for change in feed._log if change.mod_revision > self._after]
+            if news or self._progress:
+                self._progress = False
+                self._after = feed.revision
+                yield Changes([c for c in news if c.key != b"tick"], feed.revision)
+                continue
+            async with feed._moved:
+                await feed._moved.wait()
+
+
+@asynccontextmanager
+async def running(cache: WatchCache) -> AsyncIterator[WatchCache]:
+    """The cache in step with its feed until the block ends."""
+    task = asyncio.create_task(cache.run())
+    try:
+        while not cache.ready and not task.done():
+            await asyncio.sleep(0)
+        yield cache
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

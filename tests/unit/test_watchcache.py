@@ -1,0 +1,299 @@
+"""What readers and watchers of the cache are promised, with a store under the test's control.
+
+Left to tests/etcd: the same promises on a real etcd, random and long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+
+import orjson
+import pytest
+
+from cacheserver.errors import Expired, NotReady, TooNew
+from cacheserver.model import Kind
+from cacheserver.watchcache import Event, EventType, Freshness, Page, ReadAt, Watch, WatchCache
+from tests.fakes.feed import PROJECTIONS, FakeFeed, running
+
+ANY = ReadAt(Freshness.ANY)
+CONSISTENT = ReadAt(Freshness.CONSISTENT)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Selects by equal labels; nothing given selects everything."""
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    required: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def everything(self) -> bool:
+        return not self.labels and not self.required
+
+    def matches(self, labels: Mapping[str, str], fields: Mapping[str, str]) -> bool:
+        return all(labels.get(k) == v for k, v in self.labels.items()) and all(
+            fields.get(k) == v for k, v in self.required.items()
+        )
+
+
+ALL = Labelled()
+
+
+def exact(version: int) -> ReadAt:
+    return ReadAt(Freshness.EXACT, version)
+
+
+def at_least(version: int) -> ReadAt:
+    return ReadAt(Freshness.NOT_OLDER_THAN, version)
+
+
+def names(page: Page) -> list[str]:
+    return [entry.name[1] for run in page.runs for entry in run.entries]
+
+
+@pytest.fixture
+def feed() -> FakeFeed:
+    return FakeFeed()
+
+
+@pytest.fixture
+async def cache(feed: FakeFeed) -> AsyncIterator[WatchCache]:
+    async with running(WatchCache(feed, PROJECTIONS, window_events=50)) as cache:
+        yield cache
+
+
+async def watching(cache: WatchCache, since: int | None = None, selector: Labelled = ALL) -> Watch:
+    return await cache.watch(
+        Kind.PACKAGE, since=since, initial=ANY if since is None else None, namespace=None, selector=selector
+    )
+
+
+async def take(watch: Watch, count: int) -> list[Event]:
+    """The next `count` events; fails after 5 s."""
+    events: list[Event] = []
+    async with asyncio.timeout(5):
+        while len(events) < count:
+            events += await watch.next(timeout_s=5)
+    return events
+
+
+async def test_before_the_first_read_of_the_store_nothing_is_answered(feed: FakeFeed) -> None:
+    with pytest.raises(NotReady):
+        await WatchCache(feed, PROJECTIONS).list(Kind.PACKAGE, ANY, selector=ALL)
+
+
+async def test_a_consistent_read_sees_what_was_written_before_it_began(feed: FakeFeed, cache: WatchCache) -> None:
+    version = feed.put("ns", "a")
+    page = await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+    assert names(page) == ["a"]
+    assert page.resource_version == version
+    entry = await cache.get(Kind.PACKAGE, ("ns", "a"), CONSISTENT)
+    assert entry is not None
+    assert orjson.loads(entry.body)["metadata"]["resourceVersion"] == str(version)
+
+
+async def test_a_consistent_read_catches_up_with_writes_that_make_no_event(feed: FakeFeed, cache: WatchCache) -> None:
+    version = feed.write_elsewhere()
+    assert (await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)).resource_version == version
+
+
+async def test_with_an_old_etcd_freshness_costs_a_tick_only_when_it_is_needed() -> None:
+    feed = FakeFeed(progress_trusted=False)
+    async with running(WatchCache(feed, PROJECTIONS)) as cache:
+        feed.write_elsewhere()
+        first = await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+        again = await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+    assert feed.ticks == 1
+    assert first.resource_version == again.resource_version
+
+
+async def test_a_read_of_a_version_to_come_waits_for_it(feed: FakeFeed, cache: WatchCache) -> None:
+    reading = asyncio.create_task(cache.list(Kind.PACKAGE, at_least(feed.revision + 1), selector=ALL))
+    await asyncio.sleep(0)
+    feed.put("ns", "a")
+    assert names(await reading) == ["a"]
+
+
+async def test_a_read_of_a_version_that_does_not_come_is_too_new(
+    feed: FakeFeed, cache: WatchCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cacheserver.watchcache.READ_WAIT_S", 0.01)
+    with pytest.raises(TooNew) as caught:
+        await cache.list(Kind.PACKAGE, at_least(10_000), selector=ALL)
+    assert (caught.value.requested, caught.value.current) == (10_000, feed.revision)
+
+
+async def test_while_the_store_is_away_reads_answer_from_the_last_state(
+    feed: FakeFeed, cache: WatchCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed.put("ns", "a")
+    await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+    feed.away = True
+    feed.break_streams()
+    assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == ["a"]
+    monkeypatch.setattr("cacheserver.watchcache._AWAY_AFTER_S", -1.0)
+    assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == ["a"]
+
+
+async def test_pages_are_of_one_version_while_writes_go_on(feed: FakeFeed, cache: WatchCache) -> None:
+    for name in "abcde":
+        feed.put("ns", name)
+    first = await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL, limit=2)
+    feed.delete("ns", "c")
+    feed.put("ns", "aa")
+    await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+    rest = await cache.list(Kind.PACKAGE, exact(first.resource_version), selector=ALL, after=first.next_after)
+    assert (names(first), first.remaining) == (["a", "b"], 3)
+    assert names(rest) == ["c", "d", "e"]
+    assert rest.resource_version == first.resource_version
+    assert (rest.next_after, rest.remaining) == (None, None)
+
+
+async def test_a_page_with_a_selector_is_filled_and_says_no_remaining_count(feed: FakeFeed, cache: WatchCache) -> None:
+    for i in range(100):
+        feed.put("ns", f"{i:03}", labels={"odd": str(i % 2)})
+    page = await cache.list(Kind.PACKAGE, CONSISTENT, selector=Labelled({"odd": "1"}), limit=3)
+    assert names(page) == ["001", "003", "005"]
+    assert page.next_after == ("ns", "005")
+    assert page.remaining is None
+
+
+async def test_a_full_last_page_offers_no_next_one(feed: FakeFeed, cache: WatchCache) -> None:
+    for i in range(4):
+        feed.put("ns", str(i), labels={"x": "1" if i < 2 else "2"})
+    for selector in (ALL, Labelled({"x": "1"})):
+        count = 4 if selector is ALL else 2
+        page = await cache.list(Kind.PACKAGE, CONSISTENT, selector=selector, limit=count)
+        assert len(names(page)) == count
+        assert page.next_after is None
+
+
+async def test_the_exact_past_is_served_from_the_window_and_gone_behind_it(feed: FakeFeed, cache: WatchCache) -> None:
+    feed.put("ns", "a")
+    past = feed.put("ns", "b")
+    feed.delete("ns", "a")
+    feed.put("ns", "c")
+    await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+    assert names(await cache.list(Kind.PACKAGE, exact(past), selector=ALL)) == ["a", "b"]
+    for i in range(200):
+        feed.put("ns", f"x{i}")
+    await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+    with pytest.raises(Expired):
+        await cache.list(Kind.PACKAGE, exact(past), selector=ALL)
+
+
+async def test_one_package_is_found_without_a_scan(feed: FakeFeed, cache: WatchCache) -> None:
+    for i in range(10):
+        feed.put("ns", f"p{i % 2}.{i}", spec=orjson.dumps({"packageName": f"p{i % 2}"}), kind=Kind.REVISION)
+    wanted = Labelled(required={"spec.packageName": "p1"})
+    page = await cache.list(Kind.REVISION, CONSISTENT, selector=wanted)
+    assert names(page) == ["p1.1", "p1.3", "p1.5", "p1.7", "p1.9"]
+    feed.delete("ns", "p1.3", kind=Kind.REVISION)
+    assert len(names(await cache.list(Kind.REVISION, CONSISTENT, selector=wanted, namespace="ns"))) == 4
+    assert names(await cache.list(Kind.REVISION, CONSISTENT, selector=wanted, namespace="other")) == []
+
+
+async def test_a_watch_from_a_list_sees_exactly_what_came_after(feed: FakeFeed, cache: WatchCache) -> None:
+    feed.put("ns", "a")
+    page = await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+    watch = await watching(cache, page.resource_version)
+    feed.put("ns", "a", labels={"x": "1"})
+    feed.put("ns", "b")
+    last = feed.delete("ns", "a")
+    seen = [event.seen_by(None, ALL) for event in await take(watch, 3)]
+    assert [(s[0], s[1].name[1]) for s in seen if s] == [
+        (EventType.MODIFIED, "a"),
+        (EventType.ADDED, "b"),
+        (EventType.DELETED, "a"),
+    ]
+    assert seen[2] is not None
+    gone = orjson.loads(seen[2][1].body)
+    assert gone["metadata"]["resourceVersion"] == str(last)
+    assert gone["metadata"]["labels"] == {"x": "1"}
+    assert watch.position == last
+
+
+async def test_initial_state_and_live_events_join_without_gap_or_overlap(feed: FakeFeed, cache: WatchCache) -> None:
+    feed.put("ns", "a")
+    await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+    watch = await watching(cache)
+    feed.put("ns", "b")
+    assert watch.initial is not None
+    assert names(watch.initial) == ["a"]
+    assert [event.name[1] for event in await take(watch, 1)] == ["b"]
+
+
+async def test_a_selector_turns_changes_of_labels_into_coming_and_going(feed: FakeFeed, cache: WatchCache) -> None:
+    on = Labelled({"on": "1"})
+    watch = await watching(cache, feed.revision, on)
+    for value in ("0", "1", "1", "2", "0"):
+        feed.put("ns", "a", labels={"on": value}, status=orjson.dumps({"n": feed.revision}))
+    seen = [event.seen_by(None, on) for event in await take(watch, 5)]
+    assert [s and s[0] for s in seen] == [None, EventType.ADDED, EventType.MODIFIED, EventType.DELETED, None]
+    assert seen[3] is not None
+    assert seen[3][1].labels == {"on": "1"}
+    assert seen[3][1].resource_version == feed.revision - 1
+
+
+async def test_a_watch_from_the_future_is_silent_until_then(feed: FakeFeed, cache: WatchCache) -> None:
+    watch = await watching(cache, feed.revision + 2)
+    for name in "abc":
+        feed.put("ns", name)
+    assert [event.name[1] for event in await take(watch, 1)] == ["c"]
+
+
+async def test_a_watcher_that_falls_off_the_window_is_told(feed: FakeFeed, cache: WatchCache) -> None:
+    start = feed.revision
+    watch = await watching(cache, start)
+    for i in range(200):
+        feed.put("ns", f"x{i}")
+    await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+    with pytest.raises(Expired):
+        await watch.next(timeout_s=1)
+    with pytest.raises(Expired):
+        await watching(cache, start)
+
+
+async def test_a_broken_stream_is_resumed_without_loss_or_repetition(feed: FakeFeed, cache: WatchCache) -> None:
+    watch = await watching(cache, feed.revision)
+    feed.put("ns", "a")
+    feed.break_streams()
+    feed.put("ns", "b")
+    feed.break_streams()
+    feed.put("ns", "c")
+    assert [event.name[1] for event in await take(watch, 3)] == ["a", "b", "c"]
+
+
+async def test_behind_etcds_compaction_everything_is_read_anew_and_watchers_are_told(
+    feed: FakeFeed, cache: WatchCache
+) -> None:
+    watch = await watching(cache, feed.revision)
+    feed.hold()
+    feed.put("ns", "a")
+    feed.break_streams()
+    feed.compact()
+    feed.release()
+    with pytest.raises(Expired):
+        await take(watch, 1)
+    assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == ["a"]
+
+
+async def test_a_replaced_etcd_is_noticed(feed: FakeFeed, cache: WatchCache) -> None:
+    feed.put("ns", "a")
+    await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+    watch = await watching(cache, feed.revision)
+    feed.replace_cluster()
+    with pytest.raises(Expired):
+        await take(watch, 1)
+    feed.put("ns", "b")
+    assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == ["b"]
+
+
+async def test_a_quiet_watch_reports_progress(feed: FakeFeed, cache: WatchCache) -> None:
+    watch = await watching(cache, feed.revision)
+    version = feed.write_elsewhere()
+    await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+    assert await watch.next(timeout_s=0) == []
+    assert watch.position == version
