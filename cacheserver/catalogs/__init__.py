@@ -1,60 +1,62 @@
-"""What a source's bytes mean. A pure parse in worker processes: files in, records and findings out; no etcd, no network."""
+"""What a source's bytes mean. A pure parse in worker processes: files in, records and findings out.
+
+Knows no etcd and no network. This process never loads a YAML parser: the workers do (worker.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from cacheserver.model import BlobFile, Digest, Record
+from cacheserver.catalogs.catalog import Catalog, Files, Finding, ParsedPackage, Progress
+from cacheserver.catalogs.limits import ParseLimits
+from cacheserver.errors import CatalogError
+from cacheserver.model import Format, RepositoryKey
 
+if TYPE_CHECKING:
+    from cacheserver.catalogs.workers import Workers
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Why something was rejected or looked at twice, for people: file, document and line where known."""
+__all__ = ["Catalog", "Files", "Finding", "ParseLimits", "ParsedPackage", "Progress", "Workers", "parse"]
 
-    reason: str
-    """CamelCase, stable: `DuplicateBundle`, `NoChannelHead`, `YAMLSyntax`, `TooLarge`..."""
-    message: str
-    path: str = ""
-    document: int = 0
-    """1-based index of the document in its file; 0 when the finding is about the file."""
-    line: int = 0
-    package: str = ""
-    warning: bool = False
-    """True: told, but nothing is refused for it."""
+_KPTFILE: Final = "Kptfile"
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedPackage:
-    """One package that is good. `records`: revisions first, the package itself last.
+def _quiet(what: str, done: int, total: int) -> None:
+    pass
 
-    input_hash: over everything it was made from; equal hashes mean equal records.
+
+def __getattr__(name: str) -> object:
+    """`Workers`, at first use: a worker process imports this package too, and asyncio is a third of its start."""
+    if name == "Workers":
+        from cacheserver.catalogs.workers import Workers  # noqa: PLC0415
+
+        return Workers
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+async def parse(
+    tree: Files,
+    format: Format | None,  # noqa: A002 - the field's name in the API
+    key: RepositoryKey,
+    workers: Workers,
+    *,
+    known: bytes = b"",
+    scratch: Path,
+    progress: Progress = _quiet,
+) -> Catalog:
+    """What `tree` holds: a pure function of its bytes, `format` and `key`; `known` only saves work.
+
+    format: None decides by content: a Kptfile anywhere means KRM.
+    known: the `index` of an earlier parse for the same key, whose blobs are still stored; empty or foreign is fine.
+    scratch: an existing directory, private to this parse; the blobs are in it until the caller removes it.
+    Raises: CatalogError for a format that cannot be read, or when no worker can be started. Never for bad content:
+    that is among the findings.
     """
+    from cacheserver.catalogs import fbc  # noqa: PLC0415 - as Workers
 
-    name: str
-    input_hash: str
-    records: Sequence[Record]
-
-
-@dataclass(frozen=True, slots=True)
-class Catalog:
-    """The outcome of one parse.
-
-    packages: good ones that changed since `known`, sorted by name.
-    unchanged: names of good packages whose input_hash is the one in `known`; not parsed again.
-    rejected: package name -> its findings (at least one is no warning).
-    unreadable: True when some file could not be parsed, so packages may be missing through no wish of the author.
-    findings: everything found, rejections and warnings, in order of path and document.
-    index: opaque bytes to hand in as `known` next time (it covers the good packages only).
-    blobs: digest -> file in scratch: icons, and packages' files as a tar (content.py). Those of `packages` only.
-    """
-
-    packages: Sequence[ParsedPackage]
-    unchanged: Sequence[str]
-    rejected: Mapping[str, Sequence[Finding]]
-    unreadable: bool
-    findings: Sequence[Finding]
-    index: bytes
-    blobs: Mapping[Digest, BlobFile] = field(default_factory=dict)
-    revisions: int = 0
-    """Revisions of all good packages, the unchanged ones included."""
+    if format is None:
+        format = Format.KRM if any(path.rpartition("/")[2] == _KPTFILE for path in tree.files) else Format.FBC  # noqa: A001
+    if format is Format.KRM:
+        raise CatalogError(f"{key.namespace}/{key.name}: KRM packages are not supported yet")
+    with workers.lane() as lane:
+        return await fbc.Parse(tree, key, workers, lane, scratch).run(known, progress)

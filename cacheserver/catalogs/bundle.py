@@ -1,0 +1,242 @@
+"""An olm.bundle document into facts and its content: the tar that PackageRevisionResources serves.
+
+The tar holds `bundle.json`, the whole document as canonical JSON (keys sorted, no spaces, one newline at the end), and
+`manifests/<kind>-<name>.yaml` or `.json` for each olm.bundle.object, byte for byte as it was encoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+import orjson
+
+from cacheserver.catalogs import facts as f
+from cacheserver.catalogs import goyaml
+from cacheserver.catalogs.document import (
+    JSON,
+    DocumentError,
+    Object,
+    ShapeError,
+    as_object,
+    child,
+    children,
+    decode_base64,
+    text,
+    texts,
+)
+from cacheserver.catalogs.document import field as member
+from cacheserver.catalogs.images import check_pull_spec
+from cacheserver.catalogs.limits import ParseLimits
+from cacheserver.catalogs.summary import (
+    LONGEST_NAME,
+    MOST_APIS,
+    MOST_CATEGORIES,
+    MOST_DEPENDENCIES,
+    MOST_KEYWORDS,
+    clip,
+    summarise,
+    words,
+)
+from cacheserver.content import tar_stream
+
+_CSV_KIND: Final = "ClusterServiceVersion"
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+_Strings = TypeVar("_Strings", bound=tuple[str, ...])
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    facts: f.Facts
+    tar: bytes
+    files: tuple[tuple[str, int], ...]
+    """(path, bytes) of each file in the tar, in order."""
+
+
+@dataclass(slots=True)
+class _Properties:
+    """What the properties of one bundle come to."""
+
+    versions: list[tuple[str, str, str]] = field(default_factory=list)
+    provided: list[tuple[str, str, str]] = field(default_factory=list)
+    required: list[tuple[str, str, str]] = field(default_factory=list)
+    dependencies: list[tuple[str, str]] = field(default_factory=list)
+    csv_metadata: list[Object] = field(default_factory=list)
+    manifests: list[tuple[bytes, Object, str]] = field(default_factory=list)
+    """(bytes as encoded, parsed, file extension)"""
+
+
+def digest_of(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def read(document: Object, package: str, name: str, limits: ParseLimits) -> Read:
+    """The bundle's facts and content. Raises: ShapeError for a field of the wrong type."""
+    problems: list[f.Problem] = []
+    image = text(document, "image")
+    images = [("image", image)]
+    images += [(f"relatedImages[{at}]", text(r, "image")) for at, r in enumerate(children(document, "relatedImages"))]
+    for where, spec in images:
+        try:
+            # declcfg validateImagePullSpec: empty ones pass here.
+            if spec:
+                check_pull_spec(spec)
+        except ValueError as exc:
+            problems.append(("InvalidImage", f"{where} {clip(spec, LONGEST_NAME)!r} is no pull spec: {exc}"))
+    found = _Properties()
+    for at, entry in enumerate(children(document, "properties")):
+        kind = text(entry, "type")
+        try:
+            _property(kind, member(entry, "value"), found, limits)
+        except ShapeError as exc:
+            problems.append(("PropertyType", f"property[{at}] of type {clip(kind, LONGEST_NAME)!r}: {exc}"))
+        except DocumentError as exc:
+            problems.append(("InvalidManifest", f"property[{at}]: cannot read the manifest: {exc}"))
+    warnings: list[f.Problem] = []
+    if len(found.csv_metadata) > 1:
+        # opm serve refuses a second one, opm validate does not.
+        warnings.append(
+            ("SeveralCSVMetadata", f"{len(found.csv_metadata)} olm.csv.metadata properties; the first counts")
+        )
+    files = _files(document, found)
+    tar = b"".join(tar_stream(files))
+    bundle = f.Bundle(
+        package=package,
+        name=name,
+        image=image,
+        inline=bool(found.manifests),
+        versions=tuple(found.versions),
+        provided=_capped(found.provided, MOST_APIS),
+        required=_capped(found.required, MOST_APIS),
+        dependencies=_capped(found.dependencies, MOST_DEPENDENCIES),
+        about=_about(found),
+        content=(digest_of(tar), len(tar), len(files)),
+    )
+    sizes = tuple((path, len(content)) for path, content in files)
+    return Read(f.Facts(bundle, tuple(problems), tuple(warnings)), tar, sizes)
+
+
+def _property(kind: str, value: JSON, found: _Properties, limits: ParseLimits) -> None:
+    """Adds one property to `found` (declcfg property.Parse). Raises: ShapeError; DocumentError for a bad manifest."""
+    if kind == "olm.gvk":
+        found.provided.append(_gvk(value))
+    elif kind == "olm.package":
+        entry = as_object(value, "value") or {}
+        found.versions.append((text(entry, "packageName"), text(entry, "version"), text(entry, "release")))
+    elif kind == "olm.gvk.required":
+        found.required.append(_gvk(value))
+    elif kind == "olm.package.required":
+        entry = as_object(value, "value") or {}
+        found.dependencies.append((text(entry, "packageName"), text(entry, "versionRange")))
+    elif kind == "olm.csv.metadata":
+        found.csv_metadata.append(_csv_metadata(value))
+    elif kind == "olm.bundle.object":
+        found.manifests.append(_manifest(value, limits))
+    elif not kind:
+        # property.Validate: type must be set.
+        raise ShapeError("type must be set")
+
+
+def _gvk(value: JSON) -> tuple[str, str, str]:
+    entry = as_object(value, "value") or {}
+    return text(entry, "group"), text(entry, "version"), text(entry, "kind")
+
+
+def _csv_metadata(value: JSON) -> Object:
+    """The value, with the types of the fields that are read later checked."""
+    metadata = as_object(value, "value") or {}
+    for name in ("displayName", "description", "maturity", "minKubeVersion"):
+        text(metadata, name)
+    texts(metadata, "keywords")
+    for name in ("annotations", "labels", "provider"):
+        strings = child(metadata, name) or {}
+        for key in strings:
+            text(strings, key)
+    for name in ("installModes", "links", "maintainers", "nativeAPIs"):
+        children(metadata, name)
+    return metadata
+
+
+def _manifest(value: JSON, limits: ParseLimits) -> tuple[bytes, Object, str]:
+    """(bytes as encoded, parsed, extension). Raises: ShapeError, DocumentError."""
+    entry = as_object(value, "value") or {}
+    if text(entry, "ref"):
+        raise ShapeError("`ref` is no longer supported by OLM; carry the manifest in `data`")
+    content = decode_base64(text(entry, "data"), "data")
+    if content.lstrip()[:1] == b"{":
+        try:
+            parsed: JSON = orjson.loads(content)
+        except orjson.JSONDecodeError:
+            pass  # YAML in flow style also begins with a brace
+        else:
+            return content, as_object(parsed, "data") or {}, "json"
+    loaded = goyaml.load(content, limits).value
+    if isinstance(loaded, goyaml.Nothing):
+        raise ShapeError("data is empty")
+    return content, as_object(loaded, "data") or {}, "yaml"
+
+
+def _files(document: Object, found: _Properties) -> list[tuple[str, bytes]]:
+    """The content's files, sorted by path, names made unique in the order of the properties."""
+    files = {"bundle.json": canonical(document)}
+    for content, parsed, extension in found.manifests:
+        kind, name = _said(parsed, "kind"), _said(_part(parsed, "metadata"), "name")
+        stem = _UNSAFE.sub("-", f"{kind or 'object'}-{name or 'unnamed'}").lower()[:150].strip(".")
+        path, copy = f"manifests/{stem}.{extension}", 2
+        while path in files:
+            path, copy = f"manifests/{stem}-{copy}.{extension}", copy + 1
+        files[path] = content
+    return sorted(files.items())
+
+
+def canonical(document: Object) -> bytes:
+    """One line as declcfg re-encodes it: keys sorted, numbers as Go prints them. Raises: DocumentError."""
+    try:
+        return orjson.dumps(document, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
+    except orjson.JSONEncodeError as exc:
+        raise DocumentError("TooDeep", f"cannot be written as JSON: {exc}") from exc
+
+
+def _about(found: _Properties) -> f.About:
+    """What the CSV says. OLM: the CSV among the objects wins, olm.csv.metadata fills what it leaves empty."""
+    metadata = found.csv_metadata[0] if found.csv_metadata else {}
+    csv = next((parsed for _, parsed, _ in found.manifests if _said(parsed, "kind") == _CSV_KIND), {})
+    spec = _part(csv, "spec")
+    notes = {**_part(metadata, "annotations"), **_part(_part(csv, "metadata"), "annotations")}
+    provider = _part(spec, "provider") or _part(metadata, "provider")
+
+    def said(name: str) -> str:
+        return _said(spec, name) or _said(metadata, name)
+
+    keywords = member(spec, "keywords") or member(metadata, "keywords")
+    return f.About(
+        display_name=clip(said("displayName").strip(), 100),
+        summary=summarise(_said(notes, "description") or said("description")),
+        provider_name=clip(_said(provider, "name").strip(), 100),
+        provider_url=clip(_said(provider, "url").strip(), LONGEST_NAME),
+        keywords=words(
+            (w for w in keywords if isinstance(w, str)) if isinstance(keywords, list) else (), MOST_KEYWORDS
+        ),
+        categories=words(_said(notes, "categories").split(","), MOST_CATEGORIES),
+        min_kube_version=clip(said("minKubeVersion").strip(), 63),
+    )
+
+
+def _said(owner: Object, name: str) -> str:
+    """A string for people; anything else counts as not said: the manifests inside a bundle are not ours to reject."""
+    value = member(owner, name)
+    return value if isinstance(value, str) else ""
+
+
+def _part(owner: Object, name: str) -> Object:
+    value = member(owner, name)
+    return value if isinstance(value, dict) else {}
+
+
+def _capped(found: list[_Strings], most: int) -> tuple[_Strings, ...]:
+    """The first `most` different ones, in order."""
+    return tuple(dict.fromkeys(found))[:most]

@@ -1,0 +1,82 @@
+"""What goes into a parse and what comes out of it. Pure data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from cacheserver.model import BlobFile, Digest, Record
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what, done, total bytes). Cheap, may be called often."""
+
+
+class Files(Protocol):
+    """The content to parse: what a source's fetch brings (sources.Tree)."""
+
+    @property
+    def root(self) -> Path: ...
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Regular files, relative to root with `/`, sorted; confined to root and capped by the source."""
+        ...
+
+    @property
+    def refused(self) -> tuple[tuple[str, str], ...]:
+        """(path, reason) of entries that the source left out."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Why something was rejected or looked at twice, for people: file, document and line where known."""
+
+    reason: str
+    """CamelCase, stable: `DuplicateBundle`, `NoChannelHead`, `YAMLSyntax`, `TooLarge`..."""
+    message: str
+    path: str = ""
+    document: int = 0
+    """1-based index of the document in its file; 0 when the finding is about the file."""
+    line: int = 0
+    package: str = ""
+    warning: bool = False
+    """True: told, but nothing is refused for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedPackage:
+    """One package that is good. `records`: revisions first, the package itself last.
+
+    input_hash: over everything it was made from; equal hashes mean equal records.
+    """
+
+    name: str
+    input_hash: str
+    records: Sequence[Record]
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """The outcome of one parse.
+
+    packages: good ones that changed since `known`, sorted by name.
+    unchanged: names of good packages whose input_hash is the one in `known`; not parsed again.
+    rejected: package name -> its findings (at least one is no warning).
+    unreadable: True when some file could not be parsed, so packages may be missing through no wish of the author.
+    findings: everything found, rejections and warnings, in order of path and document.
+    index: opaque bytes to hand in as `known` next time (it covers the good packages only).
+    blobs: digest -> file in scratch: icons, and packages' files as a tar (content.py). Those of `packages` only.
+    """
+
+    packages: Sequence[ParsedPackage]
+    unchanged: Sequence[str]
+    rejected: Mapping[str, Sequence[Finding]]
+    unreadable: bool
+    findings: Sequence[Finding]
+    index: bytes
+    blobs: Mapping[Digest, BlobFile] = field(default_factory=dict)
+    revisions: int = 0
+    """Revisions of all good packages, the unchanged ones included."""

@@ -1,0 +1,160 @@
+"""What is kept of one FBC document: compact, JSON, enough to validate and to project its package without the document.
+
+Written by read.py in a worker, kept in the catalog's index, read back by rules.py and project.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+FORMAT_VERSION: Final = 1
+"""Part of every index and input hash: raise it when facts, rules or records change, and everything is parsed again."""
+
+PACKAGE: Final = "olm.package"
+CHANNEL: Final = "olm.channel"
+BUNDLE: Final = "olm.bundle"
+DEPRECATIONS: Final = "olm.deprecations"
+
+Problem = tuple[str, str]
+"""(reason, message)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    name: str
+    default_channel: str = ""
+    summary: str = ""
+    icon: tuple[str, str, int] | None = None
+    """(media type, digest, bytes)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    name: str
+    replaces: str = ""
+    skips: tuple[str, ...] = ()
+    skip_range: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    package: str
+    name: str
+    entries: tuple[Entry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a bundle's CSV says for people; capped (read.py)."""
+
+    display_name: str = ""
+    summary: str = ""
+    provider_name: str = ""
+    provider_url: str = ""
+    keywords: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    min_kube_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """content: (digest, bytes, number of files) of its tar. versions: of each olm.package property found."""
+
+    package: str
+    name: str
+    image: str = ""
+    inline: bool = False
+    """Carries its manifests as olm.bundle.object."""
+    versions: tuple[tuple[str, str, str], ...] = ()
+    """(packageName, version, release) of each olm.package property; a good bundle has one."""
+    provided: tuple[tuple[str, str, str], ...] = ()
+    required: tuple[tuple[str, str, str], ...] = ()
+    """(group, version, kind)"""
+    dependencies: tuple[tuple[str, str], ...] = ()
+    """(package, version range)"""
+    about: About = field(default_factory=About)
+    content: tuple[str, int, int] = ("", 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Deprecation:
+    schema: str
+    name: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deprecations:
+    package: str
+    entries: tuple[Deprecation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """A document of a schema that is not ours: no error, and no part of any package."""
+
+    package: str
+    schema: str
+
+
+Subject = Package | Channel | Bundle | Deprecations | Other
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One document's. problems reject its package; warnings are told and reject nothing."""
+
+    subject: Subject
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+
+
+def package_of(subject: Subject) -> str:
+    """The package that the document speaks of; empty when it names none, or is of another schema."""
+    if isinstance(subject, Package):
+        return subject.name
+    return "" if isinstance(subject, Other) else subject.package
+
+
+_KINDS: Final[dict[str, type[Subject]]] = {
+    "package": Package,
+    "channel": Channel,
+    "bundle": Bundle,
+    "deprecations": Deprecations,
+    "other": Other,
+}
+_NAMES: Final = {kind: name for name, kind in _KINDS.items()}
+
+
+def encode(facts: Facts) -> str:
+    """One line of JSON."""
+    return orjson.dumps([_NAMES[type(facts.subject)], facts.subject, facts.problems, facts.warnings]).decode()
+
+
+def decode(line: str) -> Facts:
+    """What encode() was given."""
+    kind, written, problems, warnings = orjson.loads(line)
+    return Facts(_subject(kind, written), _tuples(problems), _tuples(warnings))
+
+
+def _subject(kind: str, written: dict[str, Any]) -> Subject:
+    fields: dict[str, Any] = {name: _tuples(value) for name, value in written.items()}
+    if kind == "channel":
+        fields["entries"] = tuple(Entry(**_all_tuples(entry)) for entry in written["entries"])
+    elif kind == "deprecations":
+        fields["entries"] = tuple(Deprecation(**entry) for entry in written["entries"])
+    elif kind == "bundle":
+        fields["about"] = About(**_all_tuples(written["about"]))
+    return _KINDS[kind](**fields)
+
+
+def _all_tuples(written: dict[str, Any]) -> dict[str, Any]:
+    return {name: _tuples(value) for name, value in written.items()}
+
+
+def _tuples(value: Any) -> Any:
+    """JSON lists back as tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,0 +1,27 @@
+"""Caps on what one parse may read and build. Read by the workers; a breach is a finding that names the cap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ParseLimits:
+    """Each breach rejects one file or document, never the whole catalog."""
+
+    file_bytes: int = 256 * MIB
+    """As a source's own cap; the largest catalog known is 130 MB as one file."""
+    document_bytes: int = 16 * MIB
+    """Bounds every scalar as well. The largest bundle of 7,831 real ones is 1.05 MB."""
+    documents: int = 200_000
+    """Of one file. The largest real catalog has about 5,000."""
+    depth: int = 200
+    """Nesting; below orjson's 254 so that what was read can be written. Real documents stay under 30."""
+    containers: int = 500_000
+    """Mappings and sequences in one document: `[[],[],...` costs 30 bytes of memory a byte."""
+    alias_bytes: int = 1 * MIB
+    """Text that aliases of one document may repeat. Real catalogs hold no alias at all."""
+    findings: int = 100
+    """Told for one file; the rest is counted."""

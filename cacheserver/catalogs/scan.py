@@ -1,0 +1,182 @@
+"""Files into facts and blobs, document by document; runs in a worker. A document that cannot be used is a finding."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import zstandard
+
+from cacheserver.catalogs import facts as f
+from cacheserver.catalogs import gorules, goyaml, splitter
+from cacheserver.catalogs.catalog import Finding
+from cacheserver.catalogs.document import DocumentError
+from cacheserver.catalogs.limits import ParseLimits
+from cacheserver.catalogs.read import Blob, read
+from cacheserver.catalogs.splitter import Piece
+from cacheserver.catalogs.wire import Part, Report, Seen
+from cacheserver.model import BlobFile, BlobHead, Digest
+
+ZSTD_LEVEL = 3  # model.BlobFile
+
+Load = Callable[[bytes], Iterator[goyaml.Loaded]]
+
+
+def scan(part: Part, root: Path, known: frozenset[bytes], scratch: Path, limits: ParseLimits) -> Report:
+    """What the part holds. Whatever is wrong with the file is among the findings; nothing is raised for it."""
+    report = Report(part)
+    reader = _Reader(report, known, scratch, limits)
+    try:
+        with splitter.mapped(root / part.path) as view:
+            if len(view) > limits.file_bytes:
+                message = f"{len(view)} bytes; the limit for a file is {limits.file_bytes}"
+                report.findings.append(Finding("FileTooLarge", message, part.path))
+            elif part.start == 0 and splitter.is_json(view):
+                reader.json_stream(view)
+            else:
+                reader.yaml_stream(view, part.start, part.end)
+    except OSError as exc:
+        report.findings.append(Finding("Unreadable", f"cannot be read: {exc.strerror}", part.path))
+    return report
+
+
+class _TooManyDocumentsError(Exception):
+    """The rest of the file is not read."""
+
+
+class _Reader:
+    """Turns the pieces of one part into its report."""
+
+    def __init__(self, report: Report, known: frozenset[bytes], scratch: Path, limits: ParseLimits) -> None:
+        self._report = report
+        self._known = known
+        self._scratch = scratch
+        self._limits = limits
+        self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
+        self._untold = 0
+
+    def json_stream(self, view: splitter.View) -> None:
+        """A stream that begins as JSON turns into YAML where the second document at the latest is no JSON (as in
+        apimachinery's YAMLOrJSONDecoder): `{a: b}` is YAML."""
+        for piece in splitter.json_pieces(view, self._limits.document_bytes):
+            try:
+                self._read(piece, self._load_json)
+            except _TooManyDocumentsError:
+                break
+            except DocumentError as exc:
+                if exc.reason == "JSONSyntax" and self._report.documents <= 2 and self._is_yaml(piece):
+                    self._report.documents -= 1
+                    self.yaml_stream(view[piece.at :], 0, len(view), line=piece.line)
+                    return
+                self._refuse(piece, exc)
+        self._tell_untold()
+
+    def yaml_stream(self, view: splitter.View, start: int, end: int, *, line: int = 1) -> None:
+        for piece in splitter.yaml_pieces(view, start, end, self._limits.document_bytes):
+            piece.line += line - 1
+            self._report.lines = piece.next_line - 1
+            try:
+                self._read(piece, self._load_yaml)
+            except _TooManyDocumentsError:
+                break
+            except DocumentError as exc:
+                self._refuse(piece, exc)
+        self._tell_untold()
+
+    def _read(self, piece: Piece, load: Load) -> None:
+        """Adds the piece's documents. Raises: DocumentError for one that cannot be used."""
+        if not piece.error and not piece.raw.strip():
+            return
+        if self._report.documents >= self._limits.documents:
+            message = f"more than {self._limits.documents} documents; the rest of the file is not read"
+            self._report.findings.append(Finding("TooManyDocuments", message, self._report.part.path, line=piece.line))
+            raise _TooManyDocumentsError
+        self._report.documents += 1
+        if piece.error:
+            raise piece.error
+        digest = hashlib.sha256(piece.raw)
+        if digest.digest() in self._known:
+            self._seen(piece, digest.hexdigest(), "", "")
+            return
+        try:
+            loaded = list(load(piece.raw))
+        except MemoryError:
+            raise DocumentError("TooLarge", "does not fit into the worker's memory") from None
+        if len(loaded) == 1:
+            self._document(piece, digest.hexdigest(), loaded[0])
+            return
+        for at, one in enumerate(loaded):
+            # Objects on one line share the piece's digest and so are parsed again each time: rare, and harmless.
+            self._report.documents += at > 0
+            self._document(piece, hashlib.sha256(b"%s %d" % (digest.digest(), at)).hexdigest(), one)
+
+    def _document(self, piece: Piece, sha256: str, loaded: goyaml.Loaded) -> None:
+        if isinstance(loaded.value, goyaml.Nothing):
+            self._report.documents -= 1
+            return
+        facts, blob = read(loaded.value, self._limits)
+        package = f.package_of(facts.subject)
+        if not package and not isinstance(facts.subject, f.Other):
+            what = "name" if isinstance(facts.subject, f.Package) else "package"
+            raise DocumentError("MissingPackage", f"{what} must be set: it says which package the document belongs to")
+        if loaded.duplicates:
+            key, line = loaded.duplicates[0]
+            more = f" and {len(loaded.duplicates) - 1} more" if len(loaded.duplicates) > 1 else ""
+            message = f"duplicate key {key!r}{more}; the last one counts"
+            self._add(Finding("DuplicateKey", message, line=piece.line + line - 1, warning=True))
+        if blob:
+            self._report.blobs.append(self._store(blob))
+        self._seen(piece, sha256, package, f.encode(facts))
+
+    def _seen(self, piece: Piece, sha256: str, package: str, facts: str) -> None:
+        self._report.seen.append(Seen(sha256, package, facts, self._report.documents, piece.line))
+
+    def _refuse(self, piece: Piece, error: DocumentError) -> None:
+        line = piece.line + max(error.line - 1, 0)
+        self._add(Finding(error.reason, str(error), line=line))
+
+    def _add(self, finding: Finding) -> None:
+        if len(self._report.findings) >= self._limits.findings:
+            self._untold += 1
+            return
+        part, documents = self._report.part, self._report.documents
+        self._report.findings.append(
+            Finding(finding.reason, finding.message, part.path, documents, finding.line, warning=finding.warning)
+        )
+
+    def _tell_untold(self) -> None:
+        if self._untold:
+            message = f"{self._untold} more findings in this file are not listed"
+            self._report.findings.append(Finding("MoreFindings", message, self._report.part.path))
+
+    def _load_yaml(self, raw: bytes) -> Iterator[goyaml.Loaded]:
+        yield goyaml.load(raw, self._limits)
+
+    def _load_json(self, raw: bytes) -> Iterator[goyaml.Loaded]:
+        """Usually one; several when objects share a line. Duplicate keys: the last one wins, untold."""
+        try:
+            yield goyaml.Loaded(gorules.from_json(raw, self._limits))
+        except DocumentError as exc:
+            if exc.reason != "JSONSyntax":
+                raise
+            several = splitter.objects(raw)
+            if len(several) < 2:
+                raise
+            for one in several:
+                yield goyaml.Loaded(gorules.from_json(one, self._limits))
+
+    def _is_yaml(self, piece: Piece) -> bool:
+        try:
+            return isinstance(goyaml.load(piece.raw.partition(b"\n---")[0], self._limits).value, dict)
+        except DocumentError:
+            return False
+
+    def _store(self, blob: Blob) -> BlobFile:
+        """The blob as one zstd frame in scratch, under its digest. Two workers may write the same: the name decides."""
+        digest = hashlib.sha256(blob.content).hexdigest()
+        path = self._scratch / f"{digest}.zst"
+        if not path.exists():
+            path.write_bytes(self._compressor.compress(blob.content))
+        head = BlobHead(Digest(f"sha256:{digest}"), len(blob.content), blob.media_type, blob.files)
+        return BlobFile(head, path)

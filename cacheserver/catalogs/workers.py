@@ -1,0 +1,205 @@
+"""The pool of worker processes: hands out jobs fairly, kills what takes too long, replaces what died."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from types import TracebackType
+from typing import Final, Self
+
+import orjson
+
+from cacheserver.catalogs.limits import MIB, ParseLimits
+from cacheserver.catalogs.wire import LENGTH, LONGEST_FRAME
+from cacheserver.errors import CatalogError, WorkerCrashedError
+
+_GRACE_S: Final = 5.0
+_DEFAULT_LIMITS: Final = ParseLimits()
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """One user of the pool: waits in its own line, so that a large catalog cannot starve a small one."""
+
+    waiting: deque[asyncio.Future[_Worker]] = field(default_factory=deque)
+
+
+class Workers:
+    """`count` processes (0: one a CPU, at most 4), started at once and owned until the end of the `async with`.
+
+    job_timeout_s: for one job (at most one file, or 4 MiB of a large one): 4 MiB take 0.2 s.
+    memory_bytes: address space of one process. The largest document allowed takes about a quarter of the default.
+    """
+
+    def __init__(
+        self,
+        count: int = 0,
+        limits: ParseLimits = _DEFAULT_LIMITS,
+        *,
+        job_timeout_s: float = 60.0,
+        memory_bytes: int = 1024 * MIB,
+    ) -> None:
+        self.count = count or min(4, os.cpu_count() or 1)
+        self.limits = limits
+        self._job_timeout_s = job_timeout_s
+        self._memory_bytes = memory_bytes
+        self._all: set[_Worker] = set()
+        self._idle: deque[_Worker] = deque()
+        self._lanes: deque[Lane] = deque()
+
+    async def __aenter__(self) -> Self:
+        try:
+            for _ in range(self.count):
+                self._idle.append(await self._start())
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._close()
+
+    @contextmanager
+    def lane(self) -> Iterator[Lane]:
+        """A place in the rotation for one parse."""
+        lane = Lane()
+        self._lanes.append(lane)
+        try:
+            yield lane
+        finally:
+            self._lanes.remove(lane)
+
+    async def run(self, lane: Lane, job: bytes, what: str) -> bytes:
+        """The worker's answer. Waits for a free worker; the bound on waiting jobs is the caller's.
+
+        what: named in the error, usually a file.
+        Raises: WorkerCrashedError when the process died on the job or took longer than allowed; it has been replaced.
+        """
+        worker = await self._acquire(lane)
+        try:
+            async with asyncio.timeout(self._job_timeout_s):
+                return await worker.ask(job)
+        except TimeoutError as exc:
+            message = f"{what}: took longer than {self._job_timeout_s:g} s; its worker was stopped"
+            raise WorkerCrashedError(message) from exc
+        except (asyncio.IncompleteReadError, ConnectionError) as exc:
+            raise WorkerCrashedError(f"{what}: its worker died ({await worker.epitaph()})") from exc
+        finally:
+            # A cancelled job leaves an answer in the pipe: that worker is of no more use either.
+            await asyncio.shield(self._release(worker))
+
+    async def _acquire(self, lane: Lane) -> _Worker:
+        if self._idle:
+            return self._idle.popleft()
+        turn: asyncio.Future[_Worker] = asyncio.get_running_loop().create_future()
+        lane.waiting.append(turn)
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._hand_on(turn.result())
+            raise
+
+    async def _release(self, worker: _Worker) -> None:
+        if worker.busy:
+            self._all.discard(worker)
+            await worker.kill()
+            worker = await self._start()
+        self._hand_on(worker)
+
+    def _hand_on(self, worker: _Worker) -> None:
+        """To the next lane that waits, round and round."""
+        for _ in range(len(self._lanes)):
+            lane = self._lanes[0]
+            self._lanes.rotate(-1)
+            while lane.waiting:
+                turn = lane.waiting.popleft()
+                if not turn.done():
+                    turn.set_result(worker)
+                    return
+        self._idle.append(worker)
+
+    async def _start(self) -> _Worker:
+        arguments = (orjson.dumps(asdict(self.limits)).decode(), str(self._memory_bytes))
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "cacheserver.catalogs.worker", *arguments, stdin=PIPE, stdout=PIPE
+            )
+        except OSError as exc:
+            raise CatalogError(f"cannot start a parse worker: {exc}") from exc
+        worker = _Worker(process)
+        self._all.add(worker)
+        return worker
+
+    async def _close(self) -> None:
+        workers, self._all = list(self._all), set()
+        self._idle.clear()
+        async with asyncio.TaskGroup() as tasks:
+            for worker in workers:
+                tasks.create_task(worker.close(), name="stop a parse worker")
+
+
+class _Worker:
+    """One process. busy: it holds a job whose answer has not been read whole."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.busy = False
+
+    async def ask(self, job: bytes) -> bytes:
+        """Raises: IncompleteReadError, ConnectionError when the process is gone."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin
+        assert stdout
+        self.busy = True
+        stdin.writelines((LENGTH.pack(len(job)), job))
+        await stdin.drain()
+        size: int = LENGTH.unpack(await stdout.readexactly(LENGTH.size))[0]
+        if size > LONGEST_FRAME:
+            raise ConnectionError("not a frame")
+        answer = await stdout.readexactly(size)
+        self.busy = False
+        return answer
+
+    async def epitaph(self) -> str:
+        """How the process ended: `signal SIGSEGV`, `exit code 1`."""
+        try:
+            async with asyncio.timeout(_GRACE_S):
+                code = await self._process.wait()
+        except TimeoutError:
+            return "it does not answer"
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    async def kill(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._ended()
+
+    async def close(self) -> None:
+        """Asks by closing its input; a busy one is killed."""
+        if self.busy:
+            await self.kill()
+            return
+        assert self._process.stdin
+        self._process.stdin.close()
+        try:
+            async with asyncio.timeout(_GRACE_S):
+                await self._process.wait()
+        except TimeoutError:
+            self._process.kill()
+        await self._ended()
+
+    async def _ended(self) -> None:
+        """Reaps the process and closes its pipes."""
+        assert self._process.stdin
+        self._process.stdin.close()
+        await self._process.wait()

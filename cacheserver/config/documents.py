@@ -1,0 +1,104 @@
+"""YAML files of ours, read as text with line numbers: every value stays what was written, so flags and files agree.
+
+For what an operator writes (configuration, Repository manifests), never for catalogs. Refuses unknown keys, duplicate
+keys and files over 1 MiB. Uses the pure Python loader: nesting without end raises there instead of crashing.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from cacheserver.errors import ConfigError
+
+MAX_FILE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One YAML node and where it stands: `FILE:LINE (PATH.OF.KEYS)`."""
+
+    file: Path
+    keys: tuple[str, ...]
+    node: yaml.Node
+
+    @property
+    def origin(self) -> str:
+        where = f"{self.file}:{self.node.start_mark.line + 1}"
+        return f"{where} ({'.'.join(self.keys)})" if self.keys else where
+
+    def error(self, message: str) -> ConfigError:
+        return ConfigError(f"{self.origin}: {message}")
+
+    def text(self) -> str:
+        """The scalar as written, quotes taken off."""
+        if not isinstance(self.node, yaml.ScalarNode):
+            raise self.error("a single value is needed here")
+        if self.node.tag == "tag:yaml.org,2002:null":
+            raise self.error("has no value; leave the key out to use its default")
+        return str(self.node.value)
+
+    def items(self) -> list[Value]:
+        """The elements of a list; a single value stands for a list of one."""
+        if isinstance(self.node, yaml.ScalarNode):
+            return [self]
+        if not isinstance(self.node, yaml.SequenceNode):
+            raise self.error("a list is needed here")
+        return [Value(self.file, self.keys, node) for node in self.node.value]
+
+    def members(self, known: Collection[str] | None = None) -> Mapping[str, Value]:
+        """The keys of a mapping. known: the keys that are allowed; None allows any."""
+        if not isinstance(self.node, yaml.MappingNode):
+            raise self.error("a mapping of keys to values is needed here")
+        found: dict[str, Value] = {}
+        for key_node, node in self.node.value:
+            key = Value(self.file, self.keys, key_node).text()
+            member = Value(self.file, (*self.keys, key), node)
+            if key in found:
+                raise Value(self.file, self.keys, key_node).error(f"the key {key!r} stands here twice")
+            if known is not None and key not in known:
+                raise Value(self.file, self.keys, key_node).error(_unknown(key, known))
+            found[key] = member
+        return found
+
+    def require(self, wanted: Mapping[str, str]) -> None:
+        """Raises ConfigError unless each key has exactly this text: the document may be of quite another kind."""
+        found = self.members()
+        for key, text in wanted.items():
+            if key not in found or found[key].text() != text:
+                raise found.get(key, self).error(f"{key}: {text} is needed here")
+
+
+def read_documents(path: Path) -> Iterator[Value]:
+    """Every document of a YAML (or JSON) file that is not empty, in order. Raises: ConfigError."""
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MAX_FILE_BYTES + 1)
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from exc
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigError(f"{path}: is larger than 1 MiB; is it the right file?")
+    try:
+        nodes = list(yaml.compose_all(content, yaml.SafeLoader))
+    except yaml.YAMLError as exc:
+        # The library's text spreads over several lines; the place and the problem fit one.
+        mark, problem = getattr(exc, "problem_mark", None), getattr(exc, "problem", None)
+        where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
+        raise ConfigError(f"{where}: is no YAML: {problem or exc}") from exc
+    except RecursionError as exc:
+        raise ConfigError(f"{path}: is nested too deeply") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path}: is no UTF-8 text") from exc
+    for node in nodes:
+        if node is not None and node.tag != "tag:yaml.org,2002:null":
+            yield Value(path, (), node)
+
+
+def _unknown(key: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(sorted(known))}"
+    return f"unknown key {key!r}; {hint}"

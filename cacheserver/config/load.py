@@ -1,0 +1,158 @@
+"""Where settings come from: flag, else environment, else file, else default. Every error names that place.
+
+Called once, at start, by the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cacheserver.config import repositories
+from cacheserver.config.documents import read_documents
+from cacheserver.config.repositories import API_VERSION, Defaults, RepositoryConfig
+from cacheserver.config.settings import ENV_PREFIX, FILE_KIND, SETTINGS, SUBJECTS, Setting, Settings
+from cacheserver.errors import ConfigError
+
+CONFIG_FLAG: Final = "--config"
+CONFIG_ENV: Final = f"{ENV_PREFIX}CONFIG"
+
+Flags = Mapping[str, str | bool | Sequence[str]]
+"""Flag (`--interval`) -> what was written; only flags that were given."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """One setting's text as written, where, and the directory that relative paths in it start from."""
+
+    origin: str
+    text: str
+    base: Path
+
+
+def load(flags: Flags, environ: Mapping[str, str], *, cwd: Path) -> Settings:
+    """The settings as flags, environment and file give them. Relative paths in a file start from the file's directory.
+
+    An empty variable counts as unset. A list is taken whole from the first place that has it, never joined.
+    Raises: ConfigError, with the place of the mistake and what is allowed there.
+    """
+    config = flags.get(CONFIG_FLAG) or environ.get(CONFIG_ENV)
+    from_file = _read_file(cwd / Path(str(config)).expanduser()) if config else {}
+    written: dict[Setting, list[_Written]] = {}
+    for setting in SETTINGS:
+        if setting.flag in flags:
+            written[setting] = [_Written(setting.flag, text, cwd) for text in _flag_texts(flags[setting.flag])]
+        elif environ.get(setting.env):
+            written[setting] = [_Written(setting.env, text, cwd) for text in _env_texts(setting, environ[setting.env])]
+        elif setting in from_file:
+            written[setting] = from_file[setting]
+    subjects = {name: subject(**_values(subject, written)) for name, subject in SUBJECTS.items()}
+    settings = Settings(repositories=(), **subjects)
+    catalogs = next((texts for setting, texts in written.items() if setting.field == "catalogs"), [])
+    settings = Settings(repositories=_repositories(settings, catalogs), **subjects)
+    check_etcd(settings)
+    return settings
+
+
+def unknown_environment(environ: Mapping[str, str]) -> list[str]:
+    """Names that look like settings of ours and are none, sorted.
+
+    Not an error: Kubernetes puts CACHESERVER_SERVICE_HOST, CACHESERVER_PORT_... into Pods beside a Service of our name.
+    """
+    known = {setting.env for setting in SETTINGS} | {CONFIG_ENV}
+    ignored = tuple(ENV_PREFIX + part for part in ("SERVICE_", "PORT", "TEST_"))
+    return sorted(n for n in environ if n.startswith(ENV_PREFIX) and n not in known and not n.startswith(ignored))
+
+
+def check_etcd(settings: Settings) -> None:
+    """Raises ConfigError for etcd settings that contradict each other."""
+    etcd = settings.etcd
+    if (etcd.cert_file is None) != (etcd.key_file is None):
+        raise ConfigError("--etcd-cert-file and --etcd-key-file come together: one of them is missing")
+    if (etcd.user is None) != (etcd.password_file is None):
+        raise ConfigError("--etcd-user and --etcd-password-file come together: one of them is missing")
+    tls = etcd.ca_file or etcd.cert_file
+    if etcd.embedded and (tls or etcd.user):
+        raise ConfigError(
+            "the embedded etcd is reached without TLS or password; name yours with --etcd https://HOST:PORT"
+        )
+    if tls and not etcd.endpoints[0].startswith("https://"):
+        raise ConfigError("--etcd-ca-file and --etcd-cert-file need https:// in --etcd")
+    for file in (etcd.ca_file, etcd.cert_file, etcd.key_file):
+        if file is not None and not file.is_file():
+            raise ConfigError(f"{file}: there is no such file (etcd TLS settings)")
+    etcd.password()
+
+
+def check_listen(settings: Settings) -> None:
+    """Raises ConfigError for an address that others could reach: nothing would keep them from reading everything."""
+    listen = settings.serving.listen
+    if not listen.loopback:
+        raise ConfigError(
+            f"--listen {listen}: an address that other machines can reach needs TLS and authentication, which this"
+            " version does not offer yet; listen on 127.0.0.1 or [::1], and put a proxy that authenticates in front"
+        )
+
+
+def _read_file(path: Path) -> dict[Setting, list[_Written]]:
+    documents = list(read_documents(path))
+    if len(documents) != 1:
+        raise ConfigError(f"{path}: holds {len(documents)} documents; one {FILE_KIND} is needed")
+    by_key = {setting.key: setting for setting in SETTINGS}
+    documents[0].require({"apiVersion": API_VERSION, "kind": FILE_KIND})
+    members = documents[0].members(("apiVersion", "kind", *by_key))
+    base = path.parent.absolute()
+    return {
+        setting: [
+            _Written(value.origin, value.text(), base)
+            for value in (members[key].items() if setting.many else [members[key]])
+        ]
+        for key, setting in by_key.items()
+        if key in members
+    }
+
+
+def _flag_texts(given: str | bool | Sequence[str]) -> list[str]:
+    if isinstance(given, bool):
+        return ["true" if given else "false"]
+    return [given] if isinstance(given, str) else list(given)
+
+
+def _env_texts(setting: Setting, text: str) -> list[str]:
+    return [part for raw in text.split(",") if (part := raw.strip())] if setting.many else [text]
+
+
+def _values(subject: type[Any], written: Mapping[Setting, list[_Written]]) -> dict[str, object]:
+    """Field -> value, for the fields of `subject` that somebody wrote."""
+    values: dict[str, object] = {}
+    for setting, texts in written.items():
+        if setting.subject is subject:
+            parsed = [_parse(setting, text) for text in texts]
+            values[setting.field] = tuple(parsed) if setting.many else parsed[-1]
+    return values
+
+
+def _parse(setting: Setting, written: _Written) -> object:
+    try:
+        return setting.kind.parse(written.text, written.base)
+    except ValueError as exc:
+        raise ConfigError(f"{written.origin}: {exc}") from exc
+
+
+def _repositories(settings: Settings, catalogs: Sequence[_Written]) -> tuple[RepositoryConfig, ...]:
+    content = settings.content
+    defaults = Defaults(content.namespace, content.interval_s, content.validation, content.allow_empty)
+
+    def every() -> Iterator[tuple[str, RepositoryConfig]]:
+        for catalog in catalogs:
+            try:
+                yield f"{catalog.origin} {catalog.text}", repositories.from_text(catalog.text, catalog.base, defaults)
+            except ValueError as exc:
+                raise ConfigError(f"{catalog.origin}: {exc}") from exc
+        for path in content.manifests:
+            for repository in repositories.from_path(path, defaults):
+                yield str(path), repository
+
+    return repositories.unique(every())

@@ -1,0 +1,275 @@
+"""Repositories as an operator writes them: `NAME=SOURCE` on a command line, Repository manifests in files.
+
+The fields are those of Repository.spec; what only a cluster can give (secrets) is refused by name. One RepositoryConfig
+is all that ingestion needs to know of a repository.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+import orjson
+
+from cacheserver import names
+from cacheserver.config import quantities, sources
+from cacheserver.config.documents import Value, read_documents
+from cacheserver.config.sources import GitRef, RefKind, SourceSpec
+from cacheserver.errors import ConfigError
+from cacheserver.model import ANNOTATION_ALLOW_EMPTY, CONFIG_GROUP, VERSION, Format, RepositoryKey
+
+T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
+
+API_VERSION = f"{CONFIG_GROUP}/{VERSION}"
+INTERVAL = quantities.duration(least_s=10, most_s=7 * 24 * 3600)
+
+# What `kubectl get -o yaml` adds; accepted so that its output can be fed back, and without effect.
+_SERVER_METADATA = ("uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "ownerReferences")
+_SPEC = ("source", "format", "deployment", "interval", "suspend", "validation")
+_NEEDS_CLUSTER = ("secretRef", "caSecretRef")
+
+
+class Validation(StrEnum):
+    """What a package that breaks a rule does to its neighbours."""
+
+    ISOLATE = "Isolate"
+    """The package is rejected with a reason; the rest is served."""
+    STRICT = "Strict"
+    """Nothing changes until the whole catalog is right."""
+
+
+class FormatChoice(StrEnum):
+    """`Repository.spec.format` as written."""
+
+    AUTO = "Auto"
+    FBC = "FBC"
+    KRM = "KRM"
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryConfig:
+    """One repository and how to treat it.
+
+    format: None lets the content decide (`Auto`). interval_s: seconds between two looks at the source, 10 at least.
+    deployment: packages are written to, not only read (KRM). suspend: the source is not asked; what is there stays.
+    allow_empty: a catalog without packages may replace one that has some.
+    """
+
+    key: RepositoryKey
+    source: SourceSpec
+    format: Format | None = None
+    deployment: bool = False
+    interval_s: float = 600
+    suspend: bool = False
+    validation: Validation = Validation.ISOLATE
+    allow_empty: bool = False
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def spec_json(self) -> bytes:
+        """`Repository.spec` as it is served: every field, defaults included, in a fixed order."""
+        return orjson.dumps(
+            {
+                "source": _source_fields(self.source),
+                "format": self.format.value if self.format else FormatChoice.AUTO.value,
+                "deployment": self.deployment,
+                "interval": quantities.show_duration(self.interval_s),
+                "suspend": self.suspend,
+                "validation": self.validation.value,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a repository gets where it does not say otherwise; from the settings of the same names."""
+
+    namespace: str = "default"
+    interval_s: float = 600
+    validation: Validation = Validation.ISOLATE
+    allow_empty: bool = False
+
+
+def from_text(text: str, base: Path, defaults: Defaults) -> RepositoryConfig:
+    """The repository that `NAME=SOURCE` names. Raises ValueError that says what is allowed."""
+    name, equals, source = text.partition("=")
+    if not equals or "/" in name:
+        raise ValueError(f"{text!r} does not name the catalog: write NAME=SOURCE, as in example={text}")
+    return RepositoryConfig(
+        key=RepositoryKey(defaults.namespace, check_name(name)),
+        source=sources.parse_source(source, base),
+        interval_s=defaults.interval_s,
+        validation=defaults.validation,
+        allow_empty=defaults.allow_empty,
+    )
+
+
+def from_path(path: Path, defaults: Defaults) -> Iterator[RepositoryConfig]:
+    """Every Repository in a file, or in the *.yaml, *.yml and *.json files of a directory (not below), by name.
+
+    Raises: ConfigError, also for a document of another kind and when there is none at all.
+    """
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml", ".json"))
+    else:
+        files = [path]
+    found = False
+    for file in files:
+        for document in read_documents(file):
+            found = True
+            yield _manifest(document, defaults)
+    if not found:
+        raise ConfigError(f"{path}: holds no Repository manifest")
+
+
+def unique(repositories: Iterable[tuple[str, RepositoryConfig]]) -> tuple[RepositoryConfig, ...]:
+    """The repositories, in order; each comes with its origin. Raises ConfigError when two share a name."""
+    origins: dict[RepositoryKey, str] = {}
+    kept: list[RepositoryConfig] = []
+    for origin, repository in repositories:
+        first = origins.setdefault(repository.key, origin)
+        if len(origins) == len(kept):
+            key = repository.key
+            raise ConfigError(f"{origin}: the repository {key.name} in namespace {key.namespace} stands in {first} too")
+        kept.append(repository)
+    return tuple(kept)
+
+
+def check_name(name: str) -> str:
+    """`name` if a repository may be called so. Raises ValueError."""
+    if not names.REPOSITORY_NAME.match(name):
+        raise ValueError(
+            f"{name!r} is no repository name: 1 to 63 lower-case letters, digits and hyphens, a letter or digit at both"
+            " ends; no dots, since a dot ends the repository's part of a package's name"
+        )
+    return name
+
+
+def check_namespace(text: str) -> str:
+    """Kubernetes: a namespace is an RFC 1123 label, the same shape as a repository's name."""
+    if not names.REPOSITORY_NAME.match(text):
+        raise ValueError(f"{text!r} is no namespace: 1 to 63 lower-case letters, digits and hyphens")
+    return text
+
+
+def _manifest(document: Value, defaults: Defaults) -> RepositoryConfig:
+    document.require({"apiVersion": API_VERSION, "kind": "Repository"})
+    top = document.members(("apiVersion", "kind", "metadata", "spec", "status"))
+    if "metadata" not in top or "spec" not in top:
+        raise document.error("a Repository has metadata and spec")
+    metadata = top["metadata"].members(("name", "namespace", "labels", "annotations", *_SERVER_METADATA))
+    spec = top["spec"].members((*_SPEC, *_NEEDS_CLUSTER))
+    for key in _NEEDS_CLUSTER:
+        if key in spec:
+            raise spec[key].error("secrets live in a cluster; repositories from files are read without them")
+    if "name" not in metadata:
+        raise top["metadata"].error("has no name")
+    if "source" not in spec:
+        raise top["spec"].error("has no source")
+    annotations = _texts(metadata, "annotations")
+    allow_empty = defaults.allow_empty
+    if ANNOTATION_ALLOW_EMPTY in annotations:
+        allow_empty = annotations[ANNOTATION_ALLOW_EMPTY] == "true"
+    base = document.file.parent.absolute()
+    return RepositoryConfig(
+        key=RepositoryKey(
+            _one(metadata, "namespace", check_namespace, defaults.namespace),
+            _checked(metadata["name"], check_name),
+        ),
+        source=_source(spec["source"], base),
+        format=_format(spec),
+        deployment=_one(spec, "deployment", quantities.parse_switch, False),
+        interval_s=_one(spec, "interval", lambda text: INTERVAL.parse(text, base), defaults.interval_s),
+        suspend=_one(spec, "suspend", quantities.parse_switch, False),
+        validation=_one(spec, "validation", _one_of(Validation), defaults.validation),
+        allow_empty=allow_empty,
+        annotations=annotations,
+        labels=_texts(metadata, "labels"),
+    )
+
+
+def _source(value: Value, base: Path) -> SourceSpec:
+    """`spec.source`: exactly one of directory, git, oci, ociLayout."""
+    kinds = value.members(("directory", "git", "http", "oci", "ociLayout"))
+    if len(kinds) != 1:
+        raise value.error("a source is exactly one of: directory, git, oci, ociLayout")
+    [(kind, inner)] = kinds.items()
+    match kind:
+        case "directory" | "ociLayout":
+            path = _checked(_needed(inner, inner.members(("path",)), "path"), lambda t: quantities.parse_path(t, base))
+            return sources.DirectorySource(path) if kind == "directory" else sources.OCILayoutSource(path)
+        case "oci":
+            image = inner.members(("image", "insecure"))
+            insecure = _one(image, "insecure", quantities.parse_switch, False)
+            return _checked(_needed(inner, image, "image"), lambda t: sources.oci_source(t, insecure=insecure))
+        case "git":
+            return _git(inner)
+        case _:
+            raise inner.error(f"{kind} sources are not supported yet; use directory, git, oci or ociLayout")
+
+
+def _git(value: Value) -> SourceSpec:
+    git = value.members(("url", "ref", "directory"))
+    ref: GitRef | None = None
+    if "ref" in git:
+        kinds = git["ref"].members([kind.value for kind in RefKind])
+        if len(kinds) != 1:
+            raise git["ref"].error("a ref is exactly one of: branch, tag, commit, name")
+        [(kind, name)] = kinds.items()
+        ref = GitRef(RefKind(kind), name.text())
+    directory = git["directory"].text() if "directory" in git else ""
+    return _checked(_needed(value, git, "url"), lambda url: sources.git_source(url, ref, directory))
+
+
+def _source_fields(source: SourceSpec) -> dict[str, object]:
+    match source:
+        case sources.DirectorySource(path):
+            return {"directory": {"path": str(path)}}
+        case sources.OCILayoutSource(path):
+            return {"ociLayout": {"path": str(path)}}
+        case sources.OCISource(image, insecure):
+            return {"oci": {"image": image, "insecure": insecure}}
+        case sources.GitSource(url, ref, directory):
+            git: dict[str, object] = {"url": url}
+            if ref is not None:
+                git["ref"] = {ref.kind.value: ref.name}
+            if directory:
+                git["directory"] = directory
+            return {"git": git}
+
+
+def _format(spec: Mapping[str, Value]) -> Format | None:
+    chosen = _one(spec, "format", _one_of(FormatChoice), FormatChoice.AUTO)
+    return None if chosen is FormatChoice.AUTO else Format(chosen.value)
+
+
+def _one_of(enum: type[E]) -> Callable[[str], E]:
+    kind = quantities.choice(enum)
+    return lambda text: kind.parse(text, Path())
+
+
+def _needed(parent: Value, members: Mapping[str, Value], key: str) -> Value:
+    if key not in members:
+        raise parent.error(f"has no {key}")
+    return members[key]
+
+
+def _checked(value: Value, parse: Callable[[str], T]) -> T:
+    try:
+        return parse(value.text())
+    except ValueError as exc:
+        raise value.error(str(exc)) from exc
+
+
+def _one(members: Mapping[str, Value], key: str, parse: Callable[[str], T], default: T) -> T:
+    return _checked(members[key], parse) if key in members else default
+
+
+def _texts(members: Mapping[str, Value], key: str) -> dict[str, str]:
+    if key not in members:
+        return {}
+    return {name: value.text() for name, value in members[key].members().items()}

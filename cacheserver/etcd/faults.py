@@ -1,0 +1,79 @@
+"""gRPC's codes and etcd's messages as our errors, and what each says about retrying. Decides nothing itself.
+
+Codes and texts: etcd api/v3rpc/rpctypes/error.go; they are stable, clients of every language match on them.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+import grpc
+
+from cacheserver.errors import (
+    Compacted,
+    EtcdError,
+    EtcdPermissionDenied,
+    FutureRevision,
+    LeaseLostError,
+    NoSpace,
+    Unavailable,
+)
+
+
+class Fault(Enum):
+    """What a failed attempt allows next."""
+
+    FINAL = auto()  # the server understood and refused
+    AMBIGUOUS = auto()  # no answer; it may have happened
+    NOT_SENT = auto()  # it certainly did not happen, another endpoint may work
+    BUSY = auto()  # it did not happen, the same endpoint may take it later
+    TOKEN = auto()  # it did not happen; authenticate again
+
+
+# Before a byte of the request left us: C-core's own words, src/core/load_balancing and client_channel.
+_NOT_SENT = ("failed to connect to all addresses", "connection refused", "dns resolution failed", "no such file")
+_TOKEN = ("invalid auth token", "user name is empty", "revision of auth store is old")
+_AMBIGUOUS = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    # etcd answers these for a handler cut off by a shutdown ("context canceled"), gRPC for a stream reset by a proxy.
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.ABORTED,
+}
+
+
+def classify(code: grpc.StatusCode, details: str) -> Fault:
+    lowered = details.lower()
+    if code is grpc.StatusCode.UNAVAILABLE and any(text in lowered for text in _NOT_SENT):
+        return Fault.NOT_SENT
+    if any(text in lowered for text in _TOKEN):
+        return Fault.TOKEN
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "too many requests" in lowered:
+        return Fault.BUSY
+    return Fault.AMBIGUOUS if code in _AMBIGUOUS else Fault.FINAL
+
+
+def error_of(code: grpc.StatusCode, details: str, *, operation: str, endpoint: str) -> EtcdError:
+    """The error a caller acts on. `details` are etcd's words, which name keys of no request and no secret."""
+    lowered = details.lower()
+    message = f"etcd {operation} at {endpoint}: {details or code.name}"
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Unavailable(f"etcd {operation} at {endpoint}: no answer within the deadline")
+    if code is grpc.StatusCode.OUT_OF_RANGE:
+        return FutureRevision(message) if "future revision" in lowered else Compacted(message)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        if "database space exceeded" in lowered:
+            return NoSpace(message)
+        if "too many requests" in lowered:
+            return Unavailable(message)
+    if code is grpc.StatusCode.NOT_FOUND and "lease not found" in lowered:
+        return LeaseLostError(message)
+    if (
+        code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
+        or "invalid user id or password" in lowered
+        or any(text in lowered for text in _TOKEN)
+    ):
+        return EtcdPermissionDenied(message)
+    return Unavailable(message) if code in _AMBIGUOUS else EtcdError(message)

@@ -1,0 +1,250 @@
+"""Calls to one of several endpoints: sticky, moving on when one fails; tokens and rotated certificates renewed.
+
+Decides which failed attempts are repeated: reads always, writes only when the first try certainly did nothing.
+Used by `client`, `watch` and `lease`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from time import monotonic, perf_counter
+from typing import Generic, TypeVar
+
+import grpc
+import grpc.aio
+
+from cacheserver import metrics
+from cacheserver.errors import ConfigError, EtcdError, EtcdPermissionDenied, Unavailable
+from cacheserver.etcd import etcd_pb2 as pb
+from cacheserver.etcd.endpoint import Endpoint, Metadata, parse_address
+from cacheserver.etcd.faults import Fault, classify, error_of
+from cacheserver.etcd.values import TLSFiles
+from cacheserver.etcd.version import parse_version, progress_trusted
+from cacheserver.etcd.wire import AUTHENTICATE, STATUS, Method, Request, Response
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 0.5
+# Certificates are looked at again after a failed connection, at most this often.
+_TLS_CHECK_INTERVAL_S = 1.0
+
+
+class Credentials:
+    """The TLS files as gRPC wants them, and whether they changed since."""
+
+    def __init__(self, files: TLSFiles) -> None:
+        if (files.cert is None) != (files.key is None):
+            raise ConfigError("etcd TLS: a client certificate needs both its file and its key's file")
+        self._files = files
+        self._pem: tuple[bytes | None, ...] = ()
+
+    async def load(self) -> grpc.ChannelCredentials | None:
+        """Credentials when the files' contents are not those of the last load, else None. Raises: OSError."""
+        pem = await asyncio.to_thread(self._read)
+        if pem == self._pem:
+            return None
+        self._pem = pem
+        ca, cert, key = pem
+        return grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=cert)
+
+    def _read(self) -> tuple[bytes | None, ...]:
+        def contents(path: Path | None) -> bytes | None:
+            return None if path is None else path.read_bytes()
+
+        return (contents(self._files.ca), contents(self._files.cert), contents(self._files.key))
+
+
+class Transport:
+    """Open between `open` and `close`. Every method that sends takes a deadline."""
+
+    def __init__(self, urls: Sequence[str], tls: TLSFiles | None, user: str | None, password: str | None) -> None:
+        if not urls:
+            raise ConfigError("no etcd endpoint given")
+        if (user is None) != (password is None):
+            raise ConfigError("etcd user and password go together")
+        self._addresses = [parse_address(url) for url in urls]
+        if tls is not None and not any(address.secure for address in self._addresses):
+            raise ConfigError("etcd TLS files are given, but no endpoint is https://")
+        self._credentials = Credentials(tls or TLSFiles())
+        self._tls_checked_at = 0.0
+        self._user, self._password = user, password
+        # None: a token is needed and there is none yet.
+        self._metadata: Metadata | None = () if user is None else None
+        self._renewing = asyncio.Lock()
+        self._endpoints: list[Endpoint] = []
+        self._index = 0
+        self.cluster_id = 0  # of the last answer that was looked at; kept here because everybody who calls sees some
+
+    async def open(self) -> None:
+        """Creates the channels, which connect on first use. Raises: ConfigError when a TLS file cannot be read."""
+        credentials = None
+        if any(address.secure for address in self._addresses):
+            try:
+                credentials = await self._credentials.load()
+            except OSError as exc:
+                raise ConfigError(f"etcd TLS file {exc.filename}: {exc.strerror}") from exc
+        self._endpoints = [Endpoint(address, credentials) for address in self._addresses]
+
+    async def close(self) -> None:
+        for endpoint in self._endpoints:
+            await endpoint.close()
+
+    @property
+    def current(self) -> Endpoint:
+        return self._endpoints[self._index]
+
+    async def call(
+        self, method: Method[Request, Response], request: Request, *, deadline_s: float, repeatable: bool
+    ) -> Response:
+        """The answer, from whichever endpoint gave it, within deadline_s.
+
+        repeatable: doing it twice does no harm, so it may be tried again after a failure that left its fate unknown.
+        Raises: EtcdError.
+        """
+        started = perf_counter()
+        endpoint, metadata = self._endpoints[self._index], self._metadata
+        try:
+            if metadata is None and method.with_token:
+                metadata = await self.renew(None, deadline_s)
+            # A hung endpoint must leave time to ask another.
+            timeout = deadline_s / 2 if repeatable and len(self._endpoints) > 1 else deadline_s
+            return await endpoint.call(method, request, timeout, metadata or ())
+        except grpc.aio.AioRpcError as failure:
+            attempts = _Attempts(self, method, started + deadline_s, repeatable=repeatable)
+            return await attempts.after(failure, endpoint, request, metadata)
+        finally:
+            method.observe(perf_counter() - started)
+
+    async def metadata(self, deadline_s: float) -> Metadata:
+        """What a stream must carry; authenticates if need be. Raises: EtcdError."""
+        return self._metadata if self._metadata is not None else await self.renew(None, deadline_s)
+
+    async def renew(self, refused: Metadata | None, deadline_s: float) -> Metadata:
+        """A token other than the one in `refused`; nothing when no user is configured. Raises: EtcdError."""
+        async with self._renewing:
+            if self._metadata is not None and self._metadata is not refused:
+                return self._metadata  # somebody else renewed it while we waited
+            if self._user is None or self._password is None:
+                return ()
+            request = pb.AuthenticateRequest(name=self._user, password=self._password)
+            try:
+                response = await self.call(AUTHENTICATE, request, deadline_s=deadline_s, repeatable=True)
+            except EtcdError as exc:
+                if "authentication is not enabled" not in str(exc):
+                    raise
+                log.warning("etcd has authentication off, user ignored")
+                self._metadata = ()
+            else:
+                self._metadata = (("token", response.token),)
+            return self._metadata
+
+    async def probe(self, endpoint: Endpoint, deadline_s: float) -> None:
+        """Asks this endpoint and no other whether it lives; keeps what it says of itself. Raises: Unavailable."""
+        try:
+            response = await endpoint.call(STATUS, pb.StatusRequest(), deadline_s, await self.metadata(deadline_s))
+        except grpc.aio.AioRpcError as exc:
+            code, details = exc.code(), exc.details() or ""
+            error = error_of(code, details, operation="status", endpoint=endpoint.address.url)
+            if isinstance(error, Unavailable):
+                raise error from exc
+            # It answered, if only to refuse. Those that tell their version to root alone (3.5.28 and later, 3.6.0 and
+            # later: etcd #21663) are all new enough to be believed.
+            endpoint.progress_trusted = isinstance(error, EtcdPermissionDenied)
+        else:
+            self.cluster_id = response.header.cluster_id
+            endpoint.version = parse_version(response.version)
+            endpoint.progress_trusted = progress_trusted(endpoint.version)
+        endpoint.probed = True
+
+    async def anywhere(self, attempt: Callable[[Endpoint, float], Awaitable[T]], deadline_s: float) -> T:
+        """What `attempt(endpoint, timeout)` returns, moving to the next endpoint while it raises Unavailable.
+
+        For what must know its endpoint, such as a stream. Raises: what `attempt` raised last.
+        """
+        give_up_at = perf_counter() + deadline_s
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            endpoint = self.current
+            left_s = give_up_at - perf_counter()
+            try:
+                return await attempt(endpoint, left_s / 2 if len(self._endpoints) > 1 else left_s)
+            except Unavailable:
+                await self.leave(endpoint)
+                if give_up_at - perf_counter() <= pause_s:
+                    raise
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+    async def leave(self, endpoint: Endpoint) -> None:
+        """The endpoint failed: use the next one from now on, and look whether its certificates were rotated."""
+        endpoint.forget()
+        if endpoint is self._endpoints[self._index] and len(self._endpoints) > 1:
+            self._index = (self._index + 1) % len(self._endpoints)
+            log.warning(
+                "etcd endpoint failed", extra={"endpoint": endpoint.address.url, "next": self.current.address.url}
+            )
+        if endpoint.address.secure and monotonic() - self._tls_checked_at > _TLS_CHECK_INTERVAL_S:
+            self._tls_checked_at = monotonic()
+            try:
+                credentials = await self._credentials.load()
+            except OSError as exc:
+                log.warning("etcd TLS file unreadable, keeping the old ones", extra={"error": str(exc)})
+                return
+            if credentials is not None:
+                log.info("etcd TLS files changed, reconnecting")
+                for each in self._endpoints:
+                    if each.address.secure:
+                        each.reopen(credentials)
+
+
+class _Attempts(Generic[Request, Response]):
+    """What follows a failed first attempt: the slow path, kept off the fast one."""
+
+    def __init__(
+        self, transport: Transport, method: Method[Request, Response], give_up_at: float, *, repeatable: bool
+    ) -> None:
+        self._transport = transport
+        self._method = method
+        self._give_up_at = give_up_at
+        self._repeatable = repeatable
+        self._pause_s = _FIRST_PAUSE_S
+        self._renewed = False
+
+    async def after(
+        self, failure: grpc.aio.AioRpcError, endpoint: Endpoint, request: Request, metadata: Metadata | None
+    ) -> Response:
+        while True:
+            metadata = await self._prepare(failure, endpoint, metadata)
+            endpoint = self._transport.current
+            left_s = self._give_up_at - perf_counter()
+            try:
+                return await endpoint.call(self._method, request, left_s, metadata or ())
+            except grpc.aio.AioRpcError as again:
+                failure = again
+
+    async def _prepare(
+        self, failure: grpc.aio.AioRpcError, endpoint: Endpoint, metadata: Metadata | None
+    ) -> Metadata | None:
+        """Returns when another attempt makes sense, with the metadata for it; raises when none does."""
+        code, details = failure.code(), failure.details() or ""
+        fault = classify(code, details)
+        left_s = self._give_up_at - perf_counter()
+        if fault is Fault.TOKEN and self._method.with_token and not self._renewed and left_s > 0:
+            self._renewed = True
+            return await self._transport.renew(metadata, left_s)
+        if fault in (Fault.NOT_SENT, Fault.AMBIGUOUS):
+            await self._transport.leave(endpoint)
+        again = fault in (Fault.NOT_SENT, Fault.BUSY) or (fault is Fault.AMBIGUOUS and self._repeatable)
+        if not again or left_s <= self._pause_s:
+            error = error_of(code, details, operation=self._method.operation, endpoint=endpoint.address.url)
+            metrics.etcd_errors.labels(self._method.operation, type(error).__name__).inc()
+            raise error from failure
+        await asyncio.sleep(self._pause_s)
+        self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
+        return metadata

@@ -1,0 +1,137 @@
+"""What goes into and comes out of the etcd client, as plain values. No protobuf type passes this line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class KeyValue:
+    """A key as stored. `value` is empty in answers to keys_only."""
+
+    key: bytes
+    value: bytes
+    create_revision: int
+    mod_revision: int
+    lease: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RangeResult:
+    """`revision`: the header's, the store's current one when the range ran. `count`: keys in the range, before limit.
+
+    From `Client.pages`, `revision` is the one revision all pages were read at.
+    """
+
+    key_values: Sequence[KeyValue]
+    revision: int
+    count: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    key: bytes
+    value: bytes
+    lease: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    key: bytes
+    range_end: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    key: bytes
+    range_end: bytes = b""
+    limit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """Holds when `field` of `key` equals `value`. A missing key has create_revision and mod_revision 0."""
+
+    key: bytes
+    field: Literal["create_revision", "mod_revision", "lease", "value"]
+    value: int | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TxnResult:
+    succeeded: bool
+    revision: int
+    ranges: Sequence[RangeResult]  # answers to the Gets of the branch that ran, in order
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent:
+    """A put (`value` set) or a delete (`value` is None; `mod_revision` is the deletion's, `create_revision` 0)."""
+
+    key: bytes
+    value: bytes | None
+    mod_revision: int
+    create_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class WatchBatch:
+    """All events of one or more whole revisions, in order. `revision`: everything up to it has been delivered.
+
+    No events: a progress notification.
+    """
+
+    events: Sequence[WatchEvent]
+    revision: int
+
+
+class AlarmKind(Enum):
+    NOSPACE = 1
+    CORRUPT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Raised by one member; stays until `Client.disarm`, which needs this member's id."""
+
+    member_id: int
+    kind: AlarmKind
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the member behind the current endpoint says of itself. `leader` 0: it knows of none. Sizes in bytes."""
+
+    version: str
+    member_id: int
+    leader: int
+    revision: int
+    db_size: int
+    db_size_in_use: int
+    is_learner: bool
+    errors: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class TLSFiles:
+    """PEM files. `ca` None: the system's roots. `cert` and `key` together: a client certificate.
+
+    Read at start and again after a connection failed, so rotated files are picked up.
+    """
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    r"""The `range_end` that makes a range of everything under `prefix`; b"\0" (no end) when there is no such key."""
+    stripped = prefix.rstrip(b"\xff")
+    if not stripped:
+        return b"\0"
+    return stripped[:-1] + bytes((stripped[-1] + 1,))

@@ -1,0 +1,8 @@
+"""Ingestion: from each repository's source into etcd, only what changed; and the repository's status."""
+
+from __future__ import annotations
+
+from cacheserver.ingest.runner import Ingest
+from cacheserver.ingest.sync import Outcome, Rooms, SyncReport
+
+__all__ = ["Ingest", "Outcome", "Rooms", "SyncReport"]

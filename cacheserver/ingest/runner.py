@@ -1,0 +1,271 @@
+"""The life of repositories: one task each, at its own pace; none waits for another but for a place to work.
+
+A repository's task holds the claim on it while it lives; a second process given the same repository waits in line.
+Whatever happens to a source, its last good content stays served and its status says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cacheserver import metrics
+from cacheserver.config import RepositoryConfig
+from cacheserver.errors import CacheServerError, EtcdError, LeaseLostError, SourceRateLimitedError
+from cacheserver.ingest import status
+from cacheserver.ingest.sync import Outcome, Rooms, SyncReport, count_served, sync
+from cacheserver.model import Key, Kind, Stored
+from cacheserver.sources import Progress, Source
+from cacheserver.store import Claim, Session
+
+log = logging.getLogger(__name__)
+
+SYNCS_AT_ONCE = 4
+"""Repositories read at the same time; the others wait their turn. Bounds memory and the load on the loop."""
+
+_JITTER = 0.1
+_COLLECT_EVERY_S = 900.0
+# Seconds before the first retry after a failed sync, by reason; doubled each time, up to the repository's interval.
+_FIRST_RETRY_S = {
+    "NetworkError": 5.0,
+    "RateLimited": 60.0,
+    "AuthenticationFailed": 60.0,
+    "SourceNotFound": 30.0,
+    "StoreUnavailable": 1.0,
+    "CatalogFailed": 30.0,
+}
+
+Open = Callable[[RepositoryConfig], Source]
+
+
+@dataclass(slots=True)
+class _Life:
+    """One repository between two syncs."""
+
+    config: RepositoryConfig
+    source: Source
+    wanted: asyncio.Event
+    failures: int = 0
+
+    @property
+    def key(self) -> Key:
+        """Of the Repository object."""
+        return Key(Kind.REPOSITORY, self.config.key.namespace, self.config.key.name)
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep, or less when a sync is asked for."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds * random.uniform(1 - _JITTER, 1 + _JITTER)):  # noqa: S311 - jitter
+                await self.wanted.wait()
+        self.wanted.clear()
+
+
+class _Hold:
+    """The claim on one repository, taken when first asked for."""
+
+    def __init__(self, session: Session, life: _Life) -> None:
+        self._session = session
+        self._life = life
+        self._claim: Claim | None = None
+
+    async def __call__(self) -> Claim:
+        if self._claim is None:
+            key = self._life.config.key
+            self._claim = await self._session.claim(f"{key.namespace}/{key.name}", on_wait=self._told)
+        return self._claim
+
+    async def release(self) -> None:
+        if self._claim is not None:
+            await self._session.release(self._claim)
+
+    def _told(self, holder: str) -> None:
+        log.info("another process ingests this repository; waiting", extra=_about(self._life, holder=holder))
+
+
+class Ingest:
+    """Every configured repository. Call run() (for ever) or once()."""
+
+    def __init__(self, rooms: Rooms, repositories: Sequence[RepositoryConfig], open_source: Open) -> None:
+        self._rooms = rooms
+        self._lives = [_Life(config, open_source(config), asyncio.Event()) for config in repositories]
+        self._turn = asyncio.Semaphore(SYNCS_AT_ONCE)
+        self._holder = f"{socket.gethostname()}/{os.getpid()}"
+
+    def request_sync(self) -> None:
+        """Look at every source now."""
+        for life in self._lives:
+            life.wanted.set()
+
+    async def run(self) -> None:
+        """Keep every repository in step until cancelled; survives the loss of etcd and of its lease."""
+        pause_s = 0.5
+        try:
+            while True:
+                started = time.monotonic()
+                try:
+                    async with self._rooms.store.session(self._holder) as session:
+                        await self._with(session)
+                except* (LeaseLostError, EtcdError) as lost:
+                    log.warning("ingestion lost its lease, starting over", extra={"error": str(lost.exceptions[0])})
+                pause_s = 0.5 if time.monotonic() - started > 60 else min(pause_s * 2, 10.0)
+                await asyncio.sleep(pause_s)
+        finally:
+            for life in self._lives:
+                await life.source.aclose()
+
+    async def once(
+        self, *, progress: Progress, on_report: Callable[[SyncReport], None], on_error: Callable[..., None]
+    ) -> None:
+        """Sync every repository one time, one after the other.
+
+        on_error: called with (RepositoryConfig, CacheServerError) for each that failed; the others go on.
+        """
+        async with self._rooms.store.session(self._holder) as session:
+            for life in self._lives:
+                hold = _Hold(session, life)
+                try:
+                    report = await self._sync(life, hold, progress)
+                    if report.outcome is Outcome.UNCHANGED:
+                        await count_served(report, self._rooms.store)
+                    on_report(report)
+                    await hold.release()
+                except CacheServerError as exc:
+                    on_error(life.config, exc)
+                finally:
+                    await life.source.aclose()
+
+    async def _with(self, session: Session) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_until_lost(session), name="ingest: lease")
+            group.create_task(self._collect(session), name="ingest: collect content")
+            for life in self._lives:
+                name = f"ingest: {life.config.key.namespace}/{life.config.key.name}"
+                group.create_task(self._live(session, life), name=name)
+
+    async def _live(self, session: Session, life: _Life) -> None:
+        hold = _Hold(session, life)
+        await hold()  # at once: a second process with the same repository waits here and asks its source nothing
+        while True:
+            seconds = await self._attempt(life, hold)
+            await life.pause(seconds)
+
+    async def _attempt(self, life: _Life, hold: _Hold) -> float:
+        """One look at the source; returns the seconds until the next."""
+        if life.config.suspend:
+            previous = await self._rooms.store.read_object(life.key)
+            await self._publish(life, hold, status.suspended(previous), None, previous)
+            return life.config.interval_s
+        try:
+            async with self._turn:
+                report = await self._sync(life, hold, _no_progress)
+        except (LeaseLostError, asyncio.CancelledError):
+            raise
+        except CacheServerError as exc:
+            return await self._failed(life, hold, exc)
+        except Exception as exc:
+            # The edge of the task: a defect of ours in one repository must not stop the others.
+            log.exception("sync failed by a defect", extra=_about(life))
+            return await self._failed(life, hold, CacheServerError(f"internal error: {exc!r}"))
+        if life.failures:
+            log.info("repository recovered", extra=_about(life, after_failures=life.failures))
+        life.failures = 0
+        if report.outcome is not Outcome.UNCHANGED:
+            log.info("repository read", extra=_about(life, **_counts(report)))
+        return life.config.interval_s
+
+    async def _sync(self, life: _Life, hold: _Hold, progress: Progress) -> SyncReport:
+        """One sync with its status before and after."""
+        previous = await self._rooms.store.read_object(life.key)
+
+        async def on_change() -> None:
+            nonlocal previous
+            previous = await self._publish(life, hold, status.syncing(previous), None, previous)
+
+        report = await sync(life.config, life.source, hold, self._rooms, progress=progress, on_change=on_change)
+        same = report.outcome is Outcome.UNCHANGED
+        phase = status.unchanged(previous) if same else status.synced(report)
+        await self._publish(life, hold, phase, report, previous)
+        _measure(life, report)
+        return report
+
+    async def _failed(self, life: _Life, hold: _Hold, error: CacheServerError) -> float:
+        """Say so in status and, once, in the log; returns the seconds until the next try."""
+        life.failures += 1
+        if life.failures == 1:
+            log.warning("sync failed; the last good content stays served", extra=_about(life, error=str(error)))
+        metrics.sync_seconds.labels("failed").observe(0)
+        metrics.repository_ready.labels(life.key.namespace, life.key.repository).set(0)
+        if not isinstance(error, EtcdError):
+            previous = await self._rooms.store.read_object(life.key)
+            await self._publish(life, hold, status.failed(error, previous), None, previous)
+        if isinstance(error, SourceRateLimitedError) and error.retry_after_s:
+            return max(error.retry_after_s, 1.0)
+        first = _FIRST_RETRY_S.get(status.failure_reason(error), life.config.interval_s)
+        return min(first * (1 << min(life.failures - 1, 16)), life.config.interval_s)
+
+    async def _publish(
+        self, life: _Life, hold: _Hold, phase: status.Phase, report: SyncReport | None, previous: Stored | None
+    ) -> Stored | None:
+        """Write the Repository object if it says anything new; returns what is served now."""
+        record = status.repository_record(life.config, phase, report, previous, now=time.time())
+        metrics.repository_ready.labels(life.key.namespace, life.key.repository).set(phase.ready[0])
+        if record is None:
+            return previous
+        return await self._rooms.store.put(await hold(), record, previous) or previous
+
+    async def _collect(self, session: Session) -> None:
+        """Now and then remove content that nothing refers to; one process at a time."""
+        await session.claim("collector")
+        while True:
+            await asyncio.sleep(_COLLECT_EVERY_S)
+            try:
+                count = await self._rooms.blobs.collect(self._rooms.store)
+            except EtcdError as exc:
+                log.warning("content was not collected; it is tried again later", extra={"error": str(exc)})
+            else:
+                if count:
+                    log.info("content collected", extra={"blobs": count})
+
+
+async def _until_lost(session: Session) -> None:
+    await session.wait_lost()
+    raise LeaseLostError("the lease ran out: etcd did not hear from this process in time")
+
+
+def _no_progress(what: str, done: int, total: int) -> None:
+    """Nobody watches."""
+
+
+def _about(life: _Life, **more: object) -> dict[str, object]:
+    return {"namespace": life.key.namespace, "repository": life.key.repository, **more}
+
+
+def _counts(report: SyncReport) -> dict[str, object]:
+    return {
+        "outcome": report.outcome.value,
+        "added": report.added,
+        "changed": report.changed,
+        "deleted": report.deleted,
+        "unchanged": report.unchanged,
+        "rejected": len(report.rejected),
+        "digest": report.digest,
+        "elapsed_s": round(report.elapsed_s, 3),
+    }
+
+
+def _measure(life: _Life, report: SyncReport) -> None:
+    labels = (life.key.namespace, life.key.repository)
+    now = time.time()
+    metrics.repository_checked.labels(*labels).set(now)
+    if report.outcome is not Outcome.UNCHANGED:
+        metrics.repository_packages.labels(*labels).set(report.packages)
+        metrics.repository_revisions.labels(*labels).set(report.revisions)
+        metrics.repository_rejected.labels(*labels).set(len(report.rejected))
+        metrics.repository_synced.labels(*labels).set(now)

@@ -1,0 +1,203 @@
+"""The Repository object as served: spec from configuration, status from the last sync. Words for people at 3 a.m.
+
+Conditions follow kstatus (Ready, Reconciling, Stalled) plus Degraded; each is always present, with a CamelCase reason
+and a message that says what happened and what to do. Written only when something but the clock changed, so an
+unchanged catalog makes no event.
+"""
+
+from __future__ import annotations
+
+import calendar
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from cacheserver.config import RepositoryConfig
+from cacheserver.errors import CacheServerError, CatalogError, EtcdError, SourceError
+from cacheserver.ingest.sync import Outcome, SyncReport
+from cacheserver.model import Key, Kind, Record, Stored
+
+REJECTED_SHOWN = 20
+CHECKED_EVERY_S = 3600.0
+"""`lastCheckedAt` alone is refreshed no more often than this: each refresh is an event at every watcher. The metric
+cacheserver_repository_last_checked_timestamp_seconds is exact."""
+
+# Retrying does not help; the source, the settings or the catalog has to change. kstatus: Stalled.
+_STALLING = {"SourceInvalid", "SourceTooLarge", "SourceUnsupported", "CatalogRefused", "CatalogEmpty"}
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What a status says: each condition as (true?, reason, message)."""
+
+    ready: tuple[bool, str, str]
+    reconciling: tuple[bool, str, str]
+    stalled: tuple[bool, str, str]
+    degraded: tuple[bool, str, str]
+
+
+_NOT_RECONCILING = (False, "Idle", "no sync under way")
+_NOT_STALLED = (False, "Progressing", "nothing stands in the way of the next sync")
+_NOT_DEGRADED = (False, "AllAccepted", "every package of the source is served")
+
+
+def syncing(previous: Stored | None) -> Phase:
+    """A sync reads the source now; everything else stays as it was."""
+    said = _said(previous)
+    ready = said.get("Ready", (False, "Syncing", "the first sync is under way"))
+    reconciling = (True, "Syncing", "reading the source")
+    return Phase(ready, reconciling, _NOT_STALLED, said.get("Degraded", _NOT_DEGRADED))
+
+
+def unchanged(previous: Stored | None) -> Phase:
+    """The source is what it was at the last finished sync: say again what that one meant."""
+    degraded = _said(previous).get("Degraded", _NOT_DEGRADED)
+    if degraded[0] and degraded[1] in _STALLING:
+        return Phase((False, *degraded[1:]), _NOT_RECONCILING, degraded, degraded)
+    facts = orjson.loads(previous.value)["status"] if previous else {}
+    return _good(facts.get("packages", 0), facts.get("revisions", 0), degraded)
+
+
+def suspended(previous: Stored | None) -> Phase:
+    message = "suspended: the source is not asked; what is there stays. Set suspend: false to go on"
+    degraded = _said(previous).get("Degraded", _NOT_DEGRADED)
+    return Phase((True, "Suspended", message), _NOT_RECONCILING, _NOT_STALLED, degraded)
+
+
+def synced(report: SyncReport) -> Phase:
+    """What a finished sync means."""
+    if report.outcome is Outcome.HELD:
+        held = (True, report.reason, report.message)
+        return Phase((False, report.reason, report.message), _NOT_RECONCILING, held, held)
+    degraded = _NOT_DEGRADED
+    if report.unreadable:
+        first = next((f for f in report.findings if not f.warning), None)
+        where = f"{first.path}: {first.message}" if first else "a file could not be read"
+        degraded = (True, "UnreadableFile", f"nothing is deleted until every file can be read again. {where}")
+    elif report.rejected:
+        name, findings = next(iter(report.rejected.items()))
+        first = next((f for f in findings if not f.warning), findings[0])
+        degraded = (
+            True,
+            "PackagesRejected",
+            f"{len(report.rejected)} rejected, their last good content stays; first: {name}: {first.message}",
+        )
+    return _good(report.packages, report.revisions, degraded)
+
+
+def _good(packages: int, revisions: int, degraded: tuple[bool, str, str]) -> Phase:
+    message = f"synced: {packages} packages, {revisions} revisions" + (f"; {degraded[2]}" if degraded[0] else "")
+    return Phase((True, "Synced", message), _NOT_RECONCILING, _NOT_STALLED, degraded)
+
+
+def _said(previous: Stored | None) -> dict[str, tuple[bool, str, str]]:
+    """What each condition of the object says."""
+    conditions = orjson.loads(previous.value)["status"].get("conditions", ()) if previous else ()
+    return {c["type"]: (c["status"] == "True", c["reason"], c["message"]) for c in conditions}
+
+
+def failed(error: CacheServerError, previous: Stored | None) -> Phase:
+    """The sync did not finish; what was served stays, and how good that was (Degraded)."""
+    reason = failure_reason(error)
+    message = f"{error}; the last good content stays served"
+    stalled = (True, reason, message) if reason in _STALLING else _NOT_STALLED
+    degraded = _said(previous).get("Degraded", _NOT_DEGRADED)
+    return Phase((False, reason, message), _NOT_RECONCILING, stalled, degraded)
+
+
+def failure_reason(error: CacheServerError) -> str:
+    """The reason of the Ready condition for an error of a sync."""
+    if isinstance(error, SourceError):
+        return error.reason
+    if isinstance(error, EtcdError):
+        return "StoreUnavailable"
+    return "CatalogFailed" if isinstance(error, CatalogError) else "InternalError"
+
+
+def repository_record(
+    config: RepositoryConfig, phase: Phase, report: SyncReport | None, previous: Stored | None, *, now: float
+) -> Record | None:
+    """The object to serve; None when nothing but the clock would change."""
+    old: dict[str, Any] = orjson.loads(previous.value) if previous else {}
+    before: dict[str, Any] = old.get("status", {})
+    spec = config.spec_json()
+    generation = old.get("metadata", {}).get("generation", 1)
+    if old and orjson.dumps(old["spec"]) != spec:
+        generation += 1
+    stamp = _stamp(now)
+    status: dict[str, Any] = {
+        "observedGeneration": generation,
+        "conditions": _conditions(phase, before, generation, stamp),
+        **_facts(before, report, stamp),
+    }
+    changed = {k: v for k, v in status.items() if k != "lastCheckedAt"} != {
+        k: v for k, v in before.items() if k != "lastCheckedAt"
+    }
+    same = old and not changed and orjson.dumps(old["spec"]) == spec and _same_metadata(old["metadata"], config)
+    if same and now - _seconds(before.get("lastCheckedAt", "")) < CHECKED_EVERY_S:
+        return None
+    key = Key(Kind.REPOSITORY, config.key.namespace, config.key.name)
+    return Record(key, config.key.name, config.labels, spec, orjson.dumps(status), annotations=config.annotations)
+
+
+def _same_metadata(metadata: Mapping[str, Any], config: RepositoryConfig) -> bool:
+    labels, annotations = metadata.get("labels", {}), metadata.get("annotations", {})
+    return bool(labels == dict(config.labels) and annotations == dict(config.annotations))
+
+
+def _conditions(phase: Phase, before: Mapping[str, Any], generation: int, stamp: str) -> list[dict[str, Any]]:
+    old = {condition["type"]: condition for condition in before.get("conditions", ())}
+    conditions = []
+    for name, said in (
+        ("Ready", phase.ready),
+        ("Reconciling", phase.reconciling),
+        ("Stalled", phase.stalled),
+        ("Degraded", phase.degraded),
+    ):
+        status = "True" if said[0] else "False"
+        moved = old.get(name, {}).get("status") != status
+        conditions.append(
+            {
+                "type": name,
+                "status": status,
+                "observedGeneration": generation,
+                "lastTransitionTime": stamp if moved else old[name]["lastTransitionTime"],
+                "reason": said[1],
+                "message": said[2][:1024],
+            }
+        )
+    return conditions
+
+
+def _facts(before: Mapping[str, Any], report: SyncReport | None, stamp: str) -> dict[str, Any]:
+    """Everything beside the conditions: from the report when there is one, else as it was."""
+    facts = {k: v for k, v in before.items() if k not in ("observedGeneration", "conditions")}
+    if report is None:
+        return facts
+    if report.outcome is Outcome.UNCHANGED:
+        return {**facts, "lastCheckedAt": stamp}
+    rejected = [
+        {"package": name, "reason": finding.reason, "message": finding.message[:512]}
+        for name, findings in sorted(report.rejected.items())
+        for finding in [next((f for f in findings if not f.warning), findings[0])]
+    ]
+    return {
+        "digest": report.digest,
+        "packages": report.packages,
+        "revisions": report.revisions,
+        "rejectedCount": len(rejected),
+        "rejected": rejected[:REJECTED_SHOWN],
+        "lastCheckedAt": stamp,
+        "lastSyncedAt": stamp if report.outcome is Outcome.APPLIED else facts.get("lastSyncedAt", stamp),
+    }
+
+
+def _stamp(now: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+
+
+def _seconds(stamp: str) -> float:
+    return calendar.timegm(time.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ")) if stamp else 0.0

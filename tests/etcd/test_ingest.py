@@ -1,0 +1,306 @@
+"""From a directory to what a watcher of etcd sees: only what changed, and never a reference to something absent.
+
+Real etcd, real worker processes. Left to tests/e2e: the same through a server that is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from cacheserver.blobs import Blobs
+from cacheserver.catalogs.workers import Workers
+from cacheserver.config import RepositoryConfig, Validation
+from cacheserver.config.sources import DirectorySource as DirectorySpec
+from cacheserver.errors import LeaseLostError
+from cacheserver.etcd.client import Client, prefix_end
+from cacheserver.ingest import Outcome, Rooms, SyncReport
+from cacheserver.ingest.sync import forget, sync
+from cacheserver.model import RepositoryKey
+from cacheserver.sources import DirectorySource
+from cacheserver.store import PREFIX, Change, Claim, Session, Store
+from tests.support.fbc import FBCCatalog, catalog
+
+pytestmark = pytest.mark.etcd
+
+KEY = RepositoryKey("ns", "repo")
+
+
+@pytest.fixture
+async def workers() -> AsyncIterator[Workers]:
+    async with Workers(1) as workers:
+        yield workers
+
+
+@dataclass
+class World:
+    """One repository on one etcd, and everything its watcher has seen."""
+
+    store: Store
+    blobs: Blobs
+    session: Session
+    rooms: Rooms
+    source: DirectorySource
+    files: FBCCatalog
+    config: RepositoryConfig
+    claim: Claim | None = None
+
+    async def sync(self, **changes: Any) -> SyncReport:
+        async def on_change() -> None: ...
+
+        return await sync(
+            replace(self.config, **changes),
+            self.source,
+            self._hold,
+            self.rooms,
+            progress=lambda what, done, total: None,
+            on_change=on_change,
+        )
+
+    async def _hold(self) -> Claim:
+        if self.claim is None:
+            self.claim = await self.session.claim("ns/repo")
+        return self.claim
+
+    async def events(self, since: int) -> Sequence[tuple[str, str]]:
+        """What a watcher from `since` on sees up to now: ("put" or "gone", key)."""
+        found: list[tuple[str, str]] = []
+        end = await self.store.tick()  # a mark that every etcd's watch delivers, trusted progress or not
+        async with asyncio.timeout(10), self.store.follow(since) as follower:
+            async for changes in follower:
+                found += [("gone" if c.value is None else "put", _name(c)) for c in changes.changes]
+                if changes.revision >= end:
+                    break
+        return found
+
+    async def objects(self) -> dict[str, dict[str, Any]]:
+        found = {}
+        async for page in self.store.read_all():
+            for change in page.changes:
+                assert change.value is not None
+                manifest = orjson.loads(change.value)
+                found[manifest["metadata"]["name"]] = manifest
+        return found
+
+
+def _name(change: Change) -> str:
+    return change.key.decode().split("/served/")[1]
+
+
+@pytest.fixture
+async def world(etcd_endpoint: str, workers: Workers, tmp_path: Path) -> AsyncIterator[World]:
+    async with Client([etcd_endpoint]) as client:
+        await client.connect()
+        await client.delete(PREFIX, prefix_end(PREFIX))
+        store, blobs = Store(client), Blobs(client)
+        await store.open()
+        root, scratch = tmp_path / "catalog", tmp_path / "scratch"
+        scratch.mkdir()
+        files = catalog(root)
+        async with store.session("test") as session:
+            yield World(
+                store,
+                blobs,
+                session,
+                Rooms(store, blobs, workers, scratch),
+                DirectorySource(root),
+                files,
+                RepositoryConfig(KEY, DirectorySpec(root)),
+            )
+
+
+async def test_a_catalog_is_served_and_a_second_sync_writes_nothing(world: World) -> None:
+    world.files.package("app", "1.0.0", "1.1.0").package("db", "2.0.0")
+    first = await world.sync()
+    revision = await world.store.current_revision()
+    second = await world.sync()
+    assert (first.outcome, first.added, first.packages, first.revisions) == (Outcome.APPLIED, 5, 2, 3)
+    assert (second.outcome, second.written) == (Outcome.UNCHANGED, 0)
+    assert await world.store.current_revision() == revision
+    objects = await world.objects()
+    assert sorted(objects) == ["repo.app", "repo.app.1.0.0", "repo.app.1.1.0", "repo.db", "repo.db.2.0.0"]
+    assert objects["repo.app"]["status"]["latest"] == {"revision": "app.v1.1.0", "version": "1.1.0"}
+
+
+async def test_files_that_moved_without_changing_write_no_object(world: World) -> None:
+    world.files.package("app", "1.0.0").package("db", "2.0.0")
+    await world.sync()
+    before = await world.objects()
+    (world.files.root / "app").rename(world.files.root / "elsewhere")
+    report = await world.sync()
+    assert report.written == 0
+    assert await world.objects() == before
+
+
+async def test_one_changed_bundle_makes_events_for_that_revision_and_its_package_only(world: World) -> None:
+    world.files.package("app", "1.0.0", "1.1.0").package("db", "2.0.0")
+    await world.sync()
+    since = await world.store.current_revision()
+    world.files.package("app", "1.0.0", "1.1.0", descriptions={"1.0.0": "now different"})
+    report = await world.sync()
+    events = await world.events(since)
+    touched = {name for _, name in events}
+    assert "packagerevisions/ns/repo/app/app.v1.0.0" in touched
+    assert touched <= {"packagerevisions/ns/repo/app/app.v1.0.0", "packages/ns/repo/app"}
+    assert report.changed == len(events)
+
+
+async def test_a_new_version_arrives_before_the_package_that_names_it(world: World) -> None:
+    world.files.package("app", "1.0.0")
+    await world.sync()
+    since = await world.store.current_revision()
+    world.files.package("app", "1.0.0", "1.1.0")
+    await world.sync()
+    names = [name for _, name in await world.events(since)]
+    assert names.index("packagerevisions/ns/repo/app/app.v1.1.0") < names.index("packages/ns/repo/app")
+
+
+async def test_a_removed_package_goes_before_its_revisions(world: World) -> None:
+    world.files.package("app", "1.0.0", "1.1.0").package("db", "2.0.0")
+    await world.sync()
+    since = await world.store.current_revision()
+    world.files.without("app")
+    report = await world.sync()
+    events = await world.events(since)
+    assert report.deleted == 3
+    assert events[0] == ("gone", "packages/ns/repo/app")
+    assert sorted(events[1:]) == [("gone", f"packagerevisions/ns/repo/app/app.v1.{i}.0") for i in (0, 1)]
+    assert sorted(await world.objects()) == ["repo.db", "repo.db.2.0.0"]
+
+
+async def test_a_removed_version_goes_after_the_package_stopped_naming_it(world: World) -> None:
+    world.files.package("app", "1.0.0", "1.1.0")
+    await world.sync()
+    since = await world.store.current_revision()
+    world.files.package("app", "1.0.0")
+    await world.sync()
+    names = [name for _, name in await world.events(since)]
+    assert names.index("packages/ns/repo/app") < names.index("packagerevisions/ns/repo/app/app.v1.1.0")
+
+
+async def test_a_package_that_breaks_keeps_its_last_good_content(world: World) -> None:
+    world.files.package("app", "1.0.0").package("db", "2.0.0")
+    await world.sync()
+    before = await world.objects()
+    world.files.package("app", "not-a-version").package("db", "2.0.0", "2.1.0")
+    report = await world.sync()
+    after = await world.objects()
+    assert list(report.rejected) == ["app"]
+    assert after["repo.app"] == before["repo.app"]
+    assert after["repo.app.1.0.0"] == before["repo.app.1.0.0"]
+    assert "repo.db.2.1.0" in after
+
+
+async def test_strict_changes_nothing_until_everything_is_right(world: World) -> None:
+    world.files.package("app", "1.0.0")
+    await world.sync(validation=Validation.STRICT)
+    before = await world.objects()
+    world.files.package("app", "not-a-version").package("db", "2.0.0")
+    report = await world.sync(validation=Validation.STRICT)
+    assert (report.outcome, report.reason) == (Outcome.HELD, "CatalogRefused")
+    assert await world.objects() == before
+    world.files.package("app", "1.1.0")
+    assert (await world.sync(validation=Validation.STRICT)).outcome is Outcome.APPLIED
+    assert sorted(await world.objects()) == ["repo.app", "repo.app.1.1.0", "repo.db", "repo.db.2.0.0"]
+
+
+async def test_while_a_file_cannot_be_read_nothing_is_deleted(world: World) -> None:
+    world.files.package("app", "1.0.0").package("db", "2.0.0")
+    await world.sync()
+    world.files.file("app/catalog.yaml", b"schema: [")
+    report = await world.sync()
+    assert report.unreadable
+    assert report.deleted == 0
+    assert "repo.app.1.0.0" in await world.objects()
+    world.files.without("app")
+    assert (await world.sync()).deleted == 2
+
+
+async def test_a_catalog_that_became_empty_is_held_unless_that_is_allowed(world: World) -> None:
+    world.files.package("app", "1.0.0")
+    await world.sync()
+    world.files.without("app")
+    report = await world.sync()
+    assert (report.outcome, report.reason) == (Outcome.HELD, "CatalogEmpty")
+    assert "allow-empty" in report.message
+    assert sorted(await world.objects()) == ["repo.app", "repo.app.1.0.0"]
+    allowed = await world.sync(allow_empty=True)
+    assert (allowed.outcome, allowed.deleted) == (Outcome.APPLIED, 2)
+    assert await world.objects() == {}
+
+
+async def test_a_sync_that_lost_its_claim_half_way_is_finished_by_the_next(world: World) -> None:
+    """The claim goes at the n-th write, for several n: the end is what an undisturbed sync makes."""
+    versions = [f"1.{i}.0" for i in range(6)]
+    world.files.package("app", *versions).package("db", "1.0.0")
+    await world.sync()
+    for n in (1, 3, 5):
+        shifted = [f"{2 + n}.{i}.0" for i in range(6)]
+        world.files.package("app", *shifted).package("db", f"{n}.9.0")
+        await _interrupted(world, after_writes=n)
+        assert world.claim is None
+        await world.sync()
+        found = await world.objects()
+        assert sorted(found) == sorted(
+            ["repo.app", "repo.db", f"repo.db.{n}.9.0", *(f"repo.app.{version}" for version in shifted)]
+        )
+        assert found["repo.app"]["status"]["latest"]["version"] == shifted[-1]
+
+
+async def test_content_going_back_after_an_interrupted_sync_is_not_taken_for_unchanged(world: World) -> None:
+    world.files.package("app", "1.0.0", "1.1.0")
+    await world.sync()
+    before = {name: m["status"] for name, m in (await world.objects()).items()}
+    descriptions = {"1.0.0": "other", "1.1.0": "other"}
+    world.files.package("app", "1.0.0", "1.1.0", "1.2.0", descriptions=descriptions)
+    await _interrupted(world, after_writes=2)
+    world.files.package("app", "1.0.0", "1.1.0")
+    await world.sync()
+    assert {name: m["status"] for name, m in (await world.objects()).items()} == before
+
+
+async def _interrupted(world: World, *, after_writes: int) -> None:
+    """A sync whose claim is taken away after so many writes."""
+    assert world.claim is not None
+    claim, count, put = world.claim, 0, world.store.put
+
+    async def counting(claim: Claim, record: Any, previous: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == after_writes:
+            await world.session.release(claim)
+        return await put(claim, record, previous)
+
+    world.store.put = counting  # type: ignore[method-assign] # the one place where a test reaches in: to cut a sync
+    try:
+        with pytest.raises(LeaseLostError):
+            await world.sync()
+    finally:
+        world.store.put = put  # type: ignore[method-assign] # as above
+    assert claim is world.claim
+    world.claim = None
+
+
+async def test_a_forgotten_repository_leaves_nothing_served(world: World) -> None:
+    world.files.package("app", "1.0.0")
+    await world.sync()
+    assert world.claim is not None
+    assert await forget(KEY, world.claim, world.store) == 2
+    assert await world.objects() == {}
+    assert await world.store.read_state(KEY) is None
+
+
+async def test_content_is_stored_for_every_revision(world: World) -> None:
+    world.files.package("app", "1.0.0")
+    await world.sync()
+    content = (await world.objects())["repo.app.1.0.0"]["status"]["content"]
+    head = await world.blobs.head(content["digest"])
+    assert head is not None
+    assert head.size == content["size"]
+    assert len(head.files) == content["files"]

@@ -1,0 +1,21 @@
+"""Waits for something to become true, with a limit; the tests' only way to wait for another process."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+
+_POLL_INTERVAL_S = 0.02
+
+
+async def eventually(holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 10.0) -> None:
+    """Returns once `holds()` is true; AssertionError after within_s."""
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + within_s
+    while True:
+        answer = holds()
+        if await answer if inspect.isawaitable(answer) else answer:
+            return
+        assert loop.time() < give_up_at, f"not true within {within_s} s: {inspect.getsource(holds).strip()}"
+        await asyncio.sleep(_POLL_INTERVAL_S)
