@@ -60,14 +60,20 @@ class SourceError(CacheServerError):
 
 
 class SourceNotFoundError(SourceError):
+    """There is no such directory, image, repository or reference."""
+
     reason = "SourceNotFound"
 
 
 class SourceNetworkError(SourceError):
+    """The source did not answer, or broke off; it is tried again."""
+
     reason = "NetworkError"
 
 
 class SourceAuthenticationError(SourceError):
+    """The source wants other credentials, or any at all."""
+
     reason = "AuthenticationFailed"
 
 

@@ -30,6 +30,7 @@ from cacheserver.config.sources import (
     OCISource,
     RefKind,
     SourceSpec,
+    parse_source,
 )
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "Validation",
     "check_listen",
     "load",
+    "parse_source",
     "show_duration",
     "show_size",
     "unknown_environment",

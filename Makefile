@@ -1,0 +1,71 @@
+# What a developer types; `make help` lists it. Needs Python 3.11 or later, make and git, nothing else.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := quick
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# The first Python that is new enough; `make PYTHON=/path/to/python` chooses another.
+PYTHON ?= $(firstword $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p; done))
+
+# What `make run` serves: NAME=SOURCE, as `cacheserver serve --catalog` takes it.
+SOURCE ?= example=examples/catalogs
+LISTEN ?= 127.0.0.1:8001
+
+.PHONY: quick check unit etcd e2e test run bench image proto docs clean help
+
+quick: check unit ## check and unit tests (the default)
+
+check: $(STAMP) ## formatting, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(STAMP) ## tests that need no network and no etcd
+	$(BIN)/python -m pytest tests/unit
+
+etcd: $(STAMP) ## tests on a real etcd
+	$(BIN)/python -m pytest tests/etcd
+
+e2e: $(STAMP) ## tests of whole servers with real clients
+	$(BIN)/python -m pytest tests/e2e
+
+test: check ## everything: check, unit, etcd, e2e
+	$(BIN)/python -m pytest tests
+
+run: $(STAMP) ## serve the examples with an etcd of its own; SOURCE=name=path make run serves another catalog
+	$(BIN)/cacheserver serve --catalog "$(SOURCE)" --listen "$(LISTEN)" --data-dir data --interval 10s --log-format text
+
+bench: $(STAMP) ## the figures in the README
+	$(BIN)/python -m bench
+
+image: ## the container image, with docker or podman
+	$$(command -v docker || command -v podman || echo docker) build --tag cacheserver:dev .
+
+# By the oldest generator whose output every protobuf that pyproject.toml allows can run: newer ones demand newer runtimes.
+proto: ## generate the etcd messages anew from etcd.proto
+	test -x build/proto/bin/python || $(PYTHON) -m venv build/proto
+	build/proto/bin/python -m pip install --quiet --disable-pip-version-check 'grpcio-tools==1.71.2'
+	build/proto/bin/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. cacheserver/etcd/etcd.proto
+
+docs: $(STAMP) ## write the README's tables of settings and metrics anew
+	$(BIN)/python tests/unit/test_docs.py
+
+clean: ## remove the environment, caches and data of `make run`
+	rm -rf "$(VENV)" data build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## this list
+	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+# The stamp is newer than pyproject.toml once everything is installed, so a second `make` starts at once.
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed; none was found (make PYTHON=/path/to/python)" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
