@@ -6,34 +6,117 @@ construction: nothing from a request goes into a label.
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import NamedTuple
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+disable_created_metrics()  # type: ignore[no-untyped-call] # not annotated; `_created` series would double the scrape
 REGISTRY = CollectorRegistry()
 
-_REQUEST_LABELS = ("verb", "dry_run", "group", "version", "resource", "subresource", "scope", "component")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 # --- the API, named as kube-apiserver does (k8s.io/apiserver/pkg/endpoints/metrics) ---
-requests = Counter(
-    "apiserver_request",
-    "Requests by verb, resource and code.",
-    (*_REQUEST_LABELS, "code", "system_client"),
-    registry=REGISTRY,
-)
-request_seconds = Histogram(
-    "apiserver_request_duration_seconds",
-    "Response time, watches left out.",
-    _REQUEST_LABELS,
-    buckets=(0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60),
-    registry=REGISTRY,
-)
-response_bytes = Histogram(
-    "apiserver_response_sizes",
-    "Bytes of response bodies before compression, watches left out.",
-    ("verb", "group", "version", "resource", "subresource", "scope", "component"),
-    buckets=(1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9),
-    registry=REGISTRY,
-)
+
+
+class RequestLabels(NamedTuple):
+    """What a request is counted under. All but `code` is also what its time and size are."""
+
+    verb: str
+    group: str
+    version: str
+    resource: str
+    subresource: str
+    scope: str
+
+
+class RequestMeter:
+    """Counts the requests of one label set and code in plain numbers: one dictionary look-up and 1 us a request.
+
+    prometheus_client's own children take a lock and a walk over the buckets for each of three metrics: 15 us.
+    """
+
+    SECONDS = (0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60)
+    BYTES = (1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9)
+
+    __slots__ = ("bytes_buckets", "bytes_sum", "count", "seconds_buckets", "seconds_sum", "timed")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.timed = 0
+        self.seconds_sum = 0.0
+        self.bytes_sum = 0
+        self.seconds_buckets = [0] * (len(self.SECONDS) + 1)
+        self.bytes_buckets = [0] * (len(self.BYTES) + 1)
+
+    def observe(self, seconds: float, size: int) -> None:
+        """Time and size of one counted request."""
+        self.timed += 1
+        self.seconds_sum += seconds
+        self.seconds_buckets[bisect_left(self.SECONDS, seconds)] += 1
+        self.bytes_sum += size
+        self.bytes_buckets[bisect_left(self.BYTES, size)] += 1
+
+
+class _Requests(Collector):
+    """Every RequestMeter as kube-apiserver's three request metrics."""
+
+    def __init__(self) -> None:
+        self._meters: dict[tuple[RequestLabels, int], RequestMeter] = {}
+
+    def meter(self, labels: RequestLabels, code: int) -> RequestMeter:
+        """The meter of these labels; callers keep it, this look-up is the slow part."""
+        return self._meters.setdefault((labels, code), RequestMeter())
+
+    def collect(self) -> Iterable[Metric]:
+        component, timed_labels = "cacheserver", ("verb", "dry_run", *RequestLabels._fields[1:], "component")
+        total = CounterMetricFamily(
+            "apiserver_request",
+            "Requests by verb, resource and code.",
+            labels=(*timed_labels, "code", "system_client"),
+        )
+        seconds = HistogramMetricFamily(
+            "apiserver_request_duration_seconds", "Response time, watches left out.", labels=timed_labels
+        )
+        sizes = HistogramMetricFamily(
+            "apiserver_response_sizes",
+            "Bytes of response bodies, as sent, watches left out.",
+            labels=(*RequestLabels._fields, "component"),
+        )
+        summed: dict[RequestLabels, RequestMeter] = {}
+        for (labels, code), meter in list(self._meters.items()):
+            total.add_metric((labels.verb, "", *labels[1:], component, str(code), ""), meter.count)
+            _add(summed.setdefault(labels, RequestMeter()), meter)
+        for labels, meter in summed.items():
+            if meter.timed:
+                buckets = _cumulative(RequestMeter.SECONDS, meter.seconds_buckets)
+                seconds.add_metric((labels.verb, "", *labels[1:], component), buckets, meter.seconds_sum)
+                sizes.add_metric(
+                    (*labels, component), _cumulative(RequestMeter.BYTES, meter.bytes_buckets), meter.bytes_sum
+                )
+        return total, seconds, sizes
+
+
+def _add(total: RequestMeter, meter: RequestMeter) -> None:
+    total.timed += meter.timed
+    total.seconds_sum += meter.seconds_sum
+    total.bytes_sum += meter.bytes_sum
+    total.seconds_buckets = list(map(int.__add__, total.seconds_buckets, meter.seconds_buckets))
+    total.bytes_buckets = list(map(int.__add__, total.bytes_buckets, meter.bytes_buckets))
+
+
+def _cumulative(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
+    names = [*map(floatToGoString, bounds), "+Inf"]
+    return list(zip(names, map(float, accumulate(counts)), strict=True))
+
+
+requests = _Requests()
+REGISTRY.register(requests)
 inflight = Gauge(
     "apiserver_current_inflight_requests", "Requests being answered now.", ("request_kind",), registry=REGISTRY
 )

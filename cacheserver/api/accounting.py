@@ -1,0 +1,93 @@
+"""Counts what the API does, with kube-apiserver's labels (k8s.io/apiserver/pkg/endpoints/metrics/metrics.go).
+
+Label values come from our own declarations, never from a request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import Counter, Gauge
+
+from cacheserver import metrics
+from cacheserver.api.attributes import Attributes
+from cacheserver.api.resource import Resource
+
+COMPONENT: Final = "cacheserver"
+_VERBS: Final = {
+    "get": "GET",
+    "list": "LIST",
+    "watch": "WATCH",
+    "create": "POST",
+    "update": "PUT",
+    "patch": "PATCH",
+    "delete": "DELETE",
+    "deletecollection": "DELETECOLLECTION",
+    "post": "POST",
+    "put": "PUT",
+    "head": "GET",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WatchMeters:
+    """What one resource's watches count with."""
+
+    running: Gauge
+    watchers: Gauge
+    events: Counter
+    sent_bytes: Counter
+    initial: Counter
+    terminated: Counter
+
+
+class Accounting:
+    """One per process."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        # As many as there are kinds of answers: bounded by our declarations, not by what is asked.
+        self._meters: dict[tuple[str, Resource | None, str, str, int], metrics.RequestMeter] = {}
+        self._watches: dict[Resource, WatchMeters] = {}
+        metrics.inflight.labels("readOnly").set_function(lambda: self.in_flight)
+        metrics.inflight.labels("mutating").set(0)
+
+    def answered(
+        self, attributes: Attributes, resource: Resource | None, code: int, seconds: float, size: int | None
+    ) -> None:
+        """Count one request. size: bytes of the body; None for a watch, whose time and size say nothing."""
+        verb = _VERBS.get(attributes.verb, "other")
+        part = scope = ""
+        if resource is not None:
+            part = attributes.subresource
+            scope = attributes.scope
+        key = (verb, resource, part, scope, code)
+        meter = self._meters.get(key)
+        if meter is None:
+            named = ""
+            if resource is None:
+                labels = metrics.RequestLabels(verb, "", "", "", "", "")
+            else:
+                named = part if resource.subresource(part) else ""
+                labels = metrics.RequestLabels(verb, resource.group, resource.version, resource.plural, named, scope)
+            meter = metrics.requests.meter(labels, code)
+            if named == part:
+                self._meters[key] = meter
+        meter.count += 1
+        if size is not None:
+            meter.observe(seconds, size)
+
+    def watches(self, resource: Resource) -> WatchMeters:
+        meters = self._watches.get(resource)
+        if meters is None:
+            plural = resource.plural
+            meters = self._watches[resource] = WatchMeters(
+                metrics.longrunning.labels("WATCH", resource.group, resource.version, plural, "", "", COMPONENT),
+                metrics.watchers.labels(plural),
+                metrics.watch_events.labels(resource.group, resource.version, plural),
+                metrics.watch_events_bytes.labels(plural),
+                metrics.init_events.labels(plural),
+                metrics.terminated_watchers.labels(plural),
+            )
+        return meters

@@ -1,0 +1,208 @@
+"""The edge of the API: a request comes in, its attributes say who answers, what goes wrong becomes a Status.
+
+No router and no middleware: one path from the socket to the answer, measured at every request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+from cacheserver import metrics
+from cacheserver.api.accounting import Accounting
+from cacheserver.api.attributes import Attributes, Query, parse_query, read_attributes
+from cacheserver.api.auth import Gate
+from cacheserver.api.content import Blobs
+from cacheserver.api.discovery import Discovery
+from cacheserver.api.health import Health, HealthCheck, version_document
+from cacheserver.api.negotiate import Answer, Encoding, negotiate, wants_pretty
+from cacheserver.api.openapi import OpenAPI
+from cacheserver.api.options import request_timeout_s
+from cacheserver.api.readable import readable
+from cacheserver.api.render import MEMO_BYTES, Renderer
+from cacheserver.api.reply import Reply, Stream, refusal, warning, whole
+from cacheserver.api.resource import Resource
+from cacheserver.api.resources import served
+from cacheserver.api.status import (
+    StatusError,
+    from_error,
+    internal,
+    method_not_allowed,
+    no_such_path,
+    timed_out,
+)
+from cacheserver.api.verbs import Call, Verbs
+from cacheserver.api.watch import Watches
+from cacheserver.errors import CacheServerError
+from cacheserver.watchcache import WatchCache
+
+log = logging.getLogger(__name__)
+
+STALE_AFTER_S: Final = 15.0
+"""Silence of the store that clients are warned of; shorter ones are leader elections and restarts."""
+
+_HEALTH: Final = frozenset(("healthz", "livez", "readyz"))
+_OTHER_PATHS: Final = ("/healthz", "/livez", "/readyz", "/metrics", "/openapi/v2", "/openapi/v3", "/version")
+
+
+class Api:
+    """The HTTP API over one cache and one content store; see make_server for how to serve it."""
+
+    def __init__(
+        self,
+        cache: WatchCache,
+        blobs: Blobs,
+        *,
+        standalone: bool,
+        version: str,
+        checks: Mapping[str, HealthCheck] | None = None,
+        live_checks: Mapping[str, HealthCheck] | None = None,
+        gate: Gate | None = None,
+        list_cache_bytes: int = MEMO_BYTES,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """standalone: Repository is served too. checks: what /readyz asks besides the cache; live_checks: /livez.
+
+        gate: who may what; None: everybody everything. list_cache_bytes: finished lists kept. now: Unix time.
+        """
+        resources = served(standalone=standalone)
+        self._resources = {(row.group, row.version, row.plural): row for row in resources}
+        self._cache = cache
+        self._gate = gate
+        self._now = now
+        self._accounting = Accounting()
+        self._watches = Watches(cache, self._accounting, now)
+        self._verbs = Verbs(cache, blobs, Renderer(now, list_cache_bytes), self._watches, now)
+        self._discovery = Discovery(resources, _OTHER_PATHS)
+        self._openapi = OpenAPI(resources, version)
+        filled: Mapping[str, HealthCheck] = {
+            "watch-cache": lambda: None if cache.ready else "the store has not been read yet"
+        }
+        self._health = Health({**filled, **(checks or {})}, live_checks or {})
+        self._version = version_document(version)
+
+    # --- shutdown ---
+
+    def begin_shutdown(self) -> None:
+        """/readyz fails and new watches are refused from now on; all else goes on."""
+        self._health.begin_shutdown()
+        self._watches.begin_shutdown()
+
+    async def shut_down(self, *, grace_s: float) -> None:
+        """begin_shutdown, then end every watch cleanly, spread over grace_s; returns when all have ended."""
+        self.begin_shutdown()
+        await self._watches.end_all(grace_s)
+
+    # --- requests ---
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The answer to one request; never raises but for a client that is gone, or cancellation."""
+        begun = time.perf_counter()
+        target = request.raw_path
+        if not target.startswith("/"):  # absolute form, as proxies send it
+            target = request.rel_url.raw_path_qs
+        path, _, text = target.partition("?")
+        query = parse_query(text)
+        attributes = read_attributes(request.method, path, query)
+        resource = self._resources.get(attributes[2:5]) if attributes.resource else None
+        is_watch = attributes.verb == "watch"
+        self._accounting.in_flight += not is_watch
+        try:
+            reply = await self._answer(request, attributes, query, text, resource)
+        except CacheServerError as exc:
+            reply = _refused(request, query, from_error(exc))
+        except TimeoutError:
+            reply = _refused(request, query, timed_out())
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception:
+            log.exception("request failed", extra={"method": request.method, "path": attributes.path})
+            reply = _refused(request, query, internal())
+        finally:
+            self._accounting.in_flight -= not is_watch
+        size = None if is_watch else reply.size
+        self._accounting.answered(attributes, resource, reply.status, time.perf_counter() - begun, size)
+        return reply
+
+    async def _answer(
+        self, request: web.BaseRequest, attributes: Attributes, query: Query, text: str, resource: Resource | None
+    ) -> Reply | Stream:
+        if self._gate is not None:
+            await self._gate.authorize(await self._gate.identify(request), attributes)
+        if not attributes.resource:
+            return await self._other(request, attributes, text)
+        if resource is None:
+            raise no_such_path()
+        call = Call(request, attributes, query, resource, self._staleness())
+        timeout_s = request_timeout_s(query) if "timeout" in query and attributes.verb != "watch" else None
+        if timeout_s is None:
+            return await self._verbs.answer(call)  # the cache bounds its own waits
+        async with asyncio.timeout(timeout_s):
+            return await self._verbs.answer(call)
+
+    async def _other(self, request: web.BaseRequest, attributes: Attributes, query: str) -> Reply | Stream:
+        """Everything that is no resource."""
+        path = attributes.path
+        first = path.strip("/").partition("/")[0]
+        known = first in _HEALTH or first in ("", "api", "apis", "openapi", "version", "metrics")
+        if not known:
+            raise no_such_path()
+        if request.method not in ("GET", "HEAD"):
+            raise method_not_allowed("", "", "", "GET, HEAD")
+        if first in ("", "api", "apis"):
+            return self._discovery.answer(request, path)
+        if first in _HEALTH:
+            return self._health.answer(path, query)
+        if first == "openapi":
+            return self._openapi.answer(request, path, query, self._now())
+        if "/" in path.strip("/"):
+            raise no_such_path()
+        if first == "version":
+            return whole(self._version)
+        body = await asyncio.to_thread(generate_latest, metrics.REGISTRY)
+        return whole(body, content_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    def _staleness(self) -> bytes:
+        """A warning for clients while the store is away and answers are old."""
+        silent_s = self._cache.stale_for_s
+        if silent_s < STALE_AFTER_S or not self._cache.ready:
+            return b""
+        return warning(
+            f"served from memory: etcd has not been heard from for {silent_s:.0f} s, this may be out of date"
+        )
+
+
+def _refused(request: web.BaseRequest, query: Query, error: StatusError) -> Reply:
+    """The Status in the client's encoding; JSON when it accepts none of ours (kube does so too)."""
+    if request.writer.output_size > 0:  # half an answer is out: only a broken connection can tell the client
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the answer broke off") from error
+    try:
+        encoding = negotiate(request.headers.get("Accept", ""), Answer.LIST).encoding
+    except StatusError:
+        encoding = Encoding.JSON
+    pretty = wants_pretty(query, request.headers.get("User-Agent", ""))
+    body = readable(error.status() + b"\n", encoding, pretty=pretty)
+    return refusal(error, body, content_type=encoding.value)
+
+
+def make_server(api: Api) -> web.Server:
+    """An aiohttp server of `api`, with the limits that Kubernetes' clients and its aggregator need."""
+    return web.Server(
+        api.handle,
+        access_log=None,
+        # A watch whose client went away while nothing happens would otherwise live on to its deadline.
+        handler_cancellation=True,
+        keepalive_timeout=120.0,  # over the aggregator's 90 s: closing earlier races with its reuse
+        max_line_size=64 << 10,
+        max_field_size=64 << 10,
+        max_headers=512,  # every group of a user is a header line of its own
+        lingering_time=1.0,  # a refused body is read this long, so that the client gets to see the refusal
+    )

@@ -1,0 +1,113 @@
+"""/healthz, /livez, /readyz, each check of theirs, and /version. Answers whatever the store does.
+
+Form: k8s.io/apiserver/pkg/server/healthz/healthz.go.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Callable, Mapping
+from urllib.parse import parse_qs
+
+import orjson
+
+from cacheserver.api.reply import TEXT, Reply, header, whole
+from cacheserver.api.status import no_such_path
+
+log = logging.getLogger(__name__)
+
+HealthCheck = Callable[[], str | None]
+"""None when all is well, else the reason, for the log and the check's own path."""
+
+_NOSNIFF = header("X-Content-Type-Options", "nosniff")
+
+
+class Health:
+    """ready: what /readyz and /healthz ask. live: what /livez asks; a failure there gets the process restarted."""
+
+    def __init__(self, ready: Mapping[str, HealthCheck], live: Mapping[str, HealthCheck]) -> None:
+        self._stopping = False
+        ping: Mapping[str, HealthCheck] = {"ping": lambda: None}
+        self._checks: Mapping[str, Mapping[str, HealthCheck]] = {
+            "healthz": {**ping, **ready},
+            "livez": {**ping, **live},
+            "readyz": {**ping, **ready, "shutdown": lambda: "process is shutting down" if self._stopping else None},
+        }
+        self._failing: set[str] = set()
+
+    def begin_shutdown(self) -> None:
+        self._stopping = True
+
+    def answer(self, path: str, query: str) -> Reply:
+        """Raises: StatusError 404 for a check that does not exist."""
+        parts = path.strip("/").split("/")
+        checks = self._checks[parts[0]]
+        if len(parts) == 1:
+            return self._all(parts[0], checks, query)
+        check = checks.get(parts[1])
+        if len(parts) > 2 or check is None:
+            raise no_such_path()
+        reason = check()
+        if reason is None:
+            return whole(b"ok", content_type=TEXT, extra=_NOSNIFF)
+        return _failed(f"internal server error: {reason}\n")
+
+    def _all(self, endpoint: str, checks: Mapping[str, HealthCheck], query: str) -> Reply:
+        parameters = parse_qs(query, keep_blank_values=True)
+        excluded = set(parameters.get("exclude", ()))
+        lines: list[str] = []
+        failed: list[str] = []
+        for name, check in checks.items():
+            if name in excluded:
+                excluded.discard(name)
+                lines.append(f"[+]{name} excluded: ok\n")
+                continue
+            reason = check()
+            self._note(endpoint, name, reason)
+            if reason is None:
+                lines.append(f"[+]{name} ok\n")
+            else:
+                failed.append(name)
+                lines.append(f"[-]{name} failed: reason withheld\n")
+        if excluded:
+            names = ",".join(f'"{name}"' for name in sorted(excluded))
+            lines.append(f"warn: some health checks cannot be excluded: no matches for {names}\n")
+        if failed:
+            return _failed("".join(lines) + f"{endpoint} check failed\n")
+        if "verbose" not in parameters:
+            return whole(b"ok", content_type=TEXT, extra=_NOSNIFF)
+        body = "".join(lines) + f"{endpoint} check passed\n"
+        return whole(body.encode(), content_type=TEXT, extra=_NOSNIFF)
+
+    def _note(self, endpoint: str, name: str, reason: str | None) -> None:
+        """Log the first failure and the recovery of a check."""
+        key = f"{endpoint}/{name}"
+        if reason is not None and key not in self._failing:
+            self._failing.add(key)
+            log.warning("health check failed", extra={"check": key, "reason": reason})
+        elif reason is None and key in self._failing:
+            self._failing.discard(key)
+            log.info("health check passes again", extra={"check": key})
+
+
+def _failed(text: str) -> Reply:
+    return whole(text.encode(), status=500, content_type=TEXT, extra=_NOSNIFF)
+
+
+def version_document(version: str) -> bytes:
+    """What /version says (k8s: version.Info), indented as kube-apiserver does."""
+    major, _, rest = version.partition(".")
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    document = {
+        "major": major,
+        "minor": rest.partition(".")[0],
+        "gitVersion": f"v{version}",
+        "gitCommit": "",
+        "gitTreeState": "",
+        "buildDate": "",
+        "goVersion": "",
+        "compiler": f"{platform.python_implementation()} {platform.python_version()}",
+        "platform": f"{platform.system().lower()}/{machine}",
+    }
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2)

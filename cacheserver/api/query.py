@@ -1,0 +1,322 @@
+"""Label and field selectors: the whole grammar, the original error messages, and what the cache's index can use.
+
+Grammar and wording: k8s.io/apimachinery/pkg/{labels,fields}/selector.go and util/validation/validation.go.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from cacheserver.api.status import bad_request
+
+_SPECIAL: Final = frozenset("=!(),><")
+_SPACE: Final = frozenset(" \t\r\n")
+_SYMBOLS: Final = frozenset((")", ",", "!", "==", "=", ">", "<", "!=", "("))
+_KEYWORDS: Final = frozenset(("in", "notin"))
+_OPERATORS: Final = "in, notin, =, ==, !=, gt, lt"
+
+_NAME: Final = r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]"
+_SUBDOMAIN: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+_NAME_RE: Final = re.compile(_NAME)
+_SUBDOMAIN_RE: Final = re.compile(_SUBDOMAIN)
+_CHARSET: Final = (
+    "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character"
+)
+_NAME_ERROR: Final = f"{_CHARSET} (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '{_NAME}')"
+_VALUE_ERROR: Final = (
+    f"a valid label must be an empty string or {_CHARSET.removeprefix('must ')} "
+    f"(e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '({_NAME})?')"
+)
+_SUBDOMAIN_ERROR: Final = (
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start "
+    f"and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '{_SUBDOMAIN}')"
+)
+
+_TERM_RE: Final = re.compile(r"(?:\\.|[^,\\]|\\\Z)+", re.DOTALL)  # what stands between commas that are not escaped
+
+Test = Callable[[Mapping[str, str]], bool]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Selection:
+    """What a list or watch selects; implements watchcache.Selector.
+
+    text: the selectors as sent: equal texts select alike.
+    """
+
+    text: str = ""
+    required: Mapping[str, str] = field(default_factory=dict)
+    label_tests: tuple[Test, ...] = ()
+    field_tests: tuple[Test, ...] = ()
+
+    @property
+    def everything(self) -> bool:
+        return not self.label_tests and not self.field_tests
+
+    def matches(self, labels: Mapping[str, str], fields: Mapping[str, str]) -> bool:
+        return all(test(labels) for test in self.label_tests) and all(test(fields) for test in self.field_tests)
+
+
+EVERYTHING: Final = Selection()
+
+
+def parse_selection(labels: str, fields: str, selectable: Collection[str]) -> Selection:
+    """selectable: field paths that may be selected by. Raises: StatusError 400 that says what is wrong and where."""
+    if not labels and not fields:
+        return EVERYTHING
+    required: dict[str, str] = {}
+    label_tests = _parse_labels(labels, required, selectable)
+    field_tests = _parse_fields(fields, required, selectable)
+    return Selection(f"{labels}\0{fields}", required, label_tests, field_tests)
+
+
+# --- labels -------------------------------------------------------------------------------------------------------
+
+
+class _SelectorError(ValueError):
+    """Message only; becomes a 400."""
+
+
+def _scan(text: str) -> list[str]:
+    """Tokens: symbols, and words (anything between symbols and white space). The empty string ends the list."""
+    tokens: list[str] = []
+    at = 0
+    while at < len(text):
+        if text[at] in _SPACE:
+            at += 1
+            continue
+        end = at + 1
+        if text[at] in _SPECIAL:
+            if text[at : at + 2] in _SYMBOLS:
+                end += 1
+        else:
+            while end < len(text) and text[end] not in _SPECIAL and text[end] not in _SPACE:
+                end += 1
+        tokens.append(text[at:end])
+        at = end
+    tokens.append("")
+    return tokens
+
+
+class _Labels:
+    """Recursive descent over tokens, as labels.Parser."""
+
+    def __init__(self, text: str) -> None:
+        self._tokens = _scan(text)
+        self._at = 0
+
+    def parse(self) -> list[tuple[str, str, list[str]]]:
+        """(key, operator, values); operators: exists, !, in, notin, =, ==, !=, >, <."""
+        found: list[tuple[str, str, list[str]]] = []
+        while True:
+            word = self._peek()
+            if not word:
+                return found
+            if word != "!" and not _is_word(word):
+                raise _SelectorError(f"found '{word}', expected: !, identifier, or 'end of string'")
+            try:
+                found.append(self._requirement())
+            except _SelectorError as exc:
+                raise _SelectorError(f"unable to parse requirement: {exc}") from None
+            word = self._take()
+            if not word:
+                return found
+            if word != ",":
+                raise _SelectorError(f"found '{word}', expected: ',' or 'end of string'")
+            word = self._peek()
+            if word != "!" and not _is_word(word):
+                raise _SelectorError(f"found '{word}', expected: identifier after ','")
+
+    def _peek(self) -> str:
+        return self._tokens[self._at]
+
+    def _take(self) -> str:
+        word = self._tokens[self._at]
+        self._at = min(self._at + 1, len(self._tokens) - 1)
+        return word
+
+    def _requirement(self) -> tuple[str, str, list[str]]:
+        key = self._take()
+        negated = key == "!"
+        if negated:
+            key = self._take()
+        if not _is_word(key):
+            raise _SelectorError(f"found '{key}', expected: identifier")
+        if problems := label_key_problems(key):
+            raise _SelectorError(f"<nil>: Invalid value: {_quote(key)}: {'; '.join(problems)}")
+        if self._peek() in ("", ","):
+            return key, "!" if negated else "exists", []
+        operator = self._take()
+        if operator in _KEYWORDS:
+            values = self._set()
+        elif operator in ("=", "==", "!=", ">", "<"):
+            values = [self._exact()]
+        else:
+            raise _SelectorError(f"found '{operator}', expected: {_OPERATORS}")
+        _check_values(key, operator, values)
+        return key, operator, values
+
+    def _exact(self) -> str:
+        if self._peek() in ("", ","):
+            return ""
+        word = self._take()
+        if not _is_word(word):
+            raise _SelectorError(f"found '{word}', expected: identifier")
+        return word
+
+    def _set(self) -> list[str]:
+        word = self._take()
+        if word != "(":
+            raise _SelectorError(f"found '{word}' expected: '('")
+        values: set[str] = set()
+        before = ""
+        while True:
+            word = self._take()
+            if word == ")":
+                if before == ",":
+                    values.add("")
+                return sorted(values)
+            if word == ",":
+                if before in ("", ","):
+                    values.add("")
+            elif before not in ("", ","):
+                raise _SelectorError(f"found '{word}', expected: ',' or ')'")
+            elif not _is_word(word):
+                expected = "',', or identifier" if before else "',', ')' or identifier"
+                raise _SelectorError(f"found '{word}', expected: {expected}")
+            else:
+                values.add(word)
+            before = word
+
+
+def _is_word(word: str) -> bool:
+    return bool(word) and word not in _SYMBOLS
+
+
+def _quote(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def label_key_problems(key: str) -> list[str]:
+    """Why `key` is no label key; empty when it is one (validation.IsQualifiedName)."""
+    prefix, slash, name = key.rpartition("/")
+    problems: list[str] = []
+    if "/" in prefix:
+        hint = f"{_NAME_ERROR} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+        return [f"a qualified name {hint}"]
+    if slash and not prefix:
+        problems.append("prefix part must be non-empty")
+    elif slash and (len(prefix) > 253 or not _SUBDOMAIN_RE.fullmatch(prefix)):
+        problems.append(f"prefix part {_SUBDOMAIN_ERROR}")
+    if not name:
+        problems.append("name part must be non-empty")
+    elif len(name) > 63:
+        problems.append("name part must be no more than 63 bytes")
+    if not _NAME_RE.fullmatch(name):
+        problems.append(f"name part {_NAME_ERROR}")
+    return problems
+
+
+def _check_values(key: str, operator: str, values: list[str]) -> None:
+    problems: list[str] = []
+    if operator in _KEYWORDS and not values:
+        hint = "for 'in', 'notin' operators, values set can't be empty"
+        problems.append(f"values: Invalid value: []: {hint}")
+    for i, value in enumerate(values):
+        if operator in ("<", ">") and not re.fullmatch(r"[+-]?[0-9]{1,18}", value):
+            hint = "for 'Gt', 'Lt' operators, the value must be an integer"
+            problems.append(f"values[{i}]: Invalid value: {_quote(value)}: {hint}")
+        wrong = ["must be no more than 63 bytes"] if len(value.encode()) > 63 else []
+        if value and not _NAME_RE.fullmatch(value):
+            wrong.append(_VALUE_ERROR)
+        if wrong:
+            problems.append(f"values[{i}][{key}]: Invalid value: {_quote(value)}: {'; '.join(wrong)}")
+    if problems:
+        raise _SelectorError(problems[0] if len(problems) == 1 else f"[{', '.join(problems)}]")
+
+
+def _parse_labels(text: str, required: dict[str, str], selectable: Collection[str]) -> tuple[Test, ...]:
+    try:
+        parsed = _Labels(text).parse()
+    except _SelectorError as exc:
+        raise bad_request(str(exc)) from None
+    tests: list[Test] = []
+    for key, operator, values in parsed:
+        tests.append(_label_test(key, operator, values))
+        # A label may be called like a field; the index could not tell them apart, so it gets no hint.
+        if operator in ("=", "==") and key not in selectable:
+            required[key] = values[0]
+    return tuple(tests)
+
+
+def _label_test(key: str, operator: str, values: list[str]) -> Test:
+    if operator == "exists":
+        return lambda labels: key in labels
+    if operator == "!":
+        return lambda labels: key not in labels
+    if operator in ("=", "=="):
+        value = values[0]
+        return lambda labels: labels.get(key) == value
+    if operator == "in":
+        wanted = frozenset(values)
+        return lambda labels: labels.get(key) in wanted
+    if operator in ("!=", "notin"):
+        unwanted = frozenset(values)
+        return lambda labels: labels.get(key) not in unwanted
+    bound, above = int(values[0]), operator == ">"
+
+    def compares(labels: Mapping[str, str]) -> bool:
+        value = labels.get(key, "")
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", value):
+            return False
+        return int(value) > bound if above else int(value) < bound
+
+    return compares
+
+
+# --- fields -------------------------------------------------------------------------------------------------------
+
+
+def _parse_fields(text: str, required: dict[str, str], selectable: Collection[str]) -> tuple[Test, ...]:
+    tests: list[Test] = []
+    for term in filter(None, _TERM_RE.findall(text)):
+        parts = re.match(r"(.*?)(!=|==|=)(.*)", term, re.DOTALL)
+        if parts is None:
+            raise bad_request(f"invalid selector: '{text}'; can't understand '{term}'")
+        path, operator, value = parts[1], parts[2], _unescape(parts[3])
+        if path not in selectable:
+            allowed = ", ".join(f'"{name}"' for name in selectable)
+            raise bad_request(f"{_quote(path)} is not a known field selector: only {allowed}")
+        tests.append(_field_test(path, value, equal=operator != "!="))
+        if operator != "!=":
+            required[path] = value
+    return tuple(tests)
+
+
+def _unescape(value: str) -> str:
+    out: list[str] = []
+    escaped = False
+    for character in value:
+        if escaped:
+            if character not in "\\,=":
+                raise bad_request(f"invalid field selector: invalid escape sequence: \\{character}")
+            out.append(character)
+            escaped = False
+        elif character == "\\":
+            escaped = True
+        elif character in ",=":
+            raise bad_request(f"invalid field selector: unescaped character in value: {character}")
+        else:
+            out.append(character)
+    if escaped:
+        raise bad_request("invalid field selector: invalid escape sequence: \\")
+    return "".join(out)
+
+
+def _field_test(path: str, value: str, *, equal: bool) -> Test:
+    if equal:
+        return lambda fields: fields.get(path, "") == value
+    return lambda fields: fields.get(path, "") != value

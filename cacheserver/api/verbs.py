@@ -1,0 +1,198 @@
+"""get and list of resources and their subresources: from a request to what the cache is asked, and to the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import orjson
+from aiohttp import web
+
+from cacheserver.api import content, forms, readable, revisionresources
+from cacheserver.api.attributes import Attributes, Query
+from cacheserver.api.content import Blobs
+from cacheserver.api.forms import Shape
+from cacheserver.api.negotiate import (
+    Accepted,
+    Answer,
+    Encoding,
+    accepts_gzip,
+    form_of,
+    negotiate,
+    wants_pretty,
+)
+from cacheserver.api.options import (
+    ListRequest,
+    encode_token,
+    fresh_token,
+    get_freshness,
+    list_request,
+    watch_request,
+)
+from cacheserver.api.render import Listing, Renderer
+from cacheserver.api.reply import Reply, Stream, whole
+from cacheserver.api.resource import Resource
+from cacheserver.api.status import (
+    StatusError,
+    bad_request,
+    expired,
+    expired_page,
+    method_not_allowed,
+    no_such_path,
+    not_found,
+    unsupported_media_type,
+)
+from cacheserver.api.watch import Watches
+from cacheserver.errors import Expired
+from cacheserver.snapshot import Entry
+from cacheserver.watchcache import Page, WatchCache
+
+_READ_METHODS = "GET, HEAD"
+_PATCH_TYPES = ("application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml")
+
+
+@dataclass(slots=True)
+class Call:
+    """One request for a resource. extra: header lines for a good answer."""
+
+    request: web.BaseRequest
+    attributes: Attributes
+    query: Query
+    resource: Resource
+    extra: bytes
+
+
+class Verbs:
+    """Answers every verb of every resource. One per process."""
+
+    def __init__(
+        self, cache: WatchCache, blobs: Blobs, renderer: Renderer, watches: Watches, now: Callable[[], float]
+    ) -> None:
+        """now: seconds since the epoch."""
+        self._cache = cache
+        self._blobs = blobs
+        self._renderer = renderer
+        self._watches = watches
+        self._now = now
+
+    async def answer(self, call: Call) -> Reply | Stream:
+        """Raises: StatusError, NotReady, TooNew, Expired, BlobMissingError, EtcdError."""
+        attributes, resource = call.attributes, call.resource
+        verb = attributes.verb
+        if attributes.subresource:
+            if resource.subresource(attributes.subresource) is None:
+                raise no_such_path()
+            if verb != "get" or not attributes.namespace:
+                raise self._refuse(call)
+            return await self._subresource(call)
+        if verb == "get":
+            return await self._get(call)
+        if verb == "list":
+            return await self._list(call)
+        if verb == "watch" and verb in resource.verbs:
+            return await self._watch(call)
+        raise self._refuse(call)
+
+    def _refuse(self, call: Call) -> StatusError:
+        """405, or 415 for a patch of a type that no custom resource takes (k8s: the type is looked at first)."""
+        attributes, resource = call.attributes, call.resource
+        if attributes.verb == "patch":
+            sent = call.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+            if sent not in _PATCH_TYPES:
+                return unsupported_media_type(_PATCH_TYPES)
+        known = attributes.verb in ("watch", "create", "update", "patch", "delete", "deletecollection")
+        verb = attributes.verb if known else ""
+        return method_not_allowed(resource.group, resource.plural, verb, _READ_METHODS)
+
+    # --- one object ---
+
+    async def _entry(self, call: Call) -> Entry:
+        """Raises: StatusError 400, 404."""
+        attributes, resource = call.attributes, call.resource
+        name = attributes.name
+        if not attributes.namespace:
+            raise no_such_path()  # objects are not served below the all-namespaces path
+        if "%" in name or name in (".", ".."):  # k8s.io/apimachinery/pkg/api/validate/content/path.go
+            problem = "may not contain '%'" if "%" in name else f"may not be '{name}'"
+            raise bad_request(f'Name parameter invalid: "{name}": {problem}')
+        if "export" in call.query:
+            raise bad_request("the export parameter, deprecated since v1.14, is no longer supported")
+        entry = await self._cache.get(resource.source, (attributes.namespace, name), get_freshness(call.query))
+        if entry is None:
+            raise not_found(resource.group, resource.plural, name)
+        return entry
+
+    async def _get(self, call: Call) -> Reply | Stream:
+        resource, headers = call.resource, call.request.headers
+        accepted = negotiate(headers.get("Accept", ""), Answer.OBJECT)
+        form = form_of(accepted, call.query)
+        entry = await self._entry(call)
+        pretty = wants_pretty(call.query, headers.get("User-Agent", ""), accepted=accepted.pretty)
+        if resource.derived:
+            if form.shape is Shape.OBJECT:
+                return await revisionresources.answer(
+                    call.request, self._blobs, entry, accepted.encoding, pretty=pretty, extra=call.extra
+                )
+            entry = revisionresources.derived(entry)
+        body = forms.one(resource, form, entry, int(self._now()))
+        if pretty or accepted.encoding is Encoding.YAML:
+            body = readable.readable(body, accepted.encoding, pretty=pretty)
+        return whole(body, content_type=accepted.encoding.value, extra=call.extra)
+
+    async def _subresource(self, call: Call) -> Reply | Stream:
+        manifest = orjson.loads((await self._entry(call)).body)
+        if call.attributes.subresource == "icon":
+            return await content.icon(call.request, self._blobs, manifest)
+        return await content.files(call.request, self._blobs, manifest)
+
+    # --- lists ---
+
+    async def _list(self, call: Call) -> Reply | Stream:
+        resource, namespace, headers = call.resource, call.attributes.namespace, call.request.headers
+        accepted = negotiate(headers.get("Accept", ""), Answer.LIST)
+        form = form_of(accepted, call.query)
+        wanted = list_request(call.query, resource.all_selectable, namespace)
+        page = await self._page(call, wanted)
+        runs = page.runs
+        if resource.derived:
+            runs = await revisionresources.derived_runs(self._blobs, runs, files=form.shape is Shape.OBJECT)
+        token = encode_token(page.resource_version, page.next_after) if page.next_after else ""
+        envelope = forms.list_envelope(resource, form, page.resource_version, token, page.remaining)
+        whole_list = wanted.selection.everything and not token and wanted.after is None
+        listing = Listing(resource, namespace, form, runs, envelope, whole_list)
+        pretty = wants_pretty(call.query, headers.get("User-Agent", ""), accepted=accepted.pretty)
+        if (pretty or accepted.encoding is Encoding.YAML) and call.request.method != "HEAD":
+            return await self._readable_list(call, listing, accepted)
+        gzip = accepts_gzip(headers.get("Accept-Encoding", ""))
+        return await self._renderer.reply(listing, gzip=gzip, extra=call.extra)
+
+    async def _page(self, call: Call, wanted: ListRequest) -> Page:
+        """Raises: StatusError 410 with a fresh token where there is one to give."""
+        try:
+            return await self._cache.list(
+                call.resource.source,
+                wanted.at,
+                namespace=call.attributes.namespace or None,
+                selector=wanted.selection,
+                limit=wanted.limit,
+                after=wanted.after,
+            )
+        except Expired:
+            if wanted.after is not None:
+                raise expired_page(fresh_token(wanted.after)) from None
+            raise expired() from None
+
+    async def _readable_list(self, call: Call, listing: Listing, accepted: Accepted) -> Stream:
+        stream = Stream(call.request, content_type=accepted.encoding.value)
+        stream.start(call.extra)
+        await readable.send_list(stream, listing, accepted.encoding, int(self._now()))
+        return stream
+
+    # --- watch ---
+
+    async def _watch(self, call: Call) -> Stream:
+        accepted = negotiate(call.request.headers.get("Accept", ""), Answer.WATCH)
+        form = form_of(accepted, call.query)
+        wanted = watch_request(call.query, call.resource.all_selectable)
+        namespace = call.attributes.namespace
+        return await self._watches.serve(call.request, call.resource, namespace, wanted, form, call.extra)
