@@ -202,6 +202,7 @@ class WatchCache:
         self._names: dict[bytes, Name] = {}
         self._resource_version = 0
         self._cluster_id = 0
+        self._filled = asyncio.Event()
         self._heard = 0.0
         self._follower: Follower | None = None
         self._snapshots: OrderedDict[tuple[Kind, int], Snapshot] = OrderedDict()
@@ -223,6 +224,10 @@ class WatchCache:
     def ready(self) -> bool:
         """True from the first complete read of the store on, also while the store is away."""
         return self._resource_version > 0
+
+    async def wait_ready(self) -> None:
+        """Returns once `ready`; no limit, since etcd may come up at any time."""
+        await self._filled.wait()
 
     @property
     def stale_for_s(self) -> float:
@@ -448,6 +453,7 @@ class WatchCache:
         self._cluster_id = self._store.cluster_id
         self._heard = time.monotonic()
         self._resource_version = revision
+        self._filled.set()
         self._release_readers()
         metrics.cache_initializations.inc()
         log.info("cache filled", extra={"resource_version": revision, "objects": len(names)})

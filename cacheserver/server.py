@@ -1,0 +1,184 @@
+"""Builds everything once, runs it in one TaskGroup, shuts down in order. The only place that knows all the rooms.
+
+Order of start: workers (processes, before any gRPC channel), the listener (discovery answers at once, reads say 503
+until the cache is filled), etcd, cache, ingestion. Order of stop: readyz fails and watches end politely, the listener
+closes, open requests finish within the grace, then ingestion, cache and etcd go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from aiohttp import web
+
+import cacheserver
+from cacheserver import limits, metrics, sources
+from cacheserver.api import PROJECTIONS, Api, make_server
+from cacheserver.blobs import Blobs
+from cacheserver.config import RepositoryConfig, Settings
+from cacheserver.errors import CacheServerError, EtcdError
+from cacheserver.etcd.client import Client, TLSFiles
+from cacheserver.etcd.embedded import EmbeddedEtcd
+from cacheserver.ingest import Ingest, Rooms, SyncReport
+from cacheserver.sources import Progress
+from cacheserver.store import Store
+from cacheserver.watchcache import WatchCache
+
+log = logging.getLogger(__name__)
+
+
+async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. Calls `ready` with the API's URL once reads are answered.
+
+    SIGHUP: look at every source now. Raises: ConfigError, EtcdStartError, OSError when the address is taken.
+    """
+    metrics.build.labels(cacheserver.__version__).set(1)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    async with AsyncExitStack() as stack:
+        workers = await stack.enter_async_context(limits.workers(settings.parsing))
+        client = await stack.enter_async_context(_etcd(settings))
+        store, blobs = Store(client), Blobs(client)
+        cache = WatchCache(
+            store,
+            PROJECTIONS,
+            window_events=settings.cache.window_events,
+            window_bytes=settings.cache.window_bytes,
+        )
+        api = Api(
+            cache,
+            blobs,
+            standalone=True,
+            version=cacheserver.__version__,
+            list_cache_bytes=settings.cache.list_cache_bytes,
+        )
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cacheserver-")))
+        ingest = Ingest(Rooms(store, blobs, workers, scratch), settings.repositories, _opener(settings, scratch))
+        loop.add_signal_handler(signal.SIGHUP, ingest.request_sync)
+        runner = await stack.enter_async_context(_listening(api, settings))
+        url = _url(runner)
+        log.info("listening", extra={"url": url})
+        async with asyncio.TaskGroup() as group:
+            work = group.create_task(_work(store, cache, ingest, own_etcd=settings.etcd.embedded), name="server: work")
+            announce = group.create_task(_announce(cache, lambda: ready(url)), name="server: announce")
+            await _stopped(stop, work)
+            log.info("stopping", extra={"grace_s": settings.serving.shutdown_grace_s})
+            await api.shut_down(grace_s=settings.serving.shutdown_grace_s)
+            await runner.cleanup()
+            announce.cancel()
+            work.cancel()
+    log.info("stopped")
+    return 0
+
+
+async def ingest(
+    settings: Settings,
+    *,
+    progress: Progress,
+    on_report: Callable[[SyncReport], None],
+    on_error: Callable[[RepositoryConfig, CacheServerError], None],
+) -> None:
+    """Every repository once. Each ends in one call: on_report, or on_error for one that failed as a whole."""
+    async with AsyncExitStack() as stack:
+        workers = await stack.enter_async_context(limits.workers(settings.parsing))
+        client = await stack.enter_async_context(_etcd(settings))
+        store = Store(client)
+        await store.open()
+        if settings.etcd.embedded:
+            await store.drop_claims()
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cacheserver-")))
+        rooms = Rooms(store, Blobs(client), workers, scratch)
+        runner = Ingest(rooms, settings.repositories, _opener(settings, scratch))
+        await runner.once(progress=progress, on_report=on_report, on_error=on_error)
+
+
+async def _work(store: Store, cache: WatchCache, ingest: Ingest, *, own_etcd: bool) -> None:
+    """Everything that needs etcd, begun once it answers."""
+    pause_s, told = 0.1, False
+    while True:
+        try:
+            await store.open()
+            if own_etcd:
+                await store.drop_claims()  # left by a killed server: nobody else can reach this etcd
+            break
+        except EtcdError as exc:
+            if not told:
+                log.warning("etcd does not answer yet; trying on", extra={"error": str(exc)})
+                told = True
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, 5.0)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(cache.run(), name="server: cache")
+        group.create_task(ingest.run(), name="server: ingest")
+
+
+async def _announce(cache: WatchCache, ready: Callable[[], None]) -> None:
+    await cache.wait_ready()
+    # What is loaded stays for long and holds no cycles: keep the collector from walking it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    ready()
+
+
+async def _stopped(stop: asyncio.Event, work: asyncio.Task[None]) -> None:
+    """Until a signal asks to stop, or the work ended by an error (which the TaskGroup then raises)."""
+    waiting = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({waiting, work}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+
+
+@asynccontextmanager
+async def _etcd(settings: Settings) -> AsyncIterator[Client]:
+    """A client of the etcd that the settings name, or of one started for this process."""
+    etcd = settings.etcd
+    async with AsyncExitStack() as stack:
+        if etcd.embedded:
+            child = await stack.enter_async_context(EmbeddedEtcd(etcd.data_dir / "etcd", binary=etcd.binary))
+            client = Client([child.endpoint])
+        else:
+            tls = TLSFiles(etcd.ca_file, etcd.cert_file, etcd.key_file) if etcd.ca_file or etcd.cert_file else None
+            client = Client(etcd.endpoints, tls=tls, user=etcd.user, password=etcd.password() if etcd.user else None)
+        yield await stack.enter_async_context(client)
+
+
+def _opener(settings: Settings, scratch: Path) -> Callable[[RepositoryConfig], sources.Source]:
+    """Opens a repository's source; what it keeps between fetches lies below `scratch`."""
+    caps = limits.source_limits(settings.parsing)
+
+    def open_one(config: RepositoryConfig) -> sources.Source:
+        cache = scratch / "sources" / config.key.namespace / config.key.name
+        return sources.open_source(config.source, cache=cache, limits=caps)
+
+    return open_one
+
+
+@asynccontextmanager
+async def _listening(api: Api, settings: Settings) -> AsyncIterator[web.ServerRunner]:
+    runner = web.ServerRunner(make_server(api), shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        listen = settings.serving.listen
+        site = web.TCPSite(runner, listen.host, listen.port, backlog=1024, reuse_address=True)
+        await site.start()
+        yield runner
+    finally:
+        with contextlib.suppress(asyncio.CancelledError):
+            await runner.cleanup()
+
+
+def _url(runner: web.ServerRunner) -> str:
+    host, port = runner.addresses[0][:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

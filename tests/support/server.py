@@ -1,0 +1,189 @@
+"""Whole cacheserver processes for tests, and a small client that sees what any HTTP client would.
+
+A process started here dies with the test run (it is tied to it), and its log is shown when something fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+
+from cacheserver.etcd.supervise import command
+from tests.support.etcd import free_ports
+
+API = "/apis/cacheserver.dev/v1alpha1"
+_READY_WITHIN_S = 30.0
+
+
+class ServerProcess:
+    """`cacheserver serve` on a loopback port. start() waits until it answers; url stays the same over restarts."""
+
+    def __init__(self, directory: Path, *arguments: str, environ: dict[str, str] | None = None) -> None:
+        self.directory = directory
+        self.arguments = arguments
+        self.port = free_ports(1)[0]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._environ = environ or {}
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._child is not None
+        return self._child.pid
+
+    def spawn(self) -> None:
+        """Starts and does not wait."""
+        flags = ["serve", "--listen", f"127.0.0.1:{self.port}", *self.arguments]
+        with (self.directory / "server.log").open("ab") as log:
+            self._child = subprocess.Popen(
+                command(sys.executable, ["-m", "cacheserver", *flags]),
+                cwd=self.directory,
+                env=_environ() | self._environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def start(self) -> None:
+        """Returns once /readyz says ok."""
+        self.spawn()
+        assert self._child is not None
+        give_up_at = time.monotonic() + _READY_WITHIN_S
+        while time.monotonic() < give_up_at:
+            assert self._child.poll() is None, self.log()[-4000:]
+            try:
+                with urllib.request.urlopen(f"{self.url}/readyz", timeout=1):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.02)
+        raise AssertionError(f"not ready within {_READY_WITHIN_S} s: {self.log()[-4000:]}")
+
+    def kill(self) -> None:
+        """SIGKILL; returns when it is gone."""
+        os.kill(self.pid, signal.SIGKILL)
+        assert self._child is not None
+        self._child.wait()
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, timeout_s: float = 20) -> int:
+        """Its exit code, once it ended by itself."""
+        assert self._child is not None
+        return self._child.wait(timeout_s)
+
+    def stop(self) -> None:
+        """For fixtures: gone afterwards, whatever state it was in."""
+        if self._child is not None and self._child.poll() is None:
+            self.signal(signal.SIGTERM)
+            try:
+                self._child.wait(10)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def log(self) -> str:
+        return (self.directory / "server.log").read_text(errors="replace")
+
+    def get(self, path: str, **headers: str) -> Any:
+        """The JSON of one GET; urllib.error.HTTPError for a refusal."""
+        request = urllib.request.Request(f"{self.url}{path}", headers=headers)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
+    def list(self, resource: str, query: str = "") -> Any:
+        return self.get(f"{API}/{resource}{query}")
+
+    def names(self, resource: str = "packages") -> Sequence[str]:
+        return [item["metadata"]["name"] for item in self.list(resource)["items"]]
+
+
+def _environ() -> dict[str, str]:
+    """The test's environment less our own settings."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CACHESERVER_")}
+
+
+def run_cli(*arguments: str, cwd: Path, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    """One `cacheserver` command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "cacheserver", *arguments],
+        cwd=cwd,
+        env=_environ(),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+async def watch_events(
+    session: aiohttp.ClientSession, url: str, resource: str, query: str
+) -> AsyncIterator[dict[str, Any]]:
+    """The events of one watch until it ends; the caller bounds the time."""
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
+    async with session.get(f"{url}{API}/{resource}?watch=1&{query}", timeout=timeout) as response:
+        assert response.status == 200, await response.text()
+        async for line in response.content:
+            yield json.loads(line)
+
+
+class Recorder:
+    """Watches a resource from a version on, in the background of a test; reconnects as an informer would."""
+
+    def __init__(self, server: ServerProcess, resource: str, since: str) -> None:
+        self._server = server
+        self._resource = resource
+        self.position = since
+        self.events: list[tuple[str, str]] = []
+        self.objects: list[dict[str, Any]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        async with aiohttp.ClientSession(read_bufsize=1 << 22) as session:
+            while True:
+                try:
+                    query = f"resourceVersion={self.position}&allowWatchBookmarks=true"
+                    async with aclosing(watch_events(session, self._server.url, self._resource, query)) as events:  # type: ignore[type-var] # an async generator
+                        async for event in events:
+                            self._take(event)
+                except (aiohttp.ClientError, TimeoutError, OSError):
+                    await asyncio.sleep(0.05)
+
+    def _take(self, event: dict[str, Any]) -> None:
+        assert event["type"] != "ERROR", event
+        self.position = event["object"]["metadata"]["resourceVersion"]
+        if event["type"] != "BOOKMARK":
+            self.events.append((event["type"], event["object"]["metadata"]["name"]))
+            self.objects.append(event["object"])
+
+
+def started(server: ServerProcess) -> Iterator[ServerProcess]:
+    """For fixtures: the server while the test runs."""
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
