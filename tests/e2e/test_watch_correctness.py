@@ -1,0 +1,276 @@
+"""Random writes to a real etcd, two servers on it, many watchers that filter, break off, resume, dawdle: nobody misses,
+repeats or reorders anything, judged by etcd's own history.
+
+Seconds in the suite; minutes on demand: WATCH_SECONDS=120 WATCH_SEEDS=1,2,3 pytest tests/e2e/test_watch_correctness.py
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+
+from cacheserver.etcd.client import Client, prefix_end
+from cacheserver.model import Key, Kind, Record, Stored
+from cacheserver.store import PREFIX, Store
+from tests.e2e.conftest import StartServer
+from tests.support.history import History, Match, Seen
+from tests.support.server import API, ServerProcess
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.e2e
+
+SECONDS = float(os.environ.get("WATCH_SECONDS", "2"))
+SEEDS = [int(seed) for seed in os.environ.get("WATCH_SEEDS", "1,2").split(",")]
+WATCHERS = 24
+
+SELECTORS: Sequence[tuple[str, Match]] = [
+    ("", lambda ns, name, labels: True),
+    ("labelSelector=x%3D1", lambda ns, name, labels: labels.get("x") == "1"),
+    ("labelSelector=x%21%3D1", lambda ns, name, labels: labels.get("x") != "1"),
+    ("labelSelector=x+in+%280%2C2%29", lambda ns, name, labels: labels.get("x") in ("0", "2")),
+    ("labelSelector=y", lambda ns, name, labels: "y" in labels),
+    ("labelSelector=%21y%2Cx%3D0", lambda ns, name, labels: "y" not in labels and labels.get("x") == "0"),
+    ("fieldSelector=metadata.name%3Dr.p3", lambda ns, name, labels: name == "r.p3"),
+    ("fieldSelector=metadata.namespace%3Da", lambda ns, name, labels: ns == "a"),
+]
+
+
+@dataclass
+class Stream:
+    """What one watcher saw without having to list again: from `since` on, over any number of connections."""
+
+    since: int
+    events: list[Seen] = field(default_factory=list)
+
+
+@dataclass
+class Watcher:
+    """One client. `habit`: how it misbehaves."""
+
+    seed: int
+    urls: Sequence[str]
+    streams: list[Stream] = field(default_factory=list)
+    position: int = 0
+    bookmarks: int = 0
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        self.query, self.match = self.random.choice(SELECTORS)
+        self.namespace = self.random.choice([None, None, "a"])
+        self.habit = self.random.choice(["steady", "breaks off", "breaks off", "dawdles", "initial"])
+
+    def selects(self, namespace: str, name: str, labels: Any) -> bool:
+        return (self.namespace is None or namespace == self.namespace) and self.match(namespace, name, labels)
+
+    @property
+    def path(self) -> str:
+        return f"{API}/namespaces/{self.namespace}/packages" if self.namespace else f"{API}/packages"
+
+    async def run(self, start: int) -> None:
+        self.streams.append(Stream(start))
+        self.position = start
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
+        async with aiohttp.ClientSession(read_bufsize=1 << 20, timeout=timeout) as session:
+            while True:
+                try:
+                    if self.habit == "initial" and self.random.random() < 0.3:
+                        await self._start_over(session)
+                    await self._watch(session)
+                except (aiohttp.ClientError, OSError):
+                    await asyncio.sleep(0.02)
+
+    async def _watch(self, session: aiohttp.ClientSession) -> None:
+        url = self.random.choice(self.urls)
+        query = f"watch=1&resourceVersion={self.position}&allowWatchBookmarks=true&{self.query}"
+        if self.random.random() < 0.3:
+            query += "&timeoutSeconds=1"
+        leave_after = self.random.randrange(1, 60) if self.habit == "breaks off" else 1 << 60
+        async with session.get(f"{url}{self.path}?{query}") as response:
+            assert response.status == 200, await response.text()
+            async for line in response.content:
+                if not self._take(orjson.loads(line)):
+                    return
+                leave_after -= 1
+                if leave_after <= 0:
+                    return
+                if self.habit == "dawdles" and self.random.random() < 0.05:
+                    await asyncio.sleep(self.random.random() * 0.3)
+
+    def _take(self, event: dict[str, Any]) -> bool:
+        """False when the stream is over: 410."""
+        if event["type"] == "ERROR":
+            assert event["object"]["code"] == 410, event
+            self.streams.append(Stream(self.position))  # _start_over replaces it by a list
+            self.habit = "initial"
+            return False
+        revision = int(event["object"]["metadata"]["resourceVersion"])
+        assert revision >= self.position, "went back in time"
+        if event["type"] == "BOOKMARK":
+            self.bookmarks += 1
+        else:
+            assert revision > self.position, "the same version twice, or something older than a bookmark"
+            self.streams[-1].events.append(Seen(event["type"], revision, event["object"]))
+        self.position = revision
+        return True
+
+    async def _start_over(self, session: aiohttp.ClientSession) -> None:
+        """As an informer's WatchList: the state as ADDED events, the closing bookmark, then what follows."""
+        query = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+        async with session.get(f"{self.random.choice(self.urls)}{self.path}?{query}&{self.query}") as response:
+            initial: list[Seen] = []
+            async for line in response.content:
+                event = orjson.loads(line)
+                metadata = event["object"]["metadata"]
+                if event["type"] == "BOOKMARK":
+                    self.position = int(metadata["resourceVersion"])
+                    break
+                initial.append(Seen(event["type"], int(metadata["resourceVersion"]), event["object"]))
+        assert all(seen.type == "ADDED" for seen in initial)
+        self.streams.append(Stream(self.position))
+        self.initials.append((self.position, initial))
+
+    initials: list[tuple[int, list[Seen]]] = field(default_factory=list)
+
+    def judge(self, history: History, end: int) -> None:
+        """Everything delivered is what the history gives: no gap, no repetition, no other order, no other content."""
+        for stream, after in zip(self.streams, [*self.streams[1:], None], strict=True):
+            expected = history.events(self.selects, stream.since)
+            if after is not None:
+                expected = expected[: len(stream.events)]  # broken off by starting over: a prefix
+            assert stream.events == expected, f"{self.habit}, {self.query!r}, {self.namespace}"
+        for revision, initial in self.initials:
+            state = history.state(self.selects, revision)
+            assert [s.manifest for s in initial] == [state[name] for name in sorted(state)]
+
+
+async def write_at_random(store: Store, seed: int, seconds: float) -> int:
+    """Puts and deletes of 40 packages in two namespaces for so long; returns the last revision written."""
+    chance = random.Random(seed)
+    last = 0
+    served: dict[Key, Stored] = {}
+    until = asyncio.get_running_loop().time() + seconds
+    async with store.session("writer") as session:
+        claim = await session.claim("ns/r")
+        while asyncio.get_running_loop().time() < until:
+            namespace, package = chance.choice("ab"), f"p{chance.randrange(20)}"
+            key = Key(Kind.PACKAGE, namespace, "r", package)
+            if key in served and chance.random() < 0.25:
+                await store.delete(claim, served.pop(key))
+                last = await store.current_revision()
+                continue
+            labels = {"x": str(chance.randrange(3))} | ({"y": "1"} if chance.random() < 0.5 else {})
+            status = orjson.dumps({"displayName": str(chance.random())})
+            spec = b'{"repository":"r","packageName":"%b","format":"FBC"}' % package.encode()
+            stored = await store.put(claim, Record(key, f"r.{package}", labels, spec, status), served.get(key))
+            if stored is not None:
+                served[key] = stored
+                last = stored.mod_revision
+            if chance.random() < 0.02:
+                await asyncio.sleep(chance.random() * 0.05)
+    return last
+
+
+@asynccontextmanager
+async def empty_store(endpoint: str) -> AsyncIterator[tuple[Client, Store]]:
+    async with Client([endpoint]) as client:
+        await client.connect()
+        await client.delete(PREFIX, prefix_end(PREFIX))
+        store = Store(client)
+        await store.open()
+        yield client, store
+
+
+def two_servers(start_server: StartServer, endpoint: str, *flags: str) -> list[ServerProcess]:
+    return [start_server("--etcd", endpoint, "--allow-unsupported-etcd", *flags) for _ in range(2)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_every_watcher_sees_exactly_the_history(seed: int, start_server: StartServer, etcd_endpoint: str) -> None:
+    async with empty_store(etcd_endpoint) as (client, store):
+        start = await store.current_revision()
+        servers = two_servers(start_server, etcd_endpoint)
+        urls = [server.url for server in servers]
+        watchers = [Watcher(seed * 1000 + i, urls) for i in range(WATCHERS)]
+        tasks = [asyncio.create_task(watcher.run(start)) for watcher in watchers]
+        last = await write_at_random(store, seed, SECONDS)
+        history = await History.read(client, start, last)
+        await _until_drained(watchers, tasks, history, last)
+    assert len(history.steps) > 100
+    for watcher in watchers:
+        watcher.judge(history, last)
+
+
+async def _until_drained(
+    watchers: Sequence[Watcher], tasks: Sequence[asyncio.Task[None]], history: History, last: int
+) -> None:
+    """Every watcher has had its last event; then they stop."""
+
+    def drained() -> bool:
+        for task in tasks:
+            if task.done():
+                task.result()  # an assertion of the watcher's own
+        return all(len(w.streams[-1].events) >= len(history.events(w.selects, w.streams[-1].since)) for w in watchers)
+
+    try:
+        await eventually(drained, within_s=15)
+    except AssertionError:
+        pass  # judged with the history at hand, which says what is missing
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_server_killed_and_started_again_loses_nothing_for_those_who_resume(
+    start_server: StartServer, etcd_endpoint: str
+) -> None:
+    async with empty_store(etcd_endpoint) as (client, store):
+        start = await store.current_revision()
+        server, other = two_servers(start_server, etcd_endpoint)
+        watchers = [Watcher(i, [server.url, other.url]) for i in range(8)]
+        tasks = [asyncio.create_task(watcher.run(start)) for watcher in watchers]
+        writing = asyncio.create_task(write_at_random(store, 7, 3))
+        for _ in range(2):
+            server.kill()
+            await asyncio.to_thread(server.start)
+        last = await writing
+        history = await History.read(client, start, last)
+        await _until_drained(watchers, tasks, history, last)
+    for watcher in watchers:
+        watcher.judge(history, last)
+
+
+async def test_a_list_on_one_server_is_continued_by_a_watch_on_the_other(
+    start_server: StartServer, etcd_endpoint: str
+) -> None:
+    async with empty_store(etcd_endpoint) as (client, store):
+        start = await store.current_revision()
+        one, other = two_servers(start_server, etcd_endpoint)
+        writing = asyncio.create_task(write_at_random(store, 3, 2))
+        joined: list[tuple[int, list[dict[str, Any]], Watcher, asyncio.Task[None]]] = []
+        async with aiohttp.ClientSession() as session:
+            while not writing.done():
+                async with session.get(f"{one.url}{API}/packages") as response:
+                    page = await response.json()
+                revision = int(page["metadata"]["resourceVersion"])
+                watcher = Watcher(0, [other.url])
+                watcher.query, watcher.match, watcher.namespace, watcher.habit = "", SELECTORS[0][1], None, "steady"
+                task = asyncio.create_task(watcher.run(revision))
+                joined.append((revision, page["items"], watcher, task))
+                await asyncio.sleep(0.1)
+        last = await writing
+        history = await History.read(client, start, last)
+        await _until_drained([w for *_, w, _ in joined], [t for *_, t in joined], history, last)
+    assert len(joined) > 5
+    for revision, items, watcher, _ in joined:
+        state = history.state(SELECTORS[0][1], revision)
+        assert items == [state[name] for name in sorted(state)]
+        watcher.judge(history, last)
