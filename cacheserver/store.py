@@ -134,9 +134,9 @@ class Store:
         """Write a mark that followers see; returns its revision."""
         return await self._client.put(_TICK, b"")
 
-    async def read_all(self) -> AsyncIterator[Changes]:
-        """Every served object as of one revision, in pages. Raises Compacted when the revision goes meanwhile."""
-        async for page in self._client.pages(_SERVED):
+    async def read_all(self, revision: int = 0) -> AsyncIterator[Changes]:
+        """Every served object as of one revision (0: the newest), in pages. Raises Compacted when it is gone."""
+        async for page in self._client.pages(_SERVED, revision=revision):
             found = [change for kv in page.key_values if (change := _change(kv.key, kv.value, kv.mod_revision))]
             yield Changes(found, page.revision)
 

@@ -38,6 +38,7 @@ READ_WAIT_S = 3.0
 _PROGRESS_EVERY_S = 0.1  # asked again while somebody waits; Kubernetes: pkg/storage/cacher/progress
 _AWAY_AFTER_S = 3.0  # the follower hears progress every second; silent for this long, the store counts as away
 _SLICE = 128  # entries decoded between two turns of the loop: about 3 ms
+_LOOK_BACK = (20_000, 5_000, 500, 0)  # revisions; the furthest that etcd still has
 _KEPT_SNAPSHOTS = 64  # of pages under way; past that the oldest is rebuilt from the window, or is gone
 
 
@@ -83,7 +84,7 @@ class Feed(Protocol):
     def cluster_id(self) -> int: ...
     async def current_revision(self) -> int: ...
     async def tick(self) -> int: ...
-    def read_all(self) -> AsyncIterator[Changes]: ...
+    def read_all(self, revision: int = 0) -> AsyncIterator[Changes]: ...
     def follow(self, after: int) -> AbstractAsyncContextManager[Follower]: ...
 
 
@@ -203,6 +204,7 @@ class WatchCache:
         self._resource_version = 0
         self._cluster_id = 0
         self._filled = asyncio.Event()
+        self._goal = 0  # the store's revision when reading it began
         self._heard = 0.0
         self._follower: Follower | None = None
         self._snapshots: OrderedDict[tuple[Kind, int], Snapshot] = OrderedDict()
@@ -223,7 +225,7 @@ class WatchCache:
     @property
     def ready(self) -> bool:
         """True from the first complete read of the store on, also while the store is away."""
-        return self._resource_version > 0
+        return self._filled.is_set()
 
     async def wait_ready(self) -> None:
         """Returns once `ready`; no limit, since etcd may come up at any time."""
@@ -409,6 +411,8 @@ class WatchCache:
                     reload = False
                 async with self._store.follow(self._resource_version) as follower:
                     self._follower = follower
+                    if not self.ready:
+                        await self._ask_progress(self._goal)
                     async for changes in follower:
                         await self._apply(changes)
                         if failing:
@@ -432,12 +436,29 @@ class WatchCache:
         return self._store.cluster_id != self._cluster_id or current < self._resource_version
 
     async def _load(self) -> None:
-        """Read everything and start a new window; watchers of the old one get 410 and list again."""
+        """Read everything and start a new window; watchers of the old one get 410 and list again.
+
+        The first time, as of a while ago: following from there fills the window, so that clients of a server that
+        was restarted resume instead of listing again. Ready once the present is reached.
+        """
+        present = await self._store.current_revision()
+        for back in _LOOK_BACK if not self.ready else (0,):
+            # Never revision 1, an etcd's empty beginning: Kubernetes' clients expect it to be too old.
+            revision = max(present - back, 2)
+            try:
+                await self._load_at(min(revision, present))
+            except Compacted:
+                continue
+            break
+        else:
+            raise Compacted("the revision was compacted while it was read")
+        self._goal = present
+        self._mark_filled()
+
+    async def _load_at(self, at_revision: int) -> None:
         entries: dict[Kind, list[Entry]] = {kind: [] for kind in self._kept}
         names: dict[bytes, Name] = {}
-        revision = 0
-        async for page in self._store.read_all():
-            revision = page.revision
+        async for page in self._store.read_all(at_revision):
             for at in range(0, len(page.changes), _SLICE):
                 for change in page.changes[at : at + _SLICE]:
                     if change.value is not None and change.kind in entries:
@@ -446,17 +467,15 @@ class WatchCache:
                         names[change.key] = entry.name
                 await asyncio.sleep(0)
         for kind, kept in self._kept.items():
-            kept.load(entries[kind], revision)
+            kept.load(entries[kind], at_revision)
             kept.watchers.wake()
         self._names = names
         self._snapshots.clear()
         self._cluster_id = self._store.cluster_id
         self._heard = time.monotonic()
-        self._resource_version = revision
-        self._filled.set()
+        self._resource_version = at_revision
         self._release_readers()
         metrics.cache_initializations.inc()
-        log.info("cache filled", extra={"resource_version": revision, "objects": len(names)})
 
     async def _apply(self, changes: Changes) -> None:
         """Take in whole revisions, a slice at a time, and wake who waits."""
@@ -475,10 +494,18 @@ class WatchCache:
 
     def _advance(self, revision: int, touched: set[Kind]) -> None:
         self._resource_version = revision
+        self._mark_filled()
         for kind in touched:
             self._kept[kind].watchers.wake()
         touched.clear()
         self._release_readers()
+
+    def _mark_filled(self) -> None:
+        if self._resource_version >= self._goal and not self._filled.is_set():
+            self._filled.set()
+            log.info(
+                "cache filled", extra={"resource_version": self._resource_version, "objects": len(self._names)}
+            )
 
     def _apply_one(self, change: Change) -> None:
         kept = self._kept[change.kind]

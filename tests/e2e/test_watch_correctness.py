@@ -95,6 +95,8 @@ class Watcher:
             query += "&timeoutSeconds=1"
         leave_after = self.random.randrange(1, 60) if self.habit == "breaks off" else 1 << 60
         async with session.get(f"{url}{self.path}?{query}") as response:
+            if response.status in (429, 503):  # starting or stopping: every client tries again
+                response.raise_for_status()
             assert response.status == 200, await response.text()
             async for line in response.content:
                 if not self._take(orjson.loads(line)):

@@ -134,11 +134,15 @@ class FakeFeed:
         self._notify()
         return self.revision
 
-    async def read_all(self) -> AsyncIterator[Changes]:
+    async def read_all(self, revision: int = 0) -> AsyncIterator[Changes]:
+        revision = revision or self.revision
         if self.away:
             raise Unavailable("the fake is away")
-        yield Changes([], self.revision)
-        yield Changes(list(self._values.values()), self.revision)
+        if revision < self._compacted:
+            raise Compacted("compacted", compact_revision=self._compacted)
+        values = {change.key: change for change in self._log if change.mod_revision <= revision}
+        yield Changes([], revision)
+        yield Changes([change for change in values.values() if change.value is not None], revision)
 
     @asynccontextmanager
     async def follow(self, after: int) -> AsyncIterator[Follower]:
@@ -181,8 +185,8 @@ async def running(cache: WatchCache) -> AsyncIterator[WatchCache]:
     """The cache in step with its feed until the block ends."""
     task = asyncio.create_task(cache.run())
     try:
-        while not cache.ready and not task.done():
-            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await cache.wait_ready()
         yield cache
     finally:
         task.cancel()

@@ -136,6 +136,8 @@ async def watch_events(
     """The events of one watch until it ends; the caller bounds the time."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
     async with session.get(f"{url}{API}/{resource}?watch=1&{query}", timeout=timeout) as response:
+        if response.status in (429, 503):  # starting or stopping: every client tries again
+            response.raise_for_status()
         assert response.status == 200, await response.text()
         async for line in response.content:
             yield json.loads(line)
@@ -159,7 +161,10 @@ class Recorder:
     async def __aexit__(self, *exc: object) -> None:
         assert self._task is not None
         self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        try:
+            await self._task
+        except asyncio.CancelledError:
+            pass
 
     async def _run(self) -> None:
         async with aiohttp.ClientSession(read_bufsize=1 << 22) as session:

@@ -99,9 +99,18 @@ async def test_a_consistent_read_catches_up_with_writes_that_make_no_event(feed:
     assert (await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)).resource_version == version
 
 
+async def test_an_empty_old_etcd_is_ready_at_once() -> None:
+    feed = FakeFeed(progress_trusted=False)
+    feed.revision = 2
+    async with running(WatchCache(feed, PROJECTIONS)) as cache:
+        async with asyncio.timeout(1):
+            await cache.wait_ready()
+
+
 async def test_with_an_old_etcd_freshness_costs_a_tick_only_when_it_is_needed() -> None:
     feed = FakeFeed(progress_trusted=False)
     async with running(WatchCache(feed, PROJECTIONS)) as cache:
+        feed.ticks = 0  # the start may take one
         feed.write_elsewhere()
         first = await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
         again = await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
@@ -278,6 +287,28 @@ async def test_behind_etcds_compaction_everything_is_read_anew_and_watchers_are_
     with pytest.raises(Expired):
         await take(watch, 1)
     assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == ["a"]
+
+
+async def test_a_cache_that_starts_anew_serves_watches_from_before_its_start(feed: FakeFeed) -> None:
+    before = feed.put("ns", "a")
+    feed.put("ns", "b")
+    feed.delete("ns", "a")
+    async with running(WatchCache(feed, PROJECTIONS)) as cache:
+        watch = await watching(cache, before)
+        assert [event.name[1] for event in await take(watch, 2)] == ["b", "a"]
+        assert names(await cache.list(Kind.PACKAGE, ANY, selector=ALL)) == ["b"]
+        with pytest.raises(Expired):
+            await watching(cache, 1)
+
+
+async def test_a_cache_that_starts_behind_a_compaction_begins_there(feed: FakeFeed) -> None:
+    before = feed.put("ns", "a")
+    feed.put("ns", "b")
+    feed.compact()
+    async with running(WatchCache(feed, PROJECTIONS)) as cache:
+        assert names(await cache.list(Kind.PACKAGE, ANY, selector=ALL)) == ["a", "b"]
+        with pytest.raises(Expired):
+            await watching(cache, before)
 
 
 async def test_a_replaced_etcd_is_noticed(feed: FakeFeed, cache: WatchCache) -> None:
