@@ -19,7 +19,7 @@ from isal import isal_zlib
 from cacheserver.api import pack
 from cacheserver.api.documents import matches
 from cacheserver.api.negotiate import choose
-from cacheserver.api.reply import JSON, Reply, Stream, header
+from cacheserver.api.reply import JSON, NO_CACHE, Reply, Stream, header
 from cacheserver.api.resource import Manifest, look
 from cacheserver.api.status import not_acceptable, not_found
 from cacheserver.content import TarReader
@@ -76,7 +76,7 @@ async def icon(request: web.BaseRequest, blobs: Blobs, manifest: Manifest) -> Re
 async def files(request: web.BaseRequest, blobs: Blobs, manifest: Manifest) -> Reply | Stream:
     """A revision's files: a gzipped tar, a plain one, or JSON `{resources, binaryResources}`, by Accept.
 
-    Immutable for an hour when published: a tag can be moved in git, so not for ever.
+    Immutable for an hour when published, but for branches: a tag can be moved in git, so not for ever.
     Raises: StatusError 404 without content, 406; BlobMissingError, EtcdError.
     """
     digest = Digest(look(manifest, "status", "content", "digest"))
@@ -86,7 +86,8 @@ async def files(request: web.BaseRequest, blobs: Blobs, manifest: Manifest) -> R
     if media_type is None:
         raise not_acceptable(_OFFERED)
     published = look(manifest, "spec", "lifecycle") == "Published"
-    cache_control = _PUBLISHED_CACHE if published else "no-cache, private"
+    branch = look(manifest, "status", "revisionNumber") == "-1"  # api.md: what it holds moves
+    cache_control = _PUBLISHED_CACHE if published and not branch else NO_CACHE
     extra = header("ETag", f'"{digest}"') + header("Vary", "Accept") + header("X-Content-Type-Options", "nosniff")
     if matches(request.headers.get("If-None-Match", ""), f'"{digest}"'):
         return Reply(304, content_type="", cache_control=cache_control, extra=extra)

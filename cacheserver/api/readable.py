@@ -25,11 +25,20 @@ def readable(body: bytes, encoding: Encoding, *, pretty: bool) -> bytes:
     return body
 
 
+class _Dumper(yaml.CSafeDumper):
+    """Texts of several lines as blocks, so that files read as files."""
+
+
+def _represent_text(dumper: yaml.CSafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
 def to_yaml(body: bytes) -> bytes:
     """Keys sorted, as sigs.k8s.io/yaml writes them."""
-    text: bytes = yaml.dump(
-        orjson.loads(body), Dumper=yaml.CSafeDumper, encoding="utf-8", allow_unicode=True, width=1 << 20
-    )
+    text: bytes = yaml.dump(orjson.loads(body), Dumper=_Dumper, encoding="utf-8", allow_unicode=True, width=1 << 20)
     return text
 
 

@@ -35,7 +35,7 @@ def project(manifest: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str
     return metadata.get("labels", {}), fields, (b"", b"")
 
 
-PROJECTIONS = {kind: project for kind in Kind}
+PROJECTIONS = dict.fromkeys(Kind, project)
 
 
 class FakeFeed:

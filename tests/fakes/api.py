@@ -1,0 +1,172 @@
+"""A whole API on a loopback port over fakes: what a client sees, without etcd.
+
+async with api_world() as world:
+    world.package("quay", version="1.0.0")
+    answer = await world.get("packages", accept=TABLE)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import orjson
+
+from cacheserver.api import PROJECTIONS, Api, Gate, HealthCheck, make_server
+from cacheserver.model import Digest, Kind
+from cacheserver.watchcache import WatchCache
+from tests.fakes.blobs import FakeBlobs
+from tests.fakes.feed import NOW, FakeFeed, running
+
+BASE = "/apis/cacheserver.dev/v1alpha1"
+CREATED = 1767323045
+"""FakeFeed's NOW as Unix time: every object's creation."""
+
+TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
+METADATA = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
+METADATA_LIST = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
+
+assert NOW == "2026-01-02T03:04:05Z"
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+    @property
+    def names(self) -> list[str]:
+        return [item["metadata"]["name"] for item in self.json["items"]]
+
+
+class Lines:
+    """The events of an open watch."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self.response = response
+
+    async def next(self) -> Any:
+        """The next event. Raises EOFError at a clean end."""
+        async with asyncio.timeout(5):
+            line = await self.response.content.readline()
+        if not line:
+            raise EOFError
+        assert line.endswith(b"\n")
+        return orjson.loads(line)
+
+    async def take(self, count: int) -> list[Any]:
+        return [await self.next() for _ in range(count)]
+
+
+class World:
+    def __init__(self, feed: FakeFeed, cache: WatchCache, blobs: FakeBlobs) -> None:
+        self.feed = feed
+        self.cache = cache
+        self.blobs = blobs
+        self.time = float(CREATED + 300)
+        self.url = ""
+        self.api: Api
+        self.session: aiohttp.ClientSession
+
+    # --- what is served ---
+
+    def package(self, package: str, *, namespace: str = "team", repository: str = "r", **status: object) -> int:
+        spec = {"repository": repository, "packageName": package, "format": "FBC"}
+        labels = {"cacheserver.dev/repository": repository, "cacheserver.dev/package": package}
+        return self.feed.put(
+            namespace,
+            f"{repository}.{package}",
+            labels=labels,
+            spec=orjson.dumps(spec),
+            status=orjson.dumps(status),
+        )
+
+    def revision(
+        self,
+        name: str,
+        content: Digest | None = None,
+        *,
+        lifecycle: str = "Published",
+        size: int = 0,
+        **status: object,
+    ) -> int:
+        spec = {"repository": "r", "packageName": "app", "revision": name, "version": name, "lifecycle": lifecycle}
+        if content:
+            status["content"] = {"digest": content, "size": size, "files": 2}
+        return self.feed.put(
+            "team", f"r.app.{name}", kind=Kind.REVISION, spec=orjson.dumps(spec), status=orjson.dumps(status)
+        )
+
+    async def settled(self) -> None:
+        """Until the cache has seen everything."""
+        async with asyncio.timeout(5):
+            while self.cache.resource_version < self.feed.revision:
+                await asyncio.sleep(0)
+
+    # --- what a client does ---
+
+    async def get(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        accept: str | None = "application/json",
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
+        **parameters: str,
+    ) -> Answer:
+        """path: from / on, or below the group-version. query: parameters whose names are no Python names."""
+        sent = {**({"Accept": accept} if accept is not None else {}), **(headers or {})}
+        url = path if path.startswith("/") else f"{BASE}/{path}"
+        async with self.session.request(
+            method, url, headers=sent, params={**parameters, **(query or {})} or None, allow_redirects=False
+        ) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    @asynccontextmanager
+    async def watch(self, path: str = "packages", *, accept: str = "*/*", **parameters: str) -> AsyncIterator[Lines]:
+        url = f"{BASE}/{path}"
+        async with self.session.get(url, headers={"Accept": accept}, params={"watch": "1", **parameters}) as response:
+            assert response.status == 200, await response.text()
+            yield Lines(response)
+
+
+@asynccontextmanager
+async def api_world(
+    *,
+    checks: Mapping[str, HealthCheck] | None = None,
+    gate: Gate | None = None,
+    away: bool = False,
+    cache_type: type[WatchCache] = WatchCache,
+) -> AsyncIterator[World]:
+    feed, blobs = FakeFeed(), FakeBlobs()
+    feed.away = away
+    cache = cache_type(feed, PROJECTIONS)
+    world = World(feed, cache, blobs)
+    world.api = Api(cache, blobs, standalone=True, version="1.2.3", checks=checks, gate=gate, now=lambda: world.time)
+    server = make_server(world.api)
+    listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
+    world.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    try:
+        async with (
+            running(cache) if not away else nullcontext(),
+            aiohttp.ClientSession(
+                world.url,
+                auto_decompress=False,
+                skip_auto_headers=("Accept-Encoding", "User-Agent", "Accept"),
+            ) as world.session,
+        ):
+            yield world
+    finally:
+        listener.close()
+        await server.shutdown(0.1)
+        await listener.wait_closed()

@@ -1,0 +1,45 @@
+"""Content in memory, with the promises of cacheserver.blobs.Blobs; can be away, and can lose a blob."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+
+from cacheserver.content import tar_stream
+from cacheserver.errors import BlobMissingError, Unavailable
+from cacheserver.model import BlobHead, Digest
+
+_PIECE = 700  # small and odd: no reader may count on where pieces end
+
+
+class FakeBlobs:
+    def __init__(self) -> None:
+        self.away = False
+        self._blobs: dict[Digest, tuple[BlobHead, bytes]] = {}
+
+    def put(self, content: bytes, media_type: str, files: Mapping[str, bytes] | None = None) -> Digest:
+        digest = Digest("sha256:" + hashlib.sha256(content).hexdigest())
+        sizes = tuple((path, len(file)) for path, file in sorted((files or {}).items()))
+        self._blobs[digest] = (BlobHead(digest, len(content), media_type, sizes), content)
+        return digest
+
+    def put_files(self, files: Mapping[str, bytes]) -> Digest:
+        return self.put(b"".join(tar_stream(sorted(files.items()))), "application/x-tar", files)
+
+    def lose(self, digest: Digest) -> None:
+        del self._blobs[digest]
+
+    async def head(self, digest: Digest) -> BlobHead | None:
+        if self.away:
+            raise Unavailable("the fake is away")
+        found = self._blobs.get(digest)
+        return found[0] if found else None
+
+    async def read(self, digest: Digest) -> AsyncIterator[bytes]:
+        if digest not in self._blobs:
+            raise BlobMissingError(f"content {digest} is not in the store")
+        content = self._blobs[digest][1]
+        for at in range(0, len(content), _PIECE):
+            if self.away:
+                raise Unavailable("the fake is away")
+            yield content[at : at + _PIECE]

@@ -1,0 +1,153 @@
+"""What a client sees of one object, and of what goes wrong."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from cacheserver.watchcache import WatchCache
+from tests.fakes.api import METADATA, METADATA_LIST, TABLE, World, api_world
+
+ITEM = "namespaces/team/packages/r.a"
+
+
+async def test_an_object_is_one_compact_line_with_its_version(six: World) -> None:
+    answer = await six.get(ITEM)
+    assert answer.status == 200
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.headers["Cache-Control"] == "no-cache, private"
+    assert answer.body.count(b"\n") == 1
+    assert answer.body.endswith(b"\n")
+    assert answer.json["metadata"]["resourceVersion"] == "11"
+
+
+async def test_a_missing_object_is_told_in_kubernetes_words(six: World) -> None:
+    answer = await six.get("namespaces/team/packages/nope")
+    assert answer.status == 404
+    assert answer.json == {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": 'packages.cacheserver.dev "nope" not found',
+        "reason": "NotFound",
+        "details": {"name": "nope", "group": "cacheserver.dev", "kind": "packages"},
+        "code": 404,
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("packages/r.a", 404),
+        ("nonsense", 404),
+        (f"{ITEM}/nonsense", 404),
+        (f"{ITEM}/icon/more", 404),
+        (f"{ITEM}/", 200),
+        ("namespaces/team/packages/a%25b", 400),
+        ("/no-such-path", 404),
+        ("/version/more", 404),
+    ],
+)
+async def test_paths_lead_where_kubernetes_paths_lead(six: World, path: str, status: int) -> None:
+    answer = await six.session.get(path if path[0] == "/" else f"/apis/cacheserver.dev/v1alpha1/{path}")
+    assert answer.status == status
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+async def test_writing_is_refused_with_what_is_allowed(six: World, method: str) -> None:
+    for path in ("namespaces/team/packages", ITEM, "packages"):
+        answer = await six.get(path, method=method)
+        assert (answer.status, answer.json["reason"]) == (405, "MethodNotAllowed")
+        assert answer.headers["Allow"] == "GET, HEAD"
+
+
+async def test_a_patch_of_an_unknown_type_hears_of_types_first(six: World) -> None:
+    strategic = {"Content-Type": "application/strategic-merge-patch+json"}
+    answer = await six.get(ITEM, method="PATCH", headers=strategic)
+    assert (answer.status, answer.json["reason"]) == (415, "UnsupportedMediaType")
+    answer = await six.get(ITEM, method="PATCH", headers={"Content-Type": "application/merge-patch+json"})
+    assert answer.status == 405
+
+
+async def test_head_is_the_headers_of_get_alone(six: World) -> None:
+    full, head = await six.get(ITEM), await six.get(ITEM, method="HEAD")
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers["Content-Length"] == str(len(full.body))
+
+
+async def test_an_audit_id_is_echoed_or_made(six: World) -> None:
+    assert (await six.get(ITEM, headers={"Audit-ID": "mine"})).headers["Audit-Id"] == "mine"
+    first, second = await six.get(ITEM), await six.get(ITEM)
+    assert len(first.headers["Audit-Id"]) == 36
+    assert first.headers["Audit-Id"] != second.headers["Audit-Id"]
+    assert len((await six.get(ITEM, headers={"Audit-ID": "x" * 65})).headers["Audit-Id"]) == 36
+
+
+async def test_people_get_indented_json_and_may_decline(six: World) -> None:
+    curl = {"User-Agent": "curl/8.0"}
+    assert (await six.get(ITEM, headers=curl)).body.startswith(b'{\n  "')
+    assert (await six.get(ITEM, headers=curl, pretty="false")).body.count(b"\n") == 1
+    assert (await six.get(ITEM, pretty="true")).body.startswith(b'{\n  "')
+    assert (await six.get("namespaces/team/packages/nope", headers=curl)).body.startswith(b'{\n  "')
+
+
+async def test_yaml_says_the_same(six: World) -> None:
+    answer = await six.get(ITEM, accept="application/yaml")
+    assert answer.headers["Content-Type"] == "application/yaml"
+    assert yaml.load(answer.body, Loader=yaml.BaseLoader)["metadata"]["name"] == "r.a"
+
+
+async def test_metadata_alone_is_a_kind_of_its_own(six: World) -> None:
+    answer = await six.get(ITEM, accept=METADATA)
+    assert set(answer.json) == {"kind", "apiVersion", "metadata"}
+    assert answer.json["kind"] == "PartialObjectMetadata"
+    refused = await six.get(ITEM, accept=METADATA_LIST)
+    assert refused.status == 406
+    assert refused.json["message"].startswith("you requested PartialObjectMetadataList, but")
+
+
+async def test_a_table_of_one_has_one_row(six: World) -> None:
+    table = (await six.get(ITEM, accept=TABLE)).json
+    assert [row["cells"][0] for row in table["rows"]] == ["r.a"]
+    assert table["metadata"] == {"resourceVersion": "11"}
+
+
+async def test_bad_parameters_are_refused_by_name(six: World) -> None:
+    assert "abc" in (await six.get(ITEM, resourceVersion="abc")).json["message"]
+    assert (await six.get(ITEM, export="true")).status == 400
+    assert (await six.get(ITEM, timeout="abc")).json["message"].startswith("invalid timeout specified")
+    assert (await six.get(ITEM, accept="text/html")).json["reason"] == "NotAcceptable"
+    assert (await six.get(ITEM, unknown="ignored")).status == 200
+
+
+async def test_a_version_yet_to_come_is_waited_for_as_long_as_the_client_wants(six: World) -> None:
+    answer = await six.get(ITEM, resourceVersion="999999", timeout="20ms")
+    assert (answer.status, answer.json["reason"]) == (504, "Timeout")
+
+
+class LongAway(WatchCache):
+    """A cache whose store has been silent for a minute."""
+
+    @property
+    def stale_for_s(self) -> float:
+        return 60.0
+
+
+async def test_the_last_state_is_served_with_a_warning_while_the_store_is_away() -> None:
+    async with api_world(cache_type=LongAway) as world:
+        world.package("a")
+        await world.settled()
+        answer = await world.get(ITEM)
+        assert answer.status == 200
+        assert answer.headers["Warning"].startswith('299 - "served from memory: etcd has not been heard from for 60 s')
+
+
+async def test_before_the_first_read_of_the_store_clients_are_told_to_retry() -> None:
+    async with api_world(away=True) as world:
+        answer = await world.get(ITEM)
+        assert (answer.status, answer.json["reason"]) == (429, "TooManyRequests")
+        assert answer.headers["Retry-After"] == "1"
+        assert (await world.get("/readyz")).status == 500
+        assert (await world.get("/livez")).status == 200
+        assert (await world.get("/apis")).status == 200

@@ -1,0 +1,64 @@
+"""Health, version and metrics."""
+
+from __future__ import annotations
+
+import orjson
+
+from tests.fakes.api import World, api_world
+
+
+async def test_all_is_well(world: World) -> None:
+    for path in ("/healthz", "/livez", "/readyz", "/livez/ping", "/readyz/watch-cache"):
+        answer = await world.get(path)
+        assert (answer.status, answer.body) == (200, b"ok")
+        assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_a_failing_check_is_named_and_its_reason_kept_for_its_own_path() -> None:
+    async with api_world(checks={"etcd": lambda: "no answer for 9 s", "disk": lambda: None}) as world:
+        answer = await world.get("/readyz")
+        assert answer.status == 500
+        assert answer.body == (
+            b"[+]ping ok\n[+]watch-cache ok\n[-]etcd failed: reason withheld\n[+]disk ok\n[+]shutdown ok\n"
+            b"readyz check failed\n"
+        )
+        assert (await world.get("/readyz/etcd")).body == b"internal server error: no answer for 9 s\n"
+        assert (await world.get("/readyz/disk")).status == 200
+        assert (await world.get("/livez")).status == 200
+        assert (await world.get("/readyz", exclude="etcd")).status == 200
+
+
+async def test_verbose_and_exclude_read_as_in_kubernetes(world: World) -> None:
+    answer = await world.get("/livez", verbose="", exclude="nope")
+    assert answer.body == (
+        b'[+]ping ok\nwarn: some health checks cannot be excluded: no matches for "nope"\nlivez check passed\n'
+    )
+    assert b"[+]ping excluded: ok\n" in (await world.get("/readyz", verbose="", exclude="ping")).body
+    assert (await world.get("/readyz/nope")).status == 404
+
+
+async def test_the_version_is_ours(world: World) -> None:
+    answer = await world.get("/version")
+    assert answer.json["gitVersion"] == "v1.2.3"
+    assert (answer.json["major"], answer.json["minor"]) == ("1", "2")
+    assert answer.body == orjson.dumps(answer.json, option=orjson.OPT_INDENT_2)
+
+
+async def test_requests_are_counted_under_kubernetes_labels(six: World) -> None:
+    await six.get("namespaces/team/packages")
+    await six.get("namespaces/team/packages/r.a")
+    await six.get("namespaces/team/packages/r.a/forged-label")
+    await six.get("forged-resource")
+    text = (await six.get("/metrics")).body.decode()
+    assert (
+        'apiserver_request_total{code="200",component="cacheserver",dry_run="",group="cacheserver.dev",'
+        'resource="packages",scope="namespace",subresource="",system_client="",verb="LIST",version="v1alpha1"}'
+    ) in text
+    assert (
+        'apiserver_request_duration_seconds_bucket{component="cacheserver",dry_run="",group="cacheserver.dev"' in text
+    )
+    assert 'apiserver_response_sizes_sum{component="cacheserver"' in text
+    assert 'apiserver_current_inflight_requests{request_kind="readOnly"}' in text
+    assert "forged" not in text
+    assert "_created" not in text
