@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -24,9 +25,10 @@ from cacheserver import limits, metrics, sources
 from cacheserver.api import PROJECTIONS, Api, make_server
 from cacheserver.blobs import Blobs
 from cacheserver.config import RepositoryConfig, Settings
-from cacheserver.errors import CacheServerError, EtcdError
+from cacheserver.errors import CacheServerError, EtcdError, EtcdStartError
 from cacheserver.etcd.client import Client, TLSFiles
 from cacheserver.etcd.embedded import EmbeddedEtcd
+from cacheserver.etcd.version import check_supported
 from cacheserver.ingest import Ingest, Rooms, SyncReport
 from cacheserver.sources import Progress
 from cacheserver.store import Store
@@ -69,7 +71,8 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
         url = _url(runner)
         log.info("listening", extra={"url": url})
         async with asyncio.TaskGroup() as group:
-            work = group.create_task(_work(store, cache, ingest, own_etcd=settings.etcd.embedded), name="server: work")
+            opened = functools.partial(_open, store, client, settings)
+            work = group.create_task(_work(opened, cache, ingest), name="server: work")
             announce = group.create_task(_announce(cache, lambda: ready(url)), name="server: announce")
             await _stopped(stop, work)
             log.info("stopping", extra={"grace_s": settings.serving.shutdown_grace_s})
@@ -93,24 +96,34 @@ async def ingest(
         workers = await stack.enter_async_context(limits.workers(settings.parsing))
         client = await stack.enter_async_context(_etcd(settings))
         store = Store(client)
-        await store.open()
-        if settings.etcd.embedded:
-            await store.drop_claims()
+        await _open(store, client, settings)
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cacheserver-")))
         rooms = Rooms(store, Blobs(client), workers, scratch)
         runner = Ingest(rooms, settings.repositories, _opener(settings, scratch))
         await runner.once(progress=progress, on_report=on_report, on_error=on_error)
 
 
-async def _work(store: Store, cache: WatchCache, ingest: Ingest, *, own_etcd: bool) -> None:
+async def _open(store: Store, client: Client, settings: Settings) -> None:
+    """Make the store usable. Raises: EtcdStartError for a version we refuse, ConfigError, Unavailable."""
+    version = await client.connect()
+    if not settings.etcd.embedded and version is not None:
+        warning = check_supported(version, embedded=False, allow_unsupported=settings.etcd.allow_unsupported)
+        if warning:
+            log.warning(warning)
+    await store.open()
+    if settings.etcd.embedded:
+        await store.drop_claims()  # left by a killed server: nobody else can reach this etcd
+
+
+async def _work(opened: Callable[[], Awaitable[None]], cache: WatchCache, ingest: Ingest) -> None:
     """Everything that needs etcd, begun once it answers."""
     pause_s, told = 0.1, False
     while True:
         try:
-            await store.open()
-            if own_etcd:
-                await store.drop_claims()  # left by a killed server: nobody else can reach this etcd
+            await opened()
             break
+        except EtcdStartError:
+            raise
         except EtcdError as exc:
             if not told:
                 log.warning("etcd does not answer yet; trying on", extra={"error": str(exc)})

@@ -38,7 +38,8 @@ READ_WAIT_S = 3.0
 _PROGRESS_EVERY_S = 0.1  # asked again while somebody waits; Kubernetes: pkg/storage/cacher/progress
 _AWAY_AFTER_S = 3.0  # the follower hears progress every second; silent for this long, the store counts as away
 _SLICE = 128  # entries decoded between two turns of the loop: about 3 ms
-_LOOK_BACK = (20_000, 5_000, 500, 0)  # revisions; the furthest that etcd still has
+# Revisions; the furthest that etcd still has. etcd replays 1,000 in 100 ms (measured), and nobody is served meanwhile.
+_LOOK_BACK = (5_000, 500, 0)
 _KEPT_SNAPSHOTS = 64  # of pages under way; past that the oldest is rebuilt from the window, or is gone
 
 

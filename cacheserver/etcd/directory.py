@@ -37,7 +37,7 @@ def claim_directory(configured: Path | None, socket_name: str) -> Directory:
     temporary: list[Path] = []
     try:
         if configured is None:
-            path = Path(tempfile.mkdtemp(prefix="cacheserver-"))
+            path = Path(tempfile.mkdtemp(prefix="cacheserver-etcd-"))
             temporary.append(path)
         else:
             path = configured.resolve()
@@ -48,7 +48,7 @@ def claim_directory(configured: Path | None, socket_name: str) -> Directory:
         lock = _lock(path)
         run_path = path
         if len(os.fsencode(path / socket_name)) > _LONGEST_SOCKET_PATH:
-            run_path = Path(tempfile.mkdtemp(prefix="cacheserver-"))
+            run_path = Path(tempfile.mkdtemp(prefix="cacheserver-etcd-"))
             temporary.append(run_path)
     except OSError as exc:
         raise EtcdStartError(f"etcd data directory {exc.filename or configured}: {exc.strerror}") from exc

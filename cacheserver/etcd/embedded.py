@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from cacheserver.errors import EtcdStartError, Unavailable
+from cacheserver.errors import EtcdError, EtcdStartError, Unavailable
 from cacheserver.etcd.binary import Binary, find_binary
 from cacheserver.etcd.client import Client
 from cacheserver.etcd.directory import Directory, claim_directory
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 # Replaying a large log takes seconds (3.5 s for 2 GB, measured), a loaded laptop some more.
 START_DEADLINE_S = 60.0
-STOP_DEADLINE_S = 10.0
+_STOP_DEADLINE_S = 10.0
 _FIRST_RESTART_PAUSE_S = 0.1
 _LONGEST_RESTART_PAUSE_S = 10.0
 # A child that lived this long was healthy; its crash starts the back-off anew.
@@ -87,7 +87,10 @@ class EmbeddedEtcd:
     restarted for ever, with back-off; meanwhile clients get Unavailable.
     """
 
-    def __init__(self, data_dir: Path | None, binary: Path | None = None) -> None:
+    def __init__(
+        self, data_dir: Path | None, binary: Path | None = None, *, stop_deadline_s: float = _STOP_DEADLINE_S
+    ) -> None:
+        self._stop_deadline_s = stop_deadline_s
         self._configured_dir = data_dir
         self._configured_binary = binary
         self._stack = AsyncExitStack()
@@ -131,7 +134,7 @@ class EmbeddedEtcd:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """SIGTERM, then SIGKILL after 10 s; returns when the child is gone."""
+        """SIGTERM, then SIGKILL after stop_deadline_s; returns when the child is gone."""
         await self._stack.aclose()
 
     async def _start(self) -> None:
@@ -168,7 +171,7 @@ class EmbeddedEtcd:
                 try:
                     await self._start_child()
                     break
-                except EtcdStartError as exc:
+                except EtcdError as exc:
                     log.debug("etcd did not come back", extra={"error": str(exc)})
             log.info("etcd restarted")
 
@@ -228,7 +231,7 @@ class EmbeddedEtcd:
             return
         child.terminate()
         try:
-            async with asyncio.timeout(STOP_DEADLINE_S):
+            async with asyncio.timeout(self._stop_deadline_s):
                 await child.wait()
         except TimeoutError:
             log.warning("etcd did not stop, killing it", extra={"pid": child.pid})

@@ -46,7 +46,8 @@ _AMBIGUOUS = {
 
 def classify(code: grpc.StatusCode, details: str) -> Fault:
     lowered = details.lower()
-    if code is grpc.StatusCode.UNAVAILABLE and any(text in lowered for text in _NOT_SENT):
+    # "no leader" is said before a request is looked at (see transport.REQUIRE_LEADER); "leader changed" is not.
+    if code is grpc.StatusCode.UNAVAILABLE and any(text in lowered for text in (*_NOT_SENT, "etcdserver: no leader")):
         return Fault.NOT_SENT
     if any(text in lowered for text in _TOKEN):
         return Fault.TOKEN

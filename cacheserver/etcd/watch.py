@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from time import perf_counter
 from typing import TypeAlias, cast
 
 import grpc
@@ -19,7 +20,7 @@ from cacheserver.etcd import etcd_pb2 as pb
 from cacheserver.etcd import wire
 from cacheserver.etcd.endpoint import Endpoint, Metadata, StreamCall
 from cacheserver.etcd.faults import error_of
-from cacheserver.etcd.transport import Transport
+from cacheserver.etcd.transport import REQUIRE_LEADER, Transport
 from cacheserver.etcd.values import WatchBatch, WatchEvent
 
 # A progress request a second costs 0.4 ms and two of them unanswered mean two to three seconds of silence. gRPC's
@@ -33,16 +34,14 @@ _BUFFER_BYTES = 16 << 20
 
 _Stream: TypeAlias = "StreamCall[pb.WatchRequest, pb.WatchResponse]"
 _PROGRESS = pb.WatchRequest(progress_request=pb.WatchProgressRequest())
-# A member cut off from the others must end the watch, not answer progress requests for ever (etcd: WithRequireLeader).
-_REQUIRE_LEADER = (("hasleader", "true"),)
 
 
 class Watch:
     """One watch on one stream. Iterating yields batches until the stream ends, which is always an error.
 
     Raises from the iterator, after the batches that came before: Compacted (start revision gone), Unavailable (stream
-    broken, or no sign of life for 3 s), EtcdPermissionDenied. Progress comes as empty batches about once a second, and
-    only when `progress_trusted`.
+    broken, or no sign of life for 3 s), EtcdPermissionDenied. An empty batch about once a second says that etcd lives;
+    its revision is progress when `progress_trusted`, else only that of the last event.
     """
 
     def __init__(
@@ -73,6 +72,7 @@ class Watch:
 
     def start(self) -> None:
         """Begin reading. Called once, by `open_watch`."""
+        self._transport.open_streams.add(self._stream.cancel)
         self._tasks = [
             asyncio.create_task(self._read(), name="etcd watch reader"),
             asyncio.create_task(self._check_liveness(), name="etcd watch liveness"),
@@ -80,6 +80,7 @@ class Watch:
 
     async def close(self) -> None:
         """Ends the stream and both tasks."""
+        self._transport.open_streams.discard(self._stream.cancel)
         self._stream.cancel()
         for task in self._tasks:
             task.cancel()
@@ -135,9 +136,7 @@ class Watch:
             details = exc.details() or ""
             await self._fail(error_of(exc.code(), details, operation="watch", endpoint=self._endpoint.address.url))
         finally:
-            if self._failure is None:  # the client was closed under us; the consumer must not wait for ever
-                self._failure = self._unavailable("closed")
-                self._arrived.set()
+            self._over()
 
     async def _take(self, response: pb.WatchResponse) -> None:
         if response.canceled:
@@ -186,8 +185,18 @@ class Watch:
                     # 3.5.8 to 3.5.12 leave an idle watch without an answer, so ask the server, not the stream.
                     await self._transport.probe(self._endpoint, _UNANSWERED_LIMIT * LIVENESS_INTERVAL_S)
                     self._unanswered = 0
+                    self._fresh = True  # a sign of life for the consumer: a batch of nothing new
+                    self._arrived.set()
         except EtcdError as exc:
             await self._fail(exc)
+        finally:
+            self._over()
+
+    def _over(self) -> None:
+        """Whatever ended a task, a client closed under us included: the consumer must not wait for ever."""
+        if self._failure is None:
+            self._failure = self._unavailable("closed")
+        self._arrived.set()
 
     def _full(self) -> bool:
         return len(self._events) >= _BUFFER_EVENTS or self._buffered_bytes >= _BUFFER_BYTES
@@ -199,7 +208,6 @@ class Watch:
         if self._failure is None:
             self._failure = failure
             metrics.etcd_errors.labels("watch", type(failure).__name__).inc()
-        self._arrived.set()
         self._stream.cancel()
         if isinstance(failure, Unavailable):
             await self._transport.leave(self._endpoint)
@@ -238,7 +246,14 @@ async def open_watch(
             renewed = await transport.renew(metadata, timeout)
             return await _create(transport, endpoint, create, renewed, timeout)
 
-    watch = await transport.anywhere(attempt, deadline_s)
+    began = perf_counter()
+    try:
+        watch = await transport.anywhere(attempt, deadline_s)
+    except EtcdError as exc:
+        metrics.etcd_errors.labels("watch", type(exc).__name__).inc()
+        raise
+    finally:
+        wire.WATCH.observe(perf_counter() - began)  # until confirmed, not its whole life
     watch.start()
     return watch
 
@@ -251,7 +266,9 @@ async def _create(
     early = pb.WatchCreateRequest()
     early.CopyFrom(create)
     early.start_revision = max(create.start_revision - 1, 1)
-    stream = endpoint.stream(wire.WATCH, metadata + _REQUIRE_LEADER)
+    # A member cut off from the others must end the watch, not answer progress requests for ever.
+    with_leader = metadata if REQUIRE_LEADER[0] in metadata else metadata + REQUIRE_LEADER
+    stream = endpoint.stream(wire.WATCH, with_leader)
     url = endpoint.address.url
     try:
         async with asyncio.timeout(timeout):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
+import time
 import urllib.error
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
+from cacheserver.etcd.version import Version
 from tests.e2e.conftest import StartServer
+from tests.support.etcd import FoundEtcd
 from tests.support.fbc import catalog
 from tests.support.server import Recorder, ServerProcess, run_cli
 from tests.support.waiting import eventually
@@ -231,3 +235,29 @@ def test_unknown_objects_are_a_status(start_server: StartServer, tmp_path: Path)
         server.list("namespaces/default/packages/none")
     assert caught.value.code == 404
     assert json.load(caught.value)["reason"] == "NotFound"
+
+
+def test_an_external_etcd_with_known_faults_is_refused_unless_allowed(
+    start_server: StartServer, etcd_endpoint: str, etcd_binary: FoundEtcd, tmp_path: Path
+) -> None:
+    if etcd_binary.version >= Version(3, 5, 18):
+        pytest.skip(f"etcd {etcd_binary.version} has no such faults")
+    refused = run_cli("serve", "--etcd", etcd_endpoint, "--listen", "127.0.0.1:0", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "--allow-unsupported-etcd" in refused.stderr
+    start_server("--etcd", etcd_endpoint, "--allow-unsupported-etcd")
+
+
+async def test_an_idle_server_is_never_stale(start_server: StartServer, tmp_path: Path) -> None:
+    """Whatever its etcd: old ones answer an idle watch with nothing at all."""
+    server = start_server("--catalog", f"c={catalog(tmp_path / 'c').package('app', '1.0.0').root}")
+    await eventually(lambda: served(server, "c.app"))
+    quiet_until = time.monotonic() + 5
+    while time.monotonic() < quiet_until:
+        lag = next(
+            float(line.split()[1])
+            for line in server.text("/metrics")
+            if line.startswith("cacheserver_cache_lag_seconds")
+        )
+        assert lag < 3
+        await asyncio.sleep(0.5)

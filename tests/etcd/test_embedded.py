@@ -111,9 +111,8 @@ async def test_a_crashed_etcd_comes_back_with_its_content(
     assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == ["etcd died, restarting"]
 
 
-async def test_a_hung_etcd_is_killed_at_the_end(tmp_path: Path, binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cacheserver.etcd.embedded.STOP_DEADLINE_S", 0.3)
-    async with EmbeddedEtcd(tmp_path, binary) as embedded:
+async def test_a_hung_etcd_is_killed_at_the_end(tmp_path: Path, binary: Path) -> None:
+    async with EmbeddedEtcd(tmp_path, binary, stop_deadline_s=0.3) as embedded:
         pid = embedded.pid
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)

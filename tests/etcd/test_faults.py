@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 
 from cacheserver.errors import Unavailable
 from cacheserver.etcd.client import Client, Watch
+from cacheserver.etcd.version import Version
 from tests.conftest import StartEtcd
 from tests.support.waiting import eventually
 
@@ -21,30 +23,32 @@ async def drain(watch: Watch) -> None:
 
 async def test_a_caller_that_resumes_sees_every_write_once_over_kill_and_restart(start_etcd: StartEtcd) -> None:
     process = start_etcd()
+    # A lone etcd before 3.5.5 acknowledges a write before it has written it (etcd #14370): let that one finish.
+    end = process.kill if process.version >= Version(3, 5, 5) else process.terminate
     acknowledged: list[bytes] = []
     seen: list[bytes] = []
     goal = 300
 
     async def write(client: Client) -> None:
-        number = 0
-        while len(acknowledged) < goal:
-            key = b"/w/%05d" % number
-            number += 1
+        for number in itertools.count():
+            key = b"/w/%s%05d" % (b"end" if len(acknowledged) >= goal else b"", number)
             try:
                 await client.put(key, b"")
             except Unavailable:
                 continue  # fate unknown; the next key is another one
+            if key.startswith(b"/w/end"):
+                return
             acknowledged.append(key)
 
     async def follow(client: Client) -> None:
         revision = 1
-        while not (len(acknowledged) >= goal and set(acknowledged) <= set(seen)):
+        while True:
             try:
                 async with client.watch(b"/w/", start_revision=revision + 1) as watch:
                     async for batch in watch:
                         seen.extend(event.key for event in batch.events)
-                        revision = max(revision, batch.revision)
-                        if len(acknowledged) >= goal and set(acknowledged) <= set(seen):
+                        revision = batch.revision
+                        if any(event.key.startswith(b"/w/end") for event in batch.events):
                             return
             except Unavailable:
                 continue
@@ -52,11 +56,13 @@ async def test_a_caller_that_resumes_sees_every_write_once_over_kill_and_restart
     async with Client([process.endpoint]) as client, asyncio.timeout(30), asyncio.TaskGroup() as group:
         group.create_task(write(client))
         group.create_task(follow(client))
-        for upto in (goal // 3, goal * 2 // 3):
-            await eventually(lambda upto=upto: len(acknowledged) > upto)  # type: ignore[misc]  # a default binds the loop's value
-            process.kill()
-            process.spawn()
-    assert set(acknowledged) <= set(seen)
+        await eventually(lambda: len(acknowledged) > goal // 3)
+        end()
+        process.spawn()
+        await eventually(lambda: len(acknowledged) > goal * 2 // 3)
+        end()
+        process.spawn()
+    assert set(acknowledged) - set(seen) == set()
     assert len(seen) == len(set(seen))
 
 
@@ -78,10 +84,10 @@ async def test_a_hung_etcd_costs_a_call_its_deadline_and_no_more(start_etcd: Sta
     async with Client([process.endpoint], deadline_s=0.5) as client:
         await client.put(b"a", b"1")
         process.pause()
-        for call in (client.put(b"a", b"2"), client.range(b"a"), client.keep_alive_once(1)):
+        for call in (lambda: client.put(b"a", b"2"), lambda: client.range(b"a"), lambda: client.keep_alive_once(1)):
             began = loop.time()
             with pytest.raises(Unavailable):
-                await call
+                await call()
             assert loop.time() - began < 1.5
         process.resume()
         assert (await client.range(b"a", deadline_s=5)).count == 1

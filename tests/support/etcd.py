@@ -117,9 +117,11 @@ class EtcdProcess:
 
     def kill(self) -> None:
         """SIGKILL; returns when it is gone."""
-        self._signal(signal.SIGKILL)
-        assert self._child is not None
-        self._child.wait()
+        self._end(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """SIGTERM, which lets it finish what it writes; returns when it is gone."""
+        self._end(signal.SIGTERM)
 
     def stop(self) -> None:
         """For fixtures: gone afterwards, whatever state it was in."""
@@ -127,16 +129,27 @@ class EtcdProcess:
             self.kill()
 
     def pause(self) -> None:
-        self._signal(signal.SIGSTOP)
+        """SIGSTOP; returns when every thread stands still, which takes a moment."""
+        os.kill(self.pid, signal.SIGSTOP)
+        give_up_at = time.monotonic() + 5
+        while not self._stands_still():
+            assert time.monotonic() < give_up_at, "etcd does not stop"
+            time.sleep(0.001)
 
     def resume(self) -> None:
-        self._signal(signal.SIGCONT)
+        os.kill(self.pid, signal.SIGCONT)
 
     def log(self) -> str:
         return (self.directory / "log").read_text(errors="replace")
 
-    def _signal(self, number: int) -> None:
+    def _end(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
+        assert self._child is not None
+        self._child.wait()
+
+    def _stands_still(self) -> bool:
+        stats = [(task / "stat").read_text() for task in Path(f"/proc/{self.pid}/task").iterdir()]
+        return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
 
     def _flags(self) -> list[str]:
         peer = "http://127.0.0.1:1"  # a lone member never dials it, and listens on a socket file instead

@@ -104,6 +104,11 @@ class ServerProcess:
         with urllib.request.urlopen(request, timeout=10) as answer:
             return json.load(answer)
 
+    def text(self, path: str) -> Sequence[str]:
+        """The lines of one GET of plain text."""
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=10) as answer:
+            return answer.read().decode().splitlines()
+
     def list(self, resource: str, query: str = "") -> Any:
         return self.get(f"{API}/{resource}{query}")
 
