@@ -21,7 +21,7 @@ from pathlib import Path
 from aiohttp import web
 
 import cacheserver
-from cacheserver import limits, metrics, sources
+from cacheserver import limits, metrics
 from cacheserver.api import PROJECTIONS, Api, make_server
 from cacheserver.blobs import Blobs
 from cacheserver.config import RepositoryConfig, Settings
@@ -30,7 +30,8 @@ from cacheserver.etcd.client import Client, TLSFiles
 from cacheserver.etcd.embedded import EmbeddedEtcd
 from cacheserver.etcd.version import check_supported
 from cacheserver.ingest import Ingest, Rooms, SyncReport
-from cacheserver.sources import Progress
+from cacheserver.ingest.git import open_for
+from cacheserver.sources import Progress, Source
 from cacheserver.store import Store
 from cacheserver.watchcache import WatchCache
 
@@ -65,7 +66,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
             list_cache_bytes=settings.cache.list_cache_bytes,
         )
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cacheserver-")))
-        ingest = Ingest(Rooms(store, blobs, workers, scratch), settings.repositories, _opener(settings, scratch))
+        ingest = Ingest(Rooms(store, blobs, workers, scratch), settings.repositories, _opener(settings))
         loop.add_signal_handler(signal.SIGHUP, ingest.request_sync)
         runner = await stack.enter_async_context(_listening(api, settings))
         url = _url(runner)
@@ -99,7 +100,7 @@ async def ingest(
         await _open(store, client, settings)
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cacheserver-")))
         rooms = Rooms(store, Blobs(client), workers, scratch)
-        runner = Ingest(rooms, settings.repositories, _opener(settings, scratch))
+        runner = Ingest(rooms, settings.repositories, _opener(settings))
         await runner.once(progress=progress, on_report=on_report, on_error=on_error)
 
 
@@ -167,13 +168,14 @@ async def _etcd(settings: Settings) -> AsyncIterator[Client]:
         yield await stack.enter_async_context(client)
 
 
-def _opener(settings: Settings, scratch: Path) -> Callable[[RepositoryConfig], sources.Source]:
-    """Opens a repository's source; what it keeps between fetches lies below `scratch`."""
+def _opener(settings: Settings) -> Callable[[RepositoryConfig], Source]:
+    """Opens a repository's source. What it keeps between fetches (git's objects) lies in the data directory, also with
+    an etcd elsewhere, so that a restart fetches nothing again."""
     caps = limits.source_limits(settings.parsing)
 
-    def open_one(config: RepositoryConfig) -> sources.Source:
-        cache = scratch / "sources" / config.key.namespace / config.key.name
-        return sources.open_source(config.source, cache=cache, limits=caps)
+    def open_one(config: RepositoryConfig) -> Source:
+        cache = settings.etcd.data_dir / "sources" / config.key.namespace / config.key.name
+        return open_for(config.source, config.format, cache=cache, limits=caps)
 
     return open_one
 

@@ -80,3 +80,5 @@ class Catalog:
     blobs: Mapping[Digest, BlobFile] = field(default_factory=dict)
     revisions: int = 0
     """Revisions of all good packages, the unchanged ones included."""
+    ignored_tags: int = 0
+    """Tags of a git repository that name no package; the first of them are told as warnings (KRM)."""

@@ -36,6 +36,8 @@ _BATCH_FILES: Final = 64
 _PART_BYTES: Final = 4 * MIB
 """Larger YAML files are read in parts, by several workers: 0.2 s each."""
 _ASSEMBLE_BYTES: Final = 128 * 1024
+_MOST_FINDINGS: Final = 10_000
+"""Ours: who mends these will see the others."""
 _AHEAD: Final = 2
 """Jobs under way for one parse, per worker: the next one is ready when a worker is."""
 
@@ -56,16 +58,20 @@ class _Gathered:
 class Parse:
     """One run. Not to be used twice."""
 
-    def __init__(self, tree: Files, key: RepositoryKey, workers: Workers, lane: Lane, scratch: Path) -> None:
+    def __init__(
+        self, tree: Files, key: RepositoryKey, workers: Workers, lane: Lane, scratch: Path, *, write_blobs: bool
+    ) -> None:
         self._tree = tree
         self._key = key
         self._workers = workers
         self._lane = lane
         self._scratch = scratch
+        self._write_blobs = write_blobs
         self._found = _Gathered()
 
     async def run(self, known: bytes, progress: Progress) -> Catalog:
         """Raises: CatalogError when the pool itself cannot go on."""
+        await asyncio.to_thread(self._scratch.mkdir, parents=True, exist_ok=True)
         remembered = await asyncio.to_thread(index.decode, known)
         digests = ""
         if remembered.documents:
@@ -95,11 +101,15 @@ class Parse:
 
     async def _scan(self, batches: list[list[Part]], digests: str, known: index.Known, progress: Progress) -> None:
         total = sum(part.end - part.start for batch in batches for part in batch)
-        done = 0
+        done = documents = 0
 
         async def one(batch: list[Part]) -> list[Report]:
-            nonlocal done
+            nonlocal done, documents
             reports = await self._read(batch, digests)
+            documents += sum(report.documents for report in reports)
+            if documents > self._workers.limits.documents:
+                # As a whole: nobody can say which of the documents are too many, and each costs memory here.
+                raise CatalogError(f"more than {self._workers.limits.documents} documents in one catalog")
             done += sum(part.end - part.start for part in batch)
             progress("parsing", done, total)
             return reports
@@ -108,15 +118,16 @@ class Parse:
         reports.sort(key=lambda report: (report.part.path, report.part.start))
         self._place(reports, known)
 
-    async def _read(self, parts: list[Part], digests: str) -> list[Report]:
-        """The reports of `parts`. When their worker dies, each is tried alone, so that the file to blame is known."""
-        job = encode_job(Scan(str(self._tree.root), str(self._scratch), digests, parts))
+    async def _read(self, parts: list[Part], digests: str, *, alone: bool = False) -> list[Report]:
+        """The reports of `parts`. When their worker dies, each is tried again alone: the kernel may have killed it for
+        another's greed, and the file to blame must be known."""
+        job = encode_job(Scan(str(self._tree.root), str(self._scratch), digests, parts, self._write_blobs))
         try:
             return decode_reports(await self._workers.run(self._lane, job, parts[0].path))
         except WorkerCrashedError as exc:
-            if len(parts) == 1:
+            if alone or (len(parts) == 1 and isinstance(exc.__cause__, TimeoutError)):
                 return [Report(parts[0], findings=[Finding("WorkerCrashed", str(exc), parts[0].path)])]
-        return [report for part in parts for report in await self._read([part], digests)]
+        return [report for part in parts for report in await self._read([part], digests, alone=True)]
 
     def _place(self, reports: Iterable[Report], known: index.Known) -> None:
         """Documents under their packages. What was counted within a part is counted within its file from here on."""
@@ -161,7 +172,7 @@ class Parse:
             unchanged=sorted(unchanged),
             rejected=rejected,
             unreadable=unreadable,
-            findings=sorted(self._found.findings, key=lambda found: (found.path, found.document, found.line)),
+            findings=_told(self._found.findings),
             index=await asyncio.to_thread(self._index, good),
             blobs={digest: self._found.blobs[digest] for digest in digests if digest in self._found.blobs},
             revisions=sum(revisions for _, revisions in good.values()),
@@ -182,19 +193,19 @@ class Parse:
         }
         return index.encode(good, documents)
 
-    async def _assemble(self, groups: list[Group]) -> list[Assembled]:
-        """As _read: when the worker dies, each package is tried alone."""
+    async def _assemble(self, groups: list[Group], *, alone: bool = False) -> list[Assembled]:
+        """As _read: when the worker dies, each package is tried again alone."""
         namespace, repository = self._key.namespace, self._key.name
         job = encode_job(Assemble(namespace, repository, groups))
         try:
             answer = await self._workers.run(self._lane, job, f"package {groups[0].name}")
             return decode_assembled(answer, namespace, repository)
         except WorkerCrashedError as exc:
-            if len(groups) == 1:
+            if alone:
                 name, first = groups[0].name, groups[0].documents[0]
                 finding = Finding("WorkerCrashed", str(exc), first.path, first.document, first.line, name)
                 return [Assembled(name, (), [finding])]
-        return [one for group in groups for one in await self._assemble([group])]
+        return [one for group in groups for one in await self._assemble([group], alone=True)]
 
     async def _each(self, batches: Sequence[_B], do: Callable[[_B], Awaitable[list[_A]]]) -> list[_A]:
         """Everything that `do` makes of the batches, in no order. Raises: CatalogError."""
@@ -214,6 +225,14 @@ class Parse:
                 raise
             raise CatalogError(str(failed.exceptions[0])) from group
         return found
+
+
+def _told(findings: list[Finding]) -> list[Finding]:
+    """In order of path and document; with very many, the last of them are only counted."""
+    ordered = sorted(findings, key=lambda found: (found.path, found.document, found.line))
+    if len(ordered) > _MOST_FINDINGS:
+        ordered[_MOST_FINDINGS:] = [Finding("MoreFindings", f"{len(ordered) - _MOST_FINDINGS} more are not listed")]
+    return ordered
 
 
 def _write_digests(path: Path, known: index.Known) -> None:

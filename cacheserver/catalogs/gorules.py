@@ -27,11 +27,15 @@ WORDS: dict[str, bool | None] = {
 SUSPECT = frozenset("+-0123456789yYnNtTfFoO~.")
 """First characters of plain scalars that may be no strings (resolve.go, resolveTable); all others are strings."""
 
+NUMERIC = SUSPECT - frozenset("yYnNtTfFoO~")
+"""Of those, the ones that are more than a look into WORDS."""
+
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)\Z|\.(nan|NaN|NAN)\Z")
 _INTEGER = re.compile(
     r"(?P<sign>[-+]?)(?:0[xX](?P<hex>[0-9a-fA-F]+)|0[bB](?P<bin>[01]+)|0[oO]?(?P<oct>[0-7]+)|(?P<dec>0|[1-9][0-9]*))\Z"
 )
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
+_DEPTH = re.compile("depth limit|Recursion limit")  # orjson from 3.13 on, and before
 _EXACT = 1 << 53
 _LONGEST = 400  # no finite number needs more characters; also bounds int()'s quadratic time
 
@@ -43,7 +47,7 @@ def plain(scalar: str) -> Scalar:
     """
     if scalar in WORDS:
         return WORDS[scalar]
-    if scalar[0] not in SUSPECT or scalar[0].isalpha():
+    if scalar[0] not in NUMERIC:
         return scalar
     if _NOT_FINITE.match(scalar):
         raise DocumentError("UnsupportedValue", f"{scalar} cannot be written as JSON")
@@ -123,7 +127,7 @@ def from_json(raw: bytes, limits: ParseLimits) -> JSON:
     try:
         value: JSON = orjson.loads(raw)
     except orjson.JSONDecodeError as exc:
-        reason = "InvalidUTF8" if "UTF-8" in exc.msg else "TooDeep" if "Recursion" in exc.msg else "JSONSyntax"
+        reason = "InvalidUTF8" if "UTF-8" in exc.msg else "TooDeep" if _DEPTH.search(exc.msg) else "JSONSyntax"
         raise DocumentError(reason, exc.msg, line=exc.lineno) from exc
     return _as_go(value, limits.depth)
 

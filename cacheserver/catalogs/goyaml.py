@@ -103,8 +103,8 @@ class _Builder:
         return into
 
     def _mapping(self, depth: int) -> Object:
-        """Hot: what a plain string needs is done in line, everything else in the methods below."""
-        following, suspect = self._next, gorules.SUSPECT
+        """Hot, as _sequence: what an untagged scalar needs is done in line, everything else in the methods below."""
+        following, words, numeric = self._next, gorules.WORDS, gorules.NUMERIC
         into: Object = {}
         while True:
             event = following()
@@ -113,41 +113,44 @@ class _Builder:
                     return into
                 raise _refused("UnsupportedKey", "a mapping key is no scalar", event)
             key = event.value
-            if event.implicit[0] and (not key or key[0] in suspect or key == "<<"):
+            if event.implicit[0] and (key in words or key[0] in numeric or key == "<<"):
                 if key == "<<":
                     self._merge(into, self._value(following(), depth), event)
                     continue
-                key = gorules.key(key)
+                key = _key(event)
             if event.anchor is not None:
                 self._remember(event.anchor, key)
             if key in into:
                 self._duplicates.append((key, _line(event)))
             event = following()
             if event.__class__ is ScalarEvent and event.anchor is None:
-                value: JSON = event.value
+                text: str = event.value
                 plain, quoted = event.implicit
                 if plain:
-                    if not event.value or event.value[0] in suspect:
-                        value = _at(event, gorules.plain, event.value)
-                elif not quoted:
-                    value = _tagged(event)
-                into[key] = value
+                    into[key] = words[text] if text in words else text if text[0] not in numeric else _number(event)
+                else:
+                    into[key] = text if quoted else _tagged(event)
             else:
                 into[key] = self._value(event, depth)
 
     def _sequence(self, depth: int) -> list[JSON]:
+        following, words, numeric = self._next, gorules.WORDS, gorules.NUMERIC
         into: list[JSON] = []
         while True:
-            event = self._next()
-            if event.__class__ is SequenceEndEvent:
+            event = following()
+            if event.__class__ is ScalarEvent and event.anchor is None and event.implicit[0]:
+                text: str = event.value
+                into.append(words[text] if text in words else text if text[0] not in numeric else _number(event))
+            elif event.__class__ is SequenceEndEvent:
                 return into
-            into.append(self._value(event, depth))
+            else:
+                into.append(self._value(event, depth))
 
     def _scalar(self, event: Any) -> JSON:
         plain, quoted = event.implicit
         value: JSON = event.value
         if plain:
-            value = _at(event, gorules.plain, event.value)
+            value = _number(event)
         elif not quoted:
             value = _tagged(event)
         if event.anchor is not None:
@@ -195,9 +198,17 @@ class _Builder:
                 into.setdefault(key, merged)
 
 
-def _at(event: Any, rule: Callable[[str], JSON], scalar: str) -> JSON:
+def _key(event: Any) -> str:
     try:
-        return rule(scalar)
+        return gorules.key(event.value)
+    except DocumentError as exc:
+        raise _refused(exc.reason, str(exc), event) from None
+
+
+def _number(event: Any) -> JSON:
+    """A plain scalar that may be a number."""
+    try:
+        return gorules.plain(event.value)
     except DocumentError as exc:
         raise _refused(exc.reason, str(exc), event) from None
 
@@ -210,7 +221,7 @@ def _tagged(event: Any) -> JSON:
     name = tag.removeprefix(_CORE)
     if name not in {"null", "bool", "int", "float"}:
         return str(scalar)  # str, timestamp, and binary, which stays base64
-    value = _at(event, gorules.plain, scalar)
+    value = _number(event)
     fits = {
         "null": value is None,
         "bool": isinstance(value, bool),

@@ -16,7 +16,7 @@ class ParseLimits:
     document_bytes: int = 16 * MIB
     """Bounds every scalar as well. The largest bundle of 7,831 real ones is 1.05 MB."""
     documents: int = 200_000
-    """Of one file. The largest real catalog has about 5,000."""
+    """Of one catalog: each is remembered, at about 2 KB for a bundle. The largest real catalog has about 5,000."""
     depth: int = 200
     """Nesting; below orjson's 254 so that what was read can be written. Real documents stay under 30."""
     containers: int = 500_000
@@ -25,3 +25,7 @@ class ParseLimits:
     """Text that aliases of one document may repeat. Real catalogs hold no alias at all."""
     findings: int = 100
     """Told for one file; the rest is counted."""
+    package_bytes: int = 64 * MIB
+    """Of one revision of a KRM package: all its files. The largest real one has 1.7 MB; a worker holds them at once."""
+    package_files: int = 10_000
+    """Of one revision of a KRM package. Real ones stay under 200."""

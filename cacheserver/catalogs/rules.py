@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from cacheserver.catalogs import facts as f
 from cacheserver.catalogs import semver
@@ -18,6 +19,10 @@ from cacheserver.catalogs.summary import LONGEST_NAME, clip
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 _LISTED = 10
+_MOST_FINDINGS = 50  # Ours: for one package; who mends these will see the others
+
+
+_Subject = TypeVar("_Subject", f.Package, f.Channel, f.Bundle, f.Deprecations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +72,12 @@ class _Check:
         self.name = name
         self.documents = documents
         self.findings: list[Finding] = []
+        self.good = True
 
-    def of(self, kind: type[f.Subject]) -> list[Placed]:
-        return [placed for placed in self.documents if isinstance(placed.facts.subject, kind)]
+    def of(self, kind: type[_Subject]) -> list[tuple[_Subject, Placed]]:
+        """The documents of that kind, in order: what each says, and where it stands."""
+        found = ((placed.facts.subject, placed) for placed in self.documents)
+        return [(subject, placed) for subject, placed in found if isinstance(subject, kind)]
 
     def refuse(self, reason: str, message: str, placed: Placed) -> None:
         self._add(reason, message, placed, warning=False)
@@ -78,14 +86,12 @@ class _Check:
         self._add(reason, message, placed, warning=True)
 
     def _add(self, reason: str, message: str, placed: Placed, *, warning: bool) -> None:
-        message = f"package {clip(self.name, LONGEST_NAME)!r}: {message}"
-        self.findings.append(
-            Finding(reason, message, placed.path, placed.document, placed.line, self.name, warning=warning)
-        )
-
-    @property
-    def good(self) -> bool:
-        return all(finding.warning for finding in self.findings)
+        self.good = self.good and warning
+        if len(self.findings) < _MOST_FINDINGS:
+            message = f"package {clip(self.name, LONGEST_NAME)!r}: {message}"
+            self.findings.append(
+                Finding(reason, message, placed.path, placed.document, placed.line, self.name, warning=warning)
+            )
 
 
 def check(name: str, documents: Sequence[Placed]) -> tuple[Package | None, list[Finding]]:
@@ -94,6 +100,7 @@ def check(name: str, documents: Sequence[Placed]) -> tuple[Package | None, list[
     for placed in documents:
         for reason, message in placed.facts.problems:
             checked.refuse(reason, f"{_title(placed.facts.subject)}: {message}", placed)
+    for placed in documents:
         for reason, message in placed.facts.warnings:
             checked.warn(reason, f"{_title(placed.facts.subject)}: {message}", placed)
     packages = checked.of(f.Package)
@@ -101,20 +108,19 @@ def check(name: str, documents: Sequence[Placed]) -> tuple[Package | None, list[
         for placed in documents[:_LISTED]:
             checked.refuse("UnknownPackage", f"unknown package for {_title(placed.facts.subject)}", placed)
         return None, checked.findings
-    for placed in packages[1:]:
+    for _, placed in packages[1:]:
         checked.refuse("DuplicatePackage", "duplicate package", placed)
-    said = packages[0].facts.subject
-    assert isinstance(said, f.Package)
+    said, package = packages[0]
     if not _LABEL.match(name):
         checked.refuse(
-            "InvalidPackageName", "the name is no DNS-1123 label (a-z, 0-9, -; no dots; at most 63)", packages[0]
+            "InvalidPackageName", "the name is no DNS-1123 label (a-z, 0-9, -; no dots; at most 63)", package
         )
     if not checked.good:
         # What follows compares documents; with one of them broken it would only repeat that in other words.
         return None, checked.findings
-    channels = _channels(checked, packages[0])
+    channels = _channels(checked, said, package)
     bundles = _bundles(checked)
-    _match(checked, packages[0])
+    _match(checked)
     deprecations = _deprecations(checked)
     if not checked.good:
         return None, checked.findings
@@ -129,14 +135,10 @@ def _title(subject: f.Subject) -> str:
     return "deprecations"
 
 
-def _channels(checked: _Check, package: Placed) -> list[Channel]:
-    said = package.facts.subject
-    assert isinstance(said, f.Package)
+def _channels(checked: _Check, said: f.Package, package: Placed) -> list[Channel]:
     good: list[Channel] = []
     names: set[str] = set()
-    for placed in checked.of(f.Channel):
-        channel = placed.facts.subject
-        assert isinstance(channel, f.Channel)
+    for channel, placed in checked.of(f.Channel):
         if not channel.name:
             checked.refuse("ChannelWithoutName", "channel with no name", placed)
         elif channel.name in names:
@@ -232,9 +234,7 @@ def _bundles(checked: _Check) -> list[Bundle]:
     good: list[Bundle] = []
     names: set[str] = set()
     versions: dict[str, list[tuple[str, Placed]]] = {}
-    for placed in checked.of(f.Bundle):
-        said = placed.facts.subject
-        assert isinstance(said, f.Bundle)
+    for said, placed in checked.of(f.Bundle):
         where = _title(said)
         if not said.name or len(said.name) > LONGEST_NAME:
             checked.refuse("InvalidBundleName", f"a bundle needs a name of 1 to {LONGEST_NAME} characters", placed)
@@ -293,14 +293,12 @@ def _versioned(checked: _Check, said: f.Bundle, placed: Placed) -> Bundle | None
     return Bundle(said, version, release)
 
 
-def _match(checked: _Check, package: Placed) -> None:
+def _match(checked: _Check) -> None:
     """Every bundle in some channel, every entry a bundle."""
-    bundles = {placed.facts.subject.name: placed for placed in checked.of(f.Bundle)}  # type: ignore[union-attr]
+    bundles = {bundle.name: placed for bundle, placed in checked.of(f.Bundle)}
     missing: dict[str, Placed] = {}
     entries: set[str] = set()
-    for placed in checked.of(f.Channel):
-        channel = placed.facts.subject
-        assert isinstance(channel, f.Channel)
+    for channel, placed in checked.of(f.Channel):
         for entry in channel.entries:
             entries.add(entry.name)
             if entry.name not in bundles:
@@ -316,15 +314,14 @@ def _match(checked: _Check, package: Placed) -> None:
 
 def _deprecations(checked: _Check) -> list[f.Deprecation]:
     documents = checked.of(f.Deprecations)
-    for placed in documents[1:]:
+    for _, placed in documents[1:]:
         checked.refuse("SeveralDeprecations", "expected a maximum of one olm.deprecations document", placed)
     if not documents:
         return []
-    said = documents[0].facts.subject
-    assert isinstance(said, f.Deprecations)
+    said, placed = documents[0]
     known = {
-        f.CHANNEL: {placed.facts.subject.name for placed in checked.of(f.Channel)},  # type: ignore[union-attr]
-        f.BUNDLE: {placed.facts.subject.name for placed in checked.of(f.Bundle)},  # type: ignore[union-attr]
+        f.CHANNEL: {channel.name for channel, _ in checked.of(f.Channel)},
+        f.BUNDLE: {bundle.name for bundle, _ in checked.of(f.Bundle)},
     }
     counts = Counter((entry.schema, entry.name) for entry in said.entries)
     for at, entry in enumerate(said.entries):
@@ -332,7 +329,7 @@ def _deprecations(checked: _Check) -> list[f.Deprecation]:
         if not wrong and counts[entry.schema, entry.name] > 1:
             wrong = f"duplicate deprecation of {entry.schema} {clip(entry.name, LONGEST_NAME)!r}"
         if wrong:
-            checked.refuse("InvalidDeprecation", f"deprecation entry [{at}]: {wrong}", documents[0])
+            checked.refuse("InvalidDeprecation", f"deprecation entry [{at}]: {wrong}", placed)
     return list(said.entries)
 
 

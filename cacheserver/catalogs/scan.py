@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,16 +24,22 @@ ZSTD_LEVEL = 3  # model.BlobFile
 Load = Callable[[bytes], Iterator[goyaml.Loaded]]
 
 
-def scan(part: Part, root: Path, known: frozenset[bytes], scratch: Path, limits: ParseLimits) -> Report:
-    """What the part holds. Whatever is wrong with the file is among the findings; nothing is raised for it."""
+def scan(part: Part, root: Path, known: frozenset[bytes], scratch: Path | None, limits: ParseLimits) -> Report:
+    """What the part holds. Whatever is wrong with the file is among the findings; nothing is raised for it.
+
+    known: sha256 of documents that need no parsing. scratch: where blobs go; None writes none.
+    """
     report = Report(part)
     reader = _Reader(report, known, scratch, limits)
     try:
-        with splitter.mapped(root / part.path) as view:
-            if len(view) > limits.file_bytes:
-                message = f"{len(view)} bytes; the limit for a file is {limits.file_bytes}"
+        size = (root / part.path).stat().st_size
+        if size > limits.file_bytes:
+            if part.start == 0:
+                message = f"{size} bytes; the limit for a file is {limits.file_bytes}"
                 report.findings.append(Finding("FileTooLarge", message, part.path))
-            elif part.start == 0 and splitter.is_json(view):
+            return report
+        with splitter.mapped(root / part.path) as view:
+            if part.start == 0 and splitter.is_json(view):
                 reader.json_stream(view)
             else:
                 reader.yaml_stream(view, part.start, part.end)
@@ -48,7 +55,7 @@ class _TooManyDocumentsError(Exception):
 class _Reader:
     """Turns the pieces of one part into its report."""
 
-    def __init__(self, report: Report, known: frozenset[bytes], scratch: Path, limits: ParseLimits) -> None:
+    def __init__(self, report: Report, known: frozenset[bytes], scratch: Path | None, limits: ParseLimits) -> None:
         self._report = report
         self._known = known
         self._scratch = scratch
@@ -100,16 +107,13 @@ class _Reader:
             self._seen(piece, digest.hexdigest(), "", "")
             return
         try:
-            loaded = list(load(piece.raw))
+            for at, loaded in enumerate(load(piece.raw)):
+                # Only objects on one line come after a first one. They are never known, and so parsed each time.
+                self._report.documents += at > 0
+                digest.update(b"\n%d" % at if at else b"")
+                self._document(piece, digest.hexdigest(), loaded)
         except MemoryError:
             raise DocumentError("TooLarge", "does not fit into the worker's memory") from None
-        if len(loaded) == 1:
-            self._document(piece, digest.hexdigest(), loaded[0])
-            return
-        for at, one in enumerate(loaded):
-            # Objects on one line share the piece's digest and so are parsed again each time: rare, and harmless.
-            self._report.documents += at > 0
-            self._document(piece, hashlib.sha256(b"%s %d" % (digest.digest(), at)).hexdigest(), one)
 
     def _document(self, piece: Piece, sha256: str, loaded: goyaml.Loaded) -> None:
         if isinstance(loaded.value, goyaml.Nothing):
@@ -125,8 +129,8 @@ class _Reader:
             more = f" and {len(loaded.duplicates) - 1} more" if len(loaded.duplicates) > 1 else ""
             message = f"duplicate key {key!r}{more}; the last one counts"
             self._add(Finding("DuplicateKey", message, line=piece.line + line - 1, warning=True))
-        if blob:
-            self._report.blobs.append(self._store(blob))
+        if blob and self._scratch:
+            self._report.blobs.append(self._store(blob, self._scratch))
         self._seen(piece, sha256, package, f.encode(facts))
 
     def _seen(self, piece: Piece, sha256: str, package: str, facts: str) -> None:
@@ -160,7 +164,10 @@ class _Reader:
         except DocumentError as exc:
             if exc.reason != "JSONSyntax":
                 raise
-            several = splitter.objects(raw)
+            try:
+                several = splitter.objects(raw)
+            except ValueError:
+                raise exc from None
             if len(several) < 2:
                 raise
             for one in several:
@@ -172,11 +179,17 @@ class _Reader:
         except DocumentError:
             return False
 
-    def _store(self, blob: Blob) -> BlobFile:
-        """The blob as one zstd frame in scratch, under its digest. Two workers may write the same: the name decides."""
+    def _store(self, blob: Blob, scratch: Path) -> BlobFile:
+        """The blob as one zstd frame in scratch, under its digest. Raises: DocumentError when the disk is full."""
         digest = hashlib.sha256(blob.content).hexdigest()
-        path = self._scratch / f"{digest}.zst"
+        path = scratch / f"{digest}.zst"
         if not path.exists():
-            path.write_bytes(self._compressor.compress(blob.content))
+            # Another worker may be writing the same, or die while it does: whole or not at all.
+            own = scratch / f"{digest}.{os.getpid()}"
+            try:
+                own.write_bytes(self._compressor.compress(blob.content))
+                own.replace(path)
+            except OSError as exc:
+                raise DocumentError("ScratchFailed", f"its content cannot be set aside: {exc.strerror}") from exc
         head = BlobHead(Digest(f"sha256:{digest}"), len(blob.content), blob.media_type, blob.files)
         return BlobFile(head, path)

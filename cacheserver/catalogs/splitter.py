@@ -20,6 +20,7 @@ View = mmap.mmap | bytes
 _NEXT_SEPARATOR = re.compile(rb"\n---")
 _BETWEEN_OBJECTS = re.compile(rb"\}[ \t\r]*\n[ \t\r\n]*(?=\{)")
 _BLANK = re.compile(rb"[ \t\r\n]*")
+_MIB = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -148,4 +149,5 @@ def _first(view: View, at: int) -> int:
 
 
 def _newlines(view: View, at: int, stop: int) -> int:
-    return view[at:stop].count(b"\n")
+    # By the MiB: a slice of the map is a copy, and a refused document may be as large as its file.
+    return sum(view[part : min(part + _MIB, stop)].count(b"\n") for part in range(at, stop, _MIB))

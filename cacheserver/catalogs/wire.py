@@ -35,6 +35,7 @@ class Scan:
     scratch: str
     known: str
     parts: Sequence[Part]
+    write_blobs: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ def encode_job(job: Job) -> bytes:
 def decode_job(frame: bytes) -> Job:
     name, written = orjson.loads(frame)
     if name == "scan":
-        return Scan(written["root"], written["scratch"], written["known"], [Part(**p) for p in written["parts"]])
+        return Scan(**{**written, "parts": [Part(**part) for part in written["parts"]]})
     if name == "assemble":
         groups = [Group(g["name"], [Located(**document) for document in g["documents"]]) for g in written["groups"]]
         return Assemble(written["namespace"], written["repository"], groups)
@@ -126,6 +127,7 @@ def decode_job(frame: bytes) -> Job:
 
 
 def encode_reports(reports: Sequence[Report]) -> bytes:
+    # default: of what a report holds, only paths are foreign to JSON.
     return orjson.dumps(reports, default=str)
 
 

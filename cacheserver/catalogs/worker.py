@@ -19,7 +19,7 @@ from typing import BinaryIO, Final
 
 import orjson
 
-from cacheserver.catalogs import facts, ignore, project, rules
+from cacheserver.catalogs import facts, ignore, krm_pack, krm_wire, project, rules
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.catalogs.scan import scan
 from cacheserver.catalogs.wire import (
@@ -45,7 +45,7 @@ def main() -> None:
         # Nothing that a library prints may get between the frames.
         os.dup2(2, 1)
         while (frame := _receive(jobs)) is not None:
-            answer = _do(decode_job(frame), limits)
+            answer = krm_pack.answer(frame, limits) if krm_wire.is_job(frame) else _do(decode_job(frame), limits)
             answers.write(LENGTH.pack(len(answer)) + answer)
             answers.flush()
 
@@ -72,7 +72,7 @@ def _receive(jobs: BinaryIO) -> bytes | None:
 def _do(job: Job, limits: ParseLimits) -> bytes:
     if isinstance(job, Scan):
         known = _known(job.known) if job.known else frozenset()
-        root, scratch = Path(job.root), Path(job.scratch)
+        root, scratch = Path(job.root), Path(job.scratch) if job.write_blobs else None
         return encode_reports([scan(part, root, known, scratch, limits) for part in job.parts])
     if isinstance(job, Assemble):
         return encode_assembled(_assemble(job))

@@ -129,10 +129,11 @@ class Workers:
         self._idle.append(worker)
 
     async def _start(self) -> _Worker:
+        # -P: the working directory may be a hostile checkout, and a yaml.py in it must not be what gets imported.
         arguments = (orjson.dumps(asdict(self.limits)).decode(), str(self._memory_bytes))
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "cacheserver.catalogs.worker", *arguments, stdin=PIPE, stdout=PIPE
+                sys.executable, "-P", "-m", "cacheserver.catalogs.worker", *arguments, stdin=PIPE, stdout=PIPE
             )
         except OSError as exc:
             raise CatalogError(f"cannot start a parse worker: {exc}") from exc

@@ -2,7 +2,89 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cacheserver.config import sources as spec
+from cacheserver.errors import SourceInvalidError
+from cacheserver.sources.credentials import DockerConfig, GitCredentials, RegistryCredentials
 from cacheserver.sources.directory import DirectorySource
+from cacheserver.sources.git import GitMirror, GitRefsSource, GitSource
+from cacheserver.sources.git_command import Remote
+from cacheserver.sources.oci import OCISource
+from cacheserver.sources.oci_layout import Layout
+from cacheserver.sources.reference import ImageReference
+from cacheserver.sources.registry import Registry
 from cacheserver.sources.tree import Limits, Progress, Source, Tree
 
-__all__ = ["DirectorySource", "Limits", "Progress", "Source", "Tree"]
+__all__ = [
+    "Access",
+    "DirectorySource",
+    "DockerConfig",
+    "GitCredentials",
+    "GitMirror",
+    "GitRefsSource",
+    "GitSource",
+    "Limits",
+    "OCISource",
+    "Progress",
+    "RegistryCredentials",
+    "Source",
+    "Tree",
+    "open_refs",
+    "open_source",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who we are to a repository's server, and whom we trust there. ca: PEM certificates besides the system's."""
+
+    registry: DockerConfig = field(default_factory=DockerConfig)
+    git: GitCredentials = field(default_factory=GitCredentials)
+    ca: bytes = field(default=b"", repr=False)
+
+
+def open_source(
+    source: spec.SourceSpec,
+    *,
+    cache: Path | None = None,
+    limits: Limits | None = None,
+    access: Access | None = None,
+) -> Source:
+    """The Source that a specification names. Touches neither disk nor network yet.
+
+    cache: a directory of this repository's own that lasts between fetches, made at need; git keeps its copy there and
+    cannot do without. Raises: SourceInvalidError for a name that cannot be one.
+    """
+    access = access or Access()
+    match source:
+        case spec.DirectorySource():
+            return DirectorySource(source.path, limits)
+        case spec.OCISource():
+            reference = ImageReference.parse(source.image)
+            registry = Registry(reference, credentials=access.registry, ca=access.ca, insecure=source.insecure)
+            return OCISource(registry, limits)
+        case spec.OCILayoutSource():
+            return OCISource(Layout(source.path), limits)
+        case spec.GitSource():
+            if cache is None:
+                raise SourceInvalidError(f"{source}: git needs a cache directory")
+            remote = Remote(source.url, access.git, access.ca)
+            return GitSource(remote, source.ref, source.directory, cache, limits)
+
+
+def open_refs(
+    source: spec.GitSource, cache: Path, *, limits: Limits | None = None, access: Access | None = None
+) -> GitRefsSource:
+    """All branches and tags of a git repository, for packages that live in many refs (KRM). As `open_source`.
+
+    Raises: SourceInvalidError also for a ref that is no branch: packages are discovered from one.
+    """
+    access = access or Access()
+    branch = ""
+    if source.ref is not None:
+        if source.ref.kind not in (spec.RefKind.BRANCH, spec.RefKind.NAME):
+            raise SourceInvalidError(f"{source}: packages need a branch, not a {source.ref.kind}; tags are found by us")
+        branch = source.ref.name
+    return GitRefsSource(Remote(source.url, access.git, access.ca), branch, source.directory, cache, limits)

@@ -42,3 +42,11 @@ async def run_stoppable(stop: threading.Event, call: Callable[[], T]) -> T:
         if not work.cancelled():
             work.exception()
         raise
+
+
+def first_error(group: ExceptionGroup) -> Exception:
+    """The failure that ended a task group; the others were cut off by it, or came to the same end."""
+    found: Exception = group
+    while isinstance(found, ExceptionGroup):
+        found = found.exceptions[0]
+    return found

@@ -25,7 +25,7 @@ class Limits:
         most, unit, setting = {
             "total_bytes": (self.total_bytes, "bytes in all", "; --max-source-bytes raises it"),
             "file_bytes": (self.file_bytes, "bytes in one file", "; --max-file-bytes raises it"),
-            "files": (self.files, "entries", ""),
+            "files": (self.files, "entries", "; --max-files raises it"),
             "depth": (self.depth, "directories deep", ""),
         }[cap]
         return SourceTooLargeError(f"{where}: more than {most} {unit} (cap `{cap}`{setting})")

@@ -1,0 +1,114 @@
+"""What is known of KRM packages (kpt, Porch): of one tree of files, and of the revisions that refer to trees.
+
+Facts are made by a worker (krm_pack.py), kept in the catalog's index as one line of JSON, and read back by the worker
+that makes the records (krm_project.py). Revisions are made where packages are discovered. Pure data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+import orjson
+
+FORMAT_VERSION: Final = 1
+"""Part of every index and input hash: raise it when facts, rules or records change, and everything is read again."""
+
+KPTFILE: Final = "Kptfile"
+
+Problem = tuple[str, str, str]
+"""(reason, message, path in the package)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """A commit of a package in git (kpt: UpstreamLock.git; Porch: selfLock)."""
+
+    repo: str
+    directory: str
+    ref: str
+    commit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One tree of a package's files. content: (digest, bytes, number of files) of its tar; warnings refuse nothing."""
+
+    content: tuple[str, int, int]
+    display_name: str = ""
+    summary: str = ""
+    keywords: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    readiness_gates: tuple[str, ...] = ()
+    upstream_lock: Lock | None = None
+    warnings: tuple[Problem, ...] = ()
+
+
+def encode(facts: Facts) -> str:
+    """One line of JSON."""
+    return orjson.dumps(facts).decode()
+
+
+def decode(line: str) -> Facts:
+    """What encode() was given."""
+    written: dict[str, Any] = orjson.loads(line)
+    lock = written["upstream_lock"]
+    return Facts(
+        content=_tuples(written["content"]),
+        display_name=written["display_name"],
+        summary=written["summary"],
+        keywords=_tuples(written["keywords"]),
+        labels=_tuples(written["labels"]),
+        conditions=tuple(Condition(**condition) for condition in written["conditions"]),
+        readiness_gates=_tuples(written["readiness_gates"]),
+        upstream_lock=Lock(**lock) if lock else None,
+        warnings=_tuples(written["warnings"]),
+    )
+
+
+def _tuples(value: Any) -> Any:
+    """JSON lists back as tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+class Origin(StrEnum):
+    """Where a revision was found. In order of precedence where several give one package the same revision."""
+
+    TAG = "tag"
+    BRANCH = "branch"
+    LOCAL = "local"
+    PROPOSED = "proposed"
+    DRAFT = "draft"
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One revision of a package, as discovered. tree: key of its Facts; equal keys mean equal files.
+
+    published_at: RFC 3339 in UTC. lock: where it lies in git, None elsewhere.
+    """
+
+    name: str
+    origin: Origin
+    tree: str
+    workspace: str = ""
+    deletion_proposed: bool = False
+    published_at: str = ""
+    published_by: str = ""
+    lock: Lock | None = None
+
+
+def decode_revision(written: dict[str, Any]) -> Revision:
+    """A Revision that orjson wrote."""
+    lock = written["lock"]
+    return Revision(**{**written, "origin": Origin(written["origin"]), "lock": Lock(**lock) if lock else None})

@@ -1,0 +1,157 @@
+"""The pool survives whatever a file does to a worker, blames the right file, and is fair."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from cacheserver.catalogs import ParseLimits, Workers, parse
+from cacheserver.catalogs.wire import Part, Scan, encode_job
+from cacheserver.errors import WorkerCrashedError
+from cacheserver.model import RepositoryKey
+from cacheserver.sources import Tree
+from tests.unit.catalogs.conftest import KEY, Parse
+
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "fbc"
+MIB = 1 << 20
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def workers() -> AsyncIterator[Workers]:
+    """One worker, with little memory for large documents."""
+    limits = ParseLimits(document_bytes=64 * MIB, containers=50_000_000, file_bytes=200 * MIB)
+    async with Workers(1, limits, memory_bytes=192 * MIB) as pool:
+        yield pool
+
+
+def children() -> list[int]:
+    """Worker processes of ours."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+            command = (path.parent / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[1]) == os.getpid() and b"cacheserver.catalogs.worker" in command and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+async def test_hostile_files_are_blamed_and_the_others_served(parsed: Parse, tmp_path: Path) -> None:
+    for name in ("a.yaml", "z.yaml"):
+        text = (FIXTURES / "kettle.yaml").read_text().replace("kettle", f"kettle-{name[0]}")
+        (tmp_path / name).write_text(text)
+    (tmp_path / "brackets.yaml").write_text("[" * 40_000)
+    (tmp_path / "brackets.json").write_text('{"a":' * 40_000)
+    (tmp_path / "bomb.yaml").write_bytes((FIXTURES / "bad" / "AliasExpansion.yaml").read_bytes())
+    (tmp_path / "scalar.yaml").write_text("a: " + "x" * (65 * MIB))
+    (tmp_path / "greedy.yaml").write_text("schema: x\na: " + "x" * (60 * MIB))
+    with (tmp_path / "sparse.yaml").open("wb") as file:
+        file.truncate(201 * MIB)
+    catalog = await parsed(tmp_path)
+    assert [package.name for package in catalog.packages] == ["kettle-a", "kettle-z"]
+    reasons = {finding.path: finding.reason for finding in catalog.findings}
+    assert reasons.pop("greedy.yaml") in {"TooLarge", "WorkerCrashed"}
+    assert reasons == {
+        "brackets.yaml": "TooDeep",
+        "brackets.json": "TooDeep",
+        "bomb.yaml": "AliasExpansion",
+        "scalar.yaml": "DocumentTooLarge",
+        "sparse.yaml": "FileTooLarge",
+    }
+    assert catalog.unreadable
+
+
+async def test_a_job_that_takes_too_long_is_stopped_and_named(tmp_path: Path) -> None:
+    (tmp_path / "slow.yaml").write_text("schema: x\na:\n" + "- {b: c, d: e}\n" * 400_000)
+    others = children()
+    async with Workers(1, ParseLimits(containers=50_000_000), job_timeout_s=0.3) as pool:
+        catalog = await parse(Tree(tmp_path, ("slow.yaml",), ""), None, KEY, pool, scratch=tmp_path / "s")
+        [finding] = catalog.findings
+        assert (finding.reason, finding.path) == ("WorkerCrashed", "slow.yaml")
+        assert "slow.yaml: took longer than 0.3 s" in finding.message
+        assert len(children()) == len(others) + 1
+
+
+async def test_a_killed_worker_is_replaced_and_its_work_done(workers: Workers, parsed: Parse) -> None:
+    [worker] = children()
+    os.kill(worker, signal.SIGKILL)
+    # As the kernel does when memory runs out: no fault of the file that comes next.
+    catalog = await parsed(FIXTURES, "kettle.yaml")
+    assert list(catalog.findings) == []
+    assert [package.name for package in catalog.packages] == ["kettle"]
+    assert children() != [worker]
+
+
+async def test_a_cancelled_job_leaves_the_pool_whole(workers: Workers, parsed: Parse, tmp_path: Path) -> None:
+    (tmp_path / "slow.yaml").write_text("schema: x\na:\n" + "- {b: c, d: e}\n" * 100_000)
+    job = encode_job(Scan(str(tmp_path), "", "", [Part("slow.yaml", 0, 1 << 30)], write_blobs=False))
+    with workers.lane() as lane:
+        task = asyncio.create_task(workers.run(lane, job, "slow.yaml"))
+        await asyncio.sleep(0)  # the job is written
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert [package.name for package in (await parsed(FIXTURES, "kettle.yaml")).packages] == ["kettle"]
+
+
+async def test_a_small_catalog_does_not_wait_for_a_large_one(workers: Workers, tmp_path: Path) -> None:
+    files = tuple(f"{at}.yaml" for at in range(6))
+    for name in files:
+        (tmp_path / name).write_text("schema: x\ntext: |\n" + "  some words in a line of text\n" * 20_000)
+    order: list[str] = []
+    begun = asyncio.Event()
+
+    async def run(name: str, root: Path, *files: str) -> None:
+        tree, scratch = Tree(root, files, ""), tmp_path / f"s-{name}"
+        key = RepositoryKey("shop", name)
+        await parse(tree, None, key, workers, scratch=scratch, progress=lambda *_: begun.set())
+        order.append(name)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(run("large", tmp_path, *files))
+        await begun.wait()
+        tasks.create_task(run("small", FIXTURES, "kettle.yaml"))
+    assert order == ["small", "large"]
+
+
+async def test_an_error_names_the_job(workers: Workers) -> None:
+    with workers.lane() as lane:
+        with pytest.raises(WorkerCrashedError, match=r"the thing: its worker died \(exit code 1\)"):
+            await workers.run(lane, b"[]", "the thing")
+        job = encode_job(Scan(str(FIXTURES), "", "", [Part("kettle.yaml", 0, 1 << 20)], write_blobs=False))
+        assert b"kettle.v0.3.0" in await workers.run(lane, job, "kettle.yaml")
+
+
+async def test_nothing_is_imported_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("yaml", "json", "orjson"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    async with Workers(1) as pool:
+        catalog = await parse(Tree(FIXTURES, ("kettle.yaml",), ""), None, KEY, pool, scratch=tmp_path / "s")
+    assert list(catalog.findings) == []
+
+
+async def test_no_process_outlives_the_pool() -> None:
+    before = children()
+    async with Workers(2):
+        assert len(children()) == len(before) + 2
+    assert children() == before
+
+
+async def test_nobody_outlives_a_pool_that_is_cancelled_at_work(tmp_path: Path) -> None:
+    before = children()
+    (tmp_path / "slow.yaml").write_text("schema: x\na:\n" + "- {b: c, d: e}\n" * 400_000)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.4), Workers(1) as pool:
+            await parse(Tree(tmp_path, ("slow.yaml",), ""), None, KEY, pool, scratch=tmp_path / "s")
+    assert children() == before
