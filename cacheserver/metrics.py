@@ -223,3 +223,16 @@ writes = Counter(
 )
 blob_bytes = Counter("cacheserver_blob_written_bytes", "Compressed content bytes written to etcd.", registry=REGISTRY)
 build = Gauge("cacheserver_build_info", "Always 1; the version is the label.", ("version",), registry=REGISTRY)
+
+
+def forget_repository(namespace: str, repository: str) -> None:
+    """Drop the series of a repository that is gone."""
+    for gauge in (
+        repository_ready,
+        repository_checked,
+        repository_synced,
+        repository_packages,
+        repository_revisions,
+        repository_rejected,
+    ):
+        gauge.remove(namespace, repository)

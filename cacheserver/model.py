@@ -26,6 +26,7 @@ LABEL_FORMAT: Final = f"{GROUP}/format"
 LABEL_LATEST: Final = f"{GROUP}/latest"
 LABEL_LIFECYCLE: Final = f"{GROUP}/lifecycle"
 ANNOTATION_ALLOW_EMPTY: Final = f"{GROUP}/allow-empty"
+ANNOTATION_REQUESTED: Final = f"{GROUP}/requestedAt"
 
 Digest = NewType("Digest", str)
 """`sha256:` and 64 lower-case hex digits, of the uncompressed bytes."""

@@ -29,9 +29,9 @@ from cacheserver.errors import CacheServerError, EtcdError, EtcdStartError
 from cacheserver.etcd.client import Client, TLSFiles
 from cacheserver.etcd.embedded import EmbeddedEtcd
 from cacheserver.etcd.version import check_supported
-from cacheserver.ingest import Ingest, Rooms, SyncReport
+from cacheserver.ingest import Ingest, Rooms, ServedBook, SyncReport
 from cacheserver.ingest.git import open_for
-from cacheserver.sources import Progress, Source
+from cacheserver.sources import Progress
 from cacheserver.store import Store
 from cacheserver.watchcache import WatchCache
 
@@ -66,7 +66,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
             list_cache_bytes=settings.cache.list_cache_bytes,
         )
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cacheserver-")))
-        ingest = Ingest(Rooms(store, blobs, workers, scratch), settings.repositories, _opener(settings))
+        ingest = _ingest(Rooms(store, blobs, workers, scratch), settings)
         loop.add_signal_handler(signal.SIGHUP, ingest.request_sync)
         runner = await stack.enter_async_context(_listening(api, settings))
         url = _url(runner)
@@ -100,8 +100,7 @@ async def ingest(
         await _open(store, client, settings)
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cacheserver-")))
         rooms = Rooms(store, Blobs(client), workers, scratch)
-        runner = Ingest(rooms, settings.repositories, _opener(settings))
-        await runner.once(progress=progress, on_report=on_report, on_error=on_error)
+        await _ingest(rooms, settings).once(progress=progress, on_report=on_report, on_error=on_error)
 
 
 async def _open(store: Store, client: Client, settings: Settings) -> None:
@@ -168,16 +167,15 @@ async def _etcd(settings: Settings) -> AsyncIterator[Client]:
         yield await stack.enter_async_context(client)
 
 
-def _opener(settings: Settings) -> Callable[[RepositoryConfig], Source]:
-    """Opens a repository's source. What it keeps between fetches (git's objects) lies in the data directory, also with
-    an etcd elsewhere, so that a restart fetches nothing again."""
+def _ingest(rooms: Rooms, settings: Settings) -> Ingest:
+    """Ingestion of the configured repositories. What a source keeps between fetches (git's objects) lies in the data
+    directory, also with an etcd elsewhere, so that a restart fetches nothing again."""
     caps = limits.source_limits(settings.parsing)
-
-    def open_one(config: RepositoryConfig) -> Source:
+    ingest = Ingest(rooms, ServedBook(rooms.store))
+    for config in settings.repositories:
         cache = settings.etcd.data_dir / "sources" / config.key.namespace / config.key.name
-        return open_for(config.source, config.format, cache=cache, limits=caps)
-
-    return open_one
+        ingest.put(config, functools.partial(open_for, config.source, config.format, cache=cache, limits=caps))
+    return ingest
 
 
 @asynccontextmanager

@@ -56,7 +56,8 @@ class RepositoryConfig:
 
     format: None lets the content decide (`Auto`). interval_s: seconds between two looks at the source, 10 at least.
     deployment: packages are written to, not only read (KRM). suspend: the source is not asked; what is there stays.
-    allow_empty: a catalog without packages may replace one that has some.
+    allow_empty: a catalog without packages may replace one that has some. generation: metadata.generation of the
+    cluster's object; 0 where we count it ourselves.
     """
 
     key: RepositoryKey
@@ -69,6 +70,7 @@ class RepositoryConfig:
     allow_empty: bool = False
     annotations: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    generation: int = 0
 
     def spec_json(self) -> bytes:
         """`Repository.spec` as it is served: every field, defaults included, in a fixed order."""

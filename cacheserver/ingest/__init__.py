@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cacheserver.ingest.runner import Ingest
+from cacheserver.ingest.runner import Book, Ingest, ServedBook
 from cacheserver.ingest.sync import Outcome, Rooms, SyncReport
 
-__all__ = ["Ingest", "Outcome", "Rooms", "SyncReport"]
+__all__ = ["Book", "Ingest", "Outcome", "Rooms", "ServedBook", "SyncReport"]

@@ -13,22 +13,20 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from cacheserver import metrics
 from cacheserver.config import RepositoryConfig
 from cacheserver.errors import CacheServerError, EtcdError, LeaseLostError, SourceRateLimitedError
 from cacheserver.ingest import status
-from cacheserver.ingest.sync import Outcome, Rooms, SyncReport, count_served, sync
-from cacheserver.model import Key, Kind, Stored
+from cacheserver.ingest.sync import Outcome, Rooms, SyncReport, count_served, forget, sync
+from cacheserver.model import Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import Progress, Source
-from cacheserver.store import Claim, Session
+from cacheserver.store import Claim, Session, Store
 
 log = logging.getLogger(__name__)
-
-SYNCS_AT_ONCE = 4
-"""Repositories read at the same time; the others wait their turn. Bounds memory and the load on the loop."""
 
 _JITTER = 0.1
 _COLLECT_EVERY_S = 900.0
@@ -42,22 +40,43 @@ _FIRST_RETRY_S = {
     "CatalogFailed": 30.0,
 }
 
-Open = Callable[[RepositoryConfig], Source]
+Open = Callable[[], Source]
 
 
-@dataclass(slots=True)
+class Book(Protocol):
+    """Where the status of repositories is kept: with what is served, or in the cluster's own Repository objects."""
+
+    async def read(self, config: RepositoryConfig) -> Stored | None:
+        """The Repository object as it is now."""
+        ...
+
+    async def write(self, claim: Claim, record: Record, previous: Stored | None) -> Stored | None:
+        """Keep `record`; returns the object as it is then, None when that is `previous`."""
+        ...
+
+
+class ServedBook:
+    """Repository objects that we serve ourselves (standalone)."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def read(self, config: RepositoryConfig) -> Stored | None:
+        return await self._store.read_object(Key(Kind.REPOSITORY, config.key.namespace, config.key.name))
+
+    async def write(self, claim: Claim, record: Record, previous: Stored | None) -> Stored | None:
+        return await self._store.put(claim, record, previous)
+
+
+@dataclass(slots=True, eq=False)
 class _Life:
     """One repository between two syncs."""
 
     config: RepositoryConfig
     source: Source
+    access: str
     wanted: asyncio.Event
     failures: int = 0
-
-    @property
-    def key(self) -> Key:
-        """Of the Repository object."""
-        return Key(Kind.REPOSITORY, self.config.key.namespace, self.config.key.name)
 
     async def pause(self, seconds: float) -> None:
         """Sleep, or less when a sync is asked for."""
@@ -90,35 +109,107 @@ class _Hold:
 
 
 class Ingest:
-    """Every configured repository. Call run() (for ever) or once()."""
+    """Every repository that was put and not removed. Call run() (for ever) or once()."""
 
-    def __init__(self, rooms: Rooms, repositories: Sequence[RepositoryConfig], open_source: Open) -> None:
+    def __init__(self, rooms: Rooms, book: Book, *, lead: bool = False) -> None:
+        """lead: one process at a time does any work here; the others wait for it to go (a cluster's replicas)."""
         self._rooms = rooms
-        self._lives = [_Life(config, open_source(config), asyncio.Event()) for config in repositories]
-        self._turn = asyncio.Semaphore(SYNCS_AT_ONCE)
+        self._book = book
+        self._lead = lead
+        self._lives: dict[RepositoryKey, _Life] = {}
+        self._gone: set[RepositoryKey] = set()
+        self._changed = asyncio.Event()
         self._holder = f"{socket.gethostname()}/{os.getpid()}"
+
+    # --- which repositories ---
+
+    def put(self, config: RepositoryConfig, open_source: Open, *, access: str = "") -> None:
+        """Keep this repository in step from now on.
+
+        A changed source, setting or `access` (whatever stands for its credentials) starts it anew; a change of labels
+        or annotations alone (requestedAt) only asks for a sync.
+        """
+        life = self._lives.get(config.key)
+        self._gone.discard(config.key)
+        if life is not None and life.access == access and _decisive(life.config) == _decisive(config):
+            if life.config != config:
+                life.config = config
+                life.wanted.set()
+            return
+        self._lives[config.key] = _Life(config, open_source(), access, asyncio.Event())
+        self._changed.set()
+
+    def remove(self, key: RepositoryKey) -> None:
+        """Stop serving a repository and delete what was served of it."""
+        self._lives.pop(key, None)
+        self._gone.add(key)
+        self._changed.set()
 
     def request_sync(self) -> None:
         """Look at every source now."""
-        for life in self._lives:
+        for life in self._lives.values():
             life.wanted.set()
+
+    # --- work ---
 
     async def run(self) -> None:
         """Keep every repository in step until cancelled; survives the loss of etcd and of its lease."""
         pause_s = 0.5
+        while True:
+            started = time.monotonic()
+            try:
+                async with self._rooms.store.session(self._holder) as session:
+                    await self._with(session)
+            except* (LeaseLostError, EtcdError) as lost:
+                log.warning("ingestion lost its lease, starting over", extra={"error": str(lost.exceptions[0])})
+            pause_s = 0.5 if time.monotonic() - started > 60 else min(pause_s * 2, 10.0)
+            await asyncio.sleep(pause_s)
+
+    async def _with(self, session: Session) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_until_lost(session), name="ingest: lease")
+            if self._lead:
+                await session.claim("leader", on_wait=lambda holder: log.info("standing by", extra={"leader": holder}))
+                log.info("leading", extra={"holder": self._holder})
+            group.create_task(self._collect(session), name="ingest: collect content")
+            group.create_task(self._supervise(session, group), name="ingest: supervise")
+
+    async def _supervise(self, session: Session, group: asyncio.TaskGroup) -> None:
+        """One task for each repository there is; those that went are forgotten, before their name is used again."""
+        running: dict[RepositoryKey, tuple[_Life, asyncio.Task[None]]] = {}
         try:
             while True:
-                started = time.monotonic()
-                try:
-                    async with self._rooms.store.session(self._holder) as session:
-                        await self._with(session)
-                except* (LeaseLostError, EtcdError) as lost:
-                    log.warning("ingestion lost its lease, starting over", extra={"error": str(lost.exceptions[0])})
-                pause_s = 0.5 if time.monotonic() - started > 60 else min(pause_s * 2, 10.0)
-                await asyncio.sleep(pause_s)
+                self._changed.clear()
+                for key, (life, task) in list(running.items()):
+                    if self._lives.get(key) is not life:
+                        del running[key]
+                        await _ended(task)
+                        await life.source.aclose()
+                for key in list(self._gone):
+                    await self._forget(session, key)
+                for key, life in self._lives.items():
+                    if key not in running:
+                        name = f"ingest: {key.namespace}/{key.name}"
+                        running[key] = (life, group.create_task(self._live(session, life), name=name))
+                await self._changed.wait()
         finally:
-            for life in self._lives:
+            for life, task in running.values():
+                await _ended(task)
                 await life.source.aclose()
+
+    async def _forget(self, session: Session, key: RepositoryKey) -> None:
+        claim = await session.claim(f"{key.namespace}/{key.name}")
+        count = await forget(key, claim, self._rooms.store)
+        await session.release(claim)
+        self._gone.discard(key)
+        metrics.forget_repository(key.namespace, key.name)
+        log.info("repository removed", extra={"namespace": key.namespace, "repository": key.name, "deleted": count})
+
+    async def left_behind(self, present: Collection[RepositoryKey]) -> None:
+        """Forget every repository that the store holds and that is not `present`: it went while nobody looked."""
+        for key in await self._rooms.store.repositories():
+            if key not in present:
+                self.remove(key)
 
     async def once(
         self, *, progress: Progress, on_report: Callable[[SyncReport], None], on_error: Callable[..., None]
@@ -128,7 +219,7 @@ class Ingest:
         on_error: called with (RepositoryConfig, CacheServerError) for each that failed; the others go on.
         """
         async with self._rooms.store.session(self._holder) as session:
-            for life in self._lives:
+            for life in self._lives.values():
                 hold = _Hold(session, life)
                 try:
                     report = await self._sync(life, hold, progress)
@@ -141,14 +232,6 @@ class Ingest:
                 finally:
                     await life.source.aclose()
 
-    async def _with(self, session: Session) -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_until_lost(session), name="ingest: lease")
-            group.create_task(self._collect(session), name="ingest: collect content")
-            for life in self._lives:
-                name = f"ingest: {life.config.key.namespace}/{life.config.key.name}"
-                group.create_task(self._live(session, life), name=name)
-
     async def _live(self, session: Session, life: _Life) -> None:
         hold = _Hold(session, life)
         await hold()  # at once: a second process with the same repository waits here and asks its source nothing
@@ -159,12 +242,11 @@ class Ingest:
     async def _attempt(self, life: _Life, hold: _Hold) -> float:
         """One look at the source; returns the seconds until the next."""
         if life.config.suspend:
-            previous = await self._rooms.store.read_object(life.key)
+            previous = await self._book.read(life.config)
             await self._publish(life, hold, status.suspended(previous), None, previous)
             return life.config.interval_s
         try:
-            async with self._turn:
-                report = await self._sync(life, hold, _no_progress)
+            report = await self._sync(life, hold, _no_progress)
         except (LeaseLostError, asyncio.CancelledError):
             raise
         except CacheServerError as exc:
@@ -182,7 +264,7 @@ class Ingest:
 
     async def _sync(self, life: _Life, hold: _Hold, progress: Progress) -> SyncReport:
         """One sync with its status before and after."""
-        previous = await self._rooms.store.read_object(life.key)
+        previous = await self._book.read(life.config)
 
         async def on_change() -> None:
             nonlocal previous
@@ -201,9 +283,9 @@ class Ingest:
         if life.failures == 1:
             log.warning("sync failed; the last good content stays served", extra=_about(life, error=str(error)))
         metrics.sync_seconds.labels("failed").observe(0)
-        metrics.repository_ready.labels(life.key.namespace, life.key.repository).set(0)
+        metrics.repository_ready.labels(life.config.key.namespace, life.config.key.name).set(0)
         if not isinstance(error, EtcdError):
-            previous = await self._rooms.store.read_object(life.key)
+            previous = await self._book.read(life.config)
             await self._publish(life, hold, status.failed(error, previous), None, previous)
         if isinstance(error, SourceRateLimitedError) and error.retry_after_s:
             return max(error.retry_after_s, 1.0)
@@ -215,10 +297,10 @@ class Ingest:
     ) -> Stored | None:
         """Write the Repository object if it says anything new; returns what is served now."""
         record = status.repository_record(life.config, phase, report, previous, now=time.time())
-        metrics.repository_ready.labels(life.key.namespace, life.key.repository).set(phase.ready[0])
+        metrics.repository_ready.labels(life.config.key.namespace, life.config.key.name).set(phase.ready[0])
         if record is None:
             return previous
-        return await self._rooms.store.put(await hold(), record, previous) or previous
+        return await self._book.write(await hold(), record, previous) or previous
 
     async def _collect(self, session: Session) -> None:
         """Now and then remove content that nothing refers to; one process at a time."""
@@ -234,6 +316,17 @@ class Ingest:
                     log.info("content collected", extra={"blobs": count})
 
 
+def _decisive(config: RepositoryConfig) -> RepositoryConfig:
+    """The configuration less what changes nothing about a sync."""
+    return replace(config, labels={}, annotations={}, generation=0)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Cancel, and wait until it has let go of everything: two tasks of one repository would share its claim."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def _until_lost(session: Session) -> None:
     await session.wait_lost()
     raise LeaseLostError("the lease ran out: etcd did not hear from this process in time")
@@ -244,7 +337,7 @@ def _no_progress(what: str, done: int, total: int) -> None:
 
 
 def _about(life: _Life, **more: object) -> dict[str, object]:
-    return {"namespace": life.key.namespace, "repository": life.key.repository, **more}
+    return {"namespace": life.config.key.namespace, "repository": life.config.key.name, **more}
 
 
 def _counts(report: SyncReport) -> dict[str, object]:
@@ -261,7 +354,7 @@ def _counts(report: SyncReport) -> dict[str, object]:
 
 
 def _measure(life: _Life, report: SyncReport) -> None:
-    labels = (life.key.namespace, life.key.repository)
+    labels = (life.config.key.namespace, life.config.key.name)
     now = time.time()
     metrics.repository_checked.labels(*labels).set(now)
     if report.outcome is not Outcome.UNCHANGED:

@@ -18,7 +18,7 @@ import orjson
 from cacheserver.config import RepositoryConfig
 from cacheserver.errors import CacheServerError, CatalogError, EtcdError, SourceError
 from cacheserver.ingest.sync import Outcome, SyncReport
-from cacheserver.model import Key, Kind, Record, Stored
+from cacheserver.model import ANNOTATION_REQUESTED, Key, Kind, Record, Stored
 
 REJECTED_SHOWN = 20
 CHECKED_EVERY_S = 3600.0
@@ -124,8 +124,10 @@ def repository_record(
     old: dict[str, Any] = orjson.loads(previous.value) if previous else {}
     before: dict[str, Any] = old.get("status", {})
     spec = config.spec_json()
-    generation = old.get("metadata", {}).get("generation", 1)
-    if old and orjson.dumps(old["spec"]) != spec:
+    # In a cluster the API server counts generations, and spec is the user's to write, without our defaults.
+    ours = not config.generation
+    generation = config.generation or old.get("metadata", {}).get("generation", 1)
+    if ours and old and orjson.dumps(old["spec"]) != spec:
         generation += 1
     stamp = _stamp(now)
     status: dict[str, Any] = {
@@ -133,14 +135,22 @@ def repository_record(
         "conditions": _conditions(phase, before, generation, stamp),
         **_facts(before, report, stamp),
     }
-    changed = {k: v for k, v in status.items() if k != "lastCheckedAt"} != {
-        k: v for k, v in before.items() if k != "lastCheckedAt"
-    }
-    same = old and not changed and orjson.dumps(old["spec"]) == spec and _same_metadata(old["metadata"], config)
+    requested = config.annotations.get(ANNOTATION_REQUESTED)
+    if requested and report is not None:
+        status["lastHandledReconcileAt"] = requested
+
+    changed = _timeless(status) != _timeless(before)
+    same = old and not changed
+    if ours and old:
+        same = same and orjson.dumps(old["spec"]) == spec and _same_metadata(old["metadata"], config)
     if same and now - _seconds(before.get("lastCheckedAt", "")) < CHECKED_EVERY_S:
         return None
     key = Key(Kind.REPOSITORY, config.key.namespace, config.key.name)
     return Record(key, config.key.name, config.labels, spec, orjson.dumps(status), annotations=config.annotations)
+
+
+def _timeless(status: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in status.items() if name != "lastCheckedAt"}
 
 
 def _same_metadata(metadata: Mapping[str, Any], config: RepositoryConfig) -> bool:
@@ -185,6 +195,7 @@ def _facts(before: Mapping[str, Any], report: SyncReport | None, stamp: str) -> 
         for finding in [next((f for f in findings if not f.warning), findings[0])]
     ]
     return {
+        **facts,
         "digest": report.digest,
         "packages": report.packages,
         "revisions": report.revisions,

@@ -6,6 +6,7 @@ the source's digest last. A crash repeats work and never skips it; no reader mee
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import tempfile
 import time
@@ -66,6 +67,12 @@ class SyncReport:
         return self.added + self.changed + self.deleted
 
 
+FETCHES_AT_ONCE = 16
+APPLIES_AT_ONCE = 4
+"""Repositories fetched, and parsed and written, at the same time; the others wait their turn. Asking whether a source
+changed waits for nobody. Bounds memory, scratch space and the load on the loop with any number of repositories."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rooms:
     """What a sync works with."""
@@ -74,6 +81,8 @@ class Rooms:
     blobs: Blobs
     workers: Workers
     scratch: Path
+    fetching: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(FETCHES_AT_ONCE))
+    applying: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(APPLIES_AT_ONCE))
 
 
 Served = Mapping[str, Mapping[Key, int]]
@@ -123,13 +132,30 @@ async def _read_and_apply(
 ) -> None:
     for part in ("tree", "parsed"):
         (scratch / part).mkdir()
-    tree = await source.fetch(scratch / "tree", progress)
-    known = await _known(rooms.blobs, state, config)
-    catalog = await parse(
-        tree, config.format, config.key, rooms.workers, known=known, scratch=scratch / "parsed", progress=progress
-    )
+    async with rooms.fetching:
+        tree = await source.fetch(scratch / "tree", progress)
+    async with rooms.applying:
+        known = await _known(rooms.blobs, state, config)
+        catalog = await parse(
+            tree, config.format, config.key, rooms.workers, known=known, scratch=scratch / "parsed", progress=progress
+        )
+        await _apply(config, claim, rooms, state, scratch, report, catalog, tree.digest, progress)
+
+
+async def _apply(
+    config: RepositoryConfig,
+    claim: Claim,
+    rooms: Rooms,
+    state: IngestState | None,
+    scratch: Path,
+    report: SyncReport,
+    catalog: Catalog,
+    digest: str,
+    progress: Progress,
+) -> None:
+    """Write what the catalog says, or hold what is served, and remember which."""
     served = await rooms.store.served_keys(config.key)
-    report.digest, report.findings = tree.digest, catalog.findings
+    report.digest, report.findings = digest, catalog.findings
     report.rejected, report.unreadable = catalog.rejected, catalog.unreadable
     refusal = _refusal(config, catalog, served)
     if refusal is not None:
@@ -137,11 +163,10 @@ async def _read_and_apply(
         index = Digest(state.index) if state and state.index else None
     else:
         report.outcome = Outcome.APPLIED
-        apply = _Apply(config, claim, rooms, catalog, served, report, progress)
-        await apply.run(state)
+        await _Apply(config, claim, rooms, catalog, served, report, progress).run(state)
         index = await rooms.blobs.put_bytes(catalog.index, "application/octet-stream", scratch)
     await count_served(report, rooms.store)
-    await rooms.store.put_state(claim, config.key, IngestState(tree.digest, index or "", _settings(config)))
+    await rooms.store.put_state(claim, config.key, IngestState(digest, index or "", _settings(config)))
 
 
 async def count_served(report: SyncReport, store: Store) -> None:
