@@ -504,9 +504,7 @@ class WatchCache:
     def _mark_filled(self) -> None:
         if self._resource_version >= self._goal and not self._filled.is_set():
             self._filled.set()
-            log.info(
-                "cache filled", extra={"resource_version": self._resource_version, "objects": len(self._names)}
-            )
+            log.info("cache filled", extra={"resource_version": self._resource_version, "objects": len(self._names)})
 
     def _apply_one(self, change: Change) -> None:
         kept = self._kept[change.kind]
