@@ -284,16 +284,20 @@ async def _parse(
 ) -> tuple[Tree, Catalog]:
     """What a server would make of `source`; where its path is a file, of that file alone."""
     from cacheserver import catalogs, limits, sources  # noqa: PLC0415  see _server
+    from cacheserver.ingest.git import open_for  # noqa: PLC0415  see _server
 
     key = RepositoryKey("default", "validate")
-    async with limits.workers(settings.parsing) as workers:
+    async with contextlib.AsyncExitStack() as stack:
+        workers = await stack.enter_async_context(limits.workers(settings.parsing))
         if isinstance(source, config.DirectorySource) and await asyncio.to_thread(source.path.is_file):
             tree = sources.Tree(root=source.path.parent, files=(source.path.name,), digest="")
         else:
-            opened = sources.open_source(source, cache=scratch / "cache", limits=limits.source_limits(settings.parsing))
-            async with contextlib.aclosing(opened):
-                (scratch / "tree").mkdir()
-                tree = await opened.fetch(scratch / "tree", progress)
+            caps = limits.source_limits(settings.parsing)
+            opened = await stack.enter_async_context(
+                contextlib.aclosing(open_for(source, kind, cache=scratch / "cache", limits=caps))
+            )
+            (scratch / "tree").mkdir()
+            tree = await opened.fetch(scratch / "tree", progress)
         catalog = await catalogs.parse(
             tree, kind, key, workers, scratch=scratch / "parsed", progress=progress, write_blobs=False
         )

@@ -58,7 +58,7 @@ def unchanged(previous: Stored | None) -> Phase:
     if degraded[0] and degraded[1] in _STALLING:
         return Phase((False, *degraded[1:]), _NOT_RECONCILING, degraded, degraded)
     facts = orjson.loads(previous.value)["status"] if previous else {}
-    return _good(facts.get("packages", 0), facts.get("revisions", 0), degraded)
+    return _good(facts.get("packages", 0), facts.get("revisions", 0), facts.get("ignoredTags", 0), degraded)
 
 
 def suspended(previous: Stored | None) -> Phase:
@@ -85,11 +85,15 @@ def synced(report: SyncReport) -> Phase:
             "PackagesRejected",
             f"{len(report.rejected)} rejected, their last good content stays; first: {name}: {first.message}",
         )
-    return _good(report.packages, report.revisions, degraded)
+    return _good(report.packages, report.revisions, report.ignored_tags, degraded)
 
 
-def _good(packages: int, revisions: int, degraded: tuple[bool, str, str]) -> Phase:
-    message = f"synced: {packages} packages, {revisions} revisions" + (f"; {degraded[2]}" if degraded[0] else "")
+def _good(packages: int, revisions: int, ignored_tags: int, degraded: tuple[bool, str, str]) -> Phase:
+    message = f"synced: {packages} packages, {revisions} revisions"
+    if ignored_tags:
+        message += f"; {ignored_tags} tags ignored, which name no package"
+    if degraded[0]:
+        message += f"; {degraded[2]}"
     return Phase((True, "Synced", message), _NOT_RECONCILING, _NOT_STALLED, degraded)
 
 
@@ -194,11 +198,13 @@ def _facts(before: Mapping[str, Any], report: SyncReport | None, stamp: str) -> 
         for name, findings in sorted(report.rejected.items())
         for finding in [next((f for f in findings if not f.warning), findings[0])]
     ]
+    facts.pop("ignoredTags", None)
     return {
         **facts,
         "digest": report.digest,
         "packages": report.packages,
         "revisions": report.revisions,
+        **({"ignoredTags": report.ignored_tags} if report.ignored_tags else {}),
         "rejectedCount": len(rejected),
         "rejected": rejected[:REJECTED_SHOWN],
         "lastCheckedAt": stamp,

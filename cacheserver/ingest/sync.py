@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -41,7 +42,8 @@ class Outcome(Enum):
 
 @dataclass(slots=True)
 class SyncReport:
-    """What one sync did. Counts are of served objects (packages and revisions); `rejected` by package name.
+    """What one sync did. Counts are of served objects (packages and revisions); `rejected` by package name;
+    `ignored_tags`: tags of a git repository that name no package (KRM).
 
     reason, message: why it was held, for people; empty otherwise.
     """
@@ -58,6 +60,7 @@ class SyncReport:
     rejected: Mapping[str, Sequence[Finding]] = field(default_factory=dict)
     findings: Sequence[Finding] = ()
     unreadable: bool = False
+    ignored_tags: int = 0
     reason: str = ""
     message: str = ""
     elapsed_s: float = 0.0
@@ -113,8 +116,12 @@ async def sync(
     else:
         held = await claim()
         await on_change()
-        with tempfile.TemporaryDirectory(dir=rooms.scratch, prefix=f"{config.key.name}-") as scratch:
-            await _read_and_apply(config, source, held, rooms, state, Path(scratch), report, progress)
+        scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=rooms.scratch, prefix=f"{config.key.name}-"))
+        try:
+            await _read_and_apply(config, source, held, rooms, state, scratch, report, progress)
+        finally:
+            # Shielded: a cancelled sync must not leave a catalog's worth of files behind.
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True))
     report.elapsed_s = time.monotonic() - started
     metrics.sync_seconds.labels(report.outcome.value).observe(report.elapsed_s)
     return report
@@ -130,8 +137,7 @@ async def _read_and_apply(
     report: SyncReport,
     progress: Progress,
 ) -> None:
-    for part in ("tree", "parsed"):
-        (scratch / part).mkdir()
+    await asyncio.to_thread((scratch / "tree").mkdir)
     async with rooms.fetching:
         tree = await source.fetch(scratch / "tree", progress)
     async with rooms.applying:
@@ -157,6 +163,7 @@ async def _apply(
     served = await rooms.store.served_keys(config.key)
     report.digest, report.findings = digest, catalog.findings
     report.rejected, report.unreadable = catalog.rejected, catalog.unreadable
+    report.ignored_tags = catalog.ignored_tags
     refusal = _refusal(config, catalog, served)
     if refusal is not None:
         report.outcome, (report.reason, report.message) = Outcome.HELD, refusal
@@ -178,7 +185,8 @@ async def count_served(report: SyncReport, store: Store) -> None:
 
 def _settings(config: RepositoryConfig) -> str:
     """What else than the source decides the outcome: when it changes, the source is read again."""
-    return f"{config.format or 'Auto'}/{config.validation}/{'allow' if config.allow_empty else 'keep'}-empty"
+    empty = "allow" if config.allow_empty else "keep"
+    return f"{config.format or 'Auto'}/{config.validation}/{empty}-empty/{config.source}"
 
 
 async def _known(blobs: Blobs, state: IngestState | None, config: RepositoryConfig) -> bytes:

