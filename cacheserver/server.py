@@ -1,8 +1,8 @@
 """Builds everything once, runs it in one TaskGroup, shuts down in order. The only place that knows all the rooms.
 
-Order of start: workers (processes, before any gRPC channel), the listener (discovery answers at once, reads say 503
-until the cache is filled), etcd, cache, ingestion. Order of stop: readyz fails and watches end politely, the listener
-closes, open requests finish within the grace, then ingestion, cache and etcd go.
+Order of start: etcd, the listener (discovery answers at once, reads are put off until the cache is filled), cache,
+ingestion; parse workers when there is something to parse. Order of stop: readyz fails and watches end politely, the
+listener closes, open requests finish within the grace, then ingestion, cache and etcd go.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-
-from aiohttp import web
+from typing import TYPE_CHECKING
 
 import cacheserver
 from cacheserver import limits, metrics
-from cacheserver.api import PROJECTIONS, Api, make_server
 from cacheserver.blobs import Blobs
 from cacheserver.config import RepositoryConfig, Settings
 from cacheserver.errors import CacheServerError, EtcdError, EtcdStartError
@@ -35,6 +33,11 @@ from cacheserver.sources import Progress
 from cacheserver.store import Store
 from cacheserver.watchcache import WatchCache
 
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from cacheserver.api import Api
+
 log = logging.getLogger(__name__)
 
 
@@ -43,6 +46,8 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
 
     SIGHUP: look at every source now. Raises: ConfigError, EtcdStartError, OSError when the address is taken.
     """
+    from cacheserver.api import PROJECTIONS, Api  # noqa: PLC0415 - aiohttp and the API cost `ingest` half its time
+
     metrics.build.labels(cacheserver.__version__).set(1)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -180,6 +185,10 @@ def _ingest(rooms: Rooms, settings: Settings) -> Ingest:
 
 @asynccontextmanager
 async def _listening(api: Api, settings: Settings) -> AsyncIterator[web.ServerRunner]:
+    from aiohttp import web  # noqa: PLC0415 - see serve
+
+    from cacheserver.api import make_server  # noqa: PLC0415 - see serve
+
     runner = web.ServerRunner(make_server(api), shutdown_timeout=1.0)
     await runner.setup()
     try:

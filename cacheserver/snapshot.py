@@ -70,22 +70,45 @@ class Snapshot:
     def __len__(self) -> int:
         return self.count
 
-    def runs(self, namespace: str | None = None, after: Name | None = None) -> Iterator[Run]:
-        """Every entry in order; only of `namespace` if given; only behind `after` if given."""
-        low: Name = ("", "") if namespace is None else (namespace, "")
+    def runs(self, namespace: str | None = None, after: Name | None = None, *, prefix: str = "") -> Iterator[Run]:
+        """Every entry in order; only of `namespace`, behind `after`, with names that begin with `prefix`, if given."""
+        if not prefix:
+            low = ("", "") if namespace is None else (namespace, "")
+            yield from self._between(low, None if namespace is None else (namespace + "\0", ""), after)
+            return
+        beyond = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        for each in self._namespaces() if namespace is None else (namespace,):
+            yield from self._between((each, prefix), (each, beyond), after)
+
+    def _between(self, low: Name, high: Name | None, after: Name | None) -> Iterator[Run]:
+        """Entries from low (inclusive) to high (exclusive), behind after."""
         if after is not None and after >= low:
             low = (after[0], after[1] + "\0")  # the first name that sorts behind `after`
         for segment in self._segments[max(bisect_right(self._firsts, low) - 1, 0) :]:
             entries = segment.entries
             first, last = entries[0].name, entries[-1].name
-            if namespace is not None and first[0] > namespace:
+            if high is not None and first >= high:
                 return
-            if first >= low and (namespace is None or last[0] == namespace):
+            if first >= low and (high is None or last < high):
                 yield Run(entries, segment)
             else:
-                part = tuple(e for e in entries if e.name >= low and (namespace is None or e.name[0] == namespace))
+                part = tuple(e for e in entries if e.name >= low and (high is None or e.name < high))
                 if part:
                     yield Run(part, None)
+
+    def _namespaces(self) -> Iterator[str]:
+        """Each namespace that has an entry, in order; a search each, whatever it holds."""
+        at: Name = ("", "")
+        while (entry := self._first_from(at)) is not None:
+            yield entry.name[0]
+            at = (entry.name[0] + "\0", "")
+
+    def _first_from(self, low: Name) -> Entry | None:
+        for segment in self._segments[max(bisect_right(self._firsts, low) - 1, 0) :][:2]:
+            for entry in segment.entries:
+                if entry.name >= low:
+                    return entry
+        return None
 
     def count_after(self, namespace: str | None, after: Name) -> int:
         """How many entries (of `namespace`, if given) sort behind `after`."""

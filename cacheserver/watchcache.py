@@ -23,7 +23,7 @@ import orjson
 
 from cacheserver import metrics
 from cacheserver.errors import Compacted, EtcdError, Expired, NotReady, TooNew
-from cacheserver.model import METADATA_OPEN, SPEC_OPEN, Kind, with_resource_version
+from cacheserver.model import LABEL_PACKAGE, LABEL_REPOSITORY, METADATA_OPEN, SPEC_OPEN, Kind, with_resource_version
 from cacheserver.snapshot import Entry, Name, Run, Snapshot, State
 from cacheserver.store import Change, Changes, Follower
 from cacheserver.window import Event, EventType, Selector, Window
@@ -308,8 +308,8 @@ class WatchCache:
         required = selector.required
         if namespace is not None and "metadata.name" in required:
             names: Sequence[Name] = [(namespace, required["metadata.name"])]
-        elif "spec.packageName" in required:
-            names = sorted(kept.by_package.get(required["spec.packageName"], ()))
+        elif (package := required.get("spec.packageName") or required.get(LABEL_PACKAGE)) is not None:
+            names = sorted(kept.by_package.get(package, ()))
         else:
             return None
         found = [entry for name in names if (entry := kept.by_name.get(name)) is not None]
@@ -593,7 +593,9 @@ async def _matching(
 ) -> AsyncGenerator[Run, None]:
     """Runs of what matches, in order; lets the loop turn between slices, which an immutable snapshot allows."""
     unmatched = 0
-    for run in snapshot.runs(namespace, after):
+    # Names begin with their repository's, so one repository is a range; a repository object is not in such a range.
+    repository = selector.required.get("spec.repository") or selector.required.get(LABEL_REPOSITORY)
+    for run in snapshot.runs(namespace, after, prefix=f"{repository}." if repository else ""):
         if selector.everything:
             yield run
             continue

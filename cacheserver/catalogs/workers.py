@@ -50,17 +50,12 @@ class Workers:
         self.limits = limits
         self._job_timeout_s = job_timeout_s
         self._memory_bytes = memory_bytes
+        self._wanted = 0  # processes started, or being started
         self._all: set[_Worker] = set()
         self._idle: deque[_Worker] = deque()
         self._lanes: deque[Lane] = deque()
 
     async def __aenter__(self) -> Self:
-        try:
-            for _ in range(self.count):
-                self._idle.append(await self._start())
-        except BaseException:
-            await self._close()
-            raise
         return self
 
     async def __aexit__(
@@ -100,6 +95,13 @@ class Workers:
     async def _acquire(self, lane: Lane) -> _Worker:
         if self._idle:
             return self._idle.popleft()
+        if self._wanted < self.count:
+            self._wanted += 1
+            try:
+                return await self._start()
+            except BaseException:
+                self._wanted -= 1
+                raise
         turn: asyncio.Future[_Worker] = asyncio.get_running_loop().create_future()
         lane.waiting.append(turn)
         try:

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
@@ -167,7 +167,8 @@ async def _apply(
     refusal = _refusal(config, catalog, served)
     if refusal is not None:
         report.outcome, (report.reason, report.message) = Outcome.HELD, refusal
-        index = Digest(state.index) if state and state.index else None
+        # Another owner is written into everything by a sync that knows nothing yet; a refused one wrote nothing.
+        index = Digest(state.index) if state and state.index and _same_owner(state, config) else None
     else:
         report.outcome = Outcome.APPLIED
         await _Apply(config, claim, rooms, catalog, served, report, progress).run(state)
@@ -185,13 +186,23 @@ async def count_served(report: SyncReport, store: Store) -> None:
 
 def _settings(config: RepositoryConfig) -> str:
     """What else than the source decides the outcome: when it changes, the source is read again."""
-    empty = "allow" if config.allow_empty else "keep"
-    return f"{config.format or 'Auto'}/{config.validation}/{empty}-empty/{config.source}"
+    emptied = "allow" if config.allow_empty else "keep"
+    return f"{config.format or 'Auto'}/{config.validation}/{emptied}-empty{_owned(config)}"
+
+
+def _owned(config: RepositoryConfig) -> str:
+    return f"/{config.owner}" if config.owner else ""
+
+
+def _same_owner(state: IngestState, config: RepositoryConfig) -> bool:
+    return state.settings.endswith(f"-empty{_owned(config)}")
 
 
 async def _known(blobs: Blobs, state: IngestState | None, config: RepositoryConfig) -> bytes:
-    """The index of the last complete sync; empty when there is none, so that everything is parsed."""
+    """The index of the last complete sync; empty when there is none, so that everything is parsed and compared."""
     if state is None or not state.index or not state.settings.startswith(f"{config.format or 'Auto'}/"):
+        return b""
+    if not _same_owner(state, config):
         return b""
     return b"".join([piece async for piece in blobs.read(Digest(state.index))])
 
@@ -226,7 +237,7 @@ class _Apply:
         report: SyncReport,
         progress: Progress,
     ) -> None:
-        self._key = config.key
+        self._key, self._owner = config.key, config.owner
         self._claim = claim
         self._store, self._blobs = rooms.store, rooms.blobs
         self._catalog = catalog
@@ -275,7 +286,7 @@ class _Apply:
 
     async def _put(self, record: Record, served: Mapping[Key, Stored]) -> None:
         previous = served.get(record.key)
-        if await self._store.put(self._claim, record, previous) is None:
+        if await self._store.put(self._claim, replace(record, owner=self._owner), previous) is None:
             self._report.unchanged += 1
             return
         if previous is None:

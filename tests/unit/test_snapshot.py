@@ -49,6 +49,25 @@ def test_runs_are_the_namespace_behind_the_mark(present: set[Name], namespace: s
         assert snapshot.count_after(namespace, after) == len(expected)
 
 
+@given(
+    st.sets(names, max_size=60),
+    st.sampled_from([None, "a", "c"]),
+    st.none() | names,
+    st.text("abc.", min_size=1, max_size=2),
+)
+def test_runs_with_a_prefix_are_those_whose_names_begin_so(
+    present: set[Name], namespace: str | None, after: Name | None, prefix: str
+) -> None:
+    state = State()
+    for name in present:
+        state.put(entry(name))
+    expected = sorted(
+        n for n in present if namespace in (None, n[0]) and (after is None or n > after) and n[1].startswith(prefix)
+    )
+    found = [e.name for run in state.snapshot(1).runs(namespace, after, prefix=prefix) for e in run.entries]
+    assert found == expected
+
+
 @given(steps, st.integers(0, 200))
 def test_undoing_changes_gives_back_the_past(steps: list[tuple[Name, bool]], cut: int) -> None:
     state = State()

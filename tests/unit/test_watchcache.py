@@ -34,8 +34,12 @@ class Labelled:
 
     def matches(self, labels: Mapping[str, str], fields: Mapping[str, str]) -> bool:
         return all(labels.get(k) == v for k, v in self.labels.items()) and all(
-            fields.get(k) == v for k, v in self.required.items()
+            isinstance(self.required, Hint) or fields.get(k) == v for k, v in self.required.items()
         )
+
+
+class Hint(dict[str, str]):
+    """What the labels alone already require."""
 
 
 ALL = Labelled()
@@ -202,6 +206,20 @@ async def test_one_package_is_found_without_a_scan(feed: FakeFeed, cache: WatchC
     feed.delete("ns", "p1.3", kind=Kind.REVISION)
     assert len(names(await cache.list(Kind.REVISION, CONSISTENT, selector=wanted, namespace="ns"))) == 4
     assert names(await cache.list(Kind.REVISION, CONSISTENT, selector=wanted, namespace="other")) == []
+
+
+async def test_one_package_and_one_repository_are_found_by_their_labels_too(feed: FakeFeed, cache: WatchCache) -> None:
+    for repository in ("r", "r-2"):
+        for i in range(40):
+            labels = {"cacheserver.dev/repository": repository, "cacheserver.dev/package": f"p{i}"}
+            spec = orjson.dumps({"packageName": f"p{i}"})
+            feed.put("ns", f"{repository}.p{i:02}", labels=labels, spec=spec)
+    for labels, count in (({"cacheserver.dev/package": "p7"}, 2), ({"cacheserver.dev/repository": "r"}, 40)):
+        page = await cache.list(Kind.PACKAGE, CONSISTENT, selector=Labelled(labels, required=Hint(labels)))
+        assert len(names(page)) == count
+    both = {"cacheserver.dev/repository": "r-2", "cacheserver.dev/package": "p7"}
+    page = await cache.list(Kind.PACKAGE, CONSISTENT, selector=Labelled(both, required=Hint(both)))
+    assert names(page) == ["r-2.p07"]
 
 
 async def test_a_watch_from_a_list_sees_exactly_what_came_after(feed: FakeFeed, cache: WatchCache) -> None:

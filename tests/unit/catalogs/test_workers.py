@@ -141,10 +141,12 @@ async def test_nothing_is_imported_from_the_working_directory(tmp_path: Path, mo
     assert list(catalog.findings) == []
 
 
-async def test_no_process_outlives_the_pool() -> None:
+async def test_processes_start_with_the_work_and_none_outlives_the_pool(tmp_path: Path) -> None:
     before = children()
-    async with Workers(2):
-        assert len(children()) == len(before) + 2
+    async with Workers(2) as pool:
+        assert children() == before
+        await parse(Tree(FIXTURES, ("kettle.yaml",), ""), None, KEY, pool, scratch=tmp_path / "s")
+        assert len(children()) == len(before) + 1
     assert children() == before
 
 
