@@ -27,7 +27,7 @@ check: $(STAMP) ## formatting, lint, types, import rules
 	$(BIN)/lint-imports
 
 unit: $(STAMP) ## tests that need no network and no etcd
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest tests/unit -m "not processes" -n auto --dist loadfile
 
 etcd: $(STAMP) ## tests on a real etcd
 	$(BIN)/python -m pytest tests/etcd
@@ -36,7 +36,7 @@ e2e: $(STAMP) ## tests of whole servers with real clients
 	$(BIN)/python -m pytest tests/e2e
 
 test: check ## everything: check, unit, etcd, e2e
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n auto --dist loadfile
 
 run: $(STAMP) ## serve the examples with an etcd of its own; SOURCE=name=path make run serves another catalog
 	$(BIN)/cacheserver serve --catalog "$(SOURCE)" --listen "$(LISTEN)" --data-dir data --interval 10s --log-format text

@@ -400,6 +400,7 @@ class WatchCache:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow_for_ever(), name="watch cache: follow")
             group.create_task(self._answer_barriers(), name="watch cache: barrier")
+            group.create_task(self._press_on(), name="watch cache: start")
             group.create_task(self._clock(), name="watch cache: clock")
         raise AssertionError("the loops above never end")
 
@@ -412,8 +413,6 @@ class WatchCache:
                     reload = False
                 async with self._store.follow(self._resource_version) as follower:
                     self._follower = follower
-                    if not self.ready:
-                        await self._ask_progress(self._goal)
                     async for changes in follower:
                         await self._apply(changes)
                         if failing:
@@ -430,6 +429,13 @@ class WatchCache:
                 self._follower = None
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, 2.0)
+
+    async def _press_on(self) -> None:
+        """Until the present is reached the first time: ask how far we are. etcd drops the question while it replays."""
+        while not self.ready:
+            if self._goal and self._follower is not None:
+                await self._ask_progress(self._goal)
+            await asyncio.sleep(_PROGRESS_EVERY_S / 4)
 
     async def _is_another_store(self) -> bool:
         """True when etcd was replaced or restored: its revisions are not the ones that clients know."""

@@ -21,7 +21,7 @@ from cacheserver.model import LABEL_LATEST, Format, Kind, Record, RepositoryKey
 from cacheserver.sources import Limits
 from tests.support.krm import KRMRepository, annotated, kptfile
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.processes]
 
 KEY = RepositoryKey("ns", "repo")
 

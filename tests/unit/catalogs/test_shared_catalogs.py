@@ -16,6 +16,7 @@ if (SHARED / "fixtures" / "fbc" / "expected.json").exists():
     CASES = json.loads((SHARED / "fixtures" / "fbc" / "expected.json").read_text())
 
 pytestmark = [
+    pytest.mark.processes,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(not CASES, reason="no folder shared next to the repository"),
 ]

@@ -21,7 +21,7 @@ from tests.unit.catalogs.conftest import KEY, Parse
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "fbc"
 MIB = 1 << 20
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.processes]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
