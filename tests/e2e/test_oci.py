@@ -25,7 +25,8 @@ from cacheserver.errors import (
     SourceRateLimitedError,
     SourceTooLargeError,
 )
-from cacheserver.sources import Access, DockerConfig, Limits, OCISource, Tree, open_source
+from cacheserver.sources import Access, DockerConfig, Limits, Tree, open_source
+from cacheserver.sources.oci import OCISource
 from cacheserver.sources.reference import ImageReference
 from cacheserver.sources.registry import Registry
 from tests.support.certificates import Authority
