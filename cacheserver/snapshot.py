@@ -112,7 +112,16 @@ class Snapshot:
 
     def count_after(self, namespace: str | None, after: Name) -> int:
         """How many entries (of `namespace`, if given) sort behind `after`."""
-        return sum(len(run.entries) for run in self.runs(namespace, after))
+        start = bisect_right(self._firsts, after) - 1
+        end = len(self._firsts) if namespace is None else bisect_left(self._firsts, (namespace + "\0", ""))
+        within = [segment.entries for segment in self._segments[max(start, 0) : end]]
+        if not within:
+            return 0
+        # Only the first segment can hold entries up to `after`, only the last can reach into the next namespace.
+        outside = sum(entry.name <= after for entry in within[0])
+        if namespace is not None:
+            outside += sum(entry.name[0] != namespace and entry.name > after for entry in {*within[0], *within[-1]})
+        return sum(map(len, within)) - outside
 
     def rewound(self, changes: Mapping[Name, Entry | None], resource_version: int) -> Snapshot:
         """The state before: each name in `changes` as it was at `resource_version` (None: it was not there)."""
