@@ -367,23 +367,28 @@ class WatchCache:
         return await future
 
     async def _wait_for(self, target: int, *, strict: bool) -> None:
+        """strict: what was asked for by number is TooNew while it is not there; else the store's word for what is newest
+        is waited for only as long as the store can be asked."""
         started = time.monotonic()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._version_waiters, (target, next(self._order), future))
-        await self._ask_progress(target)
+        asked = await self._ask_progress(target)
         try:
-            while not future.done() and (left := started + READ_WAIT_S - time.monotonic()) > 0:
+            while (asked or strict) and not future.done() and (left := started + READ_WAIT_S - time.monotonic()) > 0:
                 await asyncio.wait((future,), timeout=min(_PROGRESS_EVERY_S, left))
                 if not future.done():
-                    await self._ask_progress(target)
+                    asked = await self._ask_progress(target)
         finally:
             future.cancel()
         metrics.cache_read_wait_seconds.observe(time.monotonic() - started)
-        if self._resource_version < target and (strict or self.stale_for_s <= _AWAY_AFTER_S):
+        if self._resource_version < target and (strict or (asked and self.stale_for_s <= _AWAY_AFTER_S)):
             raise TooNew(target, self._resource_version)
 
-    async def _ask_progress(self, target: int) -> None:
-        """Make the follower hear how far it is. With an old etcd, by a mark that only a real need writes."""
+    async def _ask_progress(self, target: int) -> bool:
+        """Make the follower hear how far it is. With an old etcd, by a mark that only a real need writes.
+
+        False: the store cannot be asked (away, or, for the mark, full).
+        """
         try:
             if self._store.progress_trusted:
                 if self._follower is not None:
@@ -391,7 +396,8 @@ class WatchCache:
             elif self._resource_version < target <= await self._store.current_revision():
                 await self._store.tick()
         except EtcdError:
-            pass  # the follower notices by itself; the read waits on, then answers stale or TooNew
+            return False
+        return True
 
     # --- keeping in step ---
 

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from cacheserver.errors import Compacted, Unavailable
+from cacheserver.errors import Compacted, NoSpace, Unavailable
 from cacheserver.model import Key, Kind, Record, encode
 from cacheserver.store import Change, Changes, Follower
 from cacheserver.watchcache import WatchCache
@@ -44,6 +44,7 @@ class FakeFeed:
         self.cluster_id = 1
         self.revision = 10
         self.away = False
+        self.full = False
         self.ticks = 0
         self._values: dict[bytes, Change] = {}
         self._log: list[Change] = []
@@ -129,6 +130,8 @@ class FakeFeed:
         return self.revision
 
     async def tick(self) -> int:
+        if self.full:
+            raise NoSpace("the fake is full")
         self.ticks += 1
         self._log.append(Change(Kind.PACKAGE, b"tick", None, self.write_elsewhere()))
         self._notify()

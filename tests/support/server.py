@@ -36,6 +36,8 @@ class ServerProcess:
         self.arguments = arguments
         self.port = free_ports(1)[0]
         self.url = f"http://127.0.0.1:{self.port}"
+        self.headers: dict[str, str] = {}
+        """What every request of a test brings: who asks, where that matters."""
         self._environ = environ or {}
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -100,7 +102,7 @@ class ServerProcess:
 
     def get(self, path: str, **headers: str) -> Any:
         """The JSON of one GET; urllib.error.HTTPError for a refusal."""
-        request = urllib.request.Request(f"{self.url}{path}", headers=headers)
+        request = urllib.request.Request(f"{self.url}{path}", headers=self.headers | headers)
         with urllib.request.urlopen(request, timeout=10) as answer:
             return json.load(answer)
 
@@ -149,10 +151,13 @@ async def watch_events(
 
 
 class Recorder:
-    """Watches a resource from a version on, in the background of a test; reconnects as an informer would."""
+    """Watches a resource from a version on, in the background of a test; reconnects as an informer would.
+
+    server: may be replaced; the next connection is made there.
+    """
 
     def __init__(self, server: ServerProcess, resource: str, since: str) -> None:
-        self._server = server
+        self.server = server
         self._resource = resource
         self.position = since
         self.events: list[tuple[str, str]] = []
@@ -172,15 +177,29 @@ class Recorder:
             pass
 
     async def _run(self) -> None:
-        async with aiohttp.ClientSession(read_bufsize=1 << 22) as session:
+        async with aiohttp.ClientSession(read_bufsize=1 << 22, headers=self.server.headers) as session:
             while True:
                 try:
                     query = f"resourceVersion={self.position}&allowWatchBookmarks=true"
-                    async with aclosing(watch_events(session, self._server.url, self._resource, query)) as events:  # type: ignore[type-var] # an async generator
+                    async with aclosing(watch_events(session, self.server.url, self._resource, query)) as events:  # type: ignore[type-var] # an async generator
                         async for event in events:
                             self._take(event)
                 except (aiohttp.ClientError, TimeoutError, OSError):
                     await asyncio.sleep(0.05)
+
+    def applied_to(self, listed: Any) -> dict[str, Any]:
+        """Name -> object: the list that the watch began from with all its events applied, as an informer would.
+
+        The Recorder fails on ERROR, so nothing was listed again; here it fails on an event that does not follow.
+        """
+        current = {item["metadata"]["name"]: item for item in listed["items"]}
+        for (kind, name), item in zip(self.events, self.objects, strict=True):
+            if kind == "DELETED":
+                del current[name]
+            else:
+                assert (kind == "ADDED") == (name not in current), "an event that does not follow from the copy"
+                current[name] = item
+        return current
 
     def _take(self, event: dict[str, Any]) -> None:
         assert event["type"] != "ERROR", event

@@ -122,6 +122,16 @@ async def test_with_an_old_etcd_freshness_costs_a_tick_only_when_it_is_needed() 
     assert first.resource_version == again.resource_version
 
 
+async def test_an_old_etcd_that_takes_no_mark_is_read_as_it_was() -> None:
+    feed = FakeFeed(progress_trusted=False)
+    async with running(WatchCache(feed, PROJECTIONS)) as cache:
+        feed.put("ns", "a")
+        await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+        feed.write_elsewhere()
+        feed.full = True
+        assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == ["a"]
+
+
 async def test_a_read_of_a_version_to_come_waits_for_it(feed: FakeFeed, cache: WatchCache) -> None:
     reading = asyncio.create_task(cache.list(Kind.PACKAGE, at_least(feed.revision + 1), selector=ALL))
     await asyncio.sleep(0)
