@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import datetime
 import errno
 import logging
 import os
@@ -43,6 +44,7 @@ from cacheserver.report import (
     banner,
     finding_line,
     ingest_table,
+    table,
     validate_summary,
 )
 
@@ -107,6 +109,22 @@ examples:
 
 exit codes: 0 all packages are good (there may be warnings); 1 a package is rejected or a file unreadable; 2 usage
 """,
+    "certs": """\
+examples:
+  cacheserver certs configs/kubernetes/self-signed/certificates
+      make the certificates of configs/kubernetes/self-signed; the same again renews them
+  cacheserver certs - | kubectl apply --server-side -f -
+      write them to stdout instead, with authorities that nobody keeps
+
+Private keys are written: keep the directory, and keep it to yourself. With cert-manager none of this is needed.
+""",
+    "doctor": """\
+examples:
+  kubectl -n cacheserver exec deploy/cacheserver -- cacheserver doctor
+      in a pod of the server, which has its settings: everything is examined
+  cacheserver doctor --kubernetes ~/.kube/config
+      with an administrator's kubeconfig: the cluster's side
+""",
     "version": """\
 examples:
   cacheserver version
@@ -153,6 +171,18 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str, tuple[str, ...]]]] = {
         "say what is wrong with a catalog",
         "Parse a catalog as the server would and print every finding as FILE:LINE. Needs no etcd.",
         ("parsing", "logs"),
+    ),
+    "certs": (
+        "DIRECTORY [FLAGS]",
+        "make the certificates of an installation without cert-manager",
+        "Make certificates for the API's Service and for etcd. Run again, it renews them and keeps their authorities.",
+        ("logs",),
+    ),
+    "doctor": (
+        "[FLAGS]",
+        "say what is wrong with an installation, and what to do about it",
+        "Examine APIService, certificates, rights, repositories and etcd, and change nothing. Exit code 1: one failed.",
+        ("etcd", "serving", "logs"),
     ),
     "version": (
         "[--etcd-binary PATH]",
@@ -205,6 +235,10 @@ def _run(arguments: Mapping[str, Any], settings: Settings, terminal: Terminal, e
             return _ingest(settings, terminal, engine or _server())
         case "validate":
             return _validate(arguments["source"], arguments["format"], settings, terminal)
+        case "doctor":
+            return _doctor(settings, terminal)
+        case "certs":
+            return _certs(arguments["directory"], arguments["service_namespace"], arguments["days"], terminal)
         case _:
             return _version(settings, terminal)
 
@@ -231,8 +265,9 @@ def _announcer(settings: Settings, terminal: Terminal) -> Callable[[str], None]:
 
 
 def _require_content(settings: Settings, *, serving: bool) -> None:
-    """A server on a shared etcd may serve what others ingest; in every other case, nothing to read is a mistake."""
-    if settings.repositories or (serving and not settings.etcd.embedded):
+    """A server on a shared etcd may serve what others ingest, and one in a cluster is told by that; in every other case,
+    nothing to read is a mistake."""
+    if settings.repositories or (serving and (settings.from_cluster or not settings.etcd.embedded)):
         return
     raise ConfigError("there is no catalog to read: give --catalog NAME=SOURCE or --repositories FILE (see --help)")
 
@@ -302,6 +337,26 @@ async def _parse(
             tree, kind, key, workers, scratch=scratch / "parsed", progress=progress, write_blobs=False
         )
     return tree, catalog
+
+
+def _doctor(settings: Settings, terminal: Terminal) -> int:
+    from cacheserver import doctor  # noqa: PLC0415  see _server
+
+    findings = asyncio.run(doctor.examine(settings))
+    terminal.out(table(doctor.rows(findings)))
+    return doctor.exit_code(findings)
+
+
+def _certs(directory: str, namespace: str, days: int, terminal: Terminal) -> int:
+    from cacheserver import certs  # noqa: PLC0415  needs the extra `certs`
+
+    now = datetime.datetime.now(datetime.UTC)
+    if directory == "-":
+        terminal.out(certs.stream(namespace=namespace, days=days, now=now))
+        return OK
+    for made in certs.write(Path(directory), namespace=namespace, days=days, now=now):
+        terminal.out(f"{made.secret:<24} until {made.ends:%Y-%m-%d}  {', '.join(made.names)}")
+    return OK
 
 
 def _version(settings: Settings, terminal: Terminal) -> int:
@@ -387,6 +442,17 @@ def _parser() -> argparse.ArgumentParser:
                 choices=list(FormatChoice),
                 default=FormatChoice.AUTO,
                 help="what it is (default: Auto, its content decides)",
+            )
+        if name == "certs":
+            command.add_argument("directory", metavar="DIRECTORY", help="where to write; - is stdout")
+            command.add_argument(
+                "--days", type=int, default=365, metavar="N", help="how long the certificates are good (default: 365)"
+            )
+            command.add_argument(
+                "--service-namespace",
+                default="cacheserver",
+                metavar="NAME",
+                help="namespace of the installation; it is part of the names (default: cacheserver)",
             )
         command.add_argument(
             CONFIG_FLAG,

@@ -50,6 +50,25 @@ class LeaseLostError(EtcdError):
     """Another process owns the repository now; nothing was written by the call that raised this."""
 
 
+# --- the host cluster ---------------------------------------------------------------------------------------------
+
+
+class KubernetesError(CacheServerError):
+    """kube-apiserver refused a call of ours; `code` is its HTTP status."""
+
+    def __init__(self, message: str, *, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class KubernetesUnavailable(KubernetesError):
+    """kube-apiserver gave no answer in time (`code` 0), or one that says to try again later."""
+
+
+class KubernetesExpired(KubernetesError):
+    """The resource version to watch from is gone (410): list again."""
+
+
 # --- sources ------------------------------------------------------------------------------------------------------
 
 
@@ -75,6 +94,30 @@ class SourceAuthenticationError(SourceError):
     """The source wants other credentials, or any at all."""
 
     reason = "AuthenticationFailed"
+
+
+class SpecInvalidError(SourceError):
+    """The Repository object asks for something that cannot be; its spec has to change."""
+
+    reason = "SpecInvalid"
+
+
+class SecretNotFoundError(SourceError):
+    """The Secret that the Repository names is not in its namespace; it is looked for again."""
+
+    reason = "SecretNotFound"
+
+
+class SecretForbiddenError(SourceError):
+    """The server may not read the Secret that the Repository names: its namespace has no binding for that."""
+
+    reason = "SecretForbidden"
+
+
+class SecretInvalidError(SourceError):
+    """The Secret that the Repository names holds nothing that its source can be asked with."""
+
+    reason = "SecretInvalid"
 
 
 class SourceInvalidError(SourceError):

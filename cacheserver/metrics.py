@@ -236,3 +236,29 @@ def forget_repository(namespace: str, repository: str) -> None:
         repository_rejected,
     ):
         gauge.remove(namespace, repository)
+
+
+# --- connections, and who may what ---
+certificate_expires = Gauge(
+    "cacheserver_certificate_expiration_timestamp_seconds",
+    "When the serving certificate expires, as Unix time; 0 without one.",
+    registry=REGISTRY,
+)
+certificate_loads = Counter(
+    "cacheserver_certificate_loads",
+    "Times the serving certificate was read anew, by outcome (loaded, failed).",
+    ("outcome",),
+    registry=REGISTRY,
+)
+token_reviews = Counter(
+    "apiserver_delegated_authn_request",
+    "TokenReviews sent to kube-apiserver, by its answer's code; <error> for none.",
+    ("code",),
+    registry=REGISTRY,
+)
+access_reviews = Counter(
+    "apiserver_delegated_authz_request",
+    "SubjectAccessReviews sent to kube-apiserver, by its answer's code; <error> for none.",
+    ("code",),
+    registry=REGISTRY,
+)

@@ -89,6 +89,7 @@ class Record:
 
     spec, status: JSON objects, encoded with orjson in a fixed key order: equal content gives equal bytes.
     blobs: digests that the status refers to; each must be in the store before the record is written.
+    owner: uid of the Repository in the cluster that the object belongs to; empty where the cluster knows none.
     """
 
     key: Key
@@ -98,6 +99,7 @@ class Record:
     status: bytes
     blobs: Sequence[Digest] = field(default=())
     annotations: Mapping[str, str] = field(default_factory=dict)
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +171,23 @@ def encode(record: Record, *, previous: bytes | None, now: str) -> bytes:
         metadata["labels"] = dict(sorted(record.labels.items()))
     if record.annotations:
         metadata["annotations"] = dict(sorted(record.annotations.items()))
+    if record.owner:
+        metadata["ownerReferences"] = [_owner_reference(record.key.repository, record.owner)]
     inner = orjson.dumps(metadata)[1:-1]
     return b"".join((METADATA_OPEN[record.key.kind], inner, SPEC_OPEN, record.spec, b',"status":', record.status, b"}"))
+
+
+def _owner_reference(repository: str, uid: str) -> dict[str, object]:
+    """api.md, Identity. No controller, and in nobody's way: objects that only read cannot hold up a deletion."""
+    api_version, kind = _TYPE[Kind.REPOSITORY]
+    return {
+        "apiVersion": api_version,
+        "kind": kind,
+        "name": repository,
+        "uid": uid,
+        "controller": False,
+        "blockOwnerDeletion": False,
+    }
 
 
 def with_resource_version(kind: Kind, value: bytes, resource_version: int) -> bytes:

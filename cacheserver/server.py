@@ -13,6 +13,7 @@ import functools
 import gc
 import logging
 import signal
+import ssl
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,14 +23,14 @@ from typing import TYPE_CHECKING
 import cacheserver
 from cacheserver import limits, metrics
 from cacheserver.blobs import Blobs
-from cacheserver.config import RepositoryConfig, Settings
+from cacheserver.config import Defaults, RepositoryConfig, Settings
 from cacheserver.errors import CacheServerError, EtcdError, EtcdStartError
 from cacheserver.etcd.client import Client, TLSFiles
 from cacheserver.etcd.embedded import EmbeddedEtcd
 from cacheserver.etcd.version import check_supported
 from cacheserver.ingest import Ingest, Rooms, ServedBook, SyncReport
 from cacheserver.ingest.git import open_for
-from cacheserver.sources import Progress
+from cacheserver.sources import Access, Progress, Source
 from cacheserver.store import Store
 from cacheserver.watchcache import WatchCache
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from cacheserver.api import Api
+    from cacheserver.cluster.kubeapi import KubeAPI
+    from cacheserver.cluster.repositories import Controller
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
     SIGHUP: look at every source now. Raises: ConfigError, EtcdStartError, OSError when the address is taken.
     """
     from cacheserver.api import PROJECTIONS, Api  # noqa: PLC0415 - aiohttp and the API cost `ingest` half its time
+    from cacheserver.door import open_door  # noqa: PLC0415 - as above
 
     metrics.build.labels(cacheserver.__version__).set(1)
     stop = asyncio.Event()
@@ -63,28 +67,39 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
             window_events=settings.cache.window_events,
             window_bytes=settings.cache.window_bytes,
         )
+        door = await stack.enter_async_context(open_door(settings.serving))
         api = Api(
             cache,
             blobs,
-            standalone=True,
+            standalone=not settings.from_cluster,
             version=cacheserver.__version__,
+            checks=door.checks,
+            gate=door.gate,
             list_cache_bytes=settings.cache.list_cache_bytes,
+            max_reads=settings.serving.max_reads,
+            max_watches=settings.serving.max_watches,
         )
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cacheserver-")))
-        ingest = _ingest(Rooms(store, blobs, workers, scratch), settings)
+        rooms = Rooms(store, blobs, workers, scratch)
+        if settings.from_cluster and door.kubernetes is not None:
+            ingest, controller = _steered(rooms, settings, door.kubernetes)
+        else:
+            ingest, controller = _ingest(rooms, settings), None
         loop.add_signal_handler(signal.SIGHUP, ingest.request_sync)
-        runner = await stack.enter_async_context(_listening(api, settings))
-        url = _url(runner)
+        runner = await stack.enter_async_context(_listening(api, settings, door.context))
+        url = _url(runner, door.context)
         log.info("listening", extra={"url": url})
         async with asyncio.TaskGroup() as group:
             opened = functools.partial(_open, store, client, settings)
-            work = group.create_task(_work(opened, cache, ingest), name="server: work")
+            work = group.create_task(_work(opened, cache, ingest, controller), name="server: work")
+            guard = group.create_task(door.run(), name="server: door")
             announce = group.create_task(_announce(cache, lambda: ready(url)), name="server: announce")
             await _stopped(stop, work)
             log.info("stopping", extra={"grace_s": settings.serving.shutdown_grace_s})
             await api.shut_down(grace_s=settings.serving.shutdown_grace_s)
             await runner.cleanup()
             announce.cancel()
+            guard.cancel()
             work.cancel()
     log.info("stopped")
     return 0
@@ -120,7 +135,9 @@ async def _open(store: Store, client: Client, settings: Settings) -> None:
         await store.drop_claims()  # left by a killed server: nobody else can reach this etcd
 
 
-async def _work(opened: Callable[[], Awaitable[None]], cache: WatchCache, ingest: Ingest) -> None:
+async def _work(
+    opened: Callable[[], Awaitable[None]], cache: WatchCache, ingest: Ingest, controller: Controller | None
+) -> None:
     """Everything that needs etcd, begun once it answers."""
     pause_s, told = 0.1, False
     while True:
@@ -138,6 +155,8 @@ async def _work(opened: Callable[[], Awaitable[None]], cache: WatchCache, ingest
     async with asyncio.TaskGroup() as group:
         group.create_task(cache.run(), name="server: cache")
         group.create_task(ingest.run(), name="server: ingest")
+        if controller is not None:
+            group.create_task(controller.run(), name="server: repositories")
 
 
 async def _announce(cache: WatchCache, ready: Callable[[], None]) -> None:
@@ -173,18 +192,45 @@ async def _etcd(settings: Settings) -> AsyncIterator[Client]:
 
 
 def _ingest(rooms: Rooms, settings: Settings) -> Ingest:
-    """Ingestion of the configured repositories. What a source keeps between fetches (git's objects) lies in the data
-    directory, also with an etcd elsewhere, so that a restart fetches nothing again."""
-    caps = limits.source_limits(settings.parsing)
+    """Ingestion of the configured repositories."""
     ingest = Ingest(rooms, ServedBook(rooms.store))
     for config in settings.repositories:
-        cache = settings.etcd.data_dir / "sources" / config.key.namespace / config.key.name
-        ingest.put(config, functools.partial(open_for, config.source, config.format, cache=cache, limits=caps))
+        ingest.put(config, functools.partial(_source, settings, config))
     return ingest
 
 
+def _steered(rooms: Rooms, settings: Settings, kubernetes: KubeAPI) -> tuple[Ingest, Controller]:
+    """Ingestion of the cluster's Repository objects, one replica at a time, and who tells it of them."""
+    from cacheserver.cluster.credentials import Secrets  # noqa: PLC0415  in a cluster only
+    from cacheserver.cluster.events import Events  # noqa: PLC0415
+    from cacheserver.cluster.repositories import Controller  # noqa: PLC0415
+    from cacheserver.cluster.status import StatusBook  # noqa: PLC0415
+
+    content = settings.content
+    book = StatusBook(kubernetes, rooms.store.holds, Events(kubernetes))
+    ingest = Ingest(rooms, book, lead=True)
+    controller = Controller(
+        kubernetes,
+        ingest,
+        book,
+        Secrets(kubernetes),
+        functools.partial(_source, settings),
+        namespaces=content.watch_namespaces,
+        defaults=Defaults(content.namespace, content.interval_s, content.validation, content.allow_empty),
+    )
+    return ingest, controller
+
+
+def _source(settings: Settings, config: RepositoryConfig, access: Access | None = None) -> Source:
+    """A repository's source. What it keeps between fetches (git's objects) lies in the data directory, also with an
+    etcd elsewhere, so that a restart fetches nothing again. Raises: SourceInvalidError."""
+    cache = settings.etcd.data_dir / "sources" / config.key.namespace / config.key.name
+    caps = limits.source_limits(settings.parsing)
+    return open_for(config.source, config.format, cache=cache, limits=caps, access=access)
+
+
 @asynccontextmanager
-async def _listening(api: Api, settings: Settings) -> AsyncIterator[web.ServerRunner]:
+async def _listening(api: Api, settings: Settings, tls: ssl.SSLContext | None) -> AsyncIterator[web.ServerRunner]:
     from aiohttp import web  # noqa: PLC0415 - see serve
 
     from cacheserver.api import make_server  # noqa: PLC0415 - see serve
@@ -193,7 +239,7 @@ async def _listening(api: Api, settings: Settings) -> AsyncIterator[web.ServerRu
     await runner.setup()
     try:
         listen = settings.serving.listen
-        site = web.TCPSite(runner, listen.host, listen.port, backlog=1024, reuse_address=True)
+        site = web.TCPSite(runner, listen.host, listen.port, backlog=1024, reuse_address=True, ssl_context=tls)
         await site.start()
         yield runner
     finally:
@@ -201,6 +247,7 @@ async def _listening(api: Api, settings: Settings) -> AsyncIterator[web.ServerRu
             await runner.cleanup()
 
 
-def _url(runner: web.ServerRunner) -> str:
+def _url(runner: web.ServerRunner, tls: ssl.SSLContext | None) -> str:
     host, port = runner.addresses[0][:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "http" if tls is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -212,6 +212,10 @@ class Store:
         async with self._client.lease(CLAIM_TTL_S) as lease:
             yield Session(self._client, lease, holder)
 
+    async def holds(self, claim: Claim) -> bool:
+        """Whether the claim stands, at some moment during this call (a linearizable read). Raises: Unavailable."""
+        return (await self._client.txn([claim.fence], [Get(claim.key)])).succeeded
+
     async def drop_claims(self) -> None:
         """Forget every claim: only for the owner of an etcd that nobody else can reach (embedded, after a crash)."""
         await self._client.delete(_CLAIM, prefix_end(_CLAIM))

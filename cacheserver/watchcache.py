@@ -367,8 +367,8 @@ class WatchCache:
         return await future
 
     async def _wait_for(self, target: int, *, strict: bool) -> None:
-        """strict: what was asked for by number is TooNew while it is not there; else the store's word for what is newest
-        is waited for only as long as the store can be asked."""
+        """strict: a version asked for by number is TooNew while it is not there; what the store called its newest is
+        waited for only as long as the store can be asked."""
         started = time.monotonic()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._version_waiters, (target, next(self._order), future))

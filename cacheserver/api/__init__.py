@@ -1,9 +1,9 @@
 """The HTTP API: Kubernetes get, list and watch over the watch cache, discovery, OpenAPI, content, health, metrics."""
 
 from cacheserver.api.app import Api, make_server
-from cacheserver.api.auth import Gate, Identity
+from cacheserver.api.auth import Gate, Identity, ReviewingGate
 from cacheserver.api.content import Blobs
 from cacheserver.api.health import HealthCheck
 from cacheserver.api.resources import PROJECTIONS
 
-__all__ = ["PROJECTIONS", "Api", "Blobs", "Gate", "HealthCheck", "Identity", "make_server"]
+__all__ = ["PROJECTIONS", "Api", "Blobs", "Gate", "HealthCheck", "Identity", "ReviewingGate", "make_server"]

@@ -17,10 +17,11 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from cacheserver import metrics
 from cacheserver.api.accounting import Accounting
 from cacheserver.api.attributes import Attributes, Query, parse_query, read_attributes
-from cacheserver.api.auth import Gate
+from cacheserver.api.auth import OPEN_PATHS, Gate, privileged
 from cacheserver.api.content import Blobs
 from cacheserver.api.discovery import Discovery
 from cacheserver.api.health import Health, HealthCheck, version_document
+from cacheserver.api.inflight import READS, WATCHES, InFlight
 from cacheserver.api.negotiate import Answer, Encoding, negotiate, wants_pretty
 from cacheserver.api.openapi import OpenAPI
 from cacheserver.api.options import request_timeout_s
@@ -65,11 +66,14 @@ class Api:
         live_checks: Mapping[str, HealthCheck] | None = None,
         gate: Gate | None = None,
         list_cache_bytes: int = MEMO_BYTES,
+        max_reads: int = READS,
+        max_watches: int = WATCHES,
         now: Callable[[], float] = time.time,
     ) -> None:
         """standalone: Repository is served too. checks: what /readyz asks besides the cache; live_checks: /livez.
 
-        gate: who may what; None: everybody everything. list_cache_bytes: finished lists kept. now: Unix time.
+        gate: who may what; None: everybody everything. list_cache_bytes: finished lists kept. max_reads,
+        max_watches: at the same time, of resources. now: Unix time.
         """
         resources = served(standalone=standalone)
         self._resources = {(row.group, row.version, row.plural): row for row in resources}
@@ -77,6 +81,7 @@ class Api:
         self._gate = gate
         self._now = now
         self._accounting = Accounting()
+        self._in_flight = InFlight(max_reads, max_watches)
         self._watches = Watches(cache, self._accounting, now)
         self._verbs = Verbs(cache, blobs, Renderer(now, list_cache_bytes), self._watches, now)
         self._discovery = Discovery(resources, _OTHER_PATHS)
@@ -133,10 +138,25 @@ class Api:
     async def _answer(
         self, request: web.BaseRequest, attributes: Attributes, query: Query, text: str, resource: Resource | None
     ) -> Reply | Stream:
-        if self._gate is not None:
-            await self._gate.authorize(await self._gate.identify(request), attributes)
+        identity = None
+        if self._gate is not None and attributes.path not in OPEN_PATHS:
+            identity = await self._gate.identify(request)
         if not attributes.resource:
+            if self._gate is not None and identity is not None:
+                await self._gate.authorize(identity, attributes)
             return await self._other(request, attributes, text)
+        is_watch = attributes.verb == "watch"
+        self._in_flight.enter(watch=is_watch, exempt=identity is not None and privileged(identity))
+        try:
+            if self._gate is not None and identity is not None:
+                await self._gate.authorize(identity, attributes)
+            return await self._resource(request, attributes, query, resource)
+        finally:
+            self._in_flight.leave(watch=is_watch)
+
+    async def _resource(
+        self, request: web.BaseRequest, attributes: Attributes, query: Query, resource: Resource | None
+    ) -> Reply | Stream:
         if resource is None:
             raise no_such_path()
         call = Call(request, attributes, query, resource, self._staleness())

@@ -9,10 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
 
+from cacheserver.access import Attributes
+
+__all__ = ["Attributes", "Query", "parse_query", "read_attributes", "truthy"]
+
 _ITEM_VERBS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+_SELECTING = ("list", "watch", "deletecollection")
 _ONE_NAME = re.compile(r"(?:^|,)metadata\.name==?([^,=!\\/%]+)(?:,|$)")
 
 _SHORT = 512
@@ -20,26 +24,6 @@ _NO_QUERY: Mapping[str, str] = {}
 
 Query = Mapping[str, str]
 """Query parameters; of a repeated one the first (Go: url.Values.Get)."""
-
-
-class Attributes(NamedTuple):
-    """`resource` empty: a path that is no resource; then `verb` is the method in lower case."""
-
-    verb: str
-    path: str
-    group: str = ""
-    version: str = ""
-    resource: str = ""
-    subresource: str = ""
-    namespace: str = ""
-    name: str = ""
-
-    @property
-    def scope(self) -> str:
-        """For metrics: resource | namespace | cluster, empty for other paths."""
-        if not self.resource:
-            return ""
-        return "resource" if self.name else "namespace" if self.namespace else "cluster"
 
 
 def parse_query(text: str) -> Query:
@@ -87,4 +71,7 @@ def read_attributes(method: str, path: str, query: Query) -> Attributes:
                 name = fixed[1]  # one object's list or watch may be allowed where all objects' is not
         elif verb == "delete":
             verb = "deletecollection"
-    return Attributes(verb, path, parts[1], parts[2], parts[at], subresource, namespace, name)
+    fields = labels = ""
+    if query and verb in _SELECTING:
+        fields, labels = query.get("fieldSelector", ""), query.get("labelSelector", "")
+    return Attributes(verb, path, parts[1], parts[2], parts[at], subresource, namespace, name, fields, labels)

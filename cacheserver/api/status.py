@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import orjson
 
+from cacheserver.access import Attributes
 from cacheserver.errors import BlobMissingError, CacheServerError, EtcdError, Expired, NotReady, TooNew
 
 _INCONSISTENT = (
@@ -48,7 +49,7 @@ class StatusError(CacheServerError):
         super().__init__(message)
         self.code = code
         self.reason = reason
-        self.details = dict(details or {})
+        self.details = details
         self.causes = causes
         self.retry_after_s = retry_after_s
         self.continue_token = continue_token
@@ -56,10 +57,14 @@ class StatusError(CacheServerError):
 
     def status(self) -> bytes:
         """The Status object as compact JSON, without a newline."""
-        details: dict[str, object] = dict(self.details)
+        details: dict[str, object] = dict(self.details or {})
         if self.causes:
             details["causes"] = [
-                {"reason": c.reason, "message": c.message, **({"field": c.field} if c.field else {})}
+                {
+                    **({"reason": c.reason} if c.reason else {}),
+                    "message": c.message,
+                    **({"field": c.field} if c.field else {}),
+                }
                 for c in self.causes
             ]
         if self.retry_after_s:
@@ -72,7 +77,7 @@ class StatusError(CacheServerError):
             "message": str(self),
             "reason": self.reason,
         }
-        if details:
+        if details or self.details is not None:
             body["details"] = details
         body["code"] = self.code
         return orjson.dumps(body)
@@ -84,11 +89,57 @@ class StatusError(CacheServerError):
             lines += b"Retry-After: %d\r\n" % self.retry_after_s
         if self.allow:
             lines += f"Allow: {self.allow}\r\n".encode()
+        if self.code == 403:  # k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/errors.go
+            lines += b"X-Content-Type-Options: nosniff\r\n"
         return lines
 
 
 def bad_request(message: str) -> StatusError:
     return StatusError(400, "BadRequest", message)
+
+
+def unauthorized() -> StatusError:
+    # k8s.io/apiserver/pkg/endpoints/filters/authentication.go; it sends no WWW-Authenticate either
+    return StatusError(401, "Unauthorized", "Unauthorized")
+
+
+def forbidden(user: str, attributes: Attributes, reason: str = "") -> StatusError:
+    """reason: the authorizer's. k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/errors.go: forbiddenMessage."""
+    said = f"User {_quoted(user)} cannot {attributes.verb} "
+    if attributes.resource:
+        part = f"/{attributes.subresource}" if attributes.subresource else ""
+        said += f"resource {_quoted(attributes.resource + part)} in API group {_quoted(attributes.group)}"
+        where = attributes.namespace
+        said += f" in the namespace {_quoted(where)}" if where else " at the cluster scope"
+    else:
+        said += f"path {_quoted(attributes.path)}"
+    said = said.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") + (f": {reason}" if reason else "")
+    if not attributes.resource:
+        return StatusError(403, "Forbidden", f"forbidden: {said}", details={})
+    named = {"name": attributes.name} if attributes.name else {}
+    what = f"{attributes.resource}.{attributes.group}" + (f" {_quoted(attributes.name)}" if named else "")
+    details = {**named, "group": attributes.group, "kind": attributes.resource}
+    return StatusError(403, "Forbidden", f"{what} is forbidden: {said}", details=details)
+
+
+def _quoted(text: str) -> str:
+    """Go's %q."""
+    escaped = (
+        _GO_ESCAPES.get(character)
+        or (character if character.isprintable() else character.encode("unicode_escape").decode())
+        for character in text
+    )
+    return f'"{"".join(escaped)}"'
+
+
+_GO_ESCAPES = {'"': '\\"', "\\": "\\\\", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\v": "\\v"}
+
+
+def too_many_requests() -> StatusError:
+    """k8s.io/apiserver/pkg/server/filters/maxinflight.go, which says it as plain text."""
+    return StatusError(
+        429, "TooManyRequests", "Too many requests, please try again later.", details={}, retry_after_s=1
+    )
 
 
 def not_found(group: str, resource: str, name: str) -> StatusError:
@@ -161,6 +212,11 @@ def internal() -> StatusError:
     """Says nothing of the cause: the log has it."""
     message = "Internal error occurred: see the server's log for this request's Audit-Id"
     return StatusError(500, "InternalError", message)
+
+
+def internal_error(cause: str) -> StatusError:
+    """A cause that the client may know. k8s.io/apimachinery/pkg/api/errors: NewInternalError."""
+    return StatusError(500, "InternalError", f"Internal error occurred: {cause}", causes=[Cause("", cause)])
 
 
 def too_large_resource_version(error: TooNew) -> StatusError:

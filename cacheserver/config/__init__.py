@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from cacheserver.config.load import CONFIG_ENV, CONFIG_FLAG, Flags, check_listen, load, unknown_environment
 from cacheserver.config.quantities import Address, show_duration, show_size
-from cacheserver.config.repositories import FormatChoice, RepositoryConfig, Validation
+from cacheserver.config.repositories import Defaults, FormatChoice, RepositoryConfig, Validation, from_cluster
 from cacheserver.config.settings import (
     SETTINGS,
     SUBJECTS,
     CacheSettings,
     ContentSettings,
     EtcdSettings,
+    Kubernetes,
     LogFormat,
     LogLevel,
     LogSettings,
@@ -41,12 +42,14 @@ __all__ = [
     "Address",
     "CacheSettings",
     "ContentSettings",
+    "Defaults",
     "DirectorySource",
     "EtcdSettings",
     "Flags",
     "FormatChoice",
     "GitRef",
     "GitSource",
+    "Kubernetes",
     "LogFormat",
     "LogLevel",
     "LogSettings",
@@ -61,6 +64,7 @@ __all__ = [
     "SourceSpec",
     "Validation",
     "check_listen",
+    "from_cluster",
     "load",
     "parse_source",
     "show_duration",

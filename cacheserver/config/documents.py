@@ -16,11 +16,12 @@ import yaml
 from cacheserver.errors import ConfigError
 
 MAX_FILE_BYTES = 1 << 20
+_TAG = "tag:yaml.org,2002:"
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One YAML node and where it stands: `FILE:LINE (PATH.OF.KEYS)`."""
+    """One YAML node and where it stands: `FILE:LINE (PATH.OF.KEYS)`; PATH.OF.KEYS alone for one from_object."""
 
     file: Path
     keys: tuple[str, ...]
@@ -28,6 +29,8 @@ class Value:
 
     @property
     def origin(self) -> str:
+        if self.node.start_mark is None:
+            return ".".join(self.keys) or str(self.file)
         where = f"{self.file}:{self.node.start_mark.line + 1}"
         return f"{where} ({'.'.join(self.keys)})" if self.keys else where
 
@@ -38,7 +41,7 @@ class Value:
         """The scalar as written, quotes taken off."""
         if not isinstance(self.node, yaml.ScalarNode):
             raise self.error("a single value is needed here")
-        if self.node.tag == "tag:yaml.org,2002:null":
+        if self.node.tag == _TAG + "null":
             raise self.error("has no value; leave the key out to use its default")
         return str(self.node.value)
 
@@ -94,8 +97,30 @@ def read_documents(path: Path) -> Iterator[Value]:
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{path}: is no UTF-8 text") from exc
     for node in nodes:
-        if node is not None and node.tag != "tag:yaml.org,2002:null":
+        if node is not None and node.tag != _TAG + "null":
             yield Value(path, (), node)
+
+
+def from_object(content: Mapping[str, object], name: str) -> Value:
+    """What JSON says, as if it stood in a file: one set of rules for both. `name` stands for the file in errors.
+
+    Raises: ConfigError for what is nested too deeply.
+    """
+    try:
+        return Value(Path(name), (), _node(content))
+    except RecursionError as exc:
+        raise ConfigError(f"{name}: is nested too deeply") from exc
+
+
+def _node(value: object) -> yaml.Node:
+    """The node that a YAML file with this value gives; without a mark, since it stands on no line."""
+    if isinstance(value, Mapping):
+        return yaml.MappingNode(_TAG + "map", [(_node(str(key)), _node(member)) for key, member in value.items()])
+    if isinstance(value, list):
+        return yaml.SequenceNode(_TAG + "seq", [_node(member) for member in value])
+    if value is None:
+        return yaml.ScalarNode(_TAG + "null", "")
+    return yaml.ScalarNode(_TAG + "str", str(value).lower() if isinstance(value, bool) else str(value))
 
 
 def _unknown(key: str, known: Collection[str]) -> str:

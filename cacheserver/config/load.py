@@ -13,7 +13,7 @@ from typing import Any, Final
 from cacheserver.config import repositories
 from cacheserver.config.documents import read_documents
 from cacheserver.config.repositories import API_VERSION, Defaults, RepositoryConfig
-from cacheserver.config.settings import ENV_PREFIX, FILE_KIND, SETTINGS, SUBJECTS, Setting, Settings
+from cacheserver.config.settings import ENV_PREFIX, FILE_KIND, SETTINGS, SUBJECTS, Kubernetes, Setting, Settings
 from cacheserver.errors import ConfigError
 
 CONFIG_FLAG: Final = "--config"
@@ -53,6 +53,11 @@ def load(flags: Flags, environ: Mapping[str, str], *, cwd: Path) -> Settings:
     catalogs = next((texts for setting, texts in written.items() if setting.field == "catalogs"), [])
     settings = Settings(repositories=_repositories(settings, catalogs), **subjects)
     check_etcd(settings)
+    if settings.content.watch_namespaces and not settings.from_cluster:
+        raise ConfigError(
+            "--watch-namespaces says whose Repository objects of a cluster are served: it needs --kubernetes,"
+            " and neither --catalog nor --repositories beside it"
+        )
     return settings
 
 
@@ -87,12 +92,18 @@ def check_etcd(settings: Settings) -> None:
 
 
 def check_listen(settings: Settings) -> None:
-    """Raises ConfigError for an address that others could reach: nothing would keep them from reading everything."""
-    listen = settings.serving.listen
-    if not listen.loopback:
+    """Raises ConfigError for an address that others could reach while nothing keeps them from reading everything, and
+    for certificate settings that are no pair."""
+    serving = settings.serving
+    if (serving.tls_cert_file is None) != (serving.tls_key_file is None):
+        raise ConfigError("--tls-cert-file and --tls-key-file come together: one of them is missing")
+    missing = ["--tls-cert-file and --tls-key-file"] if serving.tls_cert_file is None else []
+    if serving.kubernetes is Kubernetes.OFF:
+        missing.append("--kubernetes")
+    if missing and not serving.listen.loopback:
         raise ConfigError(
-            f"--listen {listen}: an address that other machines can reach needs TLS and authentication, which this"
-            " version does not offer yet; listen on 127.0.0.1 or [::1], and put a proxy that authenticates in front"
+            f"--listen {serving.listen}: an address that other machines can reach needs TLS and authentication: give"
+            f" {' and '.join(missing)}; or listen on 127.0.0.1 or [::1], and put a proxy that authenticates in front"
         )
 
 

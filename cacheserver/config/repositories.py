@@ -1,13 +1,14 @@
-"""Repositories as an operator writes them: `NAME=SOURCE` on a command line, Repository manifests in files.
+"""Repositories as people write them: `NAME=SOURCE` on a command line, manifests in files, objects in a cluster.
 
-The fields are those of Repository.spec; what only a cluster can give (secrets) is refused by name. One RepositoryConfig
-is all that ingestion needs to know of a repository.
+The fields are those of Repository.spec, under the same rules everywhere; what a place cannot give (Secrets to a file,
+this machine's directories to a cluster) is refused by name. One RepositoryConfig is all that ingestion needs to know.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
@@ -16,10 +17,10 @@ import orjson
 
 from cacheserver import names
 from cacheserver.config import quantities, sources
-from cacheserver.config.documents import Value, read_documents
+from cacheserver.config.documents import Value, from_object, read_documents
 from cacheserver.config.sources import GitRef, RefKind, SourceSpec
 from cacheserver.errors import ConfigError
-from cacheserver.model import ANNOTATION_ALLOW_EMPTY, CONFIG_GROUP, VERSION, Format, RepositoryKey
+from cacheserver.model import ANNOTATION_ALLOW_EMPTY, CONFIG_GROUP, GROUP, VERSION, Format, RepositoryKey
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
@@ -31,6 +32,8 @@ INTERVAL = quantities.duration(least_s=10, most_s=7 * 24 * 3600)
 _SERVER_METADATA = ("uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "ownerReferences")
 _SPEC = ("source", "format", "deployment", "interval", "suspend", "validation")
 _NEEDS_CLUSTER = ("secretRef", "caSecretRef")
+# Kubernetes: a Secret's name is a DNS subdomain. Checked by us too, since it becomes a part of a URL's path.
+_SECRET_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 
 
 class Validation(StrEnum):
@@ -56,8 +59,9 @@ class RepositoryConfig:
 
     format: None lets the content decide (`Auto`). interval_s: seconds between two looks at the source, 10 at least.
     deployment: packages are written to, not only read (KRM). suspend: the source is not asked; what is there stays.
-    allow_empty: a catalog without packages may replace one that has some. generation: metadata.generation of the
-    cluster's object; 0 where we count it ourselves.
+    allow_empty: a catalog without packages may replace one that has some. Of an object in a cluster also: generation
+    (metadata.generation; 0 where we count it ourselves), owner (its uid), and the names of the Secrets in its namespace
+    with credentials and with the authority to trust.
     """
 
     key: RepositoryKey
@@ -71,6 +75,9 @@ class RepositoryConfig:
     annotations: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     generation: int = 0
+    owner: str = ""
+    secret: str = ""
+    ca_secret: str = ""
 
     def spec_json(self) -> bytes:
         """`Repository.spec` as it is served: every field, defaults included, in a fixed order."""
@@ -123,9 +130,38 @@ def from_path(path: Path, defaults: Defaults) -> Iterator[RepositoryConfig]:
     for file in files:
         for document in read_documents(file):
             found = True
-            yield _manifest(document, defaults)
+            yield _from_manifest(document, defaults)
     if not found:
         raise ConfigError(f"{path}: holds no Repository manifest")
+
+
+def from_cluster(manifest: Mapping[str, object], defaults: Defaults) -> RepositoryConfig:
+    """The repository that a cluster's object asks for. Of its annotations ours are kept, of its labels none.
+
+    What is read from this machine's disk is refused: it is the server's own, not that of who may write the object.
+    Raises: ConfigError whose message begins with the field, as in `spec.source.oci.image: ...`.
+    """
+    written = manifest.get("metadata")
+    metadata = written if isinstance(written, Mapping) else {}
+    annotations = {name: text for name, text in _mapping(metadata, "annotations").items() if _is_ours(name)}
+    identity = {name: metadata[name] for name in ("name", "namespace") if name in metadata}
+    parts = {"metadata": {**identity, "annotations": annotations}, "spec": manifest.get("spec") or {}}
+    document = from_object(parts, "the Repository")
+    config = _config(document, defaults, Path("/"))
+    spec = document.members()["spec"].members()
+    source = config.source
+    if isinstance(source, sources.DirectorySource | sources.OCILayoutSource):
+        raise spec["source"].error("a directory of the server is read standalone only; use oci or git in a cluster")
+    if isinstance(source, sources.GitSource) and source.url.startswith("file:"):
+        raise spec["source"].error("a file:// URL is read standalone only; use https:// or ssh:// in a cluster")
+    generation = metadata.get("generation")
+    return replace(
+        config,
+        generation=generation if isinstance(generation, int) and generation > 0 else 1,
+        owner=str(metadata.get("uid", "")),
+        secret=_reference(spec, "secretRef"),
+        ca_secret=_reference(spec, "caSecretRef"),
+    )
 
 
 def unique(repositories: Iterable[tuple[str, RepositoryConfig]]) -> tuple[RepositoryConfig, ...]:
@@ -158,31 +194,34 @@ def check_namespace(text: str) -> str:
     return text
 
 
-def _manifest(document: Value, defaults: Defaults) -> RepositoryConfig:
+def _from_manifest(document: Value, defaults: Defaults) -> RepositoryConfig:
+    """What a document of a file says. Raises: ConfigError, also for what only a cluster can give."""
     document.require({"apiVersion": API_VERSION, "kind": "Repository"})
+    config = _config(document, defaults, document.file.parent.absolute())
+    spec = document.members()["spec"].members()
+    for key in _NEEDS_CLUSTER:
+        if key in spec:
+            raise spec[key].error("secrets live in a cluster; repositories from files are read without them")
+    return replace(config, labels=_texts(document.members()["metadata"].members(), "labels"))
+
+
+def _config(document: Value, defaults: Defaults, base: Path) -> RepositoryConfig:
+    """The rules for every Repository, wherever it is written; relative paths start from `base`."""
     top = document.members(("apiVersion", "kind", "metadata", "spec", "status"))
     if "metadata" not in top or "spec" not in top:
         raise document.error("a Repository has metadata and spec")
     metadata = top["metadata"].members(("name", "namespace", "labels", "annotations", *_SERVER_METADATA))
     spec = top["spec"].members((*_SPEC, *_NEEDS_CLUSTER))
-    for key in _NEEDS_CLUSTER:
-        if key in spec:
-            raise spec[key].error("secrets live in a cluster; repositories from files are read without them")
-    if "name" not in metadata:
-        raise top["metadata"].error("has no name")
-    if "source" not in spec:
-        raise top["spec"].error("has no source")
     annotations = _texts(metadata, "annotations")
     allow_empty = defaults.allow_empty
     if ANNOTATION_ALLOW_EMPTY in annotations:
         allow_empty = annotations[ANNOTATION_ALLOW_EMPTY] == "true"
-    base = document.file.parent.absolute()
     return RepositoryConfig(
         key=RepositoryKey(
             _one(metadata, "namespace", check_namespace, defaults.namespace),
-            _checked(metadata["name"], check_name),
+            _checked(_needed(top["metadata"], metadata, "name"), check_name),
         ),
-        source=_source(spec["source"], base),
+        source=_source(_needed(top["spec"], spec, "source"), base),
         format=_format(spec),
         deployment=_one(spec, "deployment", quantities.parse_switch, False),
         interval_s=_one(spec, "interval", lambda text: INTERVAL.parse(text, base), defaults.interval_s),
@@ -190,8 +229,26 @@ def _manifest(document: Value, defaults: Defaults) -> RepositoryConfig:
         validation=_one(spec, "validation", _one_of(Validation), defaults.validation),
         allow_empty=allow_empty,
         annotations=annotations,
-        labels=_texts(metadata, "labels"),
     )
+
+
+def _is_ours(annotation: str) -> bool:
+    return annotation.startswith(f"{GROUP}/")
+
+
+def _mapping(parent: Mapping[str, object], key: str) -> Mapping[str, object]:
+    found = parent.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _reference(spec: Mapping[str, Value], key: str) -> str:
+    """The name in `secretRef: {name: NAME}`; empty when the key is not there."""
+    if key not in spec:
+        return ""
+    name = _needed(spec[key], spec[key].members(("name",)), "name")
+    if not _SECRET_NAME.match(name.text()):
+        raise name.error(f"{name.text()!r} is no name of a Secret")
+    return name.text()
 
 
 def _source(value: Value, base: Path) -> SourceSpec:

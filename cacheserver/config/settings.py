@@ -93,8 +93,33 @@ def _cpus() -> int:
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 4)
 
 
+class Kubernetes(StrEnum):
+    """Where the host cluster is, when it is not named by a kubeconfig."""
+
+    OFF = "off"
+    IN_CLUSTER = "in-cluster"
+
+
+def _parse_kubernetes(text: str, base: Path) -> Path | Kubernetes:
+    return Kubernetes(text) if text in tuple(Kubernetes) else quantities.parse_path(text, base)
+
+
+KUBERNETES: Final[Kind[Path | Kubernetes]] = Kind("off|in-cluster|PATH", _parse_kubernetes)
 CATALOG: Final[Kind[str]] = Kind("NAME=SOURCE", TEXT.parse)
 NAMESPACE: Final[Kind[str]] = Kind("NAME", lambda text, _base: check_namespace(text))
+
+
+_MOST_NAMESPACES: Final = 50  # ours: each is a watch of its own, half of the connections that KubeAPI has
+
+
+def _parse_namespaces(text: str, _base: Path) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(check_namespace(part.strip()) for part in text.split(",")))
+    if len(names) > _MOST_NAMESPACES:
+        raise ValueError(f"names more than {_MOST_NAMESPACES} namespaces: leave it out to watch all of them")
+    return names
+
+
+NAMESPACES: Final[Kind[tuple[str, ...]]] = Kind("NAME,...", _parse_namespaces, ",".join)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +153,13 @@ class ContentSettings:
         SWITCH,
         False,
         "Let a catalog without packages replace one that has some. Off: an empty mount deletes nothing.",
+    )
+    watch_namespaces: tuple[str, ...] = _setting(
+        "watch-namespaces",
+        NAMESPACES,
+        (),
+        "Namespaces whose Repository objects are served, where the cluster of --kubernetes has the repositories. "
+        "Unset: all of them, for which the server needs rights in the whole cluster.",
     )
 
 
@@ -193,14 +225,44 @@ class EtcdSettings:
 
 @dataclass(frozen=True, slots=True)
 class ServingSettings:
-    """Where clients connect. TLS and authentication get their fields here (and their word in load.check_listen)."""
+    """Where clients connect, who they are, and how many at a time (see load.check_listen)."""
 
     listen: Address = _setting(
         "listen",
         ADDRESS,
         Address("127.0.0.1", 8001),
-        "Address of the API. Loopback only: without TLS and authentication whoever can connect may read everything.",
+        "Address of the API. Other than loopback only with a certificate and --kubernetes: without them whoever can "
+        "connect may read everything.",
     )  # 8001: kubectl proxy's port, so its habits carry over
+    tls_cert_file: Path | None = _setting(
+        "tls-cert-file",
+        quantities.optional(PATH),
+        None,
+        "Serving certificate (PEM), its intermediates behind it. Read again when it changes. Unset: plain HTTP.",
+    )
+    tls_key_file: Path | None = _setting(
+        "tls-key-file", quantities.optional(PATH), None, "Private key (PEM) of --tls-cert-file."
+    )
+    kubernetes: Path | Kubernetes = _setting(
+        "kubernetes",
+        KUBERNETES,
+        Kubernetes.OFF,
+        "The cluster that says who a client is and what it may do: `in-cluster` with the Pod's service account, else "
+        "the path of a kubeconfig. `off`: everybody may read everything.",
+    )
+    max_reads: int = _setting(
+        "max-requests-inflight",
+        count(least=1, most=100_000),
+        400,
+        "Most requests for resources answered at the same time, watches aside; one more gets 429 and comes back. "
+        "Members of system:masters are never refused; discovery and health do not count.",
+    )  # kube-apiserver's
+    max_watches: int = _setting(
+        "max-watches",
+        count(least=1, most=1_000_000),
+        10_000,
+        "Most watches open at the same time; one more gets 429 and comes back.",
+    )  # a watch over TLS holds 35 KB (measured): 10,000 are 350 MB
     shutdown_grace_s: float = _setting(
         "shutdown-grace",
         quantities.duration(least_s=0, most_s=600),
@@ -294,6 +356,11 @@ class Settings:
     cache: CacheSettings = dataclasses.field(default_factory=CacheSettings)
     parsing: ParseSettings = dataclasses.field(default_factory=ParseSettings)
     logs: LogSettings = dataclasses.field(default_factory=LogSettings)
+
+    @property
+    def from_cluster(self) -> bool:
+        """The repositories are the Repository objects of the cluster: there is one, and none is named here."""
+        return self.serving.kubernetes is not Kubernetes.OFF and not self.repositories
 
 
 SUBJECTS: Final[dict[str, type[Any]]] = {

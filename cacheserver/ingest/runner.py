@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import random
 import socket
 import time
 from collections.abc import Callable, Collection
@@ -19,8 +18,9 @@ from typing import Protocol
 
 from cacheserver import metrics
 from cacheserver.config import RepositoryConfig
-from cacheserver.errors import CacheServerError, EtcdError, LeaseLostError, SourceRateLimitedError
+from cacheserver.errors import CacheServerError, EtcdError, LeaseLostError
 from cacheserver.ingest import status
+from cacheserver.ingest.pace import Pace
 from cacheserver.ingest.sync import Outcome, Rooms, SyncReport, count_served, forget, sync
 from cacheserver.model import Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import Progress, Source
@@ -28,17 +28,7 @@ from cacheserver.store import Claim, Session, Store
 
 log = logging.getLogger(__name__)
 
-_JITTER = 0.1
 _COLLECT_EVERY_S = 900.0
-# Seconds before the first retry after a failed sync, by reason; doubled each time, up to the repository's interval.
-_FIRST_RETRY_S = {
-    "NetworkError": 5.0,
-    "RateLimited": 60.0,
-    "AuthenticationFailed": 60.0,
-    "SourceNotFound": 30.0,
-    "StoreUnavailable": 1.0,
-    "CatalogFailed": 30.0,
-}
 
 Open = Callable[[], Source]
 
@@ -81,7 +71,7 @@ class _Life:
     async def pause(self, seconds: float) -> None:
         """Sleep, or less when a sync is asked for."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds * random.uniform(1 - _JITTER, 1 + _JITTER)):  # noqa: S311 - jitter
+            async with asyncio.timeout(seconds):
                 await self.wanted.wait()
         self.wanted.clear()
 
@@ -111,11 +101,12 @@ class _Hold:
 class Ingest:
     """Every repository that was put and not removed. Call run() (for ever) or once()."""
 
-    def __init__(self, rooms: Rooms, book: Book, *, lead: bool = False) -> None:
+    def __init__(self, rooms: Rooms, book: Book, *, lead: bool = False, pace: Pace | None = None) -> None:
         """lead: one process at a time does any work here; the others wait for it to go (a cluster's replicas)."""
         self._rooms = rooms
         self._book = book
         self._lead = lead
+        self._pace = pace or Pace()
         self._lives: dict[RepositoryKey, _Life] = {}
         self._gone: set[RepositoryKey] = set()
         self._changed = asyncio.Event()
@@ -237,7 +228,7 @@ class Ingest:
         await hold()  # at once: a second process with the same repository waits here and asks its source nothing
         while True:
             seconds = await self._attempt(life, hold)
-            await life.pause(seconds)
+            await life.pause(self._pace.spread(seconds))
 
     async def _attempt(self, life: _Life, hold: _Hold) -> float:
         """One look at the source; returns the seconds until the next."""
@@ -245,16 +236,17 @@ class Ingest:
             previous = await self._book.read(life.config)
             await self._publish(life, hold, status.suspended(previous), None, previous)
             return life.config.interval_s
+        started = time.monotonic()
         try:
             report = await self._sync(life, hold, _no_progress)
         except (LeaseLostError, asyncio.CancelledError):
             raise
         except CacheServerError as exc:
-            return await self._failed(life, hold, exc)
+            return await self._failed(life, hold, exc, started)
         except Exception as exc:
             # The edge of the task: a defect of ours in one repository must not stop the others.
             log.exception("sync failed by a defect", extra=_about(life))
-            return await self._failed(life, hold, CacheServerError(f"internal error: {exc!r}"))
+            return await self._failed(life, hold, CacheServerError(f"internal error: {exc!r}"), started)
         if life.failures:
             log.info("repository recovered", extra=_about(life, after_failures=life.failures))
         life.failures = 0
@@ -270,34 +262,34 @@ class Ingest:
             nonlocal previous
             previous = await self._publish(life, hold, status.syncing(previous), None, previous)
 
-        report = await sync(life.config, life.source, hold, self._rooms, progress=progress, on_change=on_change)
+        report = await sync(
+            life.config, life.source, hold, self._rooms, progress=progress, on_change=on_change,
+            doubtful=life.failures > 0,
+        )  # fmt: skip
         same = report.outcome is Outcome.UNCHANGED
         phase = status.unchanged(previous) if same else status.synced(report)
         await self._publish(life, hold, phase, report, previous)
-        _measure(life, report)
+        metrics.repository_checked.labels(life.config.key.namespace, life.config.key.name).set(time.time())
         return report
 
-    async def _failed(self, life: _Life, hold: _Hold, error: CacheServerError) -> float:
+    async def _failed(self, life: _Life, hold: _Hold, error: CacheServerError, started: float) -> float:
         """Say so in status and, once, in the log; returns the seconds until the next try."""
         life.failures += 1
         if life.failures == 1:
             log.warning("sync failed; the last good content stays served", extra=_about(life, error=str(error)))
-        metrics.sync_seconds.labels("failed").observe(0)
+        metrics.sync_seconds.labels("failed").observe(time.monotonic() - started)
         metrics.repository_ready.labels(life.config.key.namespace, life.config.key.name).set(0)
         if not isinstance(error, EtcdError):
             previous = await self._book.read(life.config)
             await self._publish(life, hold, status.failed(error, previous), None, previous)
-        if isinstance(error, SourceRateLimitedError) and error.retry_after_s:
-            return max(error.retry_after_s, 1.0)
-        first = _FIRST_RETRY_S.get(status.failure_reason(error), life.config.interval_s)
-        return min(first * (1 << min(life.failures - 1, 16)), life.config.interval_s)
+        return self._pace.retry_s(error, life.failures, life.config.interval_s)
 
     async def _publish(
         self, life: _Life, hold: _Hold, phase: status.Phase, report: SyncReport | None, previous: Stored | None
     ) -> Stored | None:
         """Write the Repository object if it says anything new; returns what is served now."""
         record = status.repository_record(life.config, phase, report, previous, now=time.time())
-        metrics.repository_ready.labels(life.config.key.namespace, life.config.key.name).set(phase.ready[0])
+        _measure(life, phase, status.served(record, previous))
         if record is None:
             return previous
         return await self._book.write(await hold(), record, previous) or previous
@@ -353,12 +345,12 @@ def _counts(report: SyncReport) -> dict[str, object]:
     }
 
 
-def _measure(life: _Life, report: SyncReport) -> None:
+def _measure(life: _Life, phase: status.Phase, served: status.Served | None) -> None:
+    """After a restart too, and while the source is away: what is served is known from the status."""
     labels = (life.config.key.namespace, life.config.key.name)
-    now = time.time()
-    metrics.repository_checked.labels(*labels).set(now)
-    if report.outcome is not Outcome.UNCHANGED:
-        metrics.repository_packages.labels(*labels).set(report.packages)
-        metrics.repository_revisions.labels(*labels).set(report.revisions)
-        metrics.repository_rejected.labels(*labels).set(len(report.rejected))
-        metrics.repository_synced.labels(*labels).set(now)
+    metrics.repository_ready.labels(*labels).set(phase.ready[0])
+    if served is not None:
+        metrics.repository_packages.labels(*labels).set(served.packages)
+        metrics.repository_revisions.labels(*labels).set(served.revisions)
+        metrics.repository_rejected.labels(*labels).set(served.rejected)
+        metrics.repository_synced.labels(*labels).set(served.synced_at)

@@ -26,7 +26,27 @@ CHECKED_EVERY_S = 3600.0
 cacheserver_repository_last_checked_timestamp_seconds is exact."""
 
 # Retrying does not help; the source, the settings or the catalog has to change. kstatus: Stalled.
-_STALLING = {"SourceInvalid", "SourceTooLarge", "SourceUnsupported", "CatalogRefused", "CatalogEmpty"}
+_STALLING = {
+    "SpecInvalid",
+    "SecretInvalid",
+    "SourceInvalid",
+    "SourceTooLarge",
+    "SourceUnsupported",
+    "CatalogRefused",
+    "CatalogEmpty",
+}
+# What to do, where the error's own message does not always say so: it was raised far from what the operator can turn.
+_REMEDIES = {
+    "NetworkError": "it is tried again by itself, soon and then less often; check the address and the network",
+    "RateLimited": "it is tried again when the server allows it; a longer interval asks less often",
+    "AuthenticationFailed": "give the repository credentials that its source accepts",
+    "SourceNotFound": "correct spec.source, or put there what it names",
+    "SourceInvalid": "repair the source; it is refused until it changes",
+    "SourceTooLarge": "raise the cap, or make the source smaller",
+    "SourceFailed": "it is tried again at each interval",
+    "CatalogFailed": "it is tried again by itself; `cacheserver validate` tells more",
+}
+_LONGEST_CAUSE = 700
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +126,32 @@ def _said(previous: Stored | None) -> dict[str, tuple[bool, str, str]]:
 def failed(error: CacheServerError, previous: Stored | None) -> Phase:
     """The sync did not finish; what was served stays, and how good that was (Degraded)."""
     reason = failure_reason(error)
-    message = f"{error}; the last good content stays served"
+    parts = (str(error)[:_LONGEST_CAUSE], _REMEDIES.get(reason, ""), "the last good content stays served")
+    message = "; ".join(filter(None, parts))
     stalled = (True, reason, message) if reason in _STALLING else _NOT_STALLED
     degraded = _said(previous).get("Degraded", _NOT_DEGRADED)
     return Phase((False, reason, message), _NOT_RECONCILING, stalled, degraded)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a status says is served, for metrics. synced_at: Unix time."""
+
+    packages: int
+    revisions: int
+    rejected: int
+    synced_at: float
+
+
+def served(record: Record | None, previous: Stored | None) -> Served | None:
+    """Of the record that is being published, else of the object that stays; None before the first sync."""
+    facts: dict[str, Any] = orjson.loads(record.status) if record else {}
+    if not facts and previous:
+        facts = orjson.loads(previous.value)["status"]
+    if "lastSyncedAt" not in facts:
+        return None
+    counts = (facts.get(name, 0) for name in ("packages", "revisions", "rejectedCount"))
+    return Served(*counts, synced_at=_seconds(facts["lastSyncedAt"]))
 
 
 def failure_reason(error: CacheServerError) -> str:

@@ -21,6 +21,7 @@ from cacheserver.blobs import Blobs
 from cacheserver.catalogs import Catalog, Finding, ParsedPackage, parse
 from cacheserver.catalogs.workers import Workers
 from cacheserver.config import RepositoryConfig, Validation
+from cacheserver.config.sources import GitSource
 from cacheserver.model import Digest, Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import Progress, Source
 from cacheserver.store import Claim, IngestState, Store, in_parallel
@@ -70,10 +71,15 @@ class SyncReport:
         return self.added + self.changed + self.deleted
 
 
+ASKS_AT_ONCE = 16
+DOUBTED_AT_ONCE = 4
+"""Git repositories asked whether they changed at the same time: each question is processes of 10 MB in all. Those whose
+last sync failed wait in a line of their own, so that an outage elsewhere delays nobody who is well. Other sources are
+asked at once."""
 FETCHES_AT_ONCE = 16
 APPLIES_AT_ONCE = 4
-"""Repositories fetched, and parsed and written, at the same time; the others wait their turn. Asking whether a source
-changed waits for nobody. Bounds memory, scratch space and the load on the loop with any number of repositories."""
+"""Repositories fetched, and parsed and written, at the same time; the others wait their turn. Bounds memory, scratch
+space and the load on the loop with any number of repositories."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,8 @@ class Rooms:
     blobs: Blobs
     workers: Workers
     scratch: Path
+    asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ASKS_AT_ONCE))
+    doubted: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DOUBTED_AT_ONCE))
     fetching: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(FETCHES_AT_ONCE))
     applying: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(APPLIES_AT_ONCE))
 
@@ -100,17 +108,19 @@ async def sync(
     *,
     progress: Progress,
     on_change: Callable[[], Awaitable[None]],
+    doubtful: bool = False,
 ) -> SyncReport:
     """Bring what is served in step with the source.
 
     claim: asked for the right to write, only when there is something to write.
     on_change: awaited before the source is read, when it is not what is served.
+    doubtful: the last sync failed; see DOUBTED_AT_ONCE.
     Raises: SourceError, CatalogError, EtcdError (LeaseLostError among them); nothing is lost, the next sync repeats.
     """
     started = time.monotonic()
     report = SyncReport(config.key)
     state = await rooms.store.read_state(config.key)
-    digest = await source.probe()
+    digest = await _ask(config, source, rooms, doubtful=doubtful)
     if state is not None and state.digest == digest and state.settings == _settings(config):
         report.digest = digest
     else:
@@ -125,6 +135,13 @@ async def sync(
     report.elapsed_s = time.monotonic() - started
     metrics.sync_seconds.labels(report.outcome.value).observe(report.elapsed_s)
     return report
+
+
+async def _ask(config: RepositoryConfig, source: Source, rooms: Rooms, *, doubtful: bool) -> str:
+    if not isinstance(config.source, GitSource):
+        return await source.probe()
+    async with rooms.doubted if doubtful else rooms.asking:
+        return await source.probe()
 
 
 async def _read_and_apply(

@@ -200,3 +200,15 @@ async def test_only_content_that_nothing_refers_to_is_collected_and_only_after_a
     await blobs.collect(store)
     assert await blobs.head(used.head.digest) is not None
     assert await blobs.keep([unused.head.digest, used.head.digest]) == {unused.head.digest}
+
+
+async def test_a_claim_stands_until_it_is_released_or_its_session_ends(store: Store) -> None:
+    async with store.session("a") as session:
+        claim = await session.claim("ns/repo")
+        assert await store.holds(claim)
+        await session.release(claim)
+        assert not await store.holds(claim)
+        again = await session.claim("ns/repo")
+        assert await store.holds(again)
+        assert not await store.holds(claim)
+    assert not await store.holds(again)

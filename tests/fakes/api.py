@@ -147,12 +147,24 @@ async def api_world(
     gate: Gate | None = None,
     away: bool = False,
     cache_type: type[WatchCache] = WatchCache,
+    max_reads: int = 400,
+    max_watches: int = 10_000,
 ) -> AsyncIterator[World]:
     feed, blobs = FakeFeed(), FakeBlobs()
     feed.away = away
     cache = cache_type(feed, PROJECTIONS)
     world = World(feed, cache, blobs)
-    world.api = Api(cache, blobs, standalone=True, version="1.2.3", checks=checks, gate=gate, now=lambda: world.time)
+    world.api = Api(
+        cache,
+        blobs,
+        standalone=True,
+        version="1.2.3",
+        checks=checks,
+        gate=gate,
+        max_reads=max_reads,
+        max_watches=max_watches,
+        now=lambda: world.time,
+    )
     server = make_server(world.api)
     listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
     world.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"

@@ -3,34 +3,57 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 
 class Authority:
     """Signs certificates valid for a day, for 127.0.0.1 and localhost, as server and as client."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, name: str = "test authority") -> None:
+        """name: its common name; a directory holds one authority."""
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
+        self._name = name
         self.certificate = directory / "ca.crt"
         self._key = directory / "ca.key"
         _openssl(
             *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"),
-            *("-subj", "/CN=test authority", "-keyout", self._key, "-out", self.certificate),
+            *("-subj", f"/CN={name}", "-keyout", self._key, "-out", self.certificate),
         )
 
-    def issue(self, common_name: str) -> tuple[Path, Path]:
-        """Certificate and key of `common_name`, replaced if they were issued before."""
+    @property
+    def pem(self) -> str:
+        return self.certificate.read_text()
+
+    def renew(self) -> None:
+        """A new certificate for the same key and name, valid for longer; what it signed stays valid."""
+        _openssl(
+            *("req", "-x509", "-key", self._key, "-days", "2", "-subj", f"/CN={self._name}"),
+            *("-out", self.certificate),
+        )
+
+    def issued(self, common_name: str) -> tuple[Path, Path]:
+        """What was issued to `common_name` before, or is now."""
+        cert, key = self._directory / f"{common_name}.crt", self._directory / f"{common_name}.key"
+        return (cert, key) if cert.exists() else self.issue(common_name)
+
+    def issue(self, common_name: str, *, organizations: Sequence[str] = (), days: int = 1) -> tuple[Path, Path]:
+        """Certificate and key of `common_name`, replaced if they were issued before. days: -1 makes an expired one."""
         cert, key = self._directory / f"{common_name}.crt", self._directory / f"{common_name}.key"
         request, extensions = self._directory / "request.csr", self._directory / "extensions"
-        extensions.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage=serverAuth,clientAuth\n")
+        extensions.write_text(
+            "subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage=serverAuth,clientAuth\n"
+            "authorityKeyIdentifier=keyid\n"
+        )
+        subject = "".join(f"/O={organization}" for organization in organizations) + f"/CN={common_name}"
         _openssl(
             *("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-subj", f"/CN={common_name}", "-keyout", key, "-out", request),
+            *("-subj", subject, "-keyout", key, "-out", request),
         )
         _openssl(
             *("x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial"),
-            *("-days", "1", "-extfile", extensions, "-out", cert),
+            *("-days", str(days), "-extfile", extensions, "-out", cert),
         )
         return cert, key
 

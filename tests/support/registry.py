@@ -146,6 +146,23 @@ def catalog_image(content: bytes = b"schema: olm.package\nname: foo\n") -> Image
     return image(layer(directory("configs/"), Member("configs/foo/catalog.yaml", content)))
 
 
+def image_of(
+    root: Path,
+    *,
+    compress: Callable[[bytes], bytes] = gzipped,
+    suffix: str = "+gzip",
+    media_type: str = OCI_MANIFEST,
+) -> Image:
+    """The files below `root` as a catalog image, each top directory a layer of its own."""
+    layers: dict[str, list[Member]] = {}
+    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        name = path.relative_to(root).as_posix()
+        layers.setdefault(name.partition("/")[0], [directory("configs/")]).append(
+            Member(f"configs/{name}", path.read_bytes())
+        )
+    return image(*(layer(*m, compress=compress, suffix=suffix) for m in layers.values()), media_type=media_type)
+
+
 def _descriptor(content: bytes, media_type: str) -> dict[str, object]:
     return {"mediaType": media_type, "digest": digest_of(content), "size": len(content)}
 

@@ -109,7 +109,8 @@ class ServerProcess:
     def text(self, path: str) -> Sequence[str]:
         """The lines of one GET of plain text."""
         with urllib.request.urlopen(f"{self.url}{path}", timeout=10) as answer:
-            return answer.read().decode().splitlines()
+            lines: list[str] = answer.read().decode().splitlines()
+        return lines
 
     def list(self, resource: str, query: str = "") -> Any:
         return self.get(f"{API}/{resource}{query}")

@@ -114,9 +114,9 @@ def test_every_setting_has_three_spellings_that_agree(setting: config.Setting, t
     text = _example(setting)
     file = written(tmp_path, f"{HEADER}{setting.key}: {text}\n")
 
-    # What etcd's settings need beside them; never the setting itself.
+    # What some settings need beside them; never the setting itself.
     pair = ("--etcd-user", "--etcd-password-file", "--etcd-cert-file", "--etcd-key-file")
-    beside = {"--etcd": "https://a:1", **dict.fromkeys(pair, "some/file")}
+    beside = {"--etcd": "https://a:1", "--kubernetes": "in-cluster", **dict.fromkeys(pair, "some/file")}
     beside.pop(setting.flag, None)
 
     def value(flags: config.Flags, environ: Mapping[str, str]) -> object:
@@ -136,6 +136,7 @@ def _example(setting: config.Setting) -> str:
         "--catalog": "a=./x",
         "--repositories": "repositories",
         "--etcd": "https://127.0.0.1:2379",
+        "--watch-namespaces": "web,db",
     }
     by_metavar = {
         "PATH": "some/file",

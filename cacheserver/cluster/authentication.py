@@ -1,0 +1,196 @@
+"""Who asks, as the host cluster sees it: what its front proxy says, else a client certificate, else a bearer token.
+
+Order and rules: k8s.io/apiserver/pkg/authentication/authenticatorfactory/delegating.go and request/{headerrequest,x509,
+bearertoken}. No anonymous user: who shows nothing that holds is nobody. Used by the API through its gate.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from cacheserver.access import Identity
+from cacheserver.cluster.kubeapi import KubeAPI
+from cacheserver.cluster.remembered import Remembered
+from cacheserver.cluster.trust import Published, Trust
+from cacheserver.errors import KubernetesError
+from cacheserver.tls import Peer, peer_of
+
+log = logging.getLogger(__name__)
+
+AUTHENTICATED: Final = "system:authenticated"
+_UNAUTHENTICATED: Final = "system:unauthenticated"
+_ANONYMOUS: Final = "system:anonymous"
+_CREDENTIAL_ID: Final = "authentication.kubernetes.io/credential-id"
+
+KEEP_S: Final = 10.0  # k8s.io/apiserver/pkg/server/options/authentication.go: CacheTTL
+_TOKENS_KEPT: Final = 8192  # ours: about 5 MB; as many as reviews of access
+_USERS_KEPT: Final = 1024  # ours: users that come through the proxy, as their headers read
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9a-fA-F]{2})")
+
+_Headers = tuple[tuple[bytes, bytes], ...]
+
+
+class Authentication:
+    """Implements the API's authenticator. Nothing that it reads of a request is read by anybody after it."""
+
+    def __init__(self, published: Published, tokens: Tokens, now: Callable[[], float] = time.time) -> None:
+        """now: Unix time."""
+        self._published = published
+        self._tokens = tokens
+        self._now = now
+        self._headers = ProxyHeaders(published.trust)
+
+    async def identify(self, request: web.BaseRequest) -> Identity | None:
+        """Who asks; None when no credential of the request holds."""
+        trust = self._published.trust
+        if self._headers.trust is not trust:
+            self._headers = ProxyHeaders(trust)
+        peer = peer_of(request.transport)
+        if peer is not None:
+            now = self._now()
+            if trust.proxy_ca.vouches_for(peer, now) and (
+                not trust.allowed_names or peer.common_name in trust.allowed_names
+            ):
+                proxied = self._headers.identity(request.raw_headers)
+                if proxied is not None:
+                    return proxied
+            if peer.common_name and trust.client_ca.vouches_for(peer, now):
+                return _certified(peer)
+        token = _bearer(request.headers.get("Authorization", ""))
+        return await self._tokens.identity(token) if token else None
+
+
+class ProxyHeaders:
+    """What a front proxy's headers say, by the names that `trust` has for them. Remembers users it has seen."""
+
+    def __init__(self, trust: Trust) -> None:
+        self.trust = trust
+        self._usernames = _lowered(trust.username_headers)
+        self._uids = _lowered(trust.uid_headers)
+        self._groups = _lowered(trust.group_headers)
+        self._prefixes = _lowered(trust.extra_prefixes)
+        self._names = frozenset((*self._usernames, *self._uids, *self._groups))
+        self._known: dict[_Headers, Identity | None] = {}
+
+    def identity(self, headers: Iterable[tuple[bytes, bytes]]) -> Identity | None:
+        """None when they name no user."""
+        ours = tuple(
+            (name, value)
+            for written, value in headers
+            if (name := written.lower()) in self._names or name.startswith(self._prefixes)
+        )
+        try:
+            return self._known[ours]
+        except KeyError:
+            pass
+        found = self._parse(ours)
+        if len(self._known) >= _USERS_KEPT:
+            del self._known[next(iter(self._known))]
+        self._known[ours] = found
+        return found
+
+    def _parse(self, headers: _Headers) -> Identity | None:
+        """k8s.io/apiserver/pkg/authentication/request/headerrequest/requestheader.go."""
+        user = _first(headers, self._usernames)
+        if not user:
+            return None
+        groups = [
+            value.decode(errors="replace") for name in self._groups for n, value in headers if n == name and value
+        ]
+        extra: dict[str, list[str]] = {}
+        for prefix in self._prefixes:
+            for name, value in headers:
+                if name.startswith(prefix):
+                    key = _unescaped(name[len(prefix) :].decode(errors="replace"))
+                    extra.setdefault(key, []).append(value.decode(errors="replace"))
+        return Identity(
+            user,
+            _with_authenticated(user, groups),
+            _first(headers, self._uids),
+            tuple((key, tuple(values)) for key, values in sorted(extra.items())),
+            proxied=True,
+        )
+
+
+class Tokens:
+    """Bearer tokens, reviewed by the host cluster. An answer, good or bad, holds for 10 s; an error is no answer."""
+
+    def __init__(self, api: KubeAPI, now: Callable[[], float] = time.monotonic) -> None:
+        self._api = api
+        self._key = os.urandom(32)  # so that what is remembered is of no use to who reads our memory
+        self._answers: Remembered[bytes, tuple[Identity | None]] = Remembered(keep_s=KEEP_S, most=_TOKENS_KEPT, now=now)
+        self._failing = False
+
+    async def identity(self, token: str) -> Identity | None:
+        """None for a token that is good for nobody, and while kube-apiserver does not answer (k8s: 401 for both)."""
+        key = hmac.digest(self._key, token.encode(errors="surrogateescape"), "sha256")
+        known = self._answers.get(key)
+        if known is None:
+            try:
+                known = await self._answers.look_up(key, lambda: self._review(token))
+            except KubernetesError as exc:
+                if not self._failing:
+                    self._failing = True
+                    log.warning("tokens cannot be reviewed", extra={"error": str(exc)})
+                return None
+        return known[0]
+
+    async def close(self) -> None:
+        await self._answers.close()
+
+    async def _review(self, token: str) -> tuple[Identity | None]:
+        found = await self._api.token_review(token)
+        if self._failing:
+            self._failing = False
+            log.info("tokens are reviewed again")
+        if found is None:
+            return (None,)
+        groups = _with_authenticated(found.user, found.groups)
+        return (Identity(found.user, groups, found.uid, found.extra),)
+
+
+def _certified(peer: Peer) -> Identity:
+    """k8s.io/apiserver/pkg/authentication/request/x509: CommonNameUserConversion."""
+    extra = ((_CREDENTIAL_ID, (f"X509SHA256={peer.fingerprint}",)),)
+    return Identity(peer.common_name, _with_authenticated(peer.common_name, peer.organizations), "", extra)
+
+
+def _bearer(header: str) -> str:
+    """k8s.io/apiserver/pkg/authentication/request/bearertoken: what follows the second word is ignored."""
+    words = header.strip().split(" ", 2)
+    return words[1] if len(words) > 1 and words[0].lower() == "bearer" else ""
+
+
+def _with_authenticated(user: str, groups: Iterable[str]) -> tuple[str, ...]:
+    """k8s.io/apiserver/pkg/authentication/group: AuthenticatedGroupAdder."""
+    groups = tuple(groups)
+    if user == _ANONYMOUS or AUTHENTICATED in groups or _UNAUTHENTICATED in groups:
+        return groups
+    return (*groups, AUTHENTICATED)
+
+
+def _first(headers: _Headers, names: tuple[bytes, ...]) -> str:
+    """By the order of names; of a header that comes several times the first one counts (Go: Header.Get)."""
+    for name in names:
+        value = next((value for found, value in headers if found == name), b"")
+        if value:
+            return value.decode(errors="replace")
+    return ""
+
+
+def _lowered(names: tuple[str, ...]) -> tuple[bytes, ...]:
+    return tuple(name.lower().encode() for name in names)
+
+
+def _unescaped(key: str) -> str:
+    """Go's url.PathUnescape; a key with a broken escape stays as it is."""
+    return key if _BAD_ESCAPE.search(key) else unquote(key)

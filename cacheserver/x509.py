@@ -1,0 +1,82 @@
+"""The four facts of a certificate that we go by, read from its DER: who it is, its key, and when it holds.
+
+Reads, and judges nothing: signatures are OpenSSL's business, which has verified every chain that comes here. Python's
+own ssl module decodes only the peer's certificate, and needs a connection for that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+_SEQUENCE, _UTC_TIME, _GENERALIZED_TIME, _VERSION = 0x30, 0x17, 0x18, 0xA0
+
+Authority = bytes
+"""Digest of subject and public key. A CA that is renewed with its old key keeps it, and what it signed holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Times are Unix times."""
+
+    authority: Authority
+    not_before: float
+    not_after: float
+
+
+def pem_blocks(pem: str) -> Sequence[str]:
+    """Each certificate's own lines."""
+    return _PEM.findall(pem)
+
+
+def parse_bundle(pem: str) -> Sequence[Certificate]:
+    """All certificates of a PEM text, in its order; what stands between them is skipped. Raises: ValueError."""
+    return [parse(ssl.PEM_cert_to_DER_cert(block)) for block in pem_blocks(pem)]
+
+
+def parse(der: bytes) -> Certificate:
+    """RFC 5280 section 4.1. Raises: ValueError."""
+    _, start, _ = _element(der, 0, _SEQUENCE)
+    _, at, _ = _element(der, start, _SEQUENCE)
+    tag, _, end = _element(der, at)
+    if tag == _VERSION:
+        _, _, end = _element(der, end)  # serialNumber
+    _, _, end = _element(der, end, _SEQUENCE)  # signature
+    _, _, end = _element(der, end, _SEQUENCE)  # issuer
+    _, validity, subject = _element(der, end, _SEQUENCE)
+    _, _, key = _element(der, subject, _SEQUENCE)
+    _, _, after_key = _element(der, key, _SEQUENCE)
+    not_before, at = _time(der, validity)
+    not_after, _ = _time(der, at)
+    return Certificate(hashlib.sha256(der[subject:after_key]).digest(), not_before, not_after)
+
+
+def _element(der: bytes, at: int, expected: int | None = None) -> tuple[int, int, int]:
+    """(tag, where its content starts, where the next element starts)."""
+    header = der[at : at + 2]
+    if len(header) < 2 or (expected is not None and header[0] != expected):
+        raise ValueError(f"no certificate: unexpected element at byte {at}")
+    start, length = at + 2, header[1]
+    if length & 0x80:
+        count = length & 0x7F
+        length = int.from_bytes(der[start : start + count], "big")
+        start += count
+    if start + length > len(der):
+        raise ValueError(f"no certificate: it ends within the element at byte {at}")
+    return header[0], start, start + length
+
+
+def _time(der: bytes, at: int) -> tuple[float, int]:
+    """(Unix time, where the next element starts)."""
+    tag, start, end = _element(der, at)
+    text = der[start:end].decode("ascii")
+    if tag == _UTC_TIME:  # RFC 5280 section 4.1.2.5.1: 50 to 99 are of the last century
+        text = ("19" if text >= "50" else "20") + text
+    elif tag != _GENERALIZED_TIME:
+        raise ValueError(f"no certificate: no time at byte {at}")
+    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC).timestamp(), end

@@ -1,0 +1,283 @@
+"""The same catalog from everywhere gives the same objects, and a catalog's history ends where a fresh ingest does.
+
+Real etcd, real registry, real git.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from cacheserver.blobs import Blobs
+from cacheserver.catalogs.workers import Workers
+from cacheserver.config import RepositoryConfig
+from cacheserver.config.sources import DirectorySource, GitRef, GitSource, OCISource, RefKind, SourceSpec
+from cacheserver.etcd.client import Client, prefix_end
+from cacheserver.ingest import Outcome, Rooms, SyncReport
+from cacheserver.ingest.git import open_for
+from cacheserver.ingest.sync import sync
+from cacheserver.model import RepositoryKey
+from cacheserver.sources import Source
+from cacheserver.store import PREFIX, Claim, Session, Store
+from tests.support.fbc import catalog
+from tests.support.gitserver import GitRepository
+from tests.support.krm import KRMRepository
+from tests.support.registry import (
+    DOCKER_MANIFEST,
+    Image,
+    RealRegistry,
+    find_registry,
+    image_of,
+    index,
+    zstandard_compressed,
+)
+
+pytestmark = pytest.mark.etcd
+
+KEY = RepositoryKey("ns", "repo")
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "fbc"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "catalogs"
+
+
+@dataclass
+class World:
+    """One repository on one etcd."""
+
+    store: Store
+    blobs: Blobs
+    session: Session
+    rooms: Rooms
+    home: Path
+    claim: Claim | None = None
+    sources: dict[str, Source] = field(default_factory=dict)
+
+    async def sync(self, spec: SourceSpec, *, anew: bool = False) -> SyncReport:
+        """anew: with another copy of what a source keeps between fetches, and no memory of earlier syncs."""
+        if anew:
+            if known := self.sources.pop(str(spec), None):
+                await known.aclose()
+            await self.store.put_state(await self._hold(), KEY, None)
+        source = self.sources.get(str(spec))
+        if source is None:
+            cache = self.home / f"cache{len(list(self.home.glob('cache*')))}"
+            cache.mkdir()
+            source = self.sources[str(spec)] = open_for(spec, None, cache=cache)
+
+        async def on_change() -> None: ...
+
+        return await sync(
+            RepositoryConfig(KEY, spec),
+            source,
+            self._hold,
+            self.rooms,
+            progress=lambda what, done, total: None,
+            on_change=on_change,
+        )
+
+    async def _hold(self) -> Claim:
+        if self.claim is None:
+            self.claim = await self.session.claim("ns/repo")
+        return self.claim
+
+    async def objects(self) -> dict[str, dict[str, Any]]:
+        """By kind and name, without what differs between two births of one object."""
+        found = {}
+        async for page in self.store.read_all():
+            for change in page.changes:
+                assert change.value is not None
+                manifest = orjson.loads(change.value)
+                for born in ("uid", "creationTimestamp"):
+                    del manifest["metadata"][born]
+                found[f"{manifest['kind']} {manifest['metadata']['name']}"] = manifest
+        return found
+
+    async def forget_everything(self) -> None:
+        for key in list((await self.store.served_keys(KEY)).values()):
+            for one in key:
+                stored = await self.store.read_object(one)
+                assert stored is not None
+                await self.store.delete(await self._hold(), stored)
+        await self.store.put_state(await self._hold(), KEY, None)
+
+
+@pytest.fixture
+async def world(etcd_endpoint: str, tmp_path: Path) -> AsyncIterator[World]:
+    async with Client([etcd_endpoint]) as client, Workers(2) as workers:
+        await client.connect()
+        await client.delete(PREFIX, prefix_end(PREFIX))
+        store, blobs = Store(client), Blobs(client)
+        await store.open()
+        scratch = tmp_path / "scratch"
+        scratch.mkdir()
+        async with store.session("test") as session:
+            world = World(store, blobs, session, Rooms(store, blobs, workers, scratch), tmp_path)
+            yield world
+            for source in world.sources.values():
+                await source.aclose()
+
+
+@pytest.fixture
+async def registry(tmp_path: Path) -> AsyncIterator[RealRegistry]:
+    binary = find_registry()
+    if isinstance(binary, str):
+        pytest.skip(f"NO REAL REGISTRY: {binary}")
+    real = RealRegistry(binary, tmp_path / "registry")
+    try:
+        await real.start()
+        yield real
+    finally:
+        real.stop()
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+async def assert_same_as_directory(world: World, registry: RealRegistry, root: Path, image: Image) -> SyncReport:
+    """The image gives what the directory gives: nothing is left to write, whichever of them came first."""
+    await registry.push(image, "team/catalog", "v1")
+    spec = OCISource(f"{registry.host}/team/catalog:v1", insecure=True)
+    from_directory = await world.sync(DirectorySource(root))
+    served = await world.objects()
+    assert len(served) == from_directory.added > 0
+    from_image = await world.sync(spec, anew=True)
+    assert (from_image.outcome, from_image.written) == (Outcome.APPLIED, 0)
+    assert from_image.unchanged == from_directory.added
+    assert from_image.digest != from_directory.digest
+    await world.forget_everything()
+    await world.sync(spec, anew=True)
+    assert await world.objects() == served
+    assert (await world.sync(spec)).outcome is Outcome.UNCHANGED
+    return from_directory
+
+
+@pytest.mark.parametrize("name", ["community-v4.20", "kueue/v4.20/catalog", "gatekeeper/catalog-4-19"])
+@pytest.mark.skipif(not SHARED.exists(), reason=f"{SHARED} is not there")
+async def test_a_real_catalog_is_the_same_as_an_image(world: World, registry: RealRegistry, name: str) -> None:
+    await assert_same_as_directory(world, registry, SHARED / name, image_of(SHARED / name))
+
+
+@pytest.mark.parametrize("form", ["gzip", "zstd", "docker in an index"])
+async def test_the_examples_are_the_same_as_an_image(world: World, registry: RealRegistry, form: str) -> None:
+    if form == "zstd":
+        made = image_of(EXAMPLES, compress=zstandard_compressed, suffix="+zstd")
+    else:
+        made = image_of(EXAMPLES)
+    if form == "docker in an index":
+        made = index([(image_of(EXAMPLES, media_type=DOCKER_MANIFEST), "linux", "amd64")])
+    report = await assert_same_as_directory(world, registry, EXAMPLES, made)
+    assert not report.rejected
+
+
+# --- history ---------------------------------------------------------------------------------------------------------
+
+
+class FBCHistory:
+    """Commits of a catalog: packages come, go, break, grow and shrink by a seeded dice; the last one is good."""
+
+    def __init__(self, home: Path, seed: int) -> None:
+        self._dice = random.Random(seed)
+        self._root = home / "work"
+        self._catalog = catalog(self._root)
+        self._repository = GitRepository(home / "repo.git")
+        self._packages: dict[str, list[str]] = {}
+        self.spec = GitSource(self._repository.url, GitRef(RefKind.BRANCH, "main"))
+
+    def commit(self, *, last: bool = False) -> None:
+        for _ in range(self._dice.randint(1, 3)):
+            self._step()
+        if not self._packages:
+            self._packages["app0"] = ["1.0.0"]
+        bad = self._dice.choice(sorted(self._packages)) if self._dice.random() < 0.3 and not last else ""
+        files: dict[str, bytes] = {}
+        for name, versions in self._packages.items():
+            described = {versions[0]: f"about {self._dice.randint(0, 2)}"}
+            self._catalog.package(name, *(["not-a-version"] if name == bad else versions), descriptions=described)
+            file = self._root / name / "catalog.yaml"
+            # As files move, and as two packages share one, without changing.
+            path = f"{self._dice.choice(('a', 'b'))}/{name}.json"
+            files[path] = file.read_bytes()
+        self._repository.commit(files)
+        if self._dice.random() < 0.2:
+            self._repository.git("update-ref", "refs/heads/main", self._repository.git("commit-tree", "main^{tree}"))
+
+    def _step(self) -> None:
+        name = f"app{self._dice.randint(0, 4)}"
+        versions = self._packages.setdefault(name, [])
+        match self._dice.randint(0, 3):
+            case 0 if len(versions) > 1:
+                versions.pop()
+            case 1 if len(self._packages) > 1:
+                del self._packages[name]
+                return
+            case _:
+                versions.append(f"1.{len(versions)}.{self._dice.randint(0, 1)}")
+        if not versions:
+            versions.append("1.0.0")
+
+
+class KRMHistory:
+    """Pushes to a repository of packages: branch, tags (new, moved, deleted), drafts and force-pushes."""
+
+    def __init__(self, home: Path, seed: int) -> None:
+        self._dice = random.Random(seed)
+        self._repository = KRMRepository(home / "repo.git")
+        self._repository.package("p0", "0")
+        self.spec = GitSource(self._repository.url, GitRef(RefKind.BRANCH, "main"))
+
+    def commit(self, *, last: bool = False) -> None:
+        dice, repository = self._dice, self._repository
+        name = f"p{dice.randint(0, 3)}"
+        tags = repository.git("tag").split()
+        drafts = repository.git("for-each-ref", "--format=%(refname)", "refs/heads/drafts").split()
+        match 0 if last else dice.randint(0, 7):
+            case 0 | 1:
+                repository.package(name, str(dice.random()))
+            case 2:
+                repository.tag(f"{name}/v{dice.randint(1, 3)}", annotated=dice.random() < 0.5)
+            case 3 if tags:
+                repository.delete(f"refs/tags/{dice.choice(tags)}")
+            case 4:
+                repository.branch(f"drafts/{name}/w{dice.randint(0, 1)}")
+            case 5 if drafts:
+                repository.delete(dice.choice(drafts))
+            case 6 if int(repository.git("rev-list", "--count", "main")) > 2:
+                repository.branch("main", "main~1")
+            case 7 if len(repository.files) > 4 and f"{name}/Kptfile" in repository.files:
+                repository.remove(name)
+            case _:
+                repository.package(name, str(dice.random()))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("made", [FBCHistory, KRMHistory])
+async def test_a_history_replayed_ends_in_the_state_of_a_fresh_ingest(
+    world: World, tmp_path: Path, made: Callable[[Path, int], FBCHistory | KRMHistory], seed: int
+) -> None:
+    history = made(tmp_path, seed)
+    steps = 15
+    outcomes: dict[Outcome, int] = {}
+    for step in range(steps):
+        history.commit(last=step == steps - 1)
+        report = await world.sync(history.spec)
+        outcomes[report.outcome] = outcomes.get(report.outcome, 0) + 1
+        assert (await world.sync(history.spec)).outcome is Outcome.UNCHANGED
+    assert outcomes.get(Outcome.APPLIED, 0) > steps // 3
+    replayed = await world.objects()
+    await world.forget_everything()
+    assert await world.objects() == {}
+    fresh = await world.sync(history.spec, anew=True)
+    assert not fresh.rejected
+    assert _without_generations(await world.objects()) == _without_generations(replayed)
+
+
+def _without_generations(objects: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """How often its spec changed belongs to an object's own past."""
+    for manifest in objects.values():
+        manifest["metadata"].pop("generation", None)
+    return dict(objects)

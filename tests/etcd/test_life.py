@@ -1,0 +1,336 @@
+"""The life of repositories: back-off, suspend, sync on request, their status and metrics, and that none waits for another.
+
+Real etcd and worker processes; sources that answer as the test says. With real servers that hang: tests/e2e.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from cacheserver import metrics
+from cacheserver.blobs import Blobs
+from cacheserver.catalogs.workers import Workers
+from cacheserver.config import RepositoryConfig
+from cacheserver.config.sources import GitSource
+from cacheserver.errors import (
+    CacheServerError,
+    SourceAuthenticationError,
+    SourceError,
+    SourceInvalidError,
+    SourceNetworkError,
+    SourceNotFoundError,
+    SourceRateLimitedError,
+    SourceTooLargeError,
+)
+from cacheserver.etcd.client import Client, prefix_end
+from cacheserver.ingest import Ingest, Rooms, ServedBook
+from cacheserver.ingest.pace import Pace
+from cacheserver.ingest.sync import ASKS_AT_ONCE
+from cacheserver.model import Key, Kind, RepositoryKey
+from cacheserver.store import PREFIX, Store
+from tests.fakes.source import Crowd, FakeSource
+from tests.support.fbc import bundle
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.etcd
+
+SOURCE = GitSource("https://git.example/catalog.git")
+
+
+def files(*versions: str) -> dict[str, bytes]:
+    """A catalog of one package, `app`."""
+    entries = [
+        {"name": f"app.v{version}"} | ({"replaces": f"app.v{versions[at - 1]}"} if at else {})
+        for at, version in enumerate(versions)
+    ]
+    documents: list[dict[str, Any]] = [
+        {"schema": "olm.package", "name": "app", "defaultChannel": "stable"},
+        {"schema": "olm.channel", "package": "app", "name": "stable", "entries": entries},
+        *(bundle("app", version) for version in versions),
+    ]
+    return {"app/catalog.json": b"\n".join(map(orjson.dumps, documents))}
+
+
+@dataclass(frozen=True, slots=True)
+class NotedPace(Pace):
+    """Waits a hundredth of a second, and keeps what it was asked: (reason, failures in a row)."""
+
+    asked: list[tuple[str, int]] = field(default_factory=list)
+
+    def retry_s(self, error: CacheServerError, failures: int, interval_s: float) -> float:
+        self.asked.append((getattr(error, "reason", type(error).__name__), failures))
+        return 0.01
+
+
+@dataclass
+class World:
+    store: Store
+    rooms: Rooms
+    key: RepositoryKey = RepositoryKey("ns", "repo")
+
+    def config(self, name: str = "repo", *, interval_s: float = 600, **fields: Any) -> RepositoryConfig:
+        return RepositoryConfig(RepositoryKey("ns", name), SOURCE, interval_s=interval_s, **fields)
+
+    def ingest(self, pace: Pace | None = None) -> Ingest:
+        return Ingest(self.rooms, ServedBook(self.store), pace=pace)
+
+    async def status(self, name: str = "repo") -> dict[str, Any]:
+        found = await self.store.read_object(Key(Kind.REPOSITORY, "ns", name))
+        status: dict[str, Any] = orjson.loads(found.value)["status"] if found else {"conditions": ()}
+        return status
+
+    async def condition(self, kind: str = "Ready", name: str = "repo") -> tuple[str, str, str]:
+        """(status, reason, message)"""
+        for condition in (await self.status(name))["conditions"]:
+            if condition["type"] == kind:
+                return condition["status"], condition["reason"], condition["message"]
+        return "", "", ""
+
+    async def says(self, reason: str, name: str = "repo") -> bool:
+        return (await self.condition(name=name))[1] == reason
+
+    async def versions(self, name: str = "repo") -> Sequence[str]:
+        served = await self.store.served_keys(RepositoryKey("ns", name))
+        return sorted(key.revision for keys in served.values() for key in keys if key.kind is Kind.REVISION)
+
+
+@pytest.fixture
+async def world(etcd_endpoint: str, tmp_path: Path) -> AsyncIterator[World]:
+    async with Client([etcd_endpoint]) as client, Workers(1) as workers:
+        await client.connect()
+        await client.delete(PREFIX, prefix_end(PREFIX))
+        store = Store(client)
+        await store.open()
+        yield World(store, Rooms(store, Blobs(client), workers, tmp_path))
+
+
+@asynccontextmanager
+async def running(ingest: Ingest) -> AsyncIterator[None]:
+    task = asyncio.create_task(ingest.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+# --- pace ------------------------------------------------------------------------------------------------------------
+
+
+async def test_failures_in_a_row_are_counted_and_forgotten_with_the_first_success(world: World) -> None:
+    source, pace = FakeSource(files("1.0.0")), NotedPace()
+    ingest = world.ingest(pace)
+    ingest.put(world.config(interval_s=0.01), lambda: source)
+    source.error = SourceNetworkError("x: no route")
+    async with running(ingest):
+        await eventually(lambda: len(pace.asked) >= 3)
+        source.error = None
+        await eventually(lambda: world.says("Synced"))
+        before = len(pace.asked)
+        source.error = SourceAuthenticationError("x: who?")
+        await eventually(lambda: len(pace.asked) > before + 1)
+    assert pace.asked[:3] == [("NetworkError", 1), ("NetworkError", 2), ("NetworkError", 3)]
+    assert pace.asked[before : before + 2] == [("AuthenticationFailed", 1), ("AuthenticationFailed", 2)]
+
+
+async def test_an_unchanged_source_is_asked_again_at_its_interval_and_nothing_is_written(world: World) -> None:
+    source, ingest = FakeSource(files("1.0.0")), world.ingest()
+    ingest.put(world.config(interval_s=0.02), lambda: source)
+    async with running(ingest):
+        await eventually(lambda: world.says("Synced"))
+        await eventually(lambda: source.asked > 2)
+        since, asked = await world.store.current_revision(), source.asked
+        await eventually(lambda: source.asked > asked + 5)
+        assert await world.store.current_revision() == since
+
+
+async def test_a_wish_to_sync_is_heard_between_two_looks_and_during_one(world: World) -> None:
+    source, ingest = FakeSource(files("1.0.0")), world.ingest()
+    ingest.put(world.config(), lambda: source)
+    async with running(ingest):
+        await eventually(lambda: world.says("Synced"))
+        source.files = files("1.0.0", "1.1.0")
+        ingest.request_sync()
+        await eventually(lambda: source.asked == 2)
+        ingest.request_sync()
+        ingest.request_sync()  # both while the second look is under way, or just after: one more look, not two
+        await eventually(lambda: source.asked == 3)
+        assert await world.versions() == ["app.v1.0.0", "app.v1.1.0"]
+        assert source.asked == 3
+
+
+async def test_a_suspended_repository_is_asked_nothing_and_keeps_what_it_serves(world: World) -> None:
+    source, ingest = FakeSource(files("1.0.0")), world.ingest()
+    ingest.put(world.config(), lambda: source)
+    async with running(ingest):
+        await eventually(lambda: world.says("Synced"))
+        ingest.put(world.config(suspend=True), lambda: source)
+        await eventually(lambda: world.says("Suspended"))
+        source.files = files("2.0.0")
+        asked = source.asked
+        ingest.request_sync()
+        ingest.put(world.config(suspend=True, labels={"a": "b"}), lambda: source)
+        await eventually(lambda: _labelled(world))
+        assert source.asked == asked
+        assert await world.versions() == ["app.v1.0.0"]
+        status, _, message = await world.condition()
+        assert status == "True"
+        assert "suspend: false" in message
+        ingest.put(world.config(), lambda: source)
+        await eventually(lambda: world.says("Synced"))
+        assert await world.versions() == ["app.v2.0.0"]
+
+
+async def _labelled(world: World) -> bool:
+    found = await world.store.read_object(Key(Kind.REPOSITORY, "ns", "repo"))
+    return found is not None and b'"a":"b"' in found.value
+
+
+# --- none waits for another ------------------------------------------------------------------------------------------
+
+
+async def test_questions_to_sources_are_bounded_and_all_are_asked(world: World) -> None:
+    crowd, ingest = Crowd(), world.ingest()
+    sources = [FakeSource({}, crowd) for _ in range(3 * ASKS_AT_ONCE)]
+    for at, source in enumerate(sources):
+        ingest.put(world.config(f"r{at}"), lambda source=source: source)  # type: ignore[misc]  # bound at once
+    async with running(ingest):
+        await eventually(lambda: all(source.asked for source in sources))
+    assert crowd.most <= ASKS_AT_ONCE
+
+
+async def test_repositories_that_hang_after_a_failure_wait_in_a_line_of_their_own(world: World) -> None:
+    """An outage of the server of most repositories: those elsewhere go on at their own pace."""
+    ingest = world.ingest(NotedPace())
+    broken = [FakeSource({}) for _ in range(2 * ASKS_AT_ONCE)]
+    for at, source in enumerate(broken):
+        source.error = SourceNetworkError("x: no route")
+        ingest.put(world.config(f"broken{at}"), lambda source=source: source)  # type: ignore[misc]  # bound at once
+    good = FakeSource(files("1.0.0"))
+    async with running(ingest):
+        await eventually(lambda: all(source.asked for source in broken))
+        for source in broken:
+            source.hangs = True
+        ingest.put(world.config("good", interval_s=0.01), lambda: good)
+        await eventually(lambda: world.says("Synced", "good"))
+        asked = good.asked
+        await eventually(lambda: good.asked > asked + 5)
+        good.files = files("1.0.0", "1.1.0")
+        await eventually(lambda: _serves(world, "good", 2))
+
+
+async def _serves(world: World, name: str, revisions: int) -> bool:
+    return len(await world.versions(name)) == revisions
+
+
+# --- status ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (SourceNetworkError("where: refused"), "tried again"),
+        (SourceAuthenticationError("where: 401"), "credentials"),
+        (SourceNotFoundError("where: 404"), "correct spec.source"),
+        (SourceRateLimitedError("where: 429"), "tried again"),
+        (SourceInvalidError("where: bad digest"), "changes"),
+        (SourceTooLargeError("where: more than 5 bytes (cap `total_bytes`)"), "raise the cap"),
+        (SourceError("where: the disk is full"), "tried again"),
+    ],
+    ids=lambda value: getattr(value, "reason", ""),
+)
+async def test_a_failure_names_its_cause_and_what_to_do_and_the_last_good_content_stays(
+    world: World, error: SourceError, remedy: str
+) -> None:
+    source, ingest = FakeSource(files("1.0.0")), world.ingest()
+    ingest.put(world.config(), lambda: source)
+    async with running(ingest):
+        await eventually(lambda: world.says("Synced"))
+        source.error = error
+        ingest.request_sync()
+        await eventually(lambda: world.says(error.reason))
+        status, _, message = await world.condition()
+        assert status == "False"
+        assert str(error) in message
+        assert remedy in message
+        assert "last good content stays" in message
+        assert await world.versions() == ["app.v1.0.0"]
+        source.error = None
+        ingest.request_sync()
+        await eventually(lambda: world.says("Synced"))
+
+
+# --- metrics ---------------------------------------------------------------------------------------------------------
+
+
+def gauges(name: str) -> dict[str, float]:
+    """cacheserver_repository_* of one repository, by the name's end."""
+    return {
+        sample.name.removeprefix("cacheserver_repository_"): sample.value
+        for family in metrics.REGISTRY.collect()
+        for sample in family.samples
+        if sample.name.startswith("cacheserver_repository_") and sample.labels.get("repository") == name
+    }
+
+
+@pytest.fixture
+def without_metrics() -> None:
+    metrics.forget_repository("ns", "repo")
+
+
+@pytest.mark.usefixtures("without_metrics")
+async def test_metrics_tell_what_is_served_after_a_restart_too(world: World) -> None:
+    source = FakeSource({**files("1.0.0", "1.1.0"), "bad/catalog.json": b'{"schema":"olm.package","name":"bad"}'})
+    config = world.config()
+    expected = {"ready": 1, "packages": 1, "revisions": 2, "rejected": 1}
+    first = world.ingest()
+    first.put(config, lambda: source)
+    async with running(first):
+        await eventually(lambda: world.says("Synced"))
+        await eventually(lambda: len(gauges("repo")) == 6)
+    before = gauges("repo")
+    assert {name: before[name] for name in expected} == expected
+    assert before["last_checked_timestamp_seconds"] >= before["last_synced_timestamp_seconds"] - 1
+    metrics.forget_repository("ns", "repo")
+    again = world.ingest()
+    again.put(config, lambda: source)
+    async with running(again):
+        await eventually(lambda: len(gauges("repo")) == 6)
+    after = gauges("repo")
+    assert {name: after[name] for name in expected} == expected
+    assert abs(after["last_synced_timestamp_seconds"] - before["last_synced_timestamp_seconds"]) < 2
+
+
+@pytest.mark.usefixtures("without_metrics")
+async def test_metrics_tell_what_is_served_while_the_source_is_away(world: World) -> None:
+    source = FakeSource(files("1.0.0"))
+    first = world.ingest()
+    first.put(world.config(), lambda: source)
+    async with running(first):
+        await eventually(lambda: world.says("Synced"))
+    metrics.forget_repository("ns", "repo")
+    source.error = SourceNetworkError("x: no route")
+    again = world.ingest()
+    again.put(replace(world.config()), lambda: source)
+    async with running(again):
+        await eventually(lambda: world.says("NetworkError"))
+        await eventually(lambda: gauges("repo").get("packages") == 1)
+    assert gauges("repo")["ready"] == 0
+    assert gauges("repo")["revisions"] == 1
+
+
+async def test_a_removed_repository_leaves_no_series(world: World) -> None:
+    source, ingest = FakeSource(files("1.0.0")), world.ingest()
+    ingest.put(world.config(), lambda: source)
+    async with running(ingest):
+        await eventually(lambda: world.says("Synced"))
+        ingest.remove(world.key)
+        await eventually(lambda: gauges("repo") == {})

@@ -1,0 +1,65 @@
+"""A Source in memory whose answers a test chooses: content, an error, or none at all."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from cacheserver.errors import SourceError
+from cacheserver.sources import Progress, Tree
+
+
+class FakeSource:
+    """Serves `files` (path -> content). error: raised by every question while set. hangs: questions never end.
+
+    asked: how many questions there were. at_once, most_at_once: shared counts of questions under way.
+    """
+
+    def __init__(self, files: Mapping[str, bytes], crowd: Crowd | None = None) -> None:
+        self.files = dict(files)
+        self.error: SourceError | None = None
+        self.hangs = False
+        self.asked = 0
+        self._crowd = crowd or Crowd()
+
+    async def probe(self) -> str:
+        self.asked += 1
+        with self._crowd:
+            if self.hangs:
+                await asyncio.Event().wait()
+            await asyncio.sleep(0)
+            if self.error is not None:
+                raise self.error
+            return self._digest()
+
+    async def fetch(self, scratch: Path, progress: Progress) -> Tree:
+        root = scratch / "tree"
+        root.mkdir(exist_ok=True)
+        for path, content in self.files.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_bytes(content)
+        return Tree(root, tuple(sorted(self.files)), self._digest())
+
+    async def aclose(self) -> None: ...
+
+    def _digest(self) -> str:
+        hasher = hashlib.sha256()
+        for path, content in sorted(self.files.items()):
+            hasher.update(f"{path}\0{len(content)}\0".encode() + content)
+        return f"fake:{hasher.hexdigest()}"
+
+
+class Crowd:
+    """Counts those inside; `most` is the highest count there was."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+
+    def __enter__(self) -> None:
+        self.now += 1
+        self.most = max(self.most, self.now)
+
+    def __exit__(self, *exc: object) -> None:
+        self.now -= 1

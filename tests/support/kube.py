@@ -1,0 +1,281 @@
+"""A real kube-apiserver for tests, with an etcd and certificates of its own, on loopback, in a temporary directory.
+
+Found where $KUBEBUILDER_ASSETS says (the directory with kube-apiserver, etcd and kubectl, as envtest has it). There is
+no controller-manager: nothing aggregates roles, deletes a namespace's content or collects garbage. A process started
+here dies with the test run.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import json
+import os
+import shutil
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cacheserver.certs import Authority, Subject, Usage
+from cacheserver.etcd.supervise import command
+from tests.support.etcd import EtcdProcess, FoundEtcd, find_etcd, free_ports
+
+_READY_WITHIN_S = 90.0
+_FRONT_PROXY = "front-proxy-client"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundKube:
+    apiserver: Path
+    kubectl: Path
+    etcd: FoundEtcd
+
+
+def find_kube() -> FoundKube | None:
+    """$KUBEBUILDER_ASSETS/kube-apiserver with a kubectl and an etcd, there or elsewhere; None without any of them."""
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    if not assets or not (Path(assets) / "kube-apiserver").exists():
+        return None
+    beside = Path(assets) / "kubectl"
+    kubectl = str(beside) if beside.exists() else shutil.which("kubectl")
+    etcd = find_etcd()
+    if kubectl is None or etcd is None:
+        return None
+    return FoundKube(Path(assets) / "kube-apiserver", Path(kubectl), etcd)
+
+
+class Certificates:
+    """Authorities of one test cluster, and files of what they sign."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self._authorities: dict[str, Authority] = {}
+
+    def authority(self, name: str, *, anew: bool = False) -> Path:
+        """The certificate file of authority `name`, made at the first call and when `anew`."""
+        path = self.directory / f"{name}-ca.crt"
+        if anew or name not in self._authorities:
+            self._authorities[name] = Authority.create(f"{name} authority", now=_now(), days=1)
+            path.write_bytes(self._authorities[name].pair.certificate)
+        return path
+
+    def issue(self, authority: str, subject: Subject, *, days: float = 1, stem: str = "") -> tuple[Path, Path]:
+        """Files of a certificate and key, replaced if there were any of this stem (else of this authority and name)."""
+        self.authority(authority)
+        pair = self._authorities[authority].issue(subject, now=_now(), days=days)
+        stem = stem or f"{authority}-{subject.name.replace(':', '-').replace('/', '-')}"
+        certificate, key = self.directory / f"{stem}.crt", self.directory / f"{stem}.key"
+        # The key first: who reloads when the certificate changes finds its key there.
+        key.write_bytes(pair.key)
+        certificate.write_bytes(pair.certificate)
+        return certificate, key
+
+
+class KubeAPIServer:
+    """kube-apiserver and its etcd. start() waits until it is ready; everything it needs is made on the way.
+
+    users: token -> (name, groups), for bearer tokens; client certificates come from `kubeconfig`.
+    """
+
+    def __init__(
+        self, found: FoundKube, directory: Path, users: Mapping[str, tuple[str, tuple[str, ...]]] | None = None
+    ) -> None:
+        self._found = found
+        self.directory = directory
+        self.kubectl = found.kubectl
+        self.certificates = Certificates(directory / "pki")
+        (directory / "etcd").mkdir(parents=True)
+        self._etcd = EtcdProcess(found.etcd, directory / "etcd")
+        self.port = free_ports(1)[0]
+        self.url = f"https://127.0.0.1:{self.port}"
+        self._users = dict(users or {})
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._etcd.start()
+        with (self.directory / "apiserver.log").open("ab") as log:
+            self._child = subprocess.Popen(
+                command(str(self._found.apiserver), self._flags()),
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        give_up_at = time.monotonic() + _READY_WITHIN_S
+        while not self._ready():
+            assert self._child.poll() is None, self.log()[-4000:]
+            assert time.monotonic() < give_up_at, f"not ready within {_READY_WITHIN_S} s: {self.log()[-4000:]}"
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """For fixtures: gone afterwards, with its etcd."""
+        if self._child is not None and self._child.poll() is None:
+            self._child.kill()  # its etcd goes too: there is nothing to finish
+            self._child.wait()
+        self._etcd.stop()
+
+    def log(self) -> str:
+        return (self.directory / "apiserver.log").read_text(errors="replace")
+
+    def kubeconfig(
+        self, user: str = "admin", *, groups: tuple[str, ...] = ("system:masters",), token: str | None = None
+    ) -> Path:
+        """A kubeconfig file of that user, by client certificate, or by `token` where there is one."""
+        credentials: dict[str, str]
+        if token is None:
+            certificate, key = self.certificates.issue("client", Subject(user, Usage.CLIENT, groups=groups))
+            credentials = {"client-certificate": str(certificate), "client-key": str(key)}
+        else:
+            credentials = {"token": token}
+        path = self.directory / f"{user.replace(':', '-')}.kubeconfig"
+        cluster = {"server": self.url, "certificate-authority": str(self.certificates.authority("server"))}
+        path.write_text(
+            json.dumps(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "clusters": [{"name": "test", "cluster": cluster}],
+                    "users": [{"name": user, "user": credentials}],
+                    "contexts": [{"name": "test", "context": {"cluster": "test", "user": user}}],
+                    "current-context": "test",
+                }
+            )
+        )
+        return path
+
+    def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
+        """A kubeconfig file of a ServiceAccount that exists, by a token that lives an hour."""
+        token = Kubectl(self, self.kubeconfig()).run("-n", namespace, "create", "token", name).strip()
+        return self.kubeconfig(f"system:serviceaccount:{namespace}:{name}", token=token)
+
+    def _ready(self) -> bool:
+        try:
+            context = ssl.create_default_context(cafile=self.certificates.authority("server"))
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2, context=context) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def _flags(self) -> list[str]:
+        pki = self.certificates
+        server = pki.issue(
+            "server", Subject("kube-apiserver", Usage.SERVER, dns=("localhost",), addresses=("127.0.0.1",))
+        )
+        proxy = pki.issue("requestheader", Subject(_FRONT_PROXY, Usage.CLIENT))
+        accounts = pki.issue("service-accounts", Subject("service-accounts", Usage.CLIENT))
+        tokens = self.directory / "tokens.csv"
+        tokens.write_text(
+            "".join(f'{token},{name},{name},"{",".join(groups)}"\n' for token, (name, groups) in self._users.items())
+        )
+        return [
+            f"--etcd-servers={self._etcd.endpoint}",
+            f"--secure-port={self.port}",
+            "--bind-address=127.0.0.1",
+            "--advertise-address=127.0.0.1",
+            "--endpoint-reconciler-type=none",  # it refuses a loopback address as an endpoint
+            f"--cert-dir={self.directory / 'generated'}",
+            f"--tls-cert-file={server[0]}",
+            f"--tls-private-key-file={server[1]}",
+            f"--client-ca-file={pki.authority('client')}",
+            f"--requestheader-client-ca-file={pki.authority('requestheader')}",
+            f"--requestheader-allowed-names={_FRONT_PROXY}",
+            "--requestheader-username-headers=X-Remote-User",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+            f"--proxy-client-cert-file={proxy[0]}",
+            f"--proxy-client-key-file={proxy[1]}",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-signing-key-file={accounts[1]}",
+            f"--service-account-key-file={accounts[0]}",
+            "--service-cluster-ip-range=10.96.0.0/24",
+            f"--token-auth-file={tokens}",
+            "--authorization-mode=RBAC",
+            "--disable-admission-plugins=ServiceAccount",  # nobody makes the default accounts that it wants to see
+            "--max-requests-inflight=400",
+            "--v=2",  # tells of certificates that were loaded anew
+        ]
+
+
+class Kubectl:
+    """kubectl as one user of a test cluster."""
+
+    def __init__(self, server: KubeAPIServer, kubeconfig: Path) -> None:
+        self._base = [
+            *(str(server.kubectl), "--kubeconfig", str(kubeconfig)),
+            *("--cache-dir", str(server.directory / f"cache-{kubeconfig.stem}")),
+        ]
+
+    def run(self, *arguments: str, stdin: str | None = None, timeout_s: float = 60) -> str:
+        """Its stdout; fails with what it said when it exits otherwise than 0."""
+        done = self._run(arguments, stdin, timeout_s)
+        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+        return done.stdout
+
+    def refused(self, *arguments: str, stdin: str | None = None, timeout_s: float = 60) -> str:
+        """Its stderr, when it must fail."""
+        done = self._run(arguments, stdin, timeout_s)
+        assert done.returncode != 0, f"kubectl {' '.join(arguments)} was not refused: {done.stdout}"
+        return done.stderr
+
+    def tried(self, *arguments: str) -> tuple[bool, str]:
+        """Whether it exited with 0, and all that it said."""
+        done = self._run(arguments, None, 60)
+        return done.returncode == 0, done.stdout + done.stderr
+
+    def apply(self, *documents: Mapping[str, Any]) -> str:
+        return self.run("apply", "-f", "-", stdin="\n".join(json.dumps(document) for document in documents))
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.run(*arguments, "-o", "json"))
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen([*self._base, *arguments], stdout=subprocess.PIPE, text=True)
+
+    def _run(self, arguments: tuple[str, ...], stdin: str | None, timeout_s: float) -> subprocess.CompletedProcess[str]:
+        environ = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}
+        return subprocess.run(
+            [*self._base, *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            env=environ,
+        )
+
+
+def aggregated_service(port: int, authority: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Service and APIService that lead to a server on this machine's loopback: kube-aggregator follows an ExternalName
+    without asking for endpoints, and still demands the Service's name in the certificate."""
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "cacheserver", "namespace": "cacheserver"},
+        "spec": {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": port}]},
+    }
+    apiservice = {
+        "apiVersion": "apiregistration.k8s.io/v1",
+        "kind": "APIService",
+        "metadata": {"name": "v1alpha1.cacheserver.dev"},
+        "spec": {
+            "group": "cacheserver.dev",
+            "version": "v1alpha1",
+            "groupPriorityMinimum": 100,
+            "versionPriority": 15,
+            "service": {"name": "cacheserver", "namespace": "cacheserver", "port": port},
+            "caBundle": base64.b64encode(authority.read_bytes()).decode(),
+        },
+    }
+    return service, apiservice
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
