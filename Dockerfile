@@ -5,7 +5,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY cacheserver ./cacheserver
 # A virtual environment moves to the next stage as one directory, without pip's cache or a compiler.
-RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir --disable-pip-version-check .
+RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir --disable-pip-version-check '.[cluster]'
 
 FROM python:3.13-slim-trixie
 # git and ssh read git sources; ca-certificates vouch for registries and git hosts.

@@ -1,0 +1,542 @@
+"""The manifests for a cluster: in step with the code, with each other and with the rules we set ourselves.
+
+Needs no cluster; tests/e2e/test_kube_apiserver.py applies them to a real kube-apiserver.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cacheserver import certs, metrics
+from cacheserver.api.resource import Column, Field, Type
+from cacheserver.api.resources import REPOSITORY, served
+from cacheserver.config import SETTINGS, check_listen, load, unknown_environment
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+KUBERNETES = CONFIGS / "kubernetes"
+FILES = sorted(KUBERNETES.rglob("*.yaml"))
+OVERLAYS = ("default", "production", "namespaced")
+GROUP = "config.cacheserver.dev"
+
+# Left out of the CRD on purpose: what lies on the server's own disk is no user's to read; archives are not read yet.
+STANDALONE_ONLY = {"spec.source.directory", "spec.source.http"}
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+def objects(*directories: str) -> list[dict[str, Any]]:
+    """Every object under configs/kubernetes/DIRECTORY, kustomizations and patches left out."""
+    found = []
+    for directory in directories:
+        for path in sorted((KUBERNETES / directory).glob("*.yaml")):
+            found += [d for d in documents(path) if isinstance(d, dict) and d.get("kind") not in KUSTOMIZE]
+    return found
+
+
+KUSTOMIZE = ("Kustomization", "Component")
+
+
+def one(kind: str, name: str, *directories: str) -> dict[str, Any]:
+    [found] = [d for d in objects(*directories) if d["kind"] == kind and d["metadata"]["name"] == name]
+    return found
+
+
+@functools.cache
+def built(directory: str) -> list[dict[str, Any]]:
+    """What kubectl would apply."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("NO KUBECTL FOUND: kustomize builds of configs/kubernetes were not tested")
+    ran = subprocess.run(
+        ["kubectl", "kustomize", KUBERNETES / directory], capture_output=True, check=False, text=True, timeout=60
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert not ran.stderr, ran.stderr
+    return list(yaml.safe_load_all(ran.stdout))
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(KUBERNETES)))
+def test_every_file_is_read_by_the_kustomization_beside_it(path: Path) -> None:
+    [kustomization] = documents(path.parent / "kustomization.yaml")
+    if path.name != "kustomization.yaml":
+        patches = [patch.get("path") for patch in kustomization.get("patches", ())]
+        assert path.name in (*kustomization.get("resources", ()), *patches)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_overlay_builds(overlay: str) -> None:
+    found = built(overlay)
+    identities = [(d["kind"], d["metadata"].get("namespace"), d["metadata"]["name"]) for d in found]
+    assert len(identities) == len(set(identities))
+    kinds = {kind for kind, _, _ in identities}
+    assert kinds >= {"Namespace", "CustomResourceDefinition", "APIService", "Deployment", "StatefulSet", "Certificate"}
+
+
+def test_the_overlay_with_certificates_of_ours_builds(tmp_path: Path) -> None:
+    copy = tmp_path / "configs"
+    shutil.copytree(CONFIGS, copy, ignore=shutil.ignore_patterns("certificates"))
+    directory = copy / "kubernetes" / "self-signed"
+    now = datetime.datetime.now(datetime.UTC)
+    certs.write(directory / "certificates", namespace="cacheserver", days=1, now=now)
+    found = built(str(directory))
+    secrets = {d["metadata"]["name"] for d in found if d["kind"] == "Secret"}
+    assert secrets == {planned.secret for planned in certs.plan("cacheserver")}
+    [apiservice] = [d for d in found if d["kind"] == "APIService"]
+    assert apiservice["spec"]["caBundle"]
+    assert apiservice["spec"]["service"]["name"] == "cacheserver"
+
+
+@pytest.mark.parametrize("component", ["monitoring", "secrets-everywhere"])
+def test_every_component_fits_the_base(component: str, tmp_path: Path) -> None:
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    overlay = tmp_path / "configs" / "kubernetes" / "tried"
+    overlay.mkdir()
+    (overlay / "kustomization.yaml").write_text(
+        f"kind: Kustomization\nresources: [../base]\ncomponents: [../components/{component}]\n"
+    )
+    assert len(built(str(overlay))) > len(built("base"))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_namespaced_objects_name_their_namespace(overlay: str) -> None:
+    cluster_wide = {"Namespace", "ClusterRole", "ClusterRoleBinding", "APIService", "CustomResourceDefinition"}
+    for found in built(overlay):
+        assert ("namespace" in found["metadata"]) == (found["kind"] not in cluster_wide), found["metadata"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_everything_is_labelled_as_a_part_of_the_whole(overlay: str) -> None:
+    for found in built(overlay):
+        assert found["metadata"]["labels"]["app.kubernetes.io/part-of"] == "cacheserver", found["metadata"]["name"]
+
+
+# --- the CRD ------------------------------------------------------------------------------------------------------
+
+
+def crd_version() -> dict[str, Any]:
+    [version] = one("CustomResourceDefinition", f"repositories.{GROUP}", "crd")["spec"]["versions"]
+    return dict(version)
+
+
+def schema_fields(schema: Mapping[str, Any], path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every field below, with its path; the items of an array stand for the array."""
+    yield path, schema
+    inner = schema.get("items", schema)
+    for name, field in inner.get("properties", {}).items():
+        yield from schema_fields(field, f"{path}.{name}")
+
+
+def declared_fields(field: Field, path: str) -> Iterator[tuple[str, Field]]:
+    if path in STANDALONE_ONLY:
+        return
+    yield path, field
+    for inner in field.fields:
+        yield from declared_fields(inner, f"{path}.{inner.name}")
+
+
+def crd_fields() -> dict[str, Mapping[str, Any]]:
+    properties = crd_version()["schema"]["openAPIV3Schema"]["properties"]
+    return {path: f for part in ("spec", "status") for path, f in schema_fields(properties[part], part)}
+
+
+DECLARED = {
+    path: field for part in (REPOSITORY.spec, REPOSITORY.status) for path, field in declared_fields(part, part.name)
+}
+JSON_TYPES = {
+    Type.STRING: ("string", None),
+    Type.TIME: ("string", "date-time"),
+    Type.INTEGER: ("integer", "int64"),
+    Type.BOOLEAN: ("boolean", None),
+    Type.OBJECT: ("object", None),
+    Type.OBJECTS: ("array", None),
+}
+
+
+def test_the_crd_has_the_fields_that_the_server_declares() -> None:
+    assert sorted(crd_fields()) == sorted(DECLARED)
+
+
+@pytest.mark.parametrize("path", sorted(DECLARED))
+def test_a_field_of_the_crd_is_as_the_server_declares_it(path: str) -> None:
+    field, declared = crd_fields()[path], DECLARED[path]
+    assert field["description"] == declared.description
+    assert (field["type"], field.get("format")) == JSON_TYPES[declared.type]
+    assert tuple(field.get("enum", ())) == declared.enum
+    required = {inner.name for inner in declared.fields if inner.required}
+    assert required <= set(field.get("items", field).get("required", ()))
+
+
+def test_the_crd_says_who_it_is_as_the_server_does() -> None:
+    spec = one("CustomResourceDefinition", f"repositories.{GROUP}", "crd")["spec"]
+    assert (spec["group"], spec["scope"]) == (REPOSITORY.group, "Namespaced")
+    assert spec["names"] == {
+        "kind": REPOSITORY.kind,
+        "listKind": REPOSITORY.list_kind,
+        "plural": REPOSITORY.plural,
+        "singular": REPOSITORY.singular,
+        "shortNames": list(REPOSITORY.short_names),
+        "categories": list(REPOSITORY.categories),
+    }
+    assert crd_version()["name"] == REPOSITORY.version
+    assert [f["jsonPath"] for f in crd_version()["selectableFields"]] == [f".{path}" for path in REPOSITORY.selectable]
+
+
+def test_the_crd_prints_the_columns_that_the_server_prints() -> None:
+    def said(column: Column) -> tuple[str, str, str, int]:
+        return column.name, "date" if column.value is None else column.type, column.description, int(column.wide)
+
+    printed = [(c["name"], c["type"], c["description"], c.get("priority", 0)) for c in crd_columns()]
+    assert printed == [said(column) for column in REPOSITORY.columns[1:]]  # the first is the name, which kube adds
+
+
+def crd_columns() -> list[dict[str, Any]]:
+    return list(crd_version()["additionalPrinterColumns"])
+
+
+def test_every_rule_of_the_crd_says_what_is_wrong() -> None:
+    schema = crd_version()["schema"]["openAPIV3Schema"]
+    rules = [rule for _, field in schema_fields(schema, "") for rule in field.get("x-kubernetes-validations", ())]
+    assert len(rules) > 10
+    assert all(rule["message"] for rule in rules)
+
+
+def test_text_that_rules_look_at_is_bounded() -> None:
+    """Kubernetes refuses a rule whose cost it cannot bound."""
+    for path, field in crd_fields().items():
+        if field["type"] == "string" and field.get("x-kubernetes-validations"):
+            assert field.get("maxLength"), path
+
+
+def test_where_the_servers_settings_decide_the_crd_has_no_default() -> None:
+    defaulted = {path for path, field in crd_fields().items() if "default" in field}
+    assert not defaulted & {"spec.interval", "spec.validation"}
+    assert "spec.format" in defaulted
+
+
+# --- rights -------------------------------------------------------------------------------------------------------
+
+
+def rules_of(name: str) -> list[dict[str, Any]]:
+    return list(one("ClusterRole", name, "base")["rules"])
+
+
+def granted(*names: str) -> set[tuple[str, str, str]]:
+    return {
+        (group, resource, verb)
+        for name in names
+        for rule in rules_of(name)
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_no_right_is_a_wildcard() -> None:
+    for found in objects("base", "namespaced", "components/monitoring", "components/secrets-everywhere"):
+        for rule in found.get("rules", ()):
+            assert "*" not in {value for values in rule.values() for value in values}, found["metadata"]["name"]
+
+
+def test_the_server_writes_status_and_events_only() -> None:
+    write_verbs = granted("cacheserver:controller") - {
+        (GROUP, "repositories", verb) for verb in ("get", "list", "watch")
+    }
+    assert {(resource, verb) for _, resource, verb in write_verbs} == {
+        ("repositories/status", "get"),
+        ("repositories/status", "patch"),
+        ("repositories/status", "update"),
+        ("events", "create"),
+        ("events", "patch"),
+    }
+
+
+def test_secrets_are_read_one_by_one_and_only_where_that_is_bound() -> None:
+    assert granted("cacheserver:secrets") == {("", "secrets", "get")}
+    bound = [d["roleRef"]["name"] for d in objects("base") if d["kind"] in ("ClusterRoleBinding", "RoleBinding")]
+    assert "cacheserver:secrets" not in bound
+
+
+def test_view_reads_every_kind_that_is_served_and_its_parts() -> None:
+    for row in (*served(standalone=False), REPOSITORY):
+        parts = [row.plural, *(f"{row.plural}/{sub.name}" for sub in row.subresources)]
+        assert {(row.group, part, "get") for part in parts} <= granted("cacheserver:view")
+    assert {verb for _, _, verb in granted("cacheserver:view")} == {"get", "list", "watch"}
+
+
+def test_nobody_is_given_write_verbs_on_read_only_kinds() -> None:
+    written = granted("cacheserver:edit", "cacheserver:admin")
+    assert {(group, resource) for group, resource, _ in written} == {(GROUP, "repositories")}
+
+
+def test_roles_are_added_to_the_clusters_own() -> None:
+    def aggregated(name: str) -> set[str]:
+        labels = one("ClusterRole", f"cacheserver:{name}", "base")["metadata"]["labels"]
+        return {
+            label.rpartition("-to-")[2] for label, value in labels.items() if "aggregate" in label and value == "true"
+        }
+
+    assert aggregated("view") == {"view", "edit", "admin"}
+    assert aggregated("edit") == {"edit", "admin"}
+    assert aggregated("admin") == {"admin"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_binding_leads_from_an_account_to_a_role(overlay: str) -> None:
+    found = built(overlay)
+    roles = {d["metadata"]["name"] for d in found if d["kind"] == "ClusterRole"}
+    kubernetes_own = {"system:auth-delegator", "extension-apiserver-authentication-reader"}
+    bindings = [d for d in found if d["kind"] in ("ClusterRoleBinding", "RoleBinding")]
+    for binding in bindings:
+        assert binding["roleRef"]["name"] in roles | kubernetes_own
+        assert [subject["kind"] for subject in binding["subjects"]] == ["ServiceAccount"]
+    assert {b["roleRef"]["name"] for b in bindings} >= kubernetes_own
+
+
+def test_a_namespaced_installation_has_no_right_over_repositories_elsewhere() -> None:
+    wide = {d["roleRef"]["name"] for d in built("namespaced") if d["kind"] == "ClusterRoleBinding"}
+    assert wide == {"system:auth-delegator", "cacheserver:server"}
+
+
+def test_a_namespaced_installation_watches_where_it_has_rights() -> None:
+    bound = {d["metadata"]["namespace"] for d in built("namespaced") if d["kind"] == "RoleBinding"} - {"kube-system"}
+    assert set(environment("namespaced")["CACHESERVER_WATCH_NAMESPACES"].split(",")) == bound
+
+
+# --- the server ---------------------------------------------------------------------------------------------------
+
+
+def deployment(overlay: str = "") -> dict[str, Any]:
+    if not overlay:
+        return one("Deployment", "cacheserver", "base")
+    [found] = [d for d in built(overlay) if d["kind"] == "Deployment"]
+    return found
+
+
+def pod(overlay: str = "") -> dict[str, Any]:
+    return dict(deployment(overlay)["spec"]["template"]["spec"])
+
+
+def container(overlay: str = "") -> dict[str, Any]:
+    [found] = pod(overlay)["containers"]
+    return dict(found)
+
+
+def environment(overlay: str = "") -> dict[str, str]:
+    return {each["name"]: each["value"] for each in container(overlay)["env"]}
+
+
+def test_every_setting_has_its_reason_above_it() -> None:
+    lines = (KUBERNETES / "base" / "deployment.yaml").read_text().splitlines()
+    named = [number for number, line in enumerate(lines) if line.strip().startswith("- name: CACHESERVER_")]
+    assert len(named) == len(environment())
+    assert [lines[number].strip() for number in named if not lines[number - 1].strip().startswith("#")] == []
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_variable_is_a_setting_with_a_value_it_takes(overlay: str, tmp_path: Path) -> None:
+    assert container(overlay)["args"] == ["serve"]
+    given = environment(overlay)
+    assert unknown_environment(given) == []
+    for name in [name for name in given if name.endswith("_FILE")]:
+        mounted = tmp_path / given[name].lstrip("/")
+        mounted.parent.mkdir(parents=True, exist_ok=True)
+        mounted.touch()
+        given[name] = str(mounted)
+    settings = load({}, given, cwd=tmp_path)
+    check_listen(settings)
+    assert settings.from_cluster
+
+
+def test_the_files_that_settings_name_are_in_the_secrets_mounted_there() -> None:
+    volumes = {v["name"]: v["secret"]["secretName"] for v in pod()["volumes"] if "secret" in v}
+    mounts = {m["mountPath"]: volumes[m["name"]] for m in container()["volumeMounts"] if m["name"] in volumes}
+    files = [Path(value) for name, value in environment().items() if name.endswith("_FILE")]
+    assert len(files) == 5
+    for file in files:
+        assert mounts[str(file.parent)] in {planned.secret for planned in certs.plan("cacheserver")}
+        assert file.name in ("ca.crt", "tls.crt", "tls.key")
+
+
+def test_production_names_each_member_of_etcd() -> None:
+    [statefulset] = [d for d in built("production") if d["kind"] == "StatefulSet"]
+    assert environment("production")["CACHESERVER_ETCD"].split(",") == [
+        f"https://etcd-{n}.etcd-peers.cacheserver.svc:2379" for n in range(statefulset["spec"]["replicas"])
+    ]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_pass_the_restricted_standard_with_a_read_only_root(overlay: str) -> None:
+    """Kubernetes, Pod Security Standards: restricted. A read-only root is ours."""
+    for workload in [d for d in built(overlay) if d["kind"] in ("Deployment", "StatefulSet")]:
+        spec = workload["spec"]["template"]["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["runAsUser"] > 0
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for each in spec["containers"]:
+            assert each["securityContext"]["allowPrivilegeEscalation"] is False
+            assert each["securityContext"]["readOnlyRootFilesystem"] is True
+            assert each["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert each["resources"]["requests"]
+            assert each["resources"]["limits"]["memory"]
+            assert "cpu" not in each["resources"]["limits"]
+
+
+def test_the_pod_runs_as_the_image_does() -> None:
+    dockerfile = (CONFIGS.parent / "Dockerfile").read_text()
+    user = pod()["securityContext"]
+    assert f"USER {user['runAsUser']}:{user['runAsGroup']}" in dockerfile
+    [data] = re.findall(r"CACHESERVER_DATA_DIR=(\S+)", dockerfile)
+    writable = {v["name"] for v in pod()["volumes"] if "emptyDir" in v}
+    assert {m["mountPath"] for m in container()["volumeMounts"] if m["name"] in writable} == {data, "/tmp"}
+
+
+def test_scratch_space_is_bounded_and_within_the_pods_limit() -> None:
+    sizes = [v["emptyDir"]["sizeLimit"] for v in pod()["volumes"] if "emptyDir" in v]
+    total = sum(int(size.removesuffix("Gi")) for size in sizes)
+    assert total < int(container()["resources"]["limits"]["ephemeral-storage"].removesuffix("Gi"))
+
+
+def test_probes_ask_over_tls_on_the_port_that_is_listened_on() -> None:
+    [port] = container()["ports"]
+    assert environment()["CACHESERVER_LISTEN"].endswith(f":{port['containerPort']}")
+    for probe, path in (("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
+        asked = container()[probe]["httpGet"]
+        assert asked == {"path": path, "port": port["name"], "scheme": "HTTPS"}
+
+
+def test_the_pod_has_time_to_stop() -> None:
+    grace_s = next(float(s.default.removesuffix("s")) for s in SETTINGS if s.flag == "--shutdown-grace")
+    pause_s = container()["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pause_s + grace_s + 5 <= pod()["terminationGracePeriodSeconds"]
+
+
+def test_one_replica_is_left_at_any_time() -> None:
+    assert deployment()["spec"]["replicas"] >= 2
+    assert deployment()["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    assert one("PodDisruptionBudget", "cacheserver", "base")["spec"]["maxUnavailable"] == 1
+
+
+def test_selectors_select_the_servers_pods_and_not_etcds() -> None:
+    labels = deployment()["spec"]["template"]["metadata"]["labels"]
+    selectors = [
+        one("Service", "cacheserver", "base")["spec"]["selector"],
+        one("PodDisruptionBudget", "cacheserver", "base")["spec"]["selector"]["matchLabels"],
+        one("NetworkPolicy", "cacheserver", "base")["spec"]["podSelector"]["matchLabels"],
+        deployment()["spec"]["selector"]["matchLabels"],
+        *(c["labelSelector"]["matchLabels"] for c in pod()["topologySpreadConstraints"]),
+    ]
+    assert all(selector.items() <= labels.items() for selector in selectors)
+    [etcds] = documents(CONFIGS / "etcd" / "base" / "statefulset.yaml")
+    assert not selectors[0].items() <= etcds["spec"]["template"]["metadata"]["labels"].items()
+    [policy] = documents(CONFIGS / "etcd" / "base" / "network.yaml")
+    admitted = policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
+    assert admitted.items() <= labels.items()
+
+
+def test_the_apiservice_leads_to_the_service_without_skipping_verification() -> None:
+    spec = one("APIService", "v1alpha1.cacheserver.dev", "base")["spec"]
+    service = one("Service", "cacheserver", "base")
+    assert spec["service"]["name"] == service["metadata"]["name"]
+    assert spec["service"]["namespace"] == service["metadata"]["namespace"]
+    assert spec["service"]["port"] == service["spec"]["ports"][0]["port"]
+    assert service["spec"]["ports"][0]["targetPort"] in {port["name"] for port in container()["ports"]}
+    assert "insecureSkipTLSVerify" not in spec
+    [row, *_] = served(standalone=False)
+    assert (spec["group"], spec["version"]) == (row.group, row.version)
+
+
+# --- certificates -------------------------------------------------------------------------------------------------
+
+
+def test_cert_manager_makes_what_the_command_makes() -> None:
+    made = {
+        d["spec"]["secretName"]: d["spec"]
+        for d in objects("components/cert-manager")
+        if d["kind"] == "Certificate" and not d["spec"].get("isCA")
+    }
+    planned = certs.plan("cacheserver")
+    assert set(made) == {each.secret for each in planned}
+    for each in planned:
+        spec = made[each.secret]
+        assert tuple(spec.get("dnsNames", ())) == each.subject.dns
+        assert tuple(spec.get("ipAddresses", ())) == each.subject.addresses
+        assert spec["issuerRef"]["name"] == each.authority
+        roles = {certs.Usage.SERVER: {"server auth"}, certs.Usage.CLIENT: {"client auth"}}
+        assert set(spec["usages"]) - {"digital signature"} == roles.get(
+            each.subject.usage, {"server auth", "client auth"}
+        )
+
+
+def test_every_issuer_has_its_authority() -> None:
+    found = objects("components/cert-manager")
+    authorities = {d["spec"]["secretName"] for d in found if d["kind"] == "Certificate" and d["spec"].get("isCA")}
+    signers = {d["metadata"]["name"]: d["spec"] for d in found if d["kind"] == "Issuer"}
+    assert {spec["ca"]["secretName"] for spec in signers.values() if "ca" in spec} == authorities
+    assert {d["spec"]["issuerRef"]["name"] for d in found if d["kind"] == "Certificate"} == set(signers)
+
+
+def test_the_injected_bundle_is_the_serving_certificates() -> None:
+    patch = one("APIService", "v1alpha1.cacheserver.dev", "components/cert-manager")
+    namespace, name = patch["metadata"]["annotations"]["cert-manager.io/inject-ca-from"].split("/")
+    certificate = one("Certificate", name, "components/cert-manager")
+    assert certificate["metadata"]["namespace"] == namespace
+    assert certificate["spec"]["secretName"] == "cacheserver-serving-tls"
+
+
+# --- monitoring ---------------------------------------------------------------------------------------------------
+
+# Exported by others: kube-apiserver, etcd, cert-manager and Prometheus itself.
+FOREIGN_METRICS = {
+    "aggregator_unavailable_apiservice",
+    "certmanager_certificate_expiration_timestamp_seconds",
+    "etcd_disk_wal_fsync_duration_seconds_bucket",
+    "etcd_mvcc_db_total_size_in_bytes",
+    "etcd_server_has_leader",
+    "etcd_server_quota_backend_bytes",
+    "up",
+}
+
+
+def alerts() -> list[dict[str, Any]]:
+    groups = one("PrometheusRule", "cacheserver", "components/monitoring")["spec"]["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def test_every_alert_says_what_happens_and_what_to_do() -> None:
+    names = [alert["alert"] for alert in alerts()]
+    assert len(names) == len(set(names))
+    for alert in alerts():
+        assert alert["labels"]["severity"] in ("critical", "warning", "info"), alert["alert"]
+        assert set(alert["annotations"]) == {"summary", "description", "runbook"}, alert["alert"]
+        assert re.fullmatch(r"[0-9]+[mh]", alert["for"])
+
+
+def test_every_alert_asks_for_metrics_that_exist() -> None:
+    ours = {family.name + ("_total" if family.type == "counter" else "") for family in metrics.REGISTRY.collect()}
+    for alert in alerts():
+        asked = set(re.findall(r"\b([a-z_]+)\{", alert["expr"]))
+        assert asked, alert["alert"]
+        assert asked <= ours | FOREIGN_METRICS, alert["alert"]
+
+
+def test_metrics_are_scraped_over_tls_that_is_verified() -> None:
+    [endpoint] = one("ServiceMonitor", "cacheserver", "components/monitoring")["spec"]["endpoints"]
+    assert endpoint["scheme"] == "https"
+    assert "insecureSkipVerify" not in endpoint["tlsConfig"]
+    serving = certs.plan("cacheserver")[0]
+    assert endpoint["tlsConfig"]["serverName"] in serving.subject.dns
+    assert endpoint["tlsConfig"]["ca"]["secret"]["name"] == serving.secret
