@@ -265,8 +265,8 @@ def _announcer(settings: Settings, terminal: Terminal) -> Callable[[str], None]:
 
 
 def _require_content(settings: Settings, *, serving: bool) -> None:
-    """A server on a shared etcd may serve what others ingest, and one in a cluster is told by that; in every other case,
-    nothing to read is a mistake."""
+    """A server on a shared etcd may serve what others ingest, and one in a cluster is told by that; else it is a
+    mistake to have nothing to read."""
     if settings.repositories or (serving and (settings.from_cluster or not settings.etcd.embedded)):
         return
     raise ConfigError("there is no catalog to read: give --catalog NAME=SOURCE or --repositories FILE (see --help)")

@@ -52,18 +52,19 @@ class Terminal:
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Progress]:
-        """One line on stderr, rewritten at most ten times a second and wiped at the end; nothing off a terminal."""
+        """One line on stderr, rewritten ten times a second and with each new step, wiped at the end; nothing off a
+        terminal."""
         if not self._err.isatty():
             yield lambda _what, _done, _total: None
             return
-        next_at = 0.0
+        next_at, step = 0.0, ""
 
         def show(what: str, done: int, total: int) -> None:
-            nonlocal next_at
+            nonlocal next_at, step
             now = time.monotonic()
-            if now < next_at:
+            if now < next_at and what == step:
                 return
-            next_at = now + _PROGRESS_EVERY_S
+            next_at, step = now + _PROGRESS_EVERY_S, what
             amount = f" {100 * done // total:3d} %" if total else f" {done}" if done else ""
             self._err.write(f"{_CLEAR_LINE}{one_line(what)[:60]}{amount}")
             self._err.flush()

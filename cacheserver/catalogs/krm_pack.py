@@ -102,9 +102,14 @@ def _read(wanted: Wanted, root: Path, limits: ParseLimits) -> list[tuple[str, by
 def _content(path: Path, room: int) -> bytes:
     """At most `room` + 1 bytes. NONBLOCK: a pipe swapped in since the source looked must not hang us."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
             raise OSError(0, "no regular file")
-        return file.read(room + 1)
+        # Not room + 1 at once: that much is reserved for the smallest file before its end is met.
+        content = file.read(min(about.st_size, room) + 1)
+        if about.st_size < len(content) <= room:
+            content += file.read(room + 1 - len(content))  # it has grown since
+        return content
 
 
 def _facts(kptfile: bytes, wanted: Wanted, content: tuple[str, int, int], limits: ParseLimits) -> f.Facts:

@@ -150,8 +150,8 @@ def served(record: Record | None, previous: Stored | None) -> Served | None:
         facts = orjson.loads(previous.value)["status"]
     if "lastSyncedAt" not in facts:
         return None
-    counts = (facts.get(name, 0) for name in ("packages", "revisions", "rejectedCount"))
-    return Served(*counts, synced_at=_seconds(facts["lastSyncedAt"]))
+    packages, revisions, rejected = (facts.get(name, 0) for name in ("packages", "revisions", "rejectedCount"))
+    return Served(packages, revisions, rejected, _seconds(facts["lastSyncedAt"]))
 
 
 def failure_reason(error: CacheServerError) -> str:

@@ -32,7 +32,8 @@ _TERM_S: Final = 3.0  # After SIGTERM git removes its locks and half-written pac
 
 # What git and ssh need of our environment: to be found, and to get out. Nothing that names git's files or programs.
 _INHERITED: Final = (
-    "PATH", "TMPDIR", "http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY",
+    "PATH", "TMPDIR", "SSL_CERT_FILE",
+    "http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY",
 )  # fmt: skip
 
 _CONFIG: Final = {
@@ -209,6 +210,9 @@ class Git:
             environment["CACHESERVER_GIT_PASSWORD"] = credentials.password
         if remote.ca:
             config["http.sslCAInfo"] = str(_trusted(private, remote.ca))
+        elif trusted := self._inherited.get("SSL_CERT_FILE"):
+            # OpenSSL's variable, which the registry client heeds; git's curl may be built on another library.
+            config["http.sslCAInfo"] = trusted
         if remote.scheme == "ssh":
             environment["GIT_SSH_COMMAND"] = _ssh_command(private, credentials)
         if remote.scheme == "file":

@@ -203,7 +203,10 @@ class ObjectReader:
 
     async def _header(self, oid: str) -> tuple[str, int]:
         stream = self._stdout()
-        parts = (await self._in_time(stream.readline())).split()
+        try:
+            parts = (await self._in_time(stream.readline())).split()
+        except ValueError:
+            parts = []  # asyncio's word for a line longer than the stream's limit
         if len(parts) != 3 or parts[0] != oid.encode() or not parts[2].isdigit():
             raise MirrorDamagedError(f"{self._repository}: object {oid} cannot be read")
         return parts[1].decode(), int(parts[2])

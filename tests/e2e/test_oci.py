@@ -341,6 +341,19 @@ async def test_basic_authentication(
     assert "wr0ng-word" not in str(caught.value)
 
 
+async def test_a_blob_damaged_in_the_registrys_storage_is_refused(
+    start_real: Callable[..., Awaitable[RealRegistry]], puller: Puller, tmp_path: Path
+) -> None:
+    real = await start_real()
+    pushed = catalog_image()
+    await real.push(pushed, "catalog", "v1")
+    wanted = orjson.loads(pushed.manifest)["layers"][0]["digest"].removeprefix("sha256:")
+    (stored,) = tmp_path.rglob(f"blobs/sha256/{wanted[:2]}/{wanted}/data")
+    stored.write_bytes(stored.read_bytes()[:-1] + b"!")
+    with pytest.raises(SourceInvalidError, match="the registry's copy is damaged"):
+        await puller.pull(f"{real.host}/catalog:v1")
+
+
 async def test_a_token_service(
     start_real: Callable[..., Awaitable[RealRegistry]], puller: Puller, tmp_path: Path
 ) -> None:

@@ -164,12 +164,12 @@ async def test_a_real_catalog_is_the_same_as_an_image(world: World, registry: Re
 
 @pytest.mark.parametrize("form", ["gzip", "zstd", "docker in an index"])
 async def test_the_examples_are_the_same_as_an_image(world: World, registry: RealRegistry, form: str) -> None:
-    if form == "zstd":
-        made = image_of(EXAMPLES, compress=zstandard_compressed, suffix="+zstd")
-    else:
-        made = image_of(EXAMPLES)
-    if form == "docker in an index":
-        made = index([(image_of(EXAMPLES, media_type=DOCKER_MANIFEST), "linux", "amd64")])
+    forms: dict[str, Callable[[], Image]] = {
+        "gzip": lambda: image_of(EXAMPLES),
+        "zstd": lambda: image_of(EXAMPLES, compress=zstandard_compressed, suffix="+zstd"),
+        "docker in an index": lambda: index([(image_of(EXAMPLES, media_type=DOCKER_MANIFEST), "linux", "amd64")]),
+    }
+    made = forms[form]()
     report = await assert_same_as_directory(world, registry, EXAMPLES, made)
     assert not report.rejected
 

@@ -1,4 +1,4 @@
-"""The life of repositories: back-off, suspend, sync on request, their status and metrics, and that none waits for another.
+"""The life of repositories: back-off, suspend, sync on request, status, metrics, and that none waits for another.
 
 Real etcd and worker processes; sources that answer as the test says. With real servers that hang: tests/e2e.
 """
@@ -34,7 +34,7 @@ from cacheserver.etcd.client import Client, prefix_end
 from cacheserver.ingest import Ingest, Rooms, ServedBook
 from cacheserver.ingest.pace import Pace
 from cacheserver.ingest.sync import ASKS_AT_ONCE
-from cacheserver.model import Key, Kind, RepositoryKey
+from cacheserver.model import ANNOTATION_REQUESTED, Key, Kind, RepositoryKey
 from cacheserver.store import PREFIX, Store
 from tests.fakes.source import Crowd, FakeSource
 from tests.support.fbc import bundle
@@ -74,7 +74,6 @@ class NotedPace(Pace):
 class World:
     store: Store
     rooms: Rooms
-    key: RepositoryKey = RepositoryKey("ns", "repo")
 
     def config(self, name: str = "repo", *, interval_s: float = 600, **fields: Any) -> RepositoryConfig:
         return RepositoryConfig(RepositoryKey("ns", name), SOURCE, interval_s=interval_s, **fields)
@@ -167,6 +166,20 @@ async def test_a_wish_to_sync_is_heard_between_two_looks_and_during_one(world: W
         assert source.asked == 3
 
 
+async def test_a_requested_sync_is_done_and_acknowledged(world: World) -> None:
+    source, ingest = FakeSource(files("1.0.0")), world.ingest()
+    ingest.put(world.config(), lambda: source)
+    async with running(ingest):
+        await eventually(lambda: world.says("Synced"))
+        ingest.put(world.config(annotations={ANNOTATION_REQUESTED: "now"}), lambda: source)
+        await eventually(lambda: _acknowledged(world, "now"))
+    assert source.asked == 2
+
+
+async def _acknowledged(world: World, wish: str) -> bool:
+    return bool((await world.status()).get("lastHandledReconcileAt") == wish)
+
+
 async def test_a_suspended_repository_is_asked_nothing_and_keeps_what_it_serves(world: World) -> None:
     source, ingest = FakeSource(files("1.0.0")), world.ingest()
     ingest.put(world.config(), lambda: source)
@@ -225,6 +238,21 @@ async def test_repositories_that_hang_after_a_failure_wait_in_a_line_of_their_ow
         await eventually(lambda: good.asked > asked + 5)
         good.files = files("1.0.0", "1.1.0")
         await eventually(lambda: _serves(world, "good", 2))
+
+
+async def test_fetches_that_never_end_delay_nobody_else(world: World) -> None:
+    ingest = world.ingest()
+    for at in range(3):
+        stuck = FakeSource(files("1.0.0"))
+        stuck.fetch_hangs = True
+        ingest.put(world.config(f"stuck{at}"), lambda stuck=stuck: stuck)  # type: ignore[misc]  # bound at once
+    good = FakeSource(files("1.0.0"))
+    ingest.put(world.config("good", interval_s=0.01), lambda: good)
+    async with running(ingest):
+        await eventually(lambda: world.says("Synced", "good"))
+        good.files = files("1.0.0", "1.1.0")
+        await eventually(lambda: _serves(world, "good", 2))
+        assert await world.condition("Reconciling", "stuck0") == ("True", "Syncing", "reading the source")
 
 
 async def _serves(world: World, name: str, revisions: int) -> bool:
@@ -332,5 +360,5 @@ async def test_a_removed_repository_leaves_no_series(world: World) -> None:
     ingest.put(world.config(), lambda: source)
     async with running(ingest):
         await eventually(lambda: world.says("Synced"))
-        ingest.remove(world.key)
+        ingest.remove(RepositoryKey("ns", "repo"))
         await eventually(lambda: gauges("repo") == {})

@@ -12,15 +12,16 @@ from cacheserver.sources import Progress, Tree
 
 
 class FakeSource:
-    """Serves `files` (path -> content). error: raised by every question while set. hangs: questions never end.
+    """Serves `files` (path -> content). error: raised by every question while set. hangs, fetch_hangs: they never end.
 
-    asked: how many questions there were. at_once, most_at_once: shared counts of questions under way.
+    asked: how many questions there were. crowd: counts the questions under way, of several sources.
     """
 
     def __init__(self, files: Mapping[str, bytes], crowd: Crowd | None = None) -> None:
         self.files = dict(files)
         self.error: SourceError | None = None
         self.hangs = False
+        self.fetch_hangs = False
         self.asked = 0
         self._crowd = crowd or Crowd()
 
@@ -35,6 +36,8 @@ class FakeSource:
             return self._digest()
 
     async def fetch(self, scratch: Path, progress: Progress) -> Tree:
+        if self.fetch_hangs:
+            await asyncio.Event().wait()
         root = scratch / "tree"
         root.mkdir(exist_ok=True)
         for path, content in self.files.items():

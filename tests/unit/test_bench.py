@@ -7,11 +7,13 @@ import hashlib
 from array import array
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import orjson
 import pytest
+import yaml
 
-from bench import fbc, fill, load, watchers
+from bench import fbc, fill, krm, load, sources, watchers
 from bench.figures import latency
 from bench.report import Row, Sample
 from cacheserver import model
@@ -170,6 +172,26 @@ def test_objects_have_the_size_asked_for_and_differ() -> None:
     assert fill.record(shape, 7) == made[7]
     stamped = orjson.loads(fill.record(shape, 7, stamp=42).status)
     assert stamped["stamp"] == f"{42:020d}"
+
+
+def test_a_renamed_package_is_another_one_everywhere() -> None:
+    documents = fbc.package(fbc.Shape(packages=5), 3)
+    name = str(documents[0]["name"])
+    copied = list(yaml.safe_load_all(sources.renamed(fbc.encode(documents, fbc.Syntax.YAML), 7)))
+
+    assert {document.get("package", document["name"]) for document in copied} == {f"{name}-copy7"}
+    bundles = {document["name"] for document in copied if document["schema"] == "olm.bundle"}
+    entries = {entry["name"] for document in copied for entry in document.get("entries", ())}
+    assert bundles == entries
+    assert all(bundle.startswith(f"{name}-copy7.v") for bundle in bundles)
+
+
+@pytest.mark.processes
+def test_the_same_seed_gives_the_same_packages_in_git(tmp_path: Path) -> None:
+    one, two = (krm.write(krm.Shape(packages=6), tmp_path / name) for name in ("one", "two"))
+    refs = one.git("for-each-ref")
+    assert refs == two.git("for-each-ref")
+    assert refs.count("refs/tags/") > 3
 
 
 # --- figures ---

@@ -353,7 +353,8 @@ def test_progress_is_shown_on_a_terminal_only_and_wiped_at_the_end() -> None:
         with Terminal(out=io.StringIO(), err=stream).progress() as progress:
             progress("read", 1, 2)
             progress("read", 2, 2)  # sooner than a tenth of a second later: not shown
-    assert screen.getvalue() == "\r\x1b[Kread  50 %\r\x1b[K"
+            progress("write", 1, 4)  # another step: shown at once
+    assert screen.getvalue() == "\r\x1b[Kread  50 %\r\x1b[Kwrite  25 %\r\x1b[K"
     assert file.getvalue() == ""
 
 

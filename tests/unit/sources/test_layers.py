@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tarfile
 import tempfile
 import threading
 from pathlib import Path
-from typing import Final
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cacheserver.errors import SourceError, SourceInvalidError, SourceTooLargeError
@@ -19,9 +17,8 @@ from cacheserver.sources import Limits, Tree
 from cacheserver.sources import layers as layers_module
 from cacheserver.sources.layers import Budget, Layer, unpack
 from cacheserver.sources.staging import Directory, Staging
+from tests.support.fuzz import FUZZ
 from tests.support.registry import Member, directory, gzipped, hard_link, symlink, tar, zstandard_compressed
-
-FUZZ_EXAMPLES: Final = int(os.environ.get("CACHESERVER_TEST_FUZZ", "40"))
 
 
 def unpacked(
@@ -231,7 +228,6 @@ KINDS = st.sampled_from(
 )
 MEMBERS = st.builds(Member, PATHS, st.binary(max_size=600), KINDS, PATHS)
 ARCHIVES = st.lists(st.lists(MEMBERS, max_size=8), min_size=1, max_size=3)
-FUZZ = settings(max_examples=FUZZ_EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def survives(*blobs: bytes) -> None:
