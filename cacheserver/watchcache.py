@@ -7,86 +7,37 @@ One per process; the API reads it, `run` is a task of the server's TaskGroup.
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import Enum
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import orjson
 
 from cacheserver import metrics
-from cacheserver.errors import Compacted, EtcdError, Expired, NotReady, TooNew
-from cacheserver.model import LABEL_PACKAGE, LABEL_REPOSITORY, METADATA_OPEN, SPEC_OPEN, Kind, with_resource_version
+from cacheserver.errors import Compacted, EtcdError, Expired
+from cacheserver.freshness import Feed, Freshness, Position, ReadAt
+from cacheserver.model import LABEL_PACKAGE, METADATA_OPEN, SPEC_OPEN, Kind, with_resource_version
+from cacheserver.page import Page, cut_page
 from cacheserver.snapshot import Entry, Name, Run, Snapshot, State
-from cacheserver.store import Change, Changes, Follower
+from cacheserver.store import Change, Changes
 from cacheserver.window import Event, EventType, Selector, Window
 
 log = logging.getLogger(__name__)
 
 __all__ = ["Event", "EventType", "Freshness", "Page", "Projection", "ReadAt", "Selector", "Watch", "WatchCache"]
 
-READ_WAIT_S = 3.0
-"""Longest wait for freshness. Kubernetes: blockTimeout in k8s.io/apiserver/pkg/storage/cacher/watch_cache.go."""
-
-_PROGRESS_EVERY_S = 0.1  # asked again while somebody waits; Kubernetes: pkg/storage/cacher/progress
-_AWAY_AFTER_S = 3.0  # the follower hears progress every second; silent for this long, the store counts as away
 _SLICE = 128  # entries decoded between two turns of the loop: about 3 ms
 # Revisions; the furthest that etcd still has. etcd replays 1,000 in 100 ms (measured), and nobody is served meanwhile.
 _LOOK_BACK = (5_000, 500, 0)
 _KEPT_SNAPSHOTS = 64  # of pages under way; past that the oldest is rebuilt from the window, or is gone
 
 
-class Freshness(Enum):
-    CONSISTENT = "as new as the store was when the read began"
-    ANY = "whatever the cache holds"
-    NOT_OLDER_THAN = "at least a resource version"
-    EXACT = "as of a resource version"
-
-
-@dataclass(frozen=True, slots=True)
-class ReadAt:
-    """How fresh a read must be; `resource_version` only with NOT_OLDER_THAN and EXACT."""
-
-    freshness: Freshness
-    resource_version: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """One list answer: `runs` in order, all as of `resource_version`.
-
-    next_after: where the next page begins (exclusive), None on the last. remaining: entries behind this page, known
-    only without a selector.
-    """
-
-    runs: Sequence[Run]
-    resource_version: int
-    next_after: Name | None = None
-    remaining: int | None = None
-
-
 Projection = Callable[[Mapping[str, Any]], tuple[Mapping[str, str], Mapping[str, str], tuple[bytes, bytes]]]
 """From a manifest: (labels, selectable fields, cells around the age). One a kind, from the API's resource rows."""
-
-
-class Feed(Protocol):
-    """What the cache needs of the store (store.Store; tests/fakes has one under the test's control)."""
-
-    @property
-    def progress_trusted(self) -> bool: ...
-    @property
-    def cluster_id(self) -> int: ...
-    async def current_revision(self) -> int: ...
-    async def tick(self) -> int: ...
-    def read_all(self, revision: int = 0) -> AsyncIterator[Changes]: ...
-    def follow(self, after: int) -> AbstractAsyncContextManager[Follower]: ...
 
 
 @dataclass(slots=True)
@@ -202,18 +153,10 @@ class WatchCache:
         self._projections = projections
         self._kept = {kind: _Kept(kind, window_events, window_bytes) for kind in projections}
         self._names: dict[bytes, Name] = {}
-        self._resource_version = 0
+        self._at = Position(store)
         self._cluster_id = 0
-        self._filled = asyncio.Event()
-        self._goal = 0  # the store's revision when reading it began
-        self._heard = 0.0
-        self._follower: Follower | None = None
+        # Pages under way; each shares every segment that did not change since.
         self._snapshots: OrderedDict[tuple[Kind, int], Snapshot] = OrderedDict()
-        # Reads that wait for a version, smallest first; each holds a connection, so the server's limits bound them.
-        self._version_waiters: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._order = itertools.count()
-        self._barrier_waiters: list[asyncio.Future[int]] = []
-        self._barrier_wanted = asyncio.Event()
         metrics.cache_capacity.set(window_events)
 
     # --- state of the cache itself ---
@@ -221,21 +164,21 @@ class WatchCache:
     @property
     def resource_version(self) -> int:
         """Everything up to this has been seen."""
-        return self._resource_version
+        return self._at.resource_version
 
     @property
     def ready(self) -> bool:
         """True from the first complete read of the store on, also while the store is away."""
-        return self._filled.is_set()
+        return self._at.filled.is_set()
 
     async def wait_ready(self) -> None:
         """Returns once `ready`; no limit, since etcd may come up at any time."""
-        await self._filled.wait()
+        await self._at.filled.wait()
 
     @property
     def stale_for_s(self) -> float:
         """Seconds since the store was last heard from; small (under 3) while all is well."""
-        return time.monotonic() - self._heard if self._heard else float("inf")
+        return self._at.stale_for_s
 
     def count(self, kind: Kind) -> int:
         return len(self._kept[kind].state)
@@ -248,7 +191,7 @@ class WatchCache:
 
     async def get(self, kind: Kind, name: Name, at: ReadAt) -> Entry | None:
         """Raises: NotReady, TooNew."""
-        await self._reach(at)
+        await self._at.reach(at)
         return self._kept[kind].by_name.get(name)
 
     async def list(
@@ -266,15 +209,15 @@ class WatchCache:
         Waits at most 3 s for freshness.
         Raises: NotReady before the first sync; TooNew if the wait runs out; Expired when an EXACT version is gone.
         """
-        await self._reach(at)
+        await self._at.reach(at)
         kept = self._kept[kind]
-        if at.freshness is Freshness.EXACT and at.resource_version != self._resource_version:
+        if at.freshness is Freshness.EXACT and at.resource_version != self.resource_version:
             snapshot = self._past(kept, at.resource_version)
         else:
             snapshot = self._present(kept)
             if not limit and (runs := self._indexed(kept, namespace, selector)) is not None:
                 return Page(runs, snapshot.resource_version)
-        page = await _page(snapshot, namespace, selector, limit, after)
+        page = await cut_page(snapshot, namespace, selector, limit, after)
         if page.next_after is not None:
             self._keep(kind, snapshot)
         return page
@@ -287,7 +230,7 @@ class WatchCache:
         since in the future: silent until then. Neither: from now on.
         Raises: NotReady; Expired when `since` lies before the window; TooNew when `initial` does not come within 3 s.
         """
-        await self._reach(initial or ReadAt(Freshness.ANY))
+        await self._at.reach(initial or ReadAt(Freshness.ANY))
         kept = self._kept[kind]
         if since is not None:
             if since < kept.window.floor:
@@ -297,11 +240,11 @@ class WatchCache:
         snapshot = self._present(kept)
         watch = Watch(self, kept, snapshot.resource_version, None)
         if initial is not None:
-            watch.initial = await _page(snapshot, namespace, selector, 0, None)
+            watch.initial = await cut_page(snapshot, namespace, selector, 0, None)
         return watch
 
     def _present(self, kept: _Kept) -> Snapshot:
-        return kept.state.snapshot(self._resource_version)
+        return kept.state.snapshot(self.resource_version)
 
     def _indexed(self, kept: _Kept, namespace: str | None, selector: Selector) -> Sequence[Run] | None:
         """The answer from an index, when the selector names one object or one package; None: scan."""
@@ -340,73 +283,14 @@ class WatchCache:
         if len(self._snapshots) > _KEPT_SNAPSHOTS:
             self._snapshots.popitem(last=False)
 
-    # --- freshness ---
-
-    async def _reach(self, at: ReadAt) -> None:
-        """Wait until the cache is as fresh as the read asks. While the store is away: as it is (decision 7)."""
-        if not self.ready:
-            raise NotReady("the cache has not read the store yet: try again in a moment, or see /readyz?verbose")
-        if at.freshness is Freshness.ANY:
-            return
-        target = at.resource_version
-        if at.freshness is Freshness.CONSISTENT:
-            if self.stale_for_s > _AWAY_AFTER_S:
-                return
-            target = await self._barrier()
-        if target > self._resource_version:
-            await self._wait_for(target, strict=at.freshness is not Freshness.CONSISTENT)
-
-    async def _barrier(self) -> int:
-        """The store's revision at a moment after this call began; 0 when the store does not say.
-
-        Reads share one question: those that arrive while it is under way wait for the next one.
-        """
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._barrier_waiters.append(future)
-        self._barrier_wanted.set()
-        return await future
-
-    async def _wait_for(self, target: int, *, strict: bool) -> None:
-        """strict: a version asked for by number is TooNew while it is not there; what the store called its newest is
-        waited for only as long as the store can be asked."""
-        started = time.monotonic()
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._version_waiters, (target, next(self._order), future))
-        asked = await self._ask_progress(target)
-        try:
-            while (asked or strict) and not future.done() and (left := started + READ_WAIT_S - time.monotonic()) > 0:
-                await asyncio.wait((future,), timeout=min(_PROGRESS_EVERY_S, left))
-                if not future.done():
-                    asked = await self._ask_progress(target)
-        finally:
-            future.cancel()
-        metrics.cache_read_wait_seconds.observe(time.monotonic() - started)
-        if self._resource_version < target and (strict or (asked and self.stale_for_s <= _AWAY_AFTER_S)):
-            raise TooNew(target, self._resource_version)
-
-    async def _ask_progress(self, target: int) -> bool:
-        """Make the follower hear how far it is. With an old etcd, by a mark that only a real need writes.
-
-        False: the store cannot be asked (away, or, for the mark, full).
-        """
-        try:
-            if self._store.progress_trusted:
-                if self._follower is not None:
-                    await self._follower.request_progress()
-            elif self._resource_version < target <= await self._store.current_revision():
-                await self._store.tick()
-        except EtcdError:
-            return False
-        return True
-
     # --- keeping in step ---
 
     async def run(self) -> NoReturn:
         """Follow the store until cancelled; survives any failure of it."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow_for_ever(), name="watch cache: follow")
-            group.create_task(self._answer_barriers(), name="watch cache: barrier")
-            group.create_task(self._press_on(), name="watch cache: start")
+            group.create_task(self._at.answer_questions(), name="watch cache: barrier")
+            group.create_task(self._at.press_on(), name="watch cache: start")
             group.create_task(self._clock(), name="watch cache: clock")
         raise AssertionError("the loops above never end")
 
@@ -417,12 +301,12 @@ class WatchCache:
                 if reload or await self._is_another_store():
                     await self._load()
                     reload = False
-                async with self._store.follow(self._resource_version) as follower:
-                    self._follower = follower
+                async with self._store.follow(self.resource_version) as follower:
+                    self._at.follower = follower
                     async for changes in follower:
                         await self._apply(changes)
                         if failing:
-                            log.info("etcd answers again", extra={"resource_version": self._resource_version})
+                            log.info("etcd answers again", extra={"resource_version": self.resource_version})
                         pause_s, failing = 0.05, False
             except Compacted:
                 log.warning("fell behind etcd's compaction, reading everything again")
@@ -432,21 +316,14 @@ class WatchCache:
                     log.warning("etcd is away, serving the last state", extra={"error": str(exc)})
                 failing = True
             finally:
-                self._follower = None
+                self._at.follower = None
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, 2.0)
-
-    async def _press_on(self) -> None:
-        """Until the present is reached the first time: ask how far we are. etcd drops the question while it replays."""
-        while not self.ready:
-            if self._goal and self._follower is not None:
-                await self._ask_progress(self._goal)
-            await asyncio.sleep(_PROGRESS_EVERY_S / 4)
 
     async def _is_another_store(self) -> bool:
         """True when etcd was replaced or restored: its revisions are not the ones that clients know."""
         current = await self._store.current_revision()
-        return self._store.cluster_id != self._cluster_id or current < self._resource_version
+        return self._store.cluster_id != self._cluster_id or current < self.resource_version
 
     async def _load(self) -> None:
         """Read everything and start a new window; watchers of the old one get 410 and list again.
@@ -465,8 +342,8 @@ class WatchCache:
             break
         else:
             raise Compacted("the revision was compacted while it was read")
-        self._goal = present
-        self._mark_filled()
+        self._at.goal = present
+        self._advance(self.resource_version, set())
 
     async def _load_at(self, at_revision: int) -> None:
         entries: dict[Kind, list[Entry]] = {kind: [] for kind in self._kept}
@@ -485,16 +362,15 @@ class WatchCache:
         self._names = names
         self._snapshots.clear()
         self._cluster_id = self._store.cluster_id
-        self._heard = time.monotonic()
-        self._resource_version = at_revision
-        self._release_readers()
+        self._at.heard()
+        self._at.advance(at_revision)
         metrics.cache_initializations.inc()
 
     async def _apply(self, changes: Changes) -> None:
         """Take in whole revisions, a slice at a time, and wake who waits."""
         touched: set[Kind] = set()
-        self._heard = time.monotonic()
-        batch = [change for change in changes.changes if change.mod_revision > self._resource_version]
+        self._at.heard()
+        batch = [change for change in changes.changes if change.mod_revision > self.resource_version]
         for at in range(0, len(batch), _SLICE):
             for change in batch[at : at + _SLICE]:
                 if change.kind in self._kept:
@@ -503,20 +379,16 @@ class WatchCache:
             if at + _SLICE < len(batch) and batch[at + _SLICE].mod_revision > batch[at + _SLICE - 1].mod_revision:
                 self._advance(batch[at + _SLICE - 1].mod_revision, touched)
                 await asyncio.sleep(0)
-        self._advance(max(changes.revision, self._resource_version), touched)
+        self._advance(max(changes.revision, self.resource_version), touched)
 
     def _advance(self, revision: int, touched: set[Kind]) -> None:
-        self._resource_version = revision
-        self._mark_filled()
+        was_ready = self.ready
+        self._at.advance(revision)
+        if self.ready and not was_ready:
+            log.info("cache filled", extra={"resource_version": revision, "objects": len(self._names)})
         for kind in touched:
             self._kept[kind].watchers.wake()
         touched.clear()
-        self._release_readers()
-
-    def _mark_filled(self) -> None:
-        if self._resource_version >= self._goal and not self._filled.is_set():
-            self._filled.set()
-            log.info("cache filled", extra={"resource_version": self._resource_version, "objects": len(self._names)})
 
     def _apply_one(self, change: Change) -> None:
         kept = self._kept[change.kind]
@@ -548,78 +420,19 @@ class WatchCache:
             created=_seconds(metadata["creationTimestamp"]),
         )
 
-    def _release_readers(self) -> None:
-        while self._version_waiters and self._version_waiters[0][0] <= self._resource_version:
-            future = heapq.heappop(self._version_waiters)[2]
-            if not future.done():
-                future.set_result(None)
-
-    async def _answer_barriers(self) -> NoReturn:
-        while True:
-            await self._barrier_wanted.wait()
-            self._barrier_wanted.clear()
-            waiters, self._barrier_waiters = self._barrier_waiters, []
-            try:
-                revision = await self._store.current_revision()
-            except EtcdError:
-                revision = 0  # the read is answered from what is here, marked stale if that lasts
-            for future in waiters:
-                if not future.done():
-                    future.set_result(revision)
-
     async def _clock(self) -> NoReturn:
         """Once a second: time out waiting watchers, drop cancelled readers, set the gauges."""
         while True:
             await asyncio.sleep(1)
             now = time.monotonic()
-            self._version_waiters = [waiter for waiter in self._version_waiters if not waiter[2].done()]
-            heapq.heapify(self._version_waiters)
+            self._at.forget_the_gone()
             for kind, kept in self._kept.items():
                 kept.watchers.wake(due_before=now)
                 metrics.storage_objects.labels(kind.value).set(len(kept.state))
-            metrics.cache_resource_version.set(self._resource_version)
+            metrics.cache_resource_version.set(self.resource_version)
             metrics.cache_lag_seconds.set(self.stale_for_s)
             metrics.window_events.set(sum(len(kept.window) for kept in self._kept.values()))
             metrics.window_bytes.set(sum(kept.window.bytes for kept in self._kept.values()))
-
-
-async def _page(snapshot: Snapshot, namespace: str | None, selector: Selector, limit: int, after: Name | None) -> Page:
-    """Cut one page out of a snapshot. Kubernetes: a page with a selector is filled up to the limit."""
-    runs: list[Run] = []
-    room = limit or len(snapshot)
-    async with aclosing(_matching(snapshot, namespace, selector, after)) as matching:
-        async for run in matching:
-            if len(run.entries) > room:  # at least one more: this page ends here
-                if room:
-                    runs.append(Run(run.entries[:room], None))
-                last = runs[-1].entries[-1].name
-                remaining = snapshot.count_after(namespace, last) if selector.everything else None
-                return Page(runs, snapshot.resource_version, last, remaining)
-            runs.append(run)
-            room -= len(run.entries)
-    return Page(runs, snapshot.resource_version)
-
-
-async def _matching(
-    snapshot: Snapshot, namespace: str | None, selector: Selector, after: Name | None
-) -> AsyncGenerator[Run, None]:
-    """Runs of what matches, in order; lets the loop turn between slices, which an immutable snapshot allows."""
-    unmatched = 0
-    # Names begin with their repository's, so one repository is a range; a repository object is not in such a range.
-    repository = selector.required.get("spec.repository") or selector.required.get(LABEL_REPOSITORY)
-    for run in snapshot.runs(namespace, after, prefix=f"{repository}." if repository else ""):
-        if selector.everything:
-            yield run
-            continue
-        unmatched += len(run.entries)
-        if unmatched > 4096:  # about 2 ms of matching
-            unmatched = 0
-            await asyncio.sleep(0)
-        matching = tuple(entry for entry in run.entries if selector.matches(entry.labels, entry.fields))
-        if len(matching) == len(run.entries):
-            yield run
-        elif matching:
-            yield Run(matching, None)
 
 
 def _seconds(timestamp: str) -> int:

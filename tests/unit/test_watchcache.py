@@ -142,7 +142,7 @@ async def test_a_read_of_a_version_to_come_waits_for_it(feed: FakeFeed, cache: W
 async def test_a_read_of_a_version_that_does_not_come_is_too_new(
     feed: FakeFeed, cache: WatchCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cacheserver.watchcache.READ_WAIT_S", 0.01)
+    monkeypatch.setattr("cacheserver.freshness.READ_WAIT_S", 0.01)
     with pytest.raises(TooNew) as caught:
         await cache.list(Kind.PACKAGE, at_least(10_000), selector=ALL)
     assert (caught.value.requested, caught.value.current) == (10_000, feed.revision)
@@ -156,7 +156,7 @@ async def test_while_the_store_is_away_reads_answer_from_the_last_state(
     feed.away = True
     feed.break_streams()
     assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == ["a"]
-    monkeypatch.setattr("cacheserver.watchcache._AWAY_AFTER_S", -1.0)
+    monkeypatch.setattr("cacheserver.freshness._AWAY_AFTER_S", -1.0)
     assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == ["a"]
 
 

@@ -1,0 +1,67 @@
+"""Cuts pages out of a snapshot: what matches, up to a limit, from a mark on. Knows nothing of how it came about."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from cacheserver.model import LABEL_REPOSITORY
+from cacheserver.snapshot import Name, Run, Snapshot
+from cacheserver.window import Selector
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One list answer: `runs` in order, all as of `resource_version`.
+
+    next_after: where the next page begins (exclusive), None on the last. remaining: entries behind this page, known
+    only without a selector.
+    """
+
+    runs: Sequence[Run]
+    resource_version: int
+    next_after: Name | None = None
+    remaining: int | None = None
+
+
+async def cut_page(
+    snapshot: Snapshot, namespace: str | None, selector: Selector, limit: int, after: Name | None
+) -> Page:
+    """Cut one page out of a snapshot. Kubernetes: a page with a selector is filled up to the limit."""
+    runs: list[Run] = []
+    room = limit or len(snapshot)
+    async with aclosing(_matching(snapshot, namespace, selector, after)) as matching:
+        async for run in matching:
+            if len(run.entries) > room:  # at least one more: this page ends here
+                if room:
+                    runs.append(Run(run.entries[:room], None))
+                last = runs[-1].entries[-1].name
+                remaining = snapshot.count_after(namespace, last) if selector.everything else None
+                return Page(runs, snapshot.resource_version, last, remaining)
+            runs.append(run)
+            room -= len(run.entries)
+    return Page(runs, snapshot.resource_version)
+
+
+async def _matching(
+    snapshot: Snapshot, namespace: str | None, selector: Selector, after: Name | None
+) -> AsyncGenerator[Run, None]:
+    """Runs of what matches, in order; lets the loop turn between slices, which an immutable snapshot allows."""
+    unmatched = 0
+    # Names begin with their repository's, so one repository is a range; a repository object is not in such a range.
+    repository = selector.required.get("spec.repository") or selector.required.get(LABEL_REPOSITORY)
+    for run in snapshot.runs(namespace, after, prefix=f"{repository}." if repository else ""):
+        if selector.everything:
+            yield run
+            continue
+        unmatched += len(run.entries)
+        if unmatched > 4096:  # about 2 ms of matching
+            unmatched = 0
+            await asyncio.sleep(0)
+        matching = tuple(entry for entry in run.entries if selector.matches(entry.labels, entry.fields))
+        if len(matching) == len(run.entries):
+            yield run
+        elif matching:
+            yield Run(matching, None)
