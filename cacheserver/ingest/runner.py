@@ -18,7 +18,7 @@ from typing import Protocol
 
 from cacheserver import metrics
 from cacheserver.config import RepositoryConfig
-from cacheserver.errors import CacheServerError, EtcdError, LeaseLostError
+from cacheserver.errors import CacheServerError, EtcdError, LeaseLostError, NoSpace
 from cacheserver.ingest import status
 from cacheserver.ingest.pace import Pace
 from cacheserver.ingest.sync import Outcome, Rooms, SyncReport, count_served, forget, sync
@@ -279,9 +279,11 @@ class Ingest:
             log.warning("sync failed; the last good content stays served", extra=_about(life, error=str(error)))
         metrics.sync_seconds.labels("failed").observe(time.monotonic() - started)
         metrics.repository_ready.labels(life.config.key.namespace, life.config.key.name).set(0)
-        if not isinstance(error, EtcdError):
-            previous = await self._book.read(life.config)
-            await self._publish(life, hold, status.failed(error, previous), None, previous)
+        # An etcd that is away cannot be written to; one that is full can where the status lives elsewhere (a cluster).
+        if not isinstance(error, EtcdError) or isinstance(error, NoSpace):
+            with contextlib.suppress(NoSpace):
+                previous = await self._book.read(life.config)
+                await self._publish(life, hold, status.failed(error, previous), None, previous)
         return self._pace.retry_s(error, life.failures, life.config.interval_s)
 
     async def _publish(
