@@ -128,7 +128,7 @@ async def sync(
         await on_change()
         scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=rooms.scratch, prefix=f"{config.key.name}-"))
         try:
-            await _read_and_apply(config, source, held, rooms, state, scratch, report, progress)
+            await _Reading(config, source, held, rooms, state, scratch, report, progress).run()
         finally:
             # Shielded: a cancelled sync must not leave a catalog's worth of files behind.
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True))
@@ -144,54 +144,54 @@ async def _ask(config: RepositoryConfig, source: Source, rooms: Rooms, *, doubtf
         return await source.probe()
 
 
-async def _read_and_apply(
-    config: RepositoryConfig,
-    source: Source,
-    claim: Claim,
-    rooms: Rooms,
-    state: IngestState | None,
-    scratch: Path,
-    report: SyncReport,
-    progress: Progress,
-) -> None:
-    await asyncio.to_thread((scratch / "tree").mkdir)
-    async with rooms.fetching:
-        tree = await source.fetch(scratch / "tree", progress)
-    async with rooms.applying:
-        known = await _known(rooms.blobs, state, config)
-        catalog = await parse(
-            tree, config.format, config.key, rooms.workers, known=known, scratch=scratch / "parsed", progress=progress
-        )
-        await _apply(config, claim, rooms, state, scratch, report, catalog, tree.digest, progress)
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A sync whose source is not what is served: fetch, parse, judge, apply, remember."""
 
+    config: RepositoryConfig
+    source: Source
+    claim: Claim
+    rooms: Rooms
+    state: IngestState | None
+    scratch: Path
+    report: SyncReport
+    progress: Progress
 
-async def _apply(
-    config: RepositoryConfig,
-    claim: Claim,
-    rooms: Rooms,
-    state: IngestState | None,
-    scratch: Path,
-    report: SyncReport,
-    catalog: Catalog,
-    digest: str,
-    progress: Progress,
-) -> None:
-    """Write what the catalog says, or hold what is served, and remember which."""
-    served = await rooms.store.served_keys(config.key)
-    report.digest, report.findings = digest, catalog.findings
-    report.rejected, report.unreadable = catalog.rejected, catalog.unreadable
-    report.ignored_tags = catalog.ignored_tags
-    refusal = _refusal(config, catalog, served)
-    if refusal is not None:
-        report.outcome, (report.reason, report.message) = Outcome.HELD, refusal
-        # Another owner is written into everything by a sync that knows nothing yet; a refused one wrote nothing.
-        index = Digest(state.index) if state and state.index and _same_owner(state, config) else None
-    else:
+    async def run(self) -> None:
+        rooms, config = self.rooms, self.config
+        await asyncio.to_thread((self.scratch / "tree").mkdir)
+        async with rooms.fetching:
+            tree = await self.source.fetch(self.scratch / "tree", self.progress)
+        async with rooms.applying:
+            catalog = await parse(
+                tree,
+                config.format,
+                config.key,
+                rooms.workers,
+                known=await _known(rooms.blobs, self.state, config),
+                scratch=self.scratch / "parsed",
+                progress=self.progress,
+            )
+            index = await self._take(catalog, tree.digest)
+            await count_served(self.report, rooms.store)
+            done = IngestState(tree.digest, index, _settings(config))
+            await rooms.store.put_state(self.claim, config.key, done)
+
+    async def _take(self, catalog: Catalog, digest: str) -> str:
+        """Serve what the catalog says, or hold what is served; returns the digest of the index that fits, if any."""
+        report, state = self.report, self.state
+        served = await self.rooms.store.served_keys(self.config.key)
+        report.digest, report.findings = digest, catalog.findings
+        report.rejected, report.unreadable = catalog.rejected, catalog.unreadable
+        report.ignored_tags = catalog.ignored_tags
+        refusal = _refusal(self.config, catalog, served)
+        if refusal is not None:
+            report.outcome, (report.reason, report.message) = Outcome.HELD, refusal
+            # Another owner is written into everything by a sync that knows nothing yet; a refused one wrote nothing.
+            return state.index if state and _same_owner(state, self.config) else ""
         report.outcome = Outcome.APPLIED
-        await _Apply(config, claim, rooms, catalog, served, report, progress).run(state)
-        index = await rooms.blobs.put_bytes(catalog.index, "application/octet-stream", scratch)
-    await count_served(report, rooms.store)
-    await rooms.store.put_state(claim, config.key, IngestState(digest, index or "", _settings(config)))
+        await _Apply(self.config, self.claim, self.rooms, catalog, served, report, self.progress).run(state)
+        return await self.rooms.blobs.put_bytes(catalog.index, "application/octet-stream", self.scratch)
 
 
 async def count_served(report: SyncReport, store: Store) -> None:
@@ -204,7 +204,7 @@ async def count_served(report: SyncReport, store: Store) -> None:
 def _settings(config: RepositoryConfig) -> str:
     """What else than the source decides the outcome: when it changes, the source is read again."""
     emptied = "allow" if config.allow_empty else "keep"
-    return f"{config.format or 'Auto'}/{config.validation}/{emptied}-empty{_owned(config)}"
+    return f"{config.format or 'Auto'}/{config.validation}/{config.source}/{emptied}-empty{_owned(config)}"
 
 
 def _owned(config: RepositoryConfig) -> str:
