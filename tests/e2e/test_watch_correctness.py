@@ -61,6 +61,8 @@ class Watcher:
     streams: list[Stream] = field(default_factory=list)
     position: int = 0
     bookmarks: int = 0
+    hurry: bool = False
+    """The writing is over: take what is left without dawdling."""
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -104,7 +106,7 @@ class Watcher:
                 leave_after -= 1
                 if leave_after <= 0:
                     return
-                if self.habit == "dawdles" and self.random.random() < 0.05:
+                if self.habit == "dawdles" and not self.hurry and self.random.random() < 0.05:
                     await asyncio.sleep(self.random.random() * 0.3)
 
     def _take(self, event: dict[str, Any]) -> bool:
@@ -222,8 +224,10 @@ async def _until_drained(
                 task.result()  # an assertion of the watcher's own
         return all(len(w.streams[-1].events) >= len(history.events(w.selects, w.streams[-1].since)) for w in watchers)
 
+    for watcher in watchers:
+        watcher.hurry = True
     try:
-        await eventually(drained, within_s=15)
+        await eventually(drained, within_s=15 + 2 * SECONDS)
     except AssertionError:
         pass  # judged with the history at hand, which says what is missing
     for task in tasks:
