@@ -31,7 +31,6 @@ _STALLING = {
     "SecretInvalid",
     "SourceInvalid",
     "SourceTooLarge",
-    "SourceUnsupported",
     "CatalogRefused",
     "CatalogEmpty",
 }
