@@ -33,7 +33,14 @@ from tests.support.certificates import Authority
 from tests.support.etcd import EtcdProcess, FoundEtcd, free_ports
 from tests.support.fbc import catalog
 from tests.support.gitserver import GitHTTPS, GitRepository
-from tests.support.kube import KubeAPIServer, Kubectl, aggregated_service, find_kube
+from tests.support.kube import (
+    ControllerManager,
+    KubeAPIServer,
+    Kubectl,
+    aggregated_service,
+    find_controller_manager,
+    find_kube,
+)
 from tests.support.registry import FakeRegistry, Image, catalog_image
 from tests.support.server import API, ServerProcess, run_cli
 from tests.support.waiting import eventually
@@ -494,6 +501,34 @@ async def test_objects_of_a_deleted_repository_are_deleted(
     finally:
         watching.kill()
         watching.communicate()
+
+
+async def test_a_namespace_is_deleted_to_the_end_and_its_packages_with_it(
+    server: Server, cluster: Cluster, namespace: str, registry: FakeRegistry, tmp_path: Path
+) -> None:
+    """With the real namespace and garbage collector controllers, which go through everything that discovery lists."""
+    binary = find_controller_manager()
+    if binary is None:
+        pytest.skip("NO KUBE-CONTROLLER-MANAGER FOUND in KUBEBUILDER_ASSETS: nobody here deletes namespaces")
+    await registry.push(image_of(tmp_path / "catalog", "1.0.0"), "team/catalog", "v1")
+    await off_the_loop(cluster.admin.apply, repository(namespace, "community", oci(registry)))
+    wait = ("wait", "crepo/community", "--for=condition=Ready", "--timeout=30s")
+    await off_the_loop(cluster.admin.run, "-n", namespace, *wait)
+    manager = ControllerManager(binary, cluster.kube)
+    manager.start()
+    try:
+        deleted, said = await off_the_loop(
+            cluster.admin.tried, "delete", "namespace", namespace, "--wait", "--timeout=50s"
+        )
+        assert deleted, said + manager.log()[-4000:]
+        path = f"/apis/cacheserver.dev/v1alpha1/namespaces/{namespace}/packages"
+
+        async def empty() -> bool:
+            return not json.loads(await off_the_loop(cluster.admin.run, "get", "--raw", path))["items"]
+
+        await eventually(empty, within_s=20)
+    finally:
+        manager.stop()
 
 
 async def next_line(process: subprocess.Popen[str]) -> list[str]:

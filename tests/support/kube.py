@@ -1,8 +1,8 @@
 """A real kube-apiserver for tests, with an etcd and certificates of its own, on loopback, in a temporary directory.
 
-Found where $KUBEBUILDER_ASSETS says (the directory with kube-apiserver, etcd and kubectl, as envtest has it). There is
-no controller-manager: nothing aggregates roles, deletes a namespace's content or collects garbage. A process started
-here dies with the test run.
+Found where $KUBEBUILDER_ASSETS says (the directory with kube-apiserver, etcd and kubectl, as envtest has it). Nothing
+aggregates roles, deletes a namespace's content or collects garbage, unless a test starts a ControllerManager, which
+envtest does not bring but may lie there too. A process started here dies with the test run.
 """
 
 from __future__ import annotations
@@ -202,6 +202,49 @@ class KubeAPIServer:
             "--max-requests-inflight=400",
             "--v=2",  # tells of certificates that were loaded anew
         ]
+
+
+def find_controller_manager() -> Path | None:
+    """$KUBEBUILDER_ASSETS/kube-controller-manager, if somebody put one there."""
+    path = Path(os.environ.get("KUBEBUILDER_ASSETS", "")) / "kube-controller-manager"
+    return path if path.is_file() else None
+
+
+class ControllerManager:
+    """kube-controller-manager with the controllers that meet every resource a cluster discovers."""
+
+    def __init__(self, binary: Path, server: KubeAPIServer) -> None:
+        self._binary = binary
+        self._server = server
+        self._log = server.directory / "controller-manager.log"
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        flags = [
+            f"--kubeconfig={self._server.kubeconfig('controller-manager')}",
+            "--controllers=namespace-controller,garbage-collector-controller",
+            "--leader-elect=false",
+            "--secure-port=0",
+            "--concurrent-gc-syncs=2",
+            "--v=2",
+        ]
+        with self._log.open("ab") as log:
+            self._child = subprocess.Popen(
+                command(str(self._binary), flags),
+                cwd=self._server.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def stop(self) -> None:
+        if self._child is not None and self._child.poll() is None:
+            self._child.kill()
+            self._child.wait()
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
 
 
 class Kubectl:
