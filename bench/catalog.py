@@ -9,7 +9,7 @@ from pathlib import Path
 
 import orjson
 
-from bench import fbc, processes, serve, watchers
+from bench import fbc, fill, processes, serve, watchers
 from bench.errors import BenchError
 from bench.options import Options
 from bench.processes import Etcd, Finished
@@ -23,7 +23,7 @@ _CHANGE_WITHIN_S = 30.0
 
 def measure(options: Options, report: Report) -> None:
     """Every question, `rounds` times, each round on an empty etcd. Raises: BenchError."""
-    catalog = _copy(options, report)
+    catalog = copy_catalog(options, report, "catalog")
     for _ in range(options.rounds):
         report.add("validate", _command(_run("validate", [str(catalog)], options), "under 1.5 s"))
         with processes.etcd(options.etcd, options.work) as etcd:
@@ -31,6 +31,12 @@ def measure(options: Options, report: Report) -> None:
                 # The server follows etcd meanwhile, as it does in a cluster.
                 report.add("ingest, cold", _command(_ingest(catalog, etcd, options), "under 3 s"))
                 report.add("ingest, unchanged", _command(_ingest(catalog, etcd, options), "under 0.5 s"))
+                first_change(catalog)
+                report.add("ingest, one changed bundle", _command(_ingest(catalog, etcd, options), ""))
+                processes.ask("bench.fill", fill.Forget(etcd.endpoint), fill.Forgotten, options.work)
+                # As after a crash before the last write, or with another version of the settings: all of it is compared
+                # with what etcd holds, and nothing is written.
+                report.add("ingest, replay of what is there", _command(_ingest(catalog, etcd, options), ""))
             with processes.server(etcd, options.work) as server:
                 serve.started(server, report, "the catalog")
                 target = server.target
@@ -44,9 +50,9 @@ def measure(options: Options, report: Report) -> None:
             _one_change(catalog, etcd, options, report)
 
 
-def _copy(options: Options, report: Report) -> Path:
-    """The catalog to ingest, in a place where it may be changed."""
-    target = options.work / "catalog"
+def copy_catalog(options: Options, report: Report, name: str) -> Path:
+    """The catalog to ingest, in a place of that name where it may be changed."""
+    target = options.work / name
     if options.catalog is not None:
         shutil.copytree(options.catalog, target)
         said = "as given"
@@ -76,6 +82,15 @@ def _questions(target: Target, options: Options) -> list[Question]:
     gets = [f"{NAMESPACED}/packagerevisions/{name}" for name in names[:1000]]
     return [
         Question("GET a revision", gets, "req/s", connections=options.connections, alternatives=True),
+        Question(
+            "content download, gzipped tar",
+            [f"{path}/content" for path in gets],
+            "downloads/s",
+            "",
+            {"Accept": "application/gzip"},
+            connections=8,
+            alternatives=True,
+        ),
         Question("LIST packages", [f"{API}/packages"], "lists/s"),
         Question("LIST packagerevisions", [f"{API}/packagerevisions"], "lists/s"),
         Question("LIST packagerevisions gzip", [f"{API}/packagerevisions"], "lists/s", "", {"Accept-Encoding": "gzip"}),
@@ -100,7 +115,7 @@ def _one_change(catalog: Path, etcd: Etcd, options: Options, report: Report) -> 
             helper.answer(watchers.Ready, within_s=30)
             before = server.child.cpu_s()
             began = time.perf_counter()
-            _change(catalog)
+            first_change(catalog)
             server.child.popen.send_signal(signal.SIGHUP)
             seen = helper.answer(watchers.Result, within_s=_CHANGE_WITHIN_S + 5)
             seconds = time.perf_counter() - began
@@ -119,7 +134,8 @@ def _until_claimed(server: processes.Server) -> None:
     server.child.until(lambda: b'"lastCheckedAt"' in fetch(target, path), what="done with its first look")
 
 
-def _change(catalog: Path) -> None:
+def first_change(catalog: Path, *, write: bool = True) -> tuple[Path, bytes]:
+    """The first file with a bundle and its content with one bundle changed, written there. Raises: BenchError."""
     for path in sorted(catalog.rglob("*")):
         if path.is_file():
             content = path.read_bytes()
@@ -127,6 +143,7 @@ def _change(catalog: Path) -> None:
                 made = fbc.changed(content)
             except ValueError:
                 continue  # no bundle in it
-            path.write_bytes(made)
-            return
+            if write:
+                path.write_bytes(made)
+            return path, made
     raise BenchError(f"{catalog}: no bundle to change")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,14 @@ def _rank(ordered: Sequence[float], part: float) -> float:
 def median(values: Sequence[float]) -> float:
     """The middle one, or the mean of the two in the middle; 0.0 for none."""
     return statistics.median(values) if values else 0.0
+
+
+def exponent(points: Mapping[float, float]) -> float:
+    """How y grows with x: the least-squares slope of log y on log x. 0.0 for fewer than two points."""
+    placed = [(math.log(x), math.log(y)) for x, y in points.items() if x > 0 and y > 0]
+    if len(placed) < 2:
+        return 0.0
+    return statistics.linear_regression([x for x, _ in placed], [y for _, y in placed]).slope
 
 
 def samples() -> array[float]:

@@ -11,7 +11,7 @@ import dataclasses
 import random
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +33,8 @@ _MOST_IN_FLIGHT = 512
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """`packages` objects of about `object_bytes` each as served, spread evenly over `repositories`.
+    """`packages` objects of about `object_bytes` each as served, spread evenly over `repositories`; `revisions` of
+    each, of about `revision_bytes`.
 
     Package names repeat in every repository, so that a label on one finds `repositories` objects.
     """
@@ -41,6 +42,8 @@ class Shape:
     packages: int = 5000
     repositories: int = 10
     object_bytes: int = 3400
+    revisions: int = 0
+    revision_bytes: int = 1600
     seed: int = 1
 
     def repository(self, number: int) -> str:
@@ -56,6 +59,10 @@ class Shape:
     def name(self, number: int) -> str:
         return names.package_name(self.repository(number), self.package(number))
 
+    def revision_name(self, number: int, revision: int) -> str:
+        version = words.semantic_version(revision)
+        return names.revision_name(self.repository(number), self.package(number), version)
+
 
 @dataclass(frozen=True, slots=True)
 class Fill:
@@ -69,6 +76,18 @@ class Fill:
 class Filled:
     objects: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Job: drop what the last syncs noted, as if each had broken off before its last write. The objects stay."""
+
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    repositories: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +139,40 @@ def record(shape: Shape, number: int, *, stamp: int = 0) -> Record:
     return dataclasses.replace(made, status=orjson.dumps(status))
 
 
+def revision_record(shape: Shape, number: int, revision: int) -> Record:
+    """Revision `revision` of package `number`; the APIs it provides fill it up, as they do in real catalogs."""
+    rng = random.Random(f"{shape.seed}/{number}/{revision}")
+    package, version = shape.package(number), words.semantic_version(revision)
+    key = Key(Kind.REVISION, NAMESPACE, shape.repository(number), package, f"{package}.v{version}")
+    labels = {
+        model.LABEL_REPOSITORY: key.repository,
+        model.LABEL_PACKAGE: package,
+        model.LABEL_FORMAT: str(model.Format.FBC),
+        model.LABEL_LIFECYCLE: "Published",
+    }
+    spec = {
+        "repository": key.repository,
+        "packageName": package,
+        "revision": key.revision,
+        "version": version,
+        "lifecycle": "Published",
+        "format": str(model.Format.FBC),
+    }
+    apis: list[dict[str, str]] = []
+    status = {
+        "channels": [{"name": "stable"}],
+        "image": f"quay.io/bench/{package}-bundle@sha256:{words.hexadecimal(rng)}",
+        "content": {"digest": f"sha256:{words.hexadecimal(rng)}", "size": rng.randint(4_000, 40_000), "files": 3},
+        "providedAPIs": apis,
+    }
+    made = Record(key, shape.revision_name(number, revision), labels, orjson.dumps(spec), orjson.dumps(status))
+    room = shape.revision_bytes - len(model.with_resource_version(Kind.REVISION, _served(made), 10**6))
+    while room > 100:
+        apis.append({"group": f"{package}.example.com", "version": "v1", "kind": words.name(rng).title()})
+        room -= len(orjson.dumps(apis[-1])) + 1
+    return dataclasses.replace(made, status=orjson.dumps(status))
+
+
 def _served(made: Record) -> bytes:
     return model.encode(made, previous=None, now=_NOW)
 
@@ -163,11 +216,29 @@ async def fill(job: Fill) -> Filled:
     async with AsyncExitStack() as stack:
         store, claims = await _open(stack, job.endpoint, job.shape)
 
-        async def write(number: int) -> None:
-            await store.put(claims[job.shape.repository(number)], record(job.shape, number), None)
+        async def write(at: int) -> None:
+            # A package's revisions, then the package, as ingestion does it.
+            number, revision = divmod(at, job.shape.revisions + 1)
+            package = revision == job.shape.revisions
+            made = record(job.shape, number) if package else revision_record(job.shape, number, revision)
+            await store.put(claims[job.shape.repository(number)], made, None)
 
-        await in_parallel(range(job.shape.packages), write)
-    return Filled(job.shape.packages, time.perf_counter() - began)
+        objects = job.shape.packages * (job.shape.revisions + 1)
+        await in_parallel(range(objects), write)
+    return Filled(objects, time.perf_counter() - began)
+
+
+async def forget(job: Forget) -> Forgotten:
+    """Raises: EtcdError."""
+    async with Client([job.endpoint]) as client:
+        store = Store(client)
+        await store.open()
+        found = await store.repositories()
+        async with store.session("bench") as session:
+            for repository in found:
+                claim = await session.claim(f"{repository.namespace}/{repository.name}")
+                await store.put_state(claim, repository, None)
+    return Forgotten(len(found))
 
 
 class _Writer:
@@ -214,7 +285,8 @@ async def churn(job: Churn) -> Churned:
         writer = _Writer(store, claims, job.shape, stored)
         began = time.perf_counter()
         if job.rate:
-            late_s = await _on_schedule(writer, job)
+            most = min(_MOST_IN_FLIGHT, job.shape.packages)
+            late_s = await on_schedule(writer.write, job.writes, job.rate, most=most)
         else:
             late_s = 0.0
             await in_parallel(range(job.writes), writer.write, width=min(job.width, count))
@@ -223,20 +295,23 @@ async def churn(job: Churn) -> Churned:
     return Churned(job.writes, seconds, took.p50_ms, took.p99_ms, took.max_ms, late_s * 1e3, writer.acknowledged)
 
 
-async def _on_schedule(writer: _Writer, job: Churn) -> float:
-    """An open loop: a slow answer delays no other write. Returns the most seconds a write began late."""
+async def on_schedule(write: Callable[[int], Awaitable[None]], writes: int, rate: float, *, most: int) -> float:
+    """An open loop: a slow answer delays no other write. Returns the most seconds a write began late.
+
+    most: writes under way at the same time.
+    """
     began, late_s = time.perf_counter(), 0.0
-    turn = asyncio.Semaphore(min(_MOST_IN_FLIGHT, job.shape.packages))
+    turn = asyncio.Semaphore(most)
 
     async def one(number: int) -> None:
         try:
-            await writer.write(number)
+            await write(number)
         finally:
             turn.release()
 
     async with asyncio.TaskGroup() as group:
-        for number in range(job.writes):
-            due = began + number / job.rate
+        for number in range(writes):
+            due = began + number / rate
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             await turn.acquire()
             late_s = max(late_s, time.perf_counter() - due)
@@ -261,6 +336,9 @@ def main() -> None:
     import uvloop
 
     raw = orjson.loads(sys.stdin.buffer.readline())
+    if "shape" not in raw:
+        sys.stdout.buffer.write(orjson.dumps(uvloop.run(forget(Forget(**raw)))) + b"\n")
+        return
     shape = Shape(**raw.pop("shape"))
     result: Filled | Churned
     if "writes" in raw:

@@ -33,7 +33,9 @@ class Job:
     """What to ask: `paths` in turn, over `connections`, counted for `seconds` after `warm_up_s`.
 
     url: scheme, host and port. ca: file that the server's certificate must lead to (https). headers: for each request,
-    a bearer token among them. cpu_of: pids whose CPU is read at both ends of the counted time.
+    a bearer token among them. certificate, key: files of what we show as client; empty: nothing.
+    cpu_of: pids whose CPU is read at both ends of the counted time. begin_at: CLOCK_MONOTONIC seconds when counting
+    begins, so that jobs in several processes count the same time; 0: after `warm_up_s`. Past already: an error.
     """
 
     url: str
@@ -43,7 +45,10 @@ class Job:
     warm_up_s: float = 0.3
     headers: Mapping[str, str] = field(default_factory=dict)
     ca: str = ""
+    certificate: str = ""
+    key: str = ""
     cpu_of: Sequence[int] = ()
+    begin_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,16 +252,18 @@ def requests(url: str, paths: Sequence[str], headers: Mapping[str, str]) -> list
     return [f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode() for path in paths]
 
 
-def address(url: str, ca: str) -> tuple[str, int, ssl.SSLContext | None]:
-    """Host, port and TLS (None for http) of a server's URL."""
+def address(url: str, ca: str, certificate: str = "", key: str = "") -> tuple[str, int, ssl.SSLContext | None]:
+    """Host, port and TLS (None for http) of a server's URL. certificate, key: files; what we show, if anything."""
     parts = urlsplit(url)
     tls = ssl.create_default_context(cafile=ca or None) if parts.scheme == "https" else None
+    if tls is not None and certificate:
+        tls.load_cert_chain(certificate, key)
     return parts.hostname or "", parts.port or (443 if tls else 80), tls
 
 
 async def drive(job: Job) -> Result:
     """Run one job. Raises: OSError, TimeoutError when the server does not accept."""
-    host, port, tls = address(job.url, job.ca)
+    host, port, tls = address(job.url, job.ca, job.certificate, job.key)
     loop = asyncio.get_running_loop()
     run = _Run(job)
     made: list[_Connection] = []
@@ -269,7 +276,10 @@ async def drive(job: Job) -> Result:
         async with asyncio.timeout(_CONNECT_WITHIN_S), asyncio.TaskGroup() as group:
             for _ in range(job.connections):
                 group.create_task(connect())
-        await asyncio.sleep(job.warm_up_s)
+        wait_s = job.begin_at - time.monotonic() if job.begin_at else job.warm_up_s
+        if wait_s < 0:
+            raise TimeoutError(f"the counted time began {-wait_s:.1f} s ago")
+        await asyncio.sleep(wait_s)
         run.begin()
         await asyncio.sleep(job.seconds)
         return run.result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,10 @@ class Options:
 
     work: a temporary directory of this run. catalog: what to ingest; None: one is made as `generated` says.
     shape: of the objects in etcd for everything but the catalog. burst: writes as fast as they go.
+    bundle: a git bundle of KRM packages; None: a repository of them is made. large_bytes: of the catalog whose ingest's
+    memory is measured.
+    fan_out: numbers of watchers of a burst, beside `watchers`.
+    informers: that start at once. peers: programs to compare with, by name. peer_burst: writes while they are compared.
     seconds: counted time of one round of a request measure. watch_seconds: of a round of paced writes.
     """
 
@@ -31,3 +36,13 @@ class Options:
     burst: int = 1500
     shape: fill.Shape = field(default_factory=fill.Shape)
     generated: fbc.Shape = field(default_factory=fbc.Shape)
+    fan_out: Sequence[int] = (100, 10_000)
+    informers: int = 100
+    peer_burst: int = 400
+    peers: Mapping[str, Path] = field(default_factory=dict)
+    scale_revisions: Sequence[int] = (1_000, 10_000, 100_000)
+    scale_watchers: Sequence[int] = (100, 1_000, 10_000)
+    scale_processes: Sequence[int] = (1, 2, 4)
+    scale_minutes: float = 15.0
+    bundle: Path | None = None
+    large_bytes: int = 57_000_000

@@ -5,11 +5,14 @@ Each process asks the kernel to die with us (cacheserver.etcd.supervise), so sta
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
 import selectors
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -74,6 +77,7 @@ class Child:
 
     def __init__(self, name: str, arguments: Sequence[str], directory: Path, **popen: Any) -> None:  # Popen's own
         self.name = name
+        self.directory = directory
         self._log = directory / f"{name}.log"
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("ETCD_", "CACHESERVER_"))}
         environment["PYTHONPATH"] = str(ROOT)
@@ -144,17 +148,36 @@ class Etcd:
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """Files of one side of TLS: what it shows, and the authority that the other side's certificate must lead to."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
-    """ready_s: from its start to /readyz answering 200."""
+    """ready_s: from its start to /readyz answering 200. client: what clients show, where it serves TLS."""
 
     child: Child
     url: str
     ready_s: float
+    client: Identity | None = None
 
     @property
     def target(self) -> Target:
         """As the questions see it."""
-        return Target(self.url, self.child.pids)
+        return secured(Target(self.url, self.child.pids), self.client)
+
+
+def secured(target: Target, client: Identity | None) -> Target:
+    """The target as `client` asks it."""
+    if client is None:
+        return target
+    return dataclasses.replace(
+        target, ca=str(client.authority), certificate=str(client.certificate), key=str(client.key)
+    )
 
 
 @contextmanager
@@ -194,15 +217,24 @@ def etcd(binary: EtcdBinary, directory: Path) -> Iterator[Etcd]:
 
 
 @contextmanager
-def server(of: Etcd, directory: Path, flags: Sequence[str] = ()) -> Iterator[Server]:
-    """`cacheserver serve` on that etcd, ready. Raises: BenchError."""
+def server(
+    of: Etcd,
+    directory: Path,
+    flags: Sequence[str] = (),
+    client: Identity | None = None,
+    within_s: float = _READY_WITHIN_S,
+) -> Iterator[Server]:
+    """`cacheserver serve` on that etcd, ready. client: of its clients, where `flags` make it serve TLS.
+
+    Raises: BenchError.
+    """
     port = free_port()
-    url = f"http://127.0.0.1:{port}"
+    url = f"{'https' if client else 'http'}://127.0.0.1:{port}"
     arguments = cacheserver("serve", *etcd_flags(of), f"--listen=127.0.0.1:{port}", *flags)
     with running(Child(f"cacheserver-{port}", arguments, directory)) as child:
-        ready_s = child.until(lambda: http_ok(f"{url}/readyz"), what="ready")
+        ready_s = child.until(lambda: http_ok(f"{url}/readyz", client), what="ready", within_s=within_s)
         try:
-            yield Server(child, url, ready_s)
+            yield Server(child, url, ready_s, client)
         except BenchError as exc:
             raise BenchError(f"{exc}\n--- the server's log ends with:\n{child.log()}") from exc
 
@@ -301,9 +333,17 @@ def free_port() -> int:
         return int(held.getsockname()[1])
 
 
-def http_ok(url: str) -> bool:
+@functools.cache
+def context(client: Identity) -> ssl.SSLContext:
+    """TLS as that client; made once, for it costs milliseconds."""
+    tls = ssl.create_default_context(cafile=client.authority)
+    tls.load_cert_chain(client.certificate, client.key)
+    return tls
+
+
+def http_ok(url: str, client: Identity | None = None) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
+        with urllib.request.urlopen(url, timeout=2, context=context(client) if client else None) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False

@@ -13,7 +13,8 @@ from pathlib import Path
 import orjson
 
 import cacheserver
-from bench.figures import median
+from bench import plot
+from bench.figures import exponent, median
 from bench.processes import ROOT, EtcdBinary
 
 
@@ -25,6 +26,35 @@ class Sample:
     unit: str
     parts: Mapping[str, float] = field(default_factory=dict)
     aim: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """One round of two sides. value: over 1 in our favour. second: the same of `part`, 0 without one.
+
+    aim: what the value should reach, 0 for none. compared: what of the two was held against each other.
+    """
+
+    value: float
+    second: float
+    ours: float
+    theirs: float
+    unit: str
+    aim: float
+    compared: str
+    part: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Medians by size. exponent: see figures.exponent. last: the exponent between the two largest sizes alone."""
+
+    name: str
+    x: str
+    unit: str
+    points: Mapping[float, float]
+    exponent: float
+    last: float
 
 
 @dataclass(slots=True)
@@ -83,12 +113,39 @@ class Report:
 
     def __init__(self, about: Machine, options: Mapping[str, object]) -> None:
         self._about = about
+        self._stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         self._options = dict(options)
         self._rows: dict[str, Row] = {}
+        self._ratios: dict[str, list[Ratio]] = {}
+        self._curves: list[Curve] = []
         self._notes: list[str] = []
 
     def add(self, question: str, sample: Sample) -> None:
         self._rows.setdefault(question, Row(question)).samples.append(sample)
+
+    def has(self, question: str) -> bool:
+        return question in self._rows
+
+    def row(self, question: str) -> Row:
+        """Empty when it was not asked."""
+        return self._rows.get(question, Row(question))
+
+    def ratio(self, question: str, found: Ratio) -> None:
+        self._ratios.setdefault(question, []).append(found)
+
+    def curve(self, name: str, x: str, questions: Mapping[int, str]) -> None:
+        """The medians of those questions, as far as they were asked, over their sizes."""
+        rows = {float(size): self.row(question) for size, question in questions.items() if self.has(question)}
+        points = {size: row.value for size, row in rows.items()}
+        if points:
+            unit = next(iter(rows.values())).samples[0].unit
+            ends = dict(sorted(points.items())[-2:])
+            self._curves.append(Curve(name, x, unit, points, exponent(points), exponent(ends)))
+
+    @property
+    def ratios(self) -> Mapping[str, Sequence[Ratio]]:
+        """Every round of each question that two sides were asked."""
+        return self._ratios
 
     def note(self, text: str) -> None:
         """Something the reader of the table must know; said once."""
@@ -113,14 +170,86 @@ class Report:
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in (head, *body)
         ]
-        return "\n".join([self._title(), "", *(line.rstrip() for line in lines), *_bullets(self._notes)])
+        said = [self._title(), "", *(line.rstrip() for line in lines)]
+        return "\n".join([*said, *self._ratio_lines(), *self._curve_lines(), *_bullets(self._notes)])
+
+    def _curve_lines(self) -> list[str]:
+        if not self._curves:
+            return []
+        lines = ["", "curve | by | points | exponent | between the largest two"]
+        for curve in self._curves:
+            points = ", ".join(f"{x:,.0f}: {shown(y)}" for x, y in curve.points.items())
+            cells = [f"{curve.name} ({curve.unit})", curve.x, points, f"{curve.exponent:.2f}", f"{curve.last:.2f}"]
+            lines.append(" | ".join(cells))
+        return lines
+
+    def plot(self, directory: Path, name: str) -> list[Path]:
+        """SVG files of what can be drawn, ratios and curves each in one; returns them."""
+        directory.mkdir(parents=True, exist_ok=True)
+        drawn: dict[str, str] = {}
+        about = self._title().splitlines()
+        if self._ratios:
+            bars = [
+                plot.Bar(question, value, found[0].aim, f"{shown(value)}×")
+                for question, found in self._ratios.items()
+                if (value := median([each.value for each in found]))
+            ]
+            note = "median ratio of the rounds, over 1: for cacheserver; the stroke is the aim"
+            drawn["ratios"] = plot.bars("cacheserver beside kube-apiserver", [*about, note], bars)
+        if self._curves:
+            panels = [
+                plot.Line(each.name, each.x, each.unit, each.points, f"exponent {each.exponent:.2f}")
+                for each in self._curves
+            ]
+            drawn["curves"] = plot.lines("how it grows", about, panels)
+        if not drawn:
+            drawn["rows"] = self._rates(about)
+        paths = []
+        for kind, content in drawn.items():
+            paths.append(directory / f"{name}-{self._stamp}-{kind}.svg")
+            paths[-1].write_text(content, encoding="utf-8")
+        return paths
+
+    def _rates(self, about: Sequence[str]) -> str:
+        """Every figure as a bar; one axis for all units, for the eye only."""
+        bars = [
+            plot.Bar(row.question, row.value, 0.0, f"{shown(row.value)} {row.samples[0].unit}")
+            for row in self._rows.values()
+        ]
+        return plot.bars("cacheserver", [*about, "medians of the rounds, each in its own unit"], bars)
+
+    def _ratio_lines(self) -> list[str]:
+        if not self._ratios:
+            return []
+        lines = ["", "ratio (over 1: for cacheserver) | rounds | aim | met | ours | theirs | second ratio | compared"]
+        for question, rounds in self._ratios.items():
+            first, value = rounds[0], median([each.value for each in rounds])
+            cells = [
+                f"{question}: {shown(value)}",
+                " ".join(shown(each.value) for each in rounds),
+                f"{first.aim:.0f}" if first.aim else "-",
+                ("yes" if value >= first.aim else "NO") if first.aim else "-",
+                f"{shown(median([each.ours for each in rounds]))} {first.unit}",
+                f"{shown(median([each.theirs for each in rounds]))} {first.unit}",
+                f"{shown(median([each.second for each in rounds]))} ({first.part})" if first.part else "-",
+                first.compared,
+            ]
+            lines.append(" | ".join(cells))
+        return lines
 
     def write(self, directory: Path, name: str) -> Path:
         """The same as JSON, every round included; returns the file."""
         directory.mkdir(parents=True, exist_ok=True)
-        path = directory / f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
+        path = directory / f"{name}-{self._stamp}.json"
         rows = [{"question": row.question, "median": row.value, "rounds": row.samples} for row in self._rows.values()]
-        said = {"machine": self._about, "options": self._options, "notes": self._notes, "rows": rows}
+        said = {
+            "machine": self._about,
+            "options": self._options,
+            "notes": self._notes,
+            "rows": rows,
+            "ratios": self._ratios,
+        }
+        said["curves"] = [_curve(each) for each in self._curves]
         path.write_bytes(orjson.dumps(said, option=orjson.OPT_INDENT_2) + b"\n")
         return path
 
@@ -130,6 +259,18 @@ class Report:
             f"{about.cpu}, {about.cores} cores, {about.memory_gib} GiB, {about.system}, load {about.load_before}\n"
             f"{about.python}, etcd {about.etcd}, cacheserver {about.cacheserver} at {about.commit}"
         )
+
+
+def _curve(curve: Curve) -> dict[str, object]:
+    """For JSON, whose keys are strings."""
+    return {
+        "name": curve.name,
+        "by": curve.x,
+        "unit": curve.unit,
+        "points": [[x, y] for x, y in curve.points.items()],
+        "exponent": curve.exponent,
+        "exponent_between_the_largest_two": curve.last,
+    }
 
 
 def shown(value: float) -> str:

@@ -6,7 +6,6 @@ comes after the same history.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,10 +16,9 @@ from bench.errors import BenchError
 from bench.options import Options
 from bench.processes import Server
 from bench.report import Report, Sample
-from bench.target import TABLE, Target, fetch
+from bench.target import TABLE, Target, fetch, list_metadata
 
 _PAGE = 500
-_CONTINUE = re.compile(rb'"continue":"([^"]+)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +116,8 @@ def ask(question: Question, target: Target, options: Options) -> Sample:
         options.seconds,
         headers={**target.headers, **question.headers},
         ca=target.ca,
+        certificate=target.certificate,
+        key=target.key,
         cpu_of=target.pids,
     )
     done = processes.ask("bench.load", job, load.Result, options.work)
@@ -126,6 +126,8 @@ def ask(question: Question, target: Target, options: Options) -> Sample:
     answers = done.requests / question.requests
     parts = {
         "per_server_cpu_s": answers / max(done.server_cpu_s, 0.01),
+        "server_us_each": done.server_cpu_s / answers * 1e6,
+        "client_us_each": done.client_cpu_s / answers * 1e6,
         "p50_ms": done.p50_ms,
         "p99_ms": done.p99_ms,
         "max_ms": done.max_ms,
@@ -142,8 +144,7 @@ def pages(target: Target, first: str) -> list[str]:
     """Paths of every page of a list, in order, as a client would find them."""
     paths = [first]
     while True:
-        body = fetch(target, paths[-1])
-        found = _CONTINUE.search(body[:1000])
-        if found is None:
+        following = list_metadata(fetch(target, paths[-1])).get("continue")
+        if not following:
             return paths
-        paths.append(f"{first}&continue={quote(found[1].decode())}")
+        paths.append(f"{first}&continue={quote(following)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench import fill, processes, watchers
@@ -13,6 +15,8 @@ from bench.report import Report, Sample
 from bench.target import Target, list_version
 
 _SAMPLED_STREAMS = 50
+_EVENTS = 200_000
+"""Of one fan-out, however many watchers share them."""
 _SETTLE_S = 30.0
 
 
@@ -25,11 +29,26 @@ class Load:
     rate: float = 0.0
 
 
+Churned = fill.Churned
+Write = Callable[[Load], Churned]
+"""Makes the writes of a load and returns when all are answered."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     ready: watchers.Ready
     watched: watchers.Result
     churned: fill.Churned
+
+
+def into_etcd(options: Options, etcd: Etcd) -> Write:
+    """Writes as ingestion makes them."""
+
+    def write(load: Load) -> fill.Churned:
+        churn = fill.Churn(etcd.endpoint, options.shape, load.writes, load.rate)
+        return processes.ask("bench.fill", churn, fill.Churned, options.work)
+
+    return write
 
 
 def measure(options: Options, report: Report, etcd: Etcd) -> None:
@@ -39,39 +58,45 @@ def measure(options: Options, report: Report, etcd: Etcd) -> None:
         "the writer (which takes a moment to arrive, so it is a little too small)"
     )
     steady = _paced(options.latency_watchers, options.write_rate, options)
+    write = into_etcd(options, etcd)
     for _ in range(options.rounds):
-        with processes.server(etcd, options.work) as server:
+        with processes.server(etcd, options.work, [f"--max-watches={max(options.fan_out) + 1000}"]) as server:
             target = server.target
-            burst = run(Load(options.watchers, options.burst), options, etcd, target)
-            report.add(f"fan-out to {options.watchers} watchers, a burst of {options.burst} writes", _throughput(burst))
-            paced = run(_paced(options.watchers, 2 * options.write_rate, options), options, etcd, target)
+            for count in options.fan_out:
+                spread = Load(count, max(10, min(_EVENTS // count, options.burst)))
+                what = f"fan-out to {count:,} watchers, a burst of {spread.writes} writes"
+                report.add(what, dataclasses.replace(throughput(run(spread, options, write, target)), aim=""))
+            burst = run(Load(options.watchers, options.burst), options, write, target)
+            report.add(f"fan-out to {options.watchers} watchers, a burst of {options.burst} writes", throughput(burst))
+            paced = run(_paced(options.watchers, 2 * options.write_rate, options), options, write, target)
             rate = f"{2 * options.write_rate:.0f} writes/s"
-            report.add(f"fan-out to {options.watchers} watchers, {rate}", _throughput(paced))
-            outcome = run(steady, options, etcd, target)
-            _delays(report, f"{steady.watchers} watchers, {steady.rate:.0f} writes/s", outcome)
+            report.add(f"fan-out to {options.watchers} watchers, {rate}", throughput(paced))
+            outcome = run(steady, options, write, target)
+            delays(report, f"{steady.watchers} watchers, {steady.rate:.0f} writes/s", outcome)
             after = server.child.memory()
             report.add(
                 "RSS after all watches", Sample(after.rss / 1e6, "MB", {"peak_MB": after.peak / 1e6}, "under 200 MB")
             )
 
 
-def run(wanted: Load, options: Options, etcd: Etcd, target: Target) -> Outcome:
+def run(wanted: Load, options: Options, write: Write, target: Target, *, settle_s: float = _SETTLE_S) -> Outcome:
     """Open the streams, write, wait for every event at every watcher. Raises: BenchError if one is missing."""
     job = watchers.Job(
         url=target.url,
         path=f"{target.packages}?watch=true&resourceVersion={list_version(target, target.packages)}",
         streams=wanted.watchers,
         expect=wanted.watchers * wanted.writes,
-        longest_s=(wanted.writes / wanted.rate if wanted.rate else 0) + _SETTLE_S,
+        longest_s=(wanted.writes / wanted.rate if wanted.rate else 0) + settle_s,
         sample_every=max(1, wanted.watchers // _SAMPLED_STREAMS),
         headers=target.headers,
         ca=target.ca,
+        certificate=target.certificate,
+        key=target.key,
         cpu_of=target.pids,
     )
-    churn = fill.Churn(etcd.endpoint, options.shape, wanted.writes, wanted.rate)
     with processes.helper("bench.watchers", job, options.work) as helper:
         ready = helper.answer(watchers.Ready, within_s=120)
-        churned = processes.ask("bench.fill", churn, fill.Churned, options.work)
+        churned = write(wanted)
         watched = helper.answer(watchers.Result, within_s=job.longest_s)
     if watched.ended or watched.fewest != wanted.writes or watched.most != wanted.writes:
         raise BenchError(
@@ -85,7 +110,7 @@ def _paced(count: int, rate: float, options: Options) -> Load:
     return Load(count, round(rate * options.watch_seconds), rate)
 
 
-def _throughput(outcome: Outcome) -> Sample:
+def throughput(outcome: Outcome) -> Sample:
     watched = outcome.watched
     seconds = max(watched.seconds, 1e-6)
     parts = {
@@ -97,7 +122,7 @@ def _throughput(outcome: Outcome) -> Sample:
     return Sample(watched.events / seconds, "events/s", parts, "100,000/s, 6 us")
 
 
-def _delays(report: Report, what: str, outcome: Outcome) -> None:
+def delays(report: Report, what: str, outcome: Outcome, *, aim: str = "under 50 ms") -> None:
     """The delay of every sampled event from two beginnings; see the note in measure()."""
     acknowledged = dict(outcome.churned.acknowledged)
     watched = outcome.watched
@@ -114,9 +139,9 @@ def _delays(report: Report, what: str, outcome: Outcome) -> None:
         "writer_late_ms": outcome.churned.late_ms,
         **_cpu(watched),
     }
-    report.add(f"p99 delay from the write's begin, {what}", Sample(from_begin.p99_ms, "ms", parts, "under 50 ms"))
+    report.add(f"p99 delay from the write's begin, {what}", Sample(from_begin.p99_ms, "ms", parts, aim))
     parts = {"p50_ms": from_answer.p50_ms, "max_ms": from_answer.max_ms}
-    report.add(f"p99 delay from etcd's answer, {what}", Sample(from_answer.p99_ms, "ms", parts, "under 50 ms"))
+    report.add(f"p99 delay from etcd's answer, {what}", Sample(from_answer.p99_ms, "ms", parts, aim))
 
 
 def _cpu(watched: watchers.Result) -> dict[str, float]:
