@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import catalog, compare, fbc, fill, herd, kube, peers, scale, serve, sources, watch
+from bench import catalog, compare, fbc, fill, herd, kube, peers, scale, secured, serve, sources, watch
 from bench.errors import BenchError
 from bench.options import Options
 from bench.processes import ROOT, find_etcd
@@ -28,11 +28,13 @@ Measure cacheserver from outside, on loopback: etcd, the server and the load eac
   memory    what 10,000 revisions add to a server
   compare   the same questions to kube-apiserver with the same objects in a CRD, TLS on both, in turn: ratios
             (--peer kube-apiserver=PATH or $KUBEBUILDER_ASSETS; without one it is left out of `all`)
+  secured   the questions of serve and watch over TLS, by a user whom kube-apiserver is asked about, with two replicas
+            (needs a kube-apiserver as compare does; not part of `all`)
   scale     growth by revisions, watchers and processes, with exponents; at most --minutes; not part of `all`
   all       all of it (the default)
 """
 
-_PARTS = ("catalog", "sources", "serve", "watch", "herd", "memory", "compare", "scale", "all")
+_PARTS = ("catalog", "sources", "serve", "watch", "herd", "memory", "compare", "secured", "scale", "all")
 
 _READING = """\
 reading the table: every figure is the median of the rounds, which follow it. server_cores and client_cores are CPU
@@ -91,20 +93,23 @@ def _measure(what: str, options: Options, report: Report) -> None:
     if what in ("memory", "all"):
         _say("memory")
         scale.per_ten_thousand(options, report)
-    if what in ("compare", "all"):
-        _compare(what, options, report)
+    if what in ("compare", "secured", "all"):
+        _with_kube(what, options, report)
     if what == "scale":
         _say("scale")
         scale.measure(options, report)
 
 
-def _compare(what: str, options: Options, report: Report) -> None:
-    """Raises: BenchError, where it was asked for and there is no peer."""
+def _with_kube(what: str, options: Options, report: Report) -> None:
+    """Raises: BenchError, where it was asked for and there is no kube-apiserver."""
     binary = kube.find(options.peers.get(peers.KUBE_APISERVER))
-    if binary is not None:
+    if binary is not None and what == "secured":
+        _say("secured")
+        secured.measure(options, report, binary)
+    elif binary is not None:
         _say("compare")
         compare.measure(options, report, binary)
-    elif what == "compare":
+    elif what != "all":
         raise BenchError("no peer: --peer kube-apiserver=PATH, or KUBEBUILDER_ASSETS with the directory that has one")
     else:
         report.note("not compared: there is no kube-apiserver here (--peer kube-apiserver=PATH, KUBEBUILDER_ASSETS)")

@@ -211,13 +211,13 @@ def filled(kube: Kube, options: Options) -> crs.Filled:
 def _define(kube: Kube) -> None:
     """Raises: BenchError unless the apiserver takes the CRD and serves it."""
     try:
-        _post(kube, _CRD_PATH, _CRD)
+        post(kube, _CRD_PATH, _CRD)
     except (urllib.error.URLError, OSError) as exc:
         raise BenchError(f"kube-apiserver does not take the CRD: {exc}") from exc
     kube.until_served()
 
 
-def _post(kube: Kube, path: str, body: object) -> None:
+def post(kube: Kube, path: str, body: object) -> None:
     request = urllib.request.Request(
         kube.url + path, data=orjson.dumps(body), headers={"Content-Type": "application/json"}, method="POST"
     )
