@@ -190,7 +190,7 @@ class _Reading:
             # Another owner is written into everything by a sync that knows nothing yet; a refused one wrote nothing.
             return state.index if state and _same_owner(state, self.config) else ""
         report.outcome = Outcome.APPLIED
-        await _Apply(self.config, self.claim, self.rooms, catalog, served, report, self.progress).run(state)
+        await _Apply(self.config, self.claim, self.rooms, catalog, served, report, self.progress).run()
         return await self.rooms.blobs.put_bytes(catalog.index, "application/octet-stream", self.scratch)
 
 
@@ -263,15 +263,15 @@ class _Apply:
         self._progress = progress
         self._done = 0
 
-    async def run(self, state: IngestState | None) -> None:
+    async def run(self) -> None:
         self._report.unchanged += sum(len(self._served.get(name, ())) for name in self._catalog.unchanged)
         gone = self._gone()
         if not self._catalog.packages and not gone:
             return
-        if state is not None:
-            # From here on the index of the last sync no longer tells what is served: if this sync does not finish,
-            # the next one must not take a package for unchanged that was half written.
-            await self._store.put_state(self._claim, self._key, IngestState("", "", ""))
+        # From here on the index of the last sync no longer tells what is served: if this sync does not finish, the next
+        # one must not take a package for unchanged that was half written. The first sync says it too: a repository
+        # that has objects is known to the store, so that what is left of it can be found when it goes.
+        await self._store.put_state(self._claim, self._key, IngestState("", "", ""))
         await in_parallel(self._catalog.packages, self._package, width=PACKAGES_AT_ONCE)
         await in_parallel(gone, self._remove, width=PACKAGES_AT_ONCE)
 

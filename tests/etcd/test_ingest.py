@@ -253,6 +253,15 @@ async def test_a_sync_that_lost_its_claim_half_way_is_finished_by_the_next(world
         assert found["repo.app"]["status"]["latest"]["version"] == shifted[-1]
 
 
+async def test_a_first_sync_cut_short_leaves_a_repository_that_is_known_and_can_be_forgotten(world: World) -> None:
+    world.files.package("app", "1.0.0", "1.1.0")
+    await world._hold()
+    await _interrupted(world, after_writes=2)
+    assert KEY in await world.store.repositories()
+    assert await forget(KEY, await world._hold(), world.store) >= 1
+    assert await world.objects() == {}
+
+
 async def test_content_going_back_after_an_interrupted_sync_is_not_taken_for_unchanged(world: World) -> None:
     world.files.package("app", "1.0.0", "1.1.0")
     await world.sync()
