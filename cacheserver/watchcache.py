@@ -180,13 +180,6 @@ class WatchCache:
         """Seconds since the store was last heard from; small (under 3) while all is well."""
         return self._at.stale_for_s
 
-    def count(self, kind: Kind) -> int:
-        return len(self._kept[kind].state)
-
-    def watcher_count(self, kind: Kind) -> int:
-        """Watchers that wait now."""
-        return len(self._kept[kind].watchers.futures)
-
     # --- reads ---
 
     async def get(self, kind: Kind, name: Name, at: ReadAt) -> Entry | None:
