@@ -33,11 +33,11 @@ class Voucher:
     until: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Peer:
     """Who showed a certificate that leads to one of the CAs trusted at the handshake. Which CA is in `vouchers`.
 
-    fingerprint: SHA-256 of the certificate, in hexadecimal.
+    One a connection, and gone with it; equal to itself alone. fingerprint: SHA-256 of the certificate, in hexadecimal.
     """
 
     common_name: str

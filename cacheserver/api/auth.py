@@ -67,8 +67,9 @@ class ReviewingGate:
 
     async def identify(self, request: web.BaseRequest) -> Identity:
         """Raises: StatusError 401; 400 for impersonation, which kube-apiserver does before it asks us."""
+        headers = request.headers
         for name in _IMPERSONATION:
-            if name in request.headers:
+            if name in headers:
                 raise bad_request(f"{name}: impersonation is not supported here; ask through kube-apiserver")
         identity = await self._authenticator.identify(request)
         if identity is None:

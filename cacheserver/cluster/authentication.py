@@ -12,8 +12,10 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
+from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
@@ -39,6 +41,16 @@ _BAD_ESCAPE: Final = re.compile(r"%(?![0-9a-fA-F]{2})")
 _Headers = tuple[tuple[bytes, bytes], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What a trust makes of one connection's certificate. Until these Unix times it may speak for others (and 0: it
+    may not), and stands for `identity`."""
+
+    speaks_until: float
+    stands_until: float
+    identity: Identity
+
+
 class Authentication:
     """Implements the API's authenticator. Nothing that it reads of a request is read by anybody after it."""
 
@@ -47,33 +59,48 @@ class Authentication:
         self._published = published
         self._tokens = tokens
         self._now = now
-        self._headers = ProxyHeaders(published.trust)
+        self._believe(published.trust)
+
+    def _believe(self, trust: Trust) -> None:
+        """Forget what followed from another trust."""
+        self._trust = trust
+        self._headers = ProxyHeaders(trust)
+        self._standings: WeakKeyDictionary[Peer, _Standing] = WeakKeyDictionary()  # as many as connections
 
     async def identify(self, request: web.BaseRequest) -> Identity | None:
         """Who asks; None when no credential of the request holds."""
-        trust = self._published.trust
-        if self._headers.trust is not trust:
-            self._headers = ProxyHeaders(trust)
+        if self._trust is not self._published.trust:
+            self._believe(self._published.trust)
         peer = peer_of(request.transport)
         if peer is not None:
-            now = self._now()
-            if trust.proxy_ca.vouches_for(peer, now) and (
-                not trust.allowed_names or peer.common_name in trust.allowed_names
-            ):
+            now, standing = self._now(), self._standing(peer)
+            if now < standing.speaks_until:
                 proxied = self._headers.identity(request.raw_headers)
                 if proxied is not None:
                     return proxied
-            if peer.common_name and trust.client_ca.vouches_for(peer, now):
-                return _certified(peer)
+            if now < standing.stands_until:
+                return standing.identity
         token = _bearer(request.headers.get("Authorization", ""))
         return await self._tokens.identity(token) if token else None
+
+    def _standing(self, peer: Peer) -> _Standing:
+        try:
+            return self._standings[peer]
+        except KeyError:
+            trust = self._trust
+            allowed = not trust.allowed_names or peer.common_name in trust.allowed_names
+            found = self._standings[peer] = _Standing(
+                trust.proxy_ca.vouches_until(peer) if allowed else 0.0,
+                trust.client_ca.vouches_until(peer) if peer.common_name else 0.0,
+                _certified(peer),
+            )
+            return found
 
 
 class ProxyHeaders:
     """What a front proxy's headers say, by the names that `trust` has for them. Remembers users it has seen."""
 
     def __init__(self, trust: Trust) -> None:
-        self.trust = trust
         self._usernames = _lowered(trust.username_headers)
         self._uids = _lowered(trust.uid_headers)
         self._groups = _lowered(trust.group_headers)

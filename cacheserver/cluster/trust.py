@@ -42,13 +42,14 @@ class Bundle:
         if pem.strip() and not self._until:
             raise ValueError("holds no certificate (PEM)")
 
-    def vouches_for(self, peer: Peer, now: float) -> bool:
-        """Whether the peer's chain leads to one of these, and everything in it still holds at `now` (Unix time).
+    def vouches_until(self, peer: Peer) -> float:
+        """Unix time until when the peer's chain leads to one of these and everything in it holds; 0: it does not.
 
-        The chain was verified at the handshake; asked at every request, so a CA that went is no longer believed on
-        connections made before.
+        The chain was verified at the handshake; compared with the time at every request, and asked again of every new
+        bundle, so a CA that went is no longer believed on connections made before.
         """
-        return any(now < voucher.until and now < self._until.get(voucher.authority, 0.0) for voucher in peer.vouchers)
+        ends = (min(voucher.until, self._until.get(voucher.authority, 0.0)) for voucher in peer.vouchers)
+        return max(ends, default=0.0)
 
     def __len__(self) -> int:
         return len(self._until)

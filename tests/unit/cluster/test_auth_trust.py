@@ -57,6 +57,15 @@ async def test_a_ca_that_went_is_believed_no_more_on_open_connections(guarded: G
         assert (await ask(session, headers=PROXIED)).status == 401
 
 
+async def test_a_name_that_is_allowed_no_more_ends_on_open_connections(guarded: Guarded) -> None:
+    guarded.kube.allow("alice", resource="packages")
+    async with guarded.client(guarded.pki.front_proxy) as session:
+        assert (await ask(session, headers=PROXIED)).status == 200
+        guarded.kube.trust(client_ca=guarded.pki.client.pem, proxy_ca=guarded.pki.proxy.pem, names=("another",))
+        await eventually(lambda: "another" in guarded.published.trust.allowed_names)
+        assert (await ask(session, headers=PROXIED)).status == 401
+
+
 async def test_a_ca_renewed_with_its_key_is_believed_on_open_connections(guarded: Guarded, tmp_path: Path) -> None:
     guarded.kube.allow("alice", resource="packages")
     authority = Authority(tmp_path / "ca", name="front-proxy-ca")
