@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -10,8 +11,12 @@ from typing import Final
 
 _WIDTH: Final = 900
 _BAR: Final = 22
-_LEFT: Final = 360
-_PANEL: Final = (290, 200)
+_LEFT: Final = 400
+_LINE: Final = 16
+_NAME: Final = 64
+"""Letters that fit in front of a bar, and, below, above a panel."""
+_TITLE: Final = 38
+_PANEL: Final = (290, 220)
 _GAP: Final = 60
 _COLUMNS: Final = 3
 _BLUE, _GREY, _RED = "#2166ac", "#888888", "#b2182b"
@@ -38,40 +43,57 @@ class Line:
     label: str = ""
 
 
-def bars(title: str, about: Sequence[str], shown: Sequence[Bar]) -> str:
-    """Horizontal bars on a logarithmic axis from the power of ten below the least to the one above the most."""
-    values = [value for bar in shown for value in (bar.value, bar.aim or bar.value) if value > 0]
+def bars(title: str, about: Sequence[str], groups: Mapping[str, Sequence[Bar]], *, origin: float = 0.0) -> str:
+    """Horizontal bars, each group under its name on a logarithmic axis of its own.
+
+    They begin at `origin`, and those below it go to the left; at 0 they begin at the power of ten below the least.
+    """
+    top = 40.0 + _LINE * len(about)
+    out = _head(title, about)
+    for name, shown in groups.items():
+        if name:
+            out += _text(12, top + 14, name, size=12, weight="bold")
+            top += 22
+        drawn, top = _group(shown, top, origin)
+        out += drawn
+    return _document(_WIDTH, top, out)
+
+
+def _group(shown: Sequence[Bar], top: float, origin: float) -> tuple[str, float]:
+    """The bars of one axis below `top`, and where they end."""
+    values = [value for bar in shown for value in (bar.value, bar.aim, origin) if value > 0]
     low, high = _decades(values)
-    top = 40 + 16 * len(about)
-    out = _text(12, 24, title, size=16, weight="bold")
-    for number, line in enumerate(about):
-        out += _text(12, 44 + 16 * number, line, size=11, colour=_GREY)
-    bottom = top + _BAR * len(shown) + 8
+    bottom = top + _BAR * len(shown) + 4
+    out = ""
     for power in range(low, high + 1):
-        x = _along(10.0**power, low, high)
-        out += _stroke(x, top, x, bottom, "#dddddd") + _text(
-            x, bottom + 14, f"{10.0**power:g}", size=11, anchor="middle"
-        )
+        x, said = _along(10.0**power, low, high), f"{10.0**power:,g}" if power < 0 else f"{10**power:,}"
+        colour = "#888888" if origin == 10.0**power else "#dddddd"
+        out += _stroke(x, top, x, bottom, colour) + _text(x, bottom + 14, said, size=11, anchor="middle")
+    begin = _along(origin, low, high) if origin else float(_LEFT)
     for number, bar in enumerate(shown):
         y = top + _BAR * number + 4
-        out += _text(_LEFT - 8, y + 12, bar.name, size=11, anchor="end")
+        out += _text(_LEFT - 8, y + 12, _cut(bar.name, _NAME), size=11, anchor="end")
+        marks = []
         if bar.value > 0:
             end = _along(bar.value, low, high)
+            left, right = min(begin, end), max(begin, end, min(begin, end) + 1)
             colour = _RED if bar.aim and bar.value < bar.aim else _BLUE
-            out += f'<rect x="{_LEFT}" y="{y}" width="{max(end - _LEFT, 1):.1f}" height="{_BAR - 8}" fill="{colour}"/>'
-            out += _text(end + 5, y + 12, bar.label or f"{bar.value:g}", size=11)
+            box = f'x="{left:.1f}" y="{y:.1f}" width="{right - left:.1f}" height="{_BAR - 8}"'
+            out += f'<rect {box} fill="{colour}"/>'
+            marks = [left, right]
         if bar.aim:
             x = _along(bar.aim, low, high)
             out += _stroke(x, y - 3, x, y + _BAR - 5, "#000000")
-    return _document(_WIDTH, bottom + 24, out)
+            marks.append(x)
+        if bar.value > 0:  # right of all that is drawn, where it covers nothing
+            out += _text(max(marks) + 5, y + 12, bar.label or f"{bar.value:g}", size=11)
+    return out, bottom + 30
 
 
 def lines(title: str, about: Sequence[str], shown: Sequence[Line]) -> str:
-    """A panel for each curve, both axes logarithmic, its points marked and named."""
-    top = 50 + 16 * len(about)
-    out = _text(12, 24, title, size=16, weight="bold")
-    for number, line in enumerate(about):
-        out += _text(12, 44 + 16 * number, line, size=11, colour=_GREY)
+    """A panel for each curve, both axes logarithmic, its points marked and named; constant is a level line in each."""
+    top = 50 + _LINE * len(about)
+    out = _head(title, about)
     width, height = _PANEL
     for number, curve in enumerate(shown):
         row, column = divmod(number, _COLUMNS)
@@ -82,13 +104,17 @@ def lines(title: str, about: Sequence[str], shown: Sequence[Line]) -> str:
 
 
 def _panel(curve: Line, width: int, height: int) -> str:
-    left, right, top, bottom = 46, width - 34, 40, height
-    out = _text(0, 12, f"{curve.name}, {curve.unit}", size=12, weight="bold") + _text(0, 28, curve.label, size=11)
+    left, right, top, bottom = 8, width - 24, 54, height
+    titles = textwrap.wrap(f"{curve.name}, {curve.unit}", _TITLE, max_lines=2, placeholder="…")
+    out = "".join(_text(0, 12 + 15 * at, line, size=12, weight="bold") for at, line in enumerate(titles))
+    out += _text(0, 12 + 15 * len(titles), curve.label, size=11)
     out += f'<rect x="{left}" y="{top}" width="{right - left}" height="{bottom - top}" fill="none" stroke="#cccccc"/>'
     points = sorted((x, y) for x, y in curve.points.items() if x > 0 and y > 0)
     if not points:
         return out + _text(left + 8, top + 20, "not measured", size=11, colour=_GREY)
-    (x_low, x_high), (y_low, y_high) = (_range([point[at] for point in points]) for at in (0, 1))
+    (x_low, x_high), (y_low, y_high) = (
+        _range([point[at] for point in points], least) for at, least in ((0, 0.1), (1, 1.0))
+    )
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (math.log10(x) - x_low) / (x_high - x_low)
@@ -100,16 +126,28 @@ def _panel(curve: Line, width: int, height: int) -> str:
     out += f'<polyline points="{path}" fill="none" stroke="{_BLUE}" stroke-width="2"/>'
     for (x, y), (at_x, at_y) in zip(points, placed, strict=True):
         out += f'<circle cx="{at_x:.1f}" cy="{at_y:.1f}" r="3" fill="{_BLUE}"/>'
-        out += _text(at_x, at_y - 7, f"{y:.3g}", size=10, anchor="middle")
-        out += _text(at_x, bottom + 14, f"{x:,.0f}", size=10, anchor="middle")
+        out += _text(at_x, at_y - 8, _number(y), size=10, anchor="middle", halo=True)
+        out += _text(at_x, bottom + 14, _number(x), size=10, anchor="middle")
     return out + _text((left + right) / 2, bottom + 28, curve.x, size=10, anchor="middle", colour=_GREY)
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    """Logarithms of the ends of an axis, with room for the marks."""
+def _range(values: Sequence[float], least: float) -> tuple[float, float]:
+    """Logarithms of the ends of an axis of `least` decades or more, with room for the marks.
+
+    The least keeps noise from filling a panel.
+    """
     low, high = math.log10(min(values)), math.log10(max(values))
-    room = max((high - low) * 0.15, 0.1)
+    room = max((high - low) * 0.15, (least - (high - low)) / 2)
     return low - room, high + room
+
+
+def _number(value: float) -> str:
+    """Three digits that matter, and none of them an exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _decades(values: Sequence[float]) -> tuple[int, int]:
@@ -127,11 +165,26 @@ def _stroke(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}"/>'
 
 
+def _head(title: str, about: Sequence[str]) -> str:
+    out = _text(12, 24, title, size=16, weight="bold")
+    return out + "".join(_text(12, 44 + _LINE * at, line, size=11, colour=_GREY) for at, line in enumerate(about))
+
+
 def _text(
-    x: float, y: float, said: str, *, size: int, anchor: str = "start", weight: str = "normal", colour: str = "#222222"
+    x: float,
+    y: float,
+    said: str,
+    *,
+    size: int,
+    anchor: str = "start",
+    weight: str = "normal",
+    colour: str = "#222222",
+    halo: bool = False,
 ) -> str:
-    style = f'font-size="{size}" text-anchor="{anchor}" font-weight="{weight}" fill="{colour}"'
-    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(said)}</text>'
+    """halo: white around it, to be read upon a line. Drawn as a text of its own: not every viewer knows paint-order."""
+    at = f'x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}" font-weight="{weight}"'
+    around = f'<text {at} fill="white" stroke="white" stroke-width="4">{escape(said)}</text>' if halo else ""
+    return f'{around}<text {at} fill="{colour}">{escape(said)}</text>'
 
 
 def _document(width: int, height: float, inside: str) -> str:

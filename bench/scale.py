@@ -7,6 +7,7 @@ which the minutes that the run may take no longer suffice are left out, and name
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -30,7 +31,10 @@ _EVENTS = 200_000
 """Of one fan-out, however many watchers share them."""
 _PACED_EVENTS_S = 10_000.0
 _READY_WITHIN_S = 300.0
-_CLIENTS_READY_S = 4.0
+_CLIENT_READY_S = 1.0
+"""For each client, beside twice that for all: until they are connected and warm."""
+_CLOCKS_AGREE = 1.1
+"""CPU is told in steps of 10 ms, and a busy machine ends a count a moment late."""
 _REVISIONS = f"{NAMESPACED}/packagerevisions"
 
 
@@ -173,7 +177,7 @@ def _together(servers: Sequence[Server], name: str, options: Options) -> Sample:
     with ExitStack() as stack:
         helpers = []
         # One counted time for all: sums over times that differ would count more than the machine can do.
-        begin_at = time.monotonic() + _CLIENTS_READY_S
+        begin_at = time.monotonic() + _CLIENT_READY_S * (2 + len(servers))
         for server in servers:
             target = server.target
             (question,) = (each for each in serve.questions(options, target) if each.name == name)
@@ -188,6 +192,11 @@ def _together(servers: Sequence[Server], name: str, options: Options) -> Sample:
             )
             helpers.append(stack.enter_context(processes.helper("bench.load", job, options.work)))
         done = [helper.answer(load.Result, within_s=120) for helper in helpers]
+    return summed(name, done, os.cpu_count() or 1)
+
+
+def summed(name: str, done: Sequence[load.Result], cores: int) -> Sample:
+    """What clients counted at the same time, as one. Raises: BenchError when any failed, or their times differed."""
     for each in done:
         if each.failures or not each.requests:
             raise BenchError(f"{name}: {each.failures} of {each.requests} failed: {each.last_failure}")
@@ -197,6 +206,9 @@ def _together(servers: Sequence[Server], name: str, options: Options) -> Sample:
         "machine_cores": max(each.machine_cpu_s / each.seconds for each in done),
         "per_server_cpu_s": sum(each.requests for each in done) / max(sum(each.server_cpu_s for each in done), 0.01),
     }
+    used = parts["server_cores"] + parts["client_cores"]
+    if used > cores * _CLOCKS_AGREE:
+        raise BenchError(f"{name}: {used:.2f} cores' work on {cores}: the clients did not count at the same time")
     return Sample(sum(each.requests / each.seconds for each in done), "req/s", parts)
 
 

@@ -8,14 +8,11 @@ from xml.etree import ElementTree
 import orjson
 import pytest
 
-from bench import compare, crs, fill, peers, plot
+from bench import compare, crs, fill, load, plot, scale
 from bench.errors import BenchError
 from bench.figures import exponent
-from bench.options import Options
-from bench.processes import EtcdBinary
 from bench.report import Machine, Ratio, Report, Sample
 from cacheserver import model
-from cacheserver.etcd.version import Version
 from cacheserver.model import Kind
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -56,22 +53,6 @@ def test_more_requests_and_less_memory_are_both_over_one_when_they_are_for_us(re
     assert report.ratios["memory"][0].value == pytest.approx(4.0)
     assert report.ratios["memory"][0].second == pytest.approx(4.0)
     assert report.row("rate · other").value == 100
-
-
-def test_a_peer_that_was_not_measured_is_named_with_the_reason(report: Report, tmp_path: Path) -> None:
-    etcd = EtcdBinary(tmp_path / "etcd", Version(3, 5, 30), "as given")
-    options = Options(etcd, tmp_path, peers={"opm": tmp_path / "opm"})
-    peers.note_absent(report, options)
-
-    said = report.table()
-    assert "not measured: catalogd, not on this machine" in said
-    assert "not measured: opm serve, its program is here, but nobody has written its adapter" in said
-
-
-@pytest.mark.parametrize("text", ["kube-apiserver", "nobody=/bin/sh", "kube-apiserver=/no/such/file"])
-def test_a_peer_that_cannot_be_is_refused_by_name(text: str) -> None:
-    with pytest.raises(BenchError, match="--peer"):
-        peers.parse(text)
 
 
 def test_a_custom_resource_holds_what_our_object_holds() -> None:
@@ -117,15 +98,44 @@ def test_revisions_have_about_the_size_asked_for() -> None:
     assert [each.name for each in made[:5]] == [shape.revision_name(0, at) for at in range(5)]
 
 
+def counted(*, server_cpu_s: float, failures: int = 0) -> load.Result:
+    return load.Result(100, failures, 1000, 1.0, 1.0, 1.0, 1.0, 0.5, server_cpu_s, 2.0, "status 500")
+
+
+def test_what_several_clients_counted_at_the_same_time_is_added_up() -> None:
+    sample = scale.summed("GET", [counted(server_cpu_s=0.5), counted(server_cpu_s=0.5)], 2)
+    assert (sample.value, sample.parts["server_cores"], sample.parts["per_server_cpu_s"]) == (200, 1.0, 200)
+
+
+def test_a_sum_of_more_than_the_machine_can_do_is_no_figure() -> None:
+    with pytest.raises(BenchError, match=r"3\.00 cores' work on 2"):
+        scale.summed("GET", [counted(server_cpu_s=1.0)] * 2, 2)
+    with pytest.raises(BenchError, match="status 500"):
+        scale.summed("GET", [counted(server_cpu_s=0.1, failures=1)], 2)
+
+
 # --- drawings ---
 
 
 def test_bars_are_longer_for_more_and_red_below_their_aim() -> None:
-    drawn = plot.bars("ratios", ["a <machine>"], [plot.Bar("GET", 3.0, 6.0), plot.Bar("LIST", 30.0, 20.0)])
+    drawn = plot.bars("ratios", ["a <machine>"], {"": [plot.Bar("GET", 3.0, 6.0), plot.Bar("LIST", 30.0, 20.0)]})
     rectangles = ElementTree.fromstring(drawn).findall(f"{SVG}rect")[1:]
 
     assert float(rectangles[0].get("width", "0")) < float(rectangles[1].get("width", "0"))
     assert rectangles[0].get("fill") != rectangles[1].get("fill")
+
+
+def test_bars_on_both_sides_of_their_origin_and_what_is_said_right_of_all() -> None:
+    shown = [plot.Bar("less", 0.3, 0.5, "0.3×"), plot.Bar("more", 30.0, 0.0, "30×"), plot.Bar("x" * 200, 1.0)]
+    drawn = ElementTree.fromstring(plot.bars("ratios", [], {"req/s": shown}, origin=1.0))
+    less, more, _ = drawn.findall(f"{SVG}rect")[1:]
+    said = {each.text or "": float(each.get("x", "0")) for each in drawn.iter(f"{SVG}text")}
+
+    end = float(less.get("x", "0")) + float(less.get("width", "0"))
+    assert end == pytest.approx(float(more.get("x", "0")), abs=0.2)
+    assert said["0.3×"] > end
+    assert "req/s" in said
+    assert not any("x" * 100 in each for each in said)
 
 
 def test_a_curve_is_drawn_with_all_its_points() -> None:
