@@ -113,7 +113,7 @@ class Watch:
         self._index = kept.window.index_after(position)
 
     async def next(self, *, timeout_s: float) -> Sequence[Event]:
-        """Every event of the kind behind `position`, unfiltered, oldest first; waits for the first one.
+        """Events of the kind behind `position`, unfiltered, oldest first, some at a time; waits for the first one.
 
         Empty after about timeout_s; `position` may have moved all the same (progress: good for a bookmark).
         Raises: Expired when the watcher fell off the window or the cache was rebuilt.
@@ -124,16 +124,42 @@ class Watch:
             events = self._take()
         return events
 
+    @property
+    def more(self) -> bool:
+        """Whether next() would not wait."""
+        return self._index < self._kept.window.end or self._epoch != self._kept.window.epoch
+
+    def from_now(self) -> Watch:
+        """Another cursor of the same events, which has taken all that are there."""
+        return Watch(self._cache, self._kept, self._cache.resource_version, None)
+
+    def lead_on(self, other: Watch) -> int | None:
+        """How many events this one has taken that `other` has not; negative: the other way round.
+
+        None: no number tells, for one of them started in the future, or before the cache was rebuilt.
+        """
+        if self._epoch != other._epoch or self.position > self._cache.resource_version:
+            return None
+        return self._index - other._index
+
+    def go_to(self, other: Watch) -> None:
+        """Count as taken what `other` has taken."""
+        self._epoch, self._index, self.position = other._epoch, other._index, other.position
+
     def _take(self) -> Sequence[Event]:
         window = self._kept.window
         if self._epoch != window.epoch or self._index < window.base:
             raise Expired(self.position, window.floor)
-        events = window.since(self._index)
-        self._index += len(events)
-        if events and events[0].resource_version <= self.position:  # started in the future
-            events = [event for event in events if event.resource_version > self.position]
-        reached = self._cache.resource_version if self._index == window.end else events[-1].resource_version
-        self.position = max(self.position, reached)
+        events: Sequence[Event] = []
+        while not events and self._index < window.end:
+            events = window.some_since(self._index)
+            self._index += len(events)
+            last = events[-1].resource_version
+            if events[0].resource_version <= self.position:  # started in the future
+                events = [event for event in events if event.resource_version > self.position]
+            self.position = max(self.position, last)
+        if self._index == window.end:
+            self.position = max(self.position, self._cache.resource_version)
         return events
 
 
@@ -265,7 +291,7 @@ class WatchCache:
         if resource_version < window.floor:
             raise Expired(resource_version, window.floor)
         before: dict[Name, Entry | None] = {}
-        for event in window.since(window.index_after(resource_version), limit=None):
+        for event in window.since(window.index_after(resource_version)):
             before.setdefault(event.name, event.old)
         return self._present(kept).rewound(before, resource_version)
 

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 from cacheserver.model import METADATA_OPEN, Kind
 from cacheserver.snapshot import Entry, Name
 
-TAKE = 1000
-"""Most events a watcher takes at once: bounds what one turn of the loop joins and writes."""
+TAKE_EVENTS = 64
+TAKE_BYTES = 128 << 10
+"""Most that a watcher takes at once, but always one event: what one write joins, and a stalled client holds."""
 
 
 class Selector(Protocol):
@@ -50,6 +51,12 @@ class Event:
         self.name: Name = (new or old).name  # type: ignore[union-attr] # one of the two is set
         self.frames: dict[Any, bytes] = {}
         self._deleted: Entry | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body that it brings, about."""
+        entry = self.new or self.old
+        return len(entry.body) if entry else 0
 
     @property
     def deleted(self) -> Entry | None:
@@ -115,10 +122,20 @@ class Window:
         """Index of the first event behind `resource_version`."""
         return self.base + bisect_right(self._events, resource_version, key=lambda event: event.resource_version)
 
-    def since(self, index: int, *, limit: int | None = TAKE) -> Sequence[Event]:
-        """Events from `index` on, oldest first, at most `limit`. index >= base."""
+    def since(self, index: int) -> Sequence[Event]:
+        """All events from `index` on, oldest first. index >= base."""
+        return self._events[index - self.base :]
+
+    def some_since(self, index: int) -> Sequence[Event]:
+        """Events from `index` on, oldest first, as many as are taken at once. index >= base."""
         start = index - self.base
-        return self._events[start:] if limit is None else self._events[start : start + limit]
+        events = self._events[start : start + TAKE_EVENTS]
+        size = 0
+        for count, event in enumerate(events):
+            size += event.size
+            if size > TAKE_BYTES and count:
+                return events[:count]
+        return events
 
     def _trim(self) -> None:
         """Drop the oldest eighth at once (and more, while there are too many bytes): cheap for each event."""

@@ -33,6 +33,9 @@ NO_CACHE: Final = "no-cache, private"  # k8s.io/apiserver/pkg/endpoints/filters/
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _AUDIT_ID: Final = re.compile(r"[!-~]{1,64}\Z")
 _STALL_S: Final = 60.0  # ours: a client that takes no byte for so long is gone, or holds our memory for nothing
+UNSENT_BYTES: Final = 64 << 10
+"""A stream whose transport holds more than this waits; over TLS the transport's own limit is eight times as much."""
+
 _JOIN_BELOW: Final = 64 << 10  # bodies under this go out in one write with their headers
 
 
@@ -183,6 +186,7 @@ class Stream(web.StreamResponse):
     def __init__(self, request: web.BaseRequest, *, content_type: str = JSON, cache_control: str = NO_CACHE) -> None:
         super().__init__(status=200)
         self._request = request
+        self._protocol = request.protocol
         self._type = content_type
         self._cache_control = cache_control
         self.chunked_body = request.version >= HttpVersion11
@@ -206,25 +210,39 @@ class Stream(web.StreamResponse):
             _connection(self._request, framed=self.chunked_body),
             framing,
         )
-        self._send(head)
+        transport = self._protocol.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client went away")
+        transport.set_write_buffer_limits(high=UNSENT_BYTES)
+        transport.write(head)
         self._request.writer.output_size = 1  # tells aiohttp that it cannot send an error page any more
 
-    def frame(self, data: bytes | bytearray | memoryview) -> bytes:
-        """`data` as one chunk: what send() takes. Equal for all streams of HTTP/1.1, so worth sharing."""
-        return b"".join((b"%x\r\n" % len(data), data, b"\r\n")) if self.chunked_body else bytes(data)
+    def tell(self, data: bytes) -> bool:
+        """Write what framed() made, without waiting. False: the client is gone, or does not take it now: drain()."""
+        protocol = self._protocol
+        transport = protocol.transport
+        if transport is None or transport.is_closing():
+            return False
+        if not self._mute:
+            transport.write(data)
+        return not protocol.writing_paused
 
-    async def send(self, framed: bytes) -> None:
-        """Write what frame() made, and wait while the client does not take it."""
-        if self._mute:
-            return
-        self._send(framed)
-        self.size += len(framed)
-        if self._request.protocol.writing_paused:
+    async def drain(self) -> None:
+        """Wait while the client does not take what was written."""
+        if self._protocol.transport is None or self._protocol.transport.is_closing():
+            raise ConnectionResetError("the client went away")
+        if self._protocol.writing_paused:
             await _drain(self._request)
+
+    async def send(self, data: bytes) -> None:
+        """Write what framed() made, and wait while the client does not take it."""
+        self.size += len(data)
+        if not self.tell(data):
+            await self.drain()
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         if data:
-            await self.send(self.frame(data))
+            await self.send(framed(data, chunked=self.chunked_body))
 
     def end(self) -> None:
         """The clean last chunk; nothing happens when the client has gone."""
@@ -238,11 +256,10 @@ class Stream(web.StreamResponse):
     async def write_eof(self, data: bytes = b"") -> None:
         return
 
-    def _send(self, data: bytes) -> None:
-        transport = self._request.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the client went away")
-        transport.write(data)
+
+def framed(data: bytes | bytearray | memoryview, *, chunked: bool) -> bytes:
+    """`data` as a stream takes it: one chunk, where bodies are chunked. Worth sharing by streams."""
+    return b"".join((b"%x\r\n" % len(data), data, b"\r\n")) if chunked else bytes(data)
 
 
 def whole(body: bytes, *, status: int = 200, content_type: str = JSON, extra: bytes = b"") -> Reply:

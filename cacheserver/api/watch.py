@@ -1,8 +1,7 @@
-"""Watches: each a cursor into the cache's window. Woken, it takes all that is new and writes it once.
+"""Watches: each a cursor into the cache's window, told by its channel as long as it keeps up (channel.py).
 
-Frames are encoded once an event and form; watchers that want the same share the joined bytes too. A client that does
-not keep up falls off the window and is told 410. Protocol: k8s.io/apiserver/pkg/endpoints/handlers/watch.go and
-pkg/storage/cacher.
+A client that does not keep up catches up alone; when it falls off the window it is told 410.
+Protocol: k8s.io/apiserver/pkg/endpoints/handlers/watch.go and pkg/storage/cacher.
 """
 
 from __future__ import annotations
@@ -10,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
 
 from cacheserver.api.accounting import Accounting, WatchMeters
-from cacheserver.api.forms import Form, Framer, error_frame
+from cacheserver.api.channel import Batch, Channel
+from cacheserver.api.forms import Form, error_frame
 from cacheserver.api.options import WatchRequest
 from cacheserver.api.query import Selection
 from cacheserver.api.reply import Stream
@@ -31,87 +31,16 @@ _SHORTEST_S: Final = 1800.0  # kube: --min-request-timeout; a watch without a ti
 _BOOKMARK_S: Final = 60.0  # kube: bookmarkFrequency
 _BEFORE_END_S: Final = 2.0  # kube: a last bookmark so long before the deadline
 _INITIAL_BYTES: Final = 256 << 10  # of initial events joined in one turn of the loop
-_EVENTS_AT_ONCE: Final = 64  # joined for one write: what a stalled client holds in memory, about 100 KB
-_BATCHES_KEPT: Final = 8  # joined batches a channel remembers: watchers woken together ask for the same one
-_TELL_S: Final = 30e-6  # about twice what it takes to wake one watcher and write to it
-_PAUSE_MOST_S: Final = 0.05
-_FRAMES_KEPT_BELOW: Final = 1 << 20  # bytes; a larger batch is not remembered
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """Frames of some events, joined and framed as one HTTP chunk. last: resource version of the last one, 0: empty."""
-
-    chunk: bytes
-    count: int
-    last: int
-
-
-_EMPTY: Final = _Batch(b"", 0, 0)
-
-
-class _Channel:
-    """What all watchers of one resource, namespace, selection and form get. Shared by them, dropped with the last."""
-
-    def __init__(self, resource: Resource, namespace: str, selection: Selection, form: Form) -> None:
-        self.framer = Framer(resource, form)
-        self.users = 0
-        self._namespace = namespace or None
-        self._selection = selection
-        self._form = form
-        self._batches: OrderedDict[tuple[Event, Event, bool], _Batch] = OrderedDict()
-        self._over = asyncio.Event()
-        self._over.set()
-
-    async def pause(self) -> None:
-        """After a delivery: let events gather for about as long as telling every watcher took.
-
-        So a single event goes out at once, while under load a crowd of watchers takes several with each write:
-        measured with 500 of them and 400 events/s, 7.0 us of CPU an event without, 2.3 with. Few watchers do not wait.
-        """
-        pause_s = min(self.users * _TELL_S, _PAUSE_MOST_S)
-        if pause_s < 0.001:
-            return
-        if self._over.is_set():
-            self._over.clear()
-            asyncio.get_running_loop().call_later(pause_s, self._over.set)
-        await self._over.wait()
-
-    def batch(self, events: Sequence[Event], now: float, frame: Callable[[bytes], bytes], *, columns: bool) -> _Batch:
-        """columns: the first event sent carries a Table's columns."""
-        # Not by resource version: after the store was replaced, the same versions can mean other events.
-        key = (events[0], events[-1], columns)
-        known = self._batches.get(key)
-        if known is not None:
-            return known
-        made = self._make(events, int(now), frame, columns=columns)
-        if len(made.chunk) < _FRAMES_KEPT_BELOW:
-            self._batches[key] = made
-            if len(self._batches) > _BATCHES_KEPT:
-                self._batches.popitem(last=False)
-        return made
-
-    def _make(self, events: Sequence[Event], now: int, frame: Callable[[bytes], bytes], *, columns: bool) -> _Batch:
-        frames: list[bytes] = []
-        last = 0
-        for event in events:
-            seen = event.seen_by(self._namespace, self._selection)
-            if seen is None:
-                continue
-            type_, entry = seen
-            last = event.resource_version
-            if columns and not frames:
-                frames.append(self.framer.frame(type_.value, entry, now, columns=True))
-                continue
-            key = (self._form, type_.value)
-            ready = event.frames.get(key)
-            if ready is None:
-                ready = event.frames[key] = self.framer.frame(type_.value, entry, now)
-            frames.append(ready)
-        return _Batch(frame(b"".join(frames)), len(frames), last) if frames else _EMPTY
 
 
 _ChannelKey = tuple[str, str, str, Form, bool]
+
+
+@dataclass(slots=True)
+class _Open:
+    channel: Channel
+    task: asyncio.Task[None]
+    users: int = 0
 
 
 class Watches:
@@ -122,7 +51,7 @@ class Watches:
         self._cache = cache
         self._accounting = accounting
         self._now = now
-        self._channels: dict[_ChannelKey, _Channel] = {}
+        self._channels: dict[_ChannelKey, _Open] = {}
         self._deadlines: dict[Stream, asyncio.Timeout] = {}
         self._none_left = asyncio.Event()
         self._stopping = False
@@ -154,25 +83,41 @@ class Watches:
             await stream.write(error_frame(from_error(exc).status()))
             stream.end()
             return stream
-        key = (resource.plural, namespace, wanted.selection.text, form, stream.chunked_body)
-        channel = self._channels.get(key)
-        if channel is None:
-            channel = self._channels[key] = _Channel(resource, namespace, wanted.selection, form)
-        channel.users += 1
         meters.running.inc()
         meters.watchers.inc()
         try:
-            await self._run(stream, watch, channel, wanted, meters, extra)
+            with self._channel(resource, namespace, wanted.selection, form, stream, watch) as channel:
+                await self._run(stream, watch, channel, wanted, meters, extra)
         finally:
             meters.running.dec()
             meters.watchers.dec()
-            channel.users -= 1
-            if not channel.users:
-                del self._channels[key]
         return stream
 
+    @contextmanager
+    def _channel(
+        self, resource: Resource, namespace: str, selection: Selection, form: Form, stream: Stream, watch: Watch
+    ) -> Iterator[Channel]:
+        """The one that all watches of the same share; it runs as long as one of them does."""
+        key = (resource.plural, namespace, selection.text, form, stream.chunked_body)
+        open_ = self._channels.get(key)
+        if open_ is None:
+            meters, chunked = self._accounting.watches(resource), stream.chunked_body
+            channel = Channel(
+                resource, namespace, selection, form, meters, self._now, watch.from_now(), chunked=chunked
+            )
+            task = asyncio.create_task(channel.run(), name=f"channel: {resource.plural}")
+            open_ = self._channels[key] = _Open(channel, task)
+        open_.users += 1
+        try:
+            yield open_.channel
+        finally:
+            open_.users -= 1
+            if not open_.users:
+                open_.task.cancel()
+                del self._channels[key]
+
     async def _run(
-        self, stream: Stream, watch: Watch, channel: _Channel, wanted: WatchRequest, meters: WatchMeters, extra: bytes
+        self, stream: Stream, watch: Watch, channel: Channel, wanted: WatchRequest, meters: WatchMeters, extra: bytes
     ) -> None:
         # Not for secrets: spreads the reconnects of many clients.
         timeout_s = wanted.timeout_s or random.uniform(_SHORTEST_S, 2 * _SHORTEST_S)  # noqa: S311
@@ -216,21 +161,21 @@ class Watches:
 
 
 class _Session:
-    """One watch while it runs."""
+    """One watch while it runs; a Follower of its channel."""
 
     def __init__(
         self,
         stream: Stream,
         watch: Watch,
-        channel: _Channel,
+        channel: Channel,
         meters: WatchMeters,
         now: Callable[[], float],
         timeout_s: float,
         *,
         bookmarks: bool,
     ) -> None:
+        self.watch = watch
         self._stream = stream
-        self._watch = watch
         self._channel = channel
         self._meters = meters
         self._now = now
@@ -239,34 +184,63 @@ class _Session:
         self._columns = channel.framer.has_columns  # still owed to a Table client
         self._sent = watch.position
         self._next_bookmark = self._bookmark_time()
+        self._following: asyncio.Future[None] | None = None
 
     async def run(self, *, end_bookmark: bool) -> None:
         """Until cancelled by the deadline. Raises: Expired, ConnectionError."""
-        if self._watch.initial is not None:
-            await self._send_initial(self._watch.initial)
+        watch = self.watch
+        if watch.initial is not None:
+            await self._send_initial(watch.initial)
             if end_bookmark:
-                await self._bookmark(self._watch.initial.resource_version, ends_initial=True)
-            self._watch.initial = None  # lets go of a whole state
-        watch, channel, stream, now = self._watch, self._channel, self._stream, self._now
+                await self._bookmark(watch.initial.resource_version, ends_initial=True)
+            watch.initial = None  # lets go of a whole state
         while True:
             wait_s = max(self._next_bookmark - time.monotonic(), 0.001) if self._bookmarks else _SHORTEST_S
-            events = await watch.next(timeout_s=wait_s)
-            sent = 0
-            for at in range(0, len(events), _EVENTS_AT_ONCE):
-                batch = channel.batch(events[at : at + _EVENTS_AT_ONCE], now(), stream.frame, columns=self._columns)
-                if batch.count:
-                    self._columns = False
-                    self._sent = batch.last
-                    sent += batch.count
-                    await stream.send(batch.chunk)
-                    self._meters.sent_bytes.inc(len(batch.chunk))
-            if sent:
-                self._meters.events.inc(sent)
-                await channel.pause()
+            # A client that is owed columns is told alone: its first event is another one than everybody's.
+            if not self._columns and self._channel.follow(self):
+                await self._follow(wait_s)
+            else:
+                await self._send(await watch.next(timeout_s=wait_s))
             if self._bookmarks and time.monotonic() >= self._next_bookmark:
+                await self._send(await watch.next(timeout_s=0))  # moves its position, too
                 self._next_bookmark = self._bookmark_time()
                 if watch.position > self._sent:
                     await self._bookmark(watch.position, ends_initial=False)
+
+    # --- as a follower ---
+
+    def tell(self, batch: Batch) -> bool:
+        self._sent = batch.last
+        return self._stream.tell(batch.chunk)
+
+    def let_go(self) -> None:
+        if self._following is not None and not self._following.done():
+            self._following.set_result(None)
+
+    async def _follow(self, at_most_s: float) -> None:
+        """Until let go of, or for about so long."""
+        loop = asyncio.get_running_loop()
+        self._following = loop.create_future()
+        timer = loop.call_later(at_most_s, self.let_go)
+        try:
+            await self._following
+        finally:
+            timer.cancel()
+            self._channel.leave(self)
+        await self._stream.drain()
+
+    # --- alone ---
+
+    async def _send(self, events: Sequence[Event]) -> None:
+        if not events:
+            return
+        batch = self._channel.batch(events, columns=self._columns)
+        if batch.count:
+            self._columns = False
+            self._sent = batch.last
+            self._meters.events.inc(batch.count)
+            self._meters.sent_bytes.inc(len(batch.chunk))
+            await self._stream.send(batch.chunk)
 
     async def _send_initial(self, page: Page) -> None:
         """Synthetic ADDED events of the present state, in the order of lists."""

@@ -180,6 +180,19 @@ async def _until(text: str, world: World) -> None:
             await asyncio.sleep(0.01)
 
 
+async def test_a_quiet_watch_is_told_how_far_it_is_and_goes_on(six: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cacheserver.api.watch._BOOKMARK_S", 0.05)
+    async with six.watch(resourceVersion="16", allowWatchBookmarks="true") as lines:
+        six.package("a", revisions=9)
+        assert _seen([await lines.next()]) == [("MODIFIED", "r.a")]
+        version = six.feed.write_elsewhere()
+        await six.get("packages")  # as fresh as the store: the cache has heard of it then
+        bookmark = await lines.next()
+        assert (bookmark["type"], bookmark["object"]["metadata"]["resourceVersion"]) == ("BOOKMARK", str(version))
+        six.package("b", revisions=9)
+        assert _seen([await lines.next()]) == [("MODIFIED", "r.b")]
+
+
 async def test_shutting_down_refuses_new_watches_and_ends_the_others_cleanly(six: World) -> None:
     async with six.watch(resourceVersion="16") as one, six.watch(resourceVersion="16") as two:
         six.api.begin_shutdown()
