@@ -42,41 +42,45 @@ class WatchMeters:
     terminated: Counter
 
 
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Where requests of one kind are counted: a meter for each code that was answered."""
+
+    labels: metrics.RequestLabels
+    meters: dict[int, metrics.RequestMeter]
+
+    def answered(self, code: int, seconds: float, size: int | None) -> None:
+        """Count one request. size: bytes of the body; None for a watch, whose time and size say nothing."""
+        meter = self.meters.get(code)
+        if meter is None:
+            meter = self.meters[code] = metrics.requests.meter(self.labels, code)
+        meter.count += 1
+        if size is not None:
+            meter.observe(seconds, size)
+
+
 class Accounting:
     """One per process."""
 
     def __init__(self) -> None:
         self.in_flight = 0
-        # As many as there are kinds of answers: bounded by our declarations, not by what is asked.
-        self._meters: dict[tuple[str, Resource | None, str, str, int], metrics.RequestMeter] = {}
+        # As many as there are kinds of requests: bounded by our declarations, not by what is asked.
+        self._series: dict[metrics.RequestLabels, Series] = {}
         self._watches: dict[Resource, WatchMeters] = {}
         metrics.inflight.labels("readOnly").set_function(lambda: self.in_flight)
         metrics.inflight.labels("mutating").set(0)
 
-    def answered(
-        self, attributes: Attributes, resource: Resource | None, code: int, seconds: float, size: int | None
-    ) -> None:
-        """Count one request. size: bytes of the body; None for a watch, whose time and size say nothing."""
+    def series(self, attributes: Attributes, resource: Resource | None) -> Series:
         verb = _VERBS.get(attributes.verb, "other")
-        part = scope = ""
-        if resource is not None:
+        if resource is None:
+            labels = metrics.RequestLabels(verb, "", "", "", "", "")
+        else:
             part = attributes.subresource
-            scope = attributes.scope
-        key = (verb, resource, part, scope, code)
-        meter = self._meters.get(key)
-        if meter is None:
-            named = ""
-            if resource is None:
-                labels = metrics.RequestLabels(verb, "", "", "", "", "")
-            else:
-                named = part if resource.subresource(part) else ""
-                labels = metrics.RequestLabels(verb, resource.group, resource.version, resource.plural, named, scope)
-            meter = metrics.requests.meter(labels, code)
-            if named == part:
-                self._meters[key] = meter
-        meter.count += 1
-        if size is not None:
-            meter.observe(seconds, size)
+            named = part if resource.subresource(part) else ""
+            labels = metrics.RequestLabels(
+                verb, resource.group, resource.version, resource.plural, named, attributes.scope
+            )
+        return self._series.setdefault(labels, Series(labels, {}))
 
     def watches(self, resource: Resource) -> WatchMeters:
         meters = self._watches.get(resource)

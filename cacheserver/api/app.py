@@ -9,13 +9,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from cacheserver import metrics
-from cacheserver.api.accounting import Accounting
+from cacheserver.api.accounting import Accounting, Series
 from cacheserver.api.attributes import Attributes, Query, parse_query, read_attributes
 from cacheserver.api.auth import OPEN_PATHS, Gate, privileged
 from cacheserver.api.content import Blobs
@@ -48,8 +50,23 @@ log = logging.getLogger(__name__)
 STALE_AFTER_S: Final = 15.0
 """Silence of the store that clients are warned of; shorter ones are leader elections and restarts."""
 
+_REMEMBERED: Final = 4096  # request lines; clients ask the same over and over
+_SHORT: Final = 512  # longer ones are not remembered, which bounds what all of them take: about 6 MB
+
 _HEALTH: Final = frozenset(("healthz", "livez", "readyz"))
 _OTHER_PATHS: Final = ("/healthz", "/livez", "/readyz", "/metrics", "/openapi/v2", "/openapi/v3", "/version")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """What a request line says. text: the query as sent. resource: None for other paths, and for none of ours."""
+
+    attributes: Attributes
+    query: Query
+    text: str
+    resource: Resource | None
+    is_watch: bool
+    series: Series
 
 
 class Api:
@@ -91,6 +108,7 @@ class Api:
         }
         self._health = Health({**filled, **(checks or {})}, live_checks or {})
         self._version = version_document(version)
+        self._known = lru_cache(maxsize=_REMEMBERED)(self._read)
 
     # --- shutdown ---
 
@@ -112,59 +130,55 @@ class Api:
         target = request.raw_path
         if not target.startswith("/"):  # absolute form, as proxies send it
             target = request.rel_url.raw_path_qs
-        path, _, text = target.partition("?")
-        query = parse_query(text)
-        attributes = read_attributes(request.method, path, query)
-        resource = self._resources.get(attributes[2:5]) if attributes.resource else None
-        is_watch = attributes.verb == "watch"
+        asked = (self._known if len(target) <= _SHORT else self._read)(request.method, target)
+        is_watch = asked.is_watch
         self._accounting.in_flight += not is_watch
         try:
-            reply = await self._answer(request, attributes, query, text, resource)
+            reply = await self._answer(request, asked)
         except CacheServerError as exc:
-            reply = _refused(request, query, from_error(exc))
+            reply = _refused(request, asked.query, from_error(exc))
         except TimeoutError:
-            reply = _refused(request, query, timed_out())
+            reply = _refused(request, asked.query, timed_out())
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception:
-            log.exception("request failed", extra={"method": request.method, "path": attributes.path})
-            reply = _refused(request, query, internal())
+            log.exception("request failed", extra={"method": request.method, "path": asked.attributes.path})
+            reply = _refused(request, asked.query, internal())
         finally:
             self._accounting.in_flight -= not is_watch
-        size = None if is_watch else reply.size
-        self._accounting.answered(attributes, resource, reply.status, time.perf_counter() - begun, size)
+        asked.series.answered(reply.status, time.perf_counter() - begun, None if is_watch else reply.size)
         return reply
 
-    async def _answer(
-        self, request: web.BaseRequest, attributes: Attributes, query: Query, text: str, resource: Resource | None
-    ) -> Reply | Stream:
-        identity = None
-        if self._gate is not None and attributes.path not in OPEN_PATHS:
-            identity = await self._gate.identify(request)
-        if not attributes.resource:
-            if self._gate is not None and identity is not None:
-                await self._gate.authorize(identity, attributes)
-            return await self._other(request, attributes, text)
-        is_watch = attributes.verb == "watch"
-        self._in_flight.enter(watch=is_watch, exempt=identity is not None and privileged(identity))
-        try:
-            if self._gate is not None and identity is not None:
-                await self._gate.authorize(identity, attributes)
-            return await self._resource(request, attributes, query, resource)
-        finally:
-            self._in_flight.leave(watch=is_watch)
+    def _read(self, method: str, target: str) -> _Asked:
+        path, _, text = target.partition("?")
+        query = parse_query(text)
+        attributes = read_attributes(method, path, query)
+        resource = self._resources.get(attributes[2:5]) if attributes.resource else None
+        series = self._accounting.series(attributes, resource)
+        return _Asked(attributes, query, text, resource, attributes.verb == "watch", series)
 
-    async def _resource(
-        self, request: web.BaseRequest, attributes: Attributes, query: Query, resource: Resource | None
-    ) -> Reply | Stream:
-        if resource is None:
-            raise no_such_path()
-        call = Call(request, attributes, query, resource, self._staleness())
-        timeout_s = request_timeout_s(query) if "timeout" in query and attributes.verb != "watch" else None
-        if timeout_s is None:
-            return await self._verbs.answer(call)  # the cache bounds its own waits
-        async with asyncio.timeout(timeout_s):
-            return await self._verbs.answer(call)
+    async def _answer(self, request: web.BaseRequest, asked: _Asked) -> Reply | Stream:
+        attributes, gate = asked.attributes, self._gate
+        identity = None
+        if gate is not None and attributes.path not in OPEN_PATHS:
+            identity = await gate.identify(request)
+        if not attributes.resource:
+            if gate is not None and identity is not None:
+                await gate.authorize(identity, attributes)
+            return await self._other(request, attributes, asked.text)
+        self._in_flight.enter(watch=asked.is_watch, exempt=identity is not None and privileged(identity))
+        try:
+            if gate is not None and identity is not None:
+                await gate.authorize(identity, attributes)
+            if asked.resource is None:
+                raise no_such_path()
+            call = Call(request, attributes, asked.query, asked.resource, self._staleness())
+            if asked.is_watch or "timeout" not in asked.query:
+                return await self._verbs.answer(call)  # the cache bounds its own waits
+            async with asyncio.timeout(request_timeout_s(asked.query)):
+                return await self._verbs.answer(call)
+        finally:
+            self._in_flight.leave(watch=asked.is_watch)
 
     async def _other(self, request: web.BaseRequest, attributes: Attributes, query: str) -> Reply | Stream:
         """Everything that is no resource."""

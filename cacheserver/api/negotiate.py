@@ -21,6 +21,9 @@ class Encoding(Enum):
     JSON = "application/json"
     YAML = "application/yaml"
 
+    def __init__(self, media_type: str) -> None:
+        self.media_type = media_type  # what `value` is, without its look-up: a property of Python's
+
 
 class Answer(Enum):
     """What is negotiated about."""

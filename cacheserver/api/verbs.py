@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import orjson
@@ -75,8 +75,8 @@ class Verbs:
         self._watches = watches
         self._now = now
 
-    async def answer(self, call: Call) -> Reply | Stream:
-        """Raises: StatusError, NotReady, TooNew, Expired, BlobMissingError, EtcdError."""
+    def answer(self, call: Call) -> Awaitable[Reply | Stream]:
+        """Raises, also when awaited: StatusError, NotReady, TooNew, Expired, BlobMissingError, EtcdError."""
         attributes, resource = call.attributes, call.resource
         verb = attributes.verb
         if attributes.subresource:
@@ -84,13 +84,13 @@ class Verbs:
                 raise no_such_path()
             if verb != "get" or not attributes.namespace:
                 raise self._refuse(call)
-            return await self._subresource(call)
+            return self._subresource(call)
         if verb == "get":
-            return await self._get(call)
+            return self._get(call)
         if verb == "list":
-            return await self._list(call)
+            return self._list(call)
         if verb == "watch" and verb in resource.verbs:
-            return await self._watch(call)
+            return self._watch(call)
         raise self._refuse(call)
 
     def _refuse(self, call: Call) -> StatusError:
@@ -137,7 +137,7 @@ class Verbs:
         body = forms.one(resource, form, entry, int(self._now()))
         if pretty or accepted.encoding is Encoding.YAML:
             body = readable.readable(body, accepted.encoding, pretty=pretty)
-        return whole(body, content_type=accepted.encoding.value, extra=call.extra)
+        return whole(body, content_type=accepted.encoding.media_type, extra=call.extra)
 
     async def _subresource(self, call: Call) -> Reply | Stream:
         manifest = orjson.loads((await self._entry(call)).body)
