@@ -30,7 +30,7 @@ _EVENT_END: Final = b"}\n"
 
 _BRACE: Final = _EVENT_END[0]
 _MOST_SAMPLES = 2_000_000
-_CONNECTING_AT_ONCE = 100
+_OPENING_AT_ONCE = 100
 _CONNECT_WITHIN_S = 120.0
 
 
@@ -215,6 +215,7 @@ class _Stream(asyncio.BufferedProtocol):
     def __init__(self, run: _Run, *, sampled: bool) -> None:
         self._run = run
         self.reader = StreamReader(run.stamps if sampled else None)
+        self.answered = asyncio.Event()
         self._head: bytes | None = b""
         self._transport: asyncio.Transport | None = None
 
@@ -230,6 +231,7 @@ class _Stream(asyncio.BufferedProtocol):
         self._run.took(self.reader.feed(self._run.buffer, at, nbytes), nbytes)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.answered.set()
         if self._transport is not None:
             self._transport = None
             self._run.lost(f"stream ended: {exc or 'closed by the server'}")
@@ -248,6 +250,7 @@ class _Stream(asyncio.BufferedProtocol):
             self._head = head
             return end
         self._head = None
+        self.answered.set()
         if head[9:12] != b"200":
             self.close()
             self._run.lost(head[:300].decode(errors="replace"))
@@ -265,13 +268,16 @@ async def follow(job: Job, *, ready: asyncio.Queue[Ready], stop: asyncio.Event) 
     loop = asyncio.get_running_loop()
     run = _Run(job)
     began, before = time.perf_counter(), run.cpu()
-    turn = asyncio.Semaphore(_CONNECTING_AT_ONCE)
+    turn = asyncio.Semaphore(_OPENING_AT_ONCE)
 
     async def connect(number: int) -> None:
         stream = _Stream(run, sampled=bool(job.sample_every) and number % job.sample_every == 0)
         run.streams.append(stream)
+        # Until the head is there: connections that only the kernel has taken fill the server's queue, and past its end
+        # each handshake is tried again after a second, which is no figure of the server's.
         async with turn:
             await loop.create_connection(lambda: stream, host, port, ssl=tls)
+            await stream.answered.wait()
 
     try:
         async with asyncio.timeout(_CONNECT_WITHIN_S):

@@ -43,6 +43,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Connections that wait to be accepted; the kernel caps it at its own limit (net.core.somaxconn, 4,096 by default). Past
+# that it drops handshakes, and clients try again after a second: what a crowd that comes back meets. Go's servers take
+# the kernel's limit, too.
+_BACKLOG = 4096
+
 
 async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Calls `ready` with the API's URL once reads are answered.
@@ -239,7 +244,7 @@ async def _listening(api: Api, settings: Settings, tls: ssl.SSLContext | None) -
     await runner.setup()
     try:
         listen = settings.serving.listen
-        site = web.TCPSite(runner, listen.host, listen.port, backlog=1024, reuse_address=True, ssl_context=tls)
+        site = web.TCPSite(runner, listen.host, listen.port, backlog=_BACKLOG, reuse_address=True, ssl_context=tls)
         await site.start()
         yield runner
     finally:
