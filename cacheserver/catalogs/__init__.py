@@ -54,15 +54,20 @@ async def parse(
     Raises: CatalogError when no worker can be started, SourceError where a git repository's mirror cannot be read.
     Never for bad content: that is among the findings.
     """
-    from cacheserver.catalogs import fbc, krm, krm_git  # noqa: PLC0415 - as Workers
-    from cacheserver.catalogs.krm_refs import Refs  # noqa: PLC0415
+    from cacheserver.catalogs.krm_refs import Refs  # noqa: PLC0415 - what follows: as Workers, and each for its own
 
     if isinstance(tree, Refs):
+        from cacheserver.catalogs import krm_git  # noqa: PLC0415
+
         with workers.lane() as lane:
             return await krm_git.Parse(tree, key, workers, lane, scratch, write_blobs=write_blobs).run(known, progress)
     if format is None:
         format = Format.KRM if any(path.rpartition("/")[2] == _KPTFILE for path in tree.files) else Format.FBC  # noqa: A001
     with workers.lane() as lane:
         if format is Format.KRM:
+            from cacheserver.catalogs import krm  # noqa: PLC0415
+
             return await krm.Parse(tree, key, workers, lane, scratch, write_blobs=write_blobs).run(known, progress)
+        from cacheserver.catalogs import fbc  # noqa: PLC0415
+
         return await fbc.Parse(tree, key, workers, lane, scratch, write_blobs=write_blobs).run(known, progress)

@@ -1,4 +1,4 @@
-"""What is asked of a worker about KRM packages, and what it answers: JSON, in the frames of wire.py."""
+"""What is asked of a worker about KRM packages, and what it answers: JSON, in the frames of frame.py."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import orjson
 from cacheserver.catalogs.krm_facts import Problem, Revision, decode_revision
 from cacheserver.model import BlobFile, BlobHead, Digest
 
-_PACK: Final = "krm.pack"
+_PACK: Final = "krm.pack"  # both begin as frame.KRM says
 _DESCRIBE: Final = "krm.describe"
-_MARK: Final = b'["krm.'
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +70,6 @@ class Describe:
 
 def encode_job(job: Pack | Describe) -> bytes:
     return orjson.dumps([_PACK if isinstance(job, Pack) else _DESCRIBE, job])
-
-
-def is_job(frame: bytes) -> bool:
-    """Whether a frame holds a job of this file rather than one of wire.py."""
-    return frame.startswith(_MARK)
 
 
 def decode_job(frame: bytes) -> Pack | Describe:

@@ -1,8 +1,7 @@
-"""What the pool and its workers say to each other: dataclasses, JSON in frames of 4 bytes of length, big endian."""
+"""What the pool and its workers say to each other: dataclasses, as JSON in frames (frame.py)."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +11,6 @@ import orjson
 
 from cacheserver.catalogs.catalog import Finding
 from cacheserver.model import BlobFile, BlobHead, Digest, Key, Kind, Record
-
-LENGTH: Final = struct.Struct(">I")
-LONGEST_FRAME: Final = 1 << 30
-"""No frame of ours comes near; a length beyond it means that the stream is broken."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from typing import Final, Self
 
 import orjson
 
+from cacheserver.catalogs.frame import LENGTH, LONGEST
 from cacheserver.catalogs.limits import MIB, ParseLimits
-from cacheserver.catalogs.wire import LENGTH, LONGEST_FRAME
 from cacheserver.errors import CatalogError, WorkerCrashedError
 
 _GRACE_S: Final = 5.0
@@ -167,7 +167,7 @@ class _Worker:
         stdin.writelines((LENGTH.pack(len(job)), job))
         await stdin.drain()
         size: int = LENGTH.unpack(await stdout.readexactly(LENGTH.size))[0]
-        if size > LONGEST_FRAME:
+        if size > LONGEST:
             raise ConnectionError("not a frame")
         answer = await stdout.readexactly(size)
         self.busy = False

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cacheserver.catalogs import goyaml, krm_commits, krm_kptfile, krm_pack, splitter, worker
+from cacheserver.catalogs import fbc_jobs, goyaml, krm_commits, krm_kptfile, krm_pack, splitter
 from cacheserver.catalogs.document import DocumentError
 from cacheserver.catalogs.krm_wire import Pack, Wanted, decode_packed
 from cacheserver.catalogs.krm_wire import encode_job as encode_krm_job
 from cacheserver.catalogs.limits import ParseLimits
-from cacheserver.catalogs.wire import Part, Report, Scan, decode_job, decode_reports, encode_job
+from cacheserver.catalogs.wire import Part, Report, Scan, decode_reports, encode_job
 from tests.support.fbc import bundle
 from tests.support.fuzz import FUZZ, within
 from tests.support.krm import kptfile
@@ -73,8 +73,8 @@ def scanned(content: bytes, *, known: bytes = b"") -> list[Report]:
         parts = [Part("f.yaml", 0, len(content))] if whole else [
             Part("f.yaml", 0, cut), Part("f.yaml", cut, len(content))
         ]  # fmt: skip
-        job = decode_job(encode_job(Scan(str(root), str(scratch), "", parts, True)))
-        reports = decode_reports(worker._do(job, LIMITS))
+        job = encode_job(Scan(str(root), str(scratch), "", parts, True))
+        reports = decode_reports(fbc_jobs.answer(job, LIMITS))
         assert {path.name for path in Path(home).iterdir()} == {"root", "scratch"}
         assert [path.name for path in root.iterdir()] == ["f.yaml"]
         return reports
