@@ -166,6 +166,15 @@ class Store:
                     found.setdefault(key.package, {})[key] = kv.mod_revision
         return found
 
+    async def count_served(self, repository: RepositoryKey) -> tuple[int, int]:
+        """How many packages and how many revisions of the repository are served."""
+        counts = []
+        for kind in (Kind.PACKAGE, Kind.REVISION):
+            prefix = _repository_prefix(kind, repository)
+            counts.append((await self._client.range(prefix, prefix_end(prefix), count_only=True)).count)
+        packages, revisions = counts
+        return packages, revisions
+
     async def read_package(self, repository: RepositoryKey, package: str) -> dict[Key, Stored]:
         """Every served object of one package."""
         found: dict[Key, Stored] = {}

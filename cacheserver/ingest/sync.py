@@ -196,9 +196,7 @@ class _Reading:
 
 async def count_served(report: SyncReport, store: Store) -> None:
     """Fill in how many packages and revisions are served now."""
-    served = await store.served_keys(report.repository)
-    report.packages = len(served)
-    report.revisions = sum(key.kind is Kind.REVISION for keys in served.values() for key in keys)
+    report.packages, report.revisions = await store.count_served(report.repository)
 
 
 def _settings(config: RepositoryConfig) -> str:

@@ -136,6 +136,8 @@ async def test_names_with_slashes_and_prefixes_of_each_other_do_not_mix(store: S
         assert {key.package for key in await store.read_package(REPOSITORY, package)} == {package}
     assert set(await store.served_keys(REPOSITORY)) == {"a", "ab", "a/b", "a%2Fb"}
     assert await store.served_keys(RepositoryKey("ns", "rep")) == {}
+    assert await store.count_served(REPOSITORY) == (0, 4)
+    assert await store.count_served(RepositoryKey("ns", "rep")) == (0, 0)
 
 
 async def test_followers_see_every_change_and_nothing_else(store: Store, claim: Claim, tmp_path: Path) -> None:
