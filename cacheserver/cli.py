@@ -13,7 +13,6 @@ import datetime
 import errno
 import logging
 import os
-import platform
 import shutil
 import sys
 import tempfile
@@ -360,6 +359,8 @@ def _certs(directory: str, namespace: str, days: int, terminal: Terminal) -> int
 
 
 def _version(settings: Settings, terminal: Terminal) -> int:
+    import platform  # noqa: PLC0415  as _server: 1.5 ms that nobody else needs
+
     terminal.out(f"cacheserver {cacheserver.__version__}")
     terminal.out(f"python      {platform.python_version()} ({platform.system()} {platform.machine()})")
     terminal.out(f"etcd        {_embedded_etcd(settings)}")

@@ -26,13 +26,11 @@ from cacheserver.blobs import Blobs
 from cacheserver.config import Defaults, RepositoryConfig, Settings
 from cacheserver.errors import CacheServerError, EtcdError, EtcdStartError
 from cacheserver.etcd.client import Client, TLSFiles
-from cacheserver.etcd.embedded import EmbeddedEtcd
 from cacheserver.etcd.version import check_supported
 from cacheserver.ingest import Ingest, Rooms, ServedBook, SyncReport
 from cacheserver.ingest.git import open_for
 from cacheserver.sources import Access, Progress, Source
 from cacheserver.store import Store
-from cacheserver.watchcache import WatchCache
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -40,6 +38,7 @@ if TYPE_CHECKING:
     from cacheserver.api import Api
     from cacheserver.cluster.kubeapi import KubeAPI
     from cacheserver.cluster.repositories import Controller
+    from cacheserver.watchcache import WatchCache
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +55,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
     """
     from cacheserver.api import PROJECTIONS, Api  # noqa: PLC0415 - aiohttp and the API cost `ingest` half its time
     from cacheserver.door import open_door  # noqa: PLC0415 - as above
+    from cacheserver.watchcache import WatchCache  # noqa: PLC0415 - as above
 
     metrics.build.labels(cacheserver.__version__).set(1)
     stop = asyncio.Event()
@@ -188,6 +188,8 @@ async def _etcd(settings: Settings) -> AsyncIterator[Client]:
     etcd = settings.etcd
     async with AsyncExitStack() as stack:
         if etcd.embedded:
+            from cacheserver.etcd.embedded import EmbeddedEtcd  # noqa: PLC0415 - where it is asked for
+
             child = await stack.enter_async_context(EmbeddedEtcd(etcd.data_dir / "etcd", binary=etcd.binary))
             client = Client([child.endpoint])
         else:
@@ -206,6 +208,9 @@ def _ingest(rooms: Rooms, settings: Settings) -> Ingest:
 
 def _steered(rooms: Rooms, settings: Settings, kubernetes: KubeAPI) -> tuple[Ingest, Controller]:
     """Ingestion of the cluster's Repository objects, one replica at a time, and who tells it of them."""
+    # What the first git repository needs: by then we serve, and loading it would hold up everybody for 20 ms.
+    import cacheserver.catalogs.krm_git  # noqa: PLC0415
+    import cacheserver.sources.git  # noqa: F401, PLC0415
     from cacheserver.cluster.credentials import Secrets  # noqa: PLC0415  in a cluster only
     from cacheserver.cluster.events import Events  # noqa: PLC0415
     from cacheserver.cluster.repositories import Controller  # noqa: PLC0415

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from cacheserver.config import repositories
-from cacheserver.config.documents import read_documents
 from cacheserver.config.repositories import API_VERSION, Defaults, RepositoryConfig
 from cacheserver.config.settings import ENV_PREFIX, FILE_KIND, SETTINGS, SUBJECTS, Kubernetes, Setting, Settings
 from cacheserver.errors import ConfigError
@@ -108,6 +107,8 @@ def check_listen(settings: Settings) -> None:
 
 
 def _read_file(path: Path) -> dict[Setting, list[_Written]]:
+    from cacheserver.config.documents import read_documents  # noqa: PLC0415  a command without a file does without YAML
+
     documents = list(read_documents(path))
     if len(documents) != 1:
         raise ConfigError(f"{path}: holds {len(documents)} documents; one {FILE_KIND} is needed")

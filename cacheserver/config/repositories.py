@@ -11,16 +11,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import orjson
 
 from cacheserver import names
 from cacheserver.config import quantities, sources
-from cacheserver.config.documents import Value, from_object, read_documents
 from cacheserver.config.sources import GitRef, RefKind, SourceSpec
 from cacheserver.errors import ConfigError
 from cacheserver.model import ANNOTATION_ALLOW_EMPTY, CONFIG_GROUP, GROUP, VERSION, Format, RepositoryKey
+
+if TYPE_CHECKING:
+    from cacheserver.config.documents import Value
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
@@ -122,6 +124,8 @@ def from_path(path: Path, defaults: Defaults) -> Iterator[RepositoryConfig]:
 
     Raises: ConfigError, also for a document of another kind and when there is none at all.
     """
+    from cacheserver.config.documents import read_documents  # noqa: PLC0415  `--catalog` alone does without YAML
+
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml", ".json"))
     else:
@@ -141,6 +145,8 @@ def from_cluster(manifest: Mapping[str, object], defaults: Defaults) -> Reposito
     What is read from this machine's disk is refused: it is the server's own, not that of who may write the object.
     Raises: ConfigError whose message begins with the field, as in `spec.source.oci.image: ...`.
     """
+    from cacheserver.config.documents import from_object  # noqa: PLC0415  as in from_path
+
     written = manifest.get("metadata")
     metadata = written if isinstance(written, Mapping) else {}
     annotations = {name: text for name, text in _mapping(metadata, "annotations").items() if _is_ours(name)}

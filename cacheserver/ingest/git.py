@@ -6,18 +6,16 @@ Called by whoever opens sources for ingest: the server, and the command line's `
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from cacheserver.catalogs.krm_git import holds_packages
 from cacheserver.config import sources as spec
 from cacheserver.errors import SourceNotFoundError
 from cacheserver.model import Format
 from cacheserver.sources import (
     Access,
-    GitMirror,
-    GitRefsSource,
     Limits,
     Progress,
     Source,
@@ -25,6 +23,9 @@ from cacheserver.sources import (
     open_refs,
     open_source,
 )
+
+if TYPE_CHECKING:
+    from cacheserver.sources.git import GitMirror, GitRefsSource
 
 _ONE_TREE: Final = (spec.RefKind.TAG, spec.RefKind.COMMIT)
 
@@ -53,20 +54,29 @@ def open_for(
     """
     if not isinstance(source, spec.GitSource) or format is Format.FBC or cache is None:
         return open_source(source, cache=cache, limits=limits, access=access)
+    from cacheserver.catalogs.krm_git import holds_packages  # noqa: PLC0415 - who reads no git does without
+
     one_tree = open_source(source, cache=cache, limits=limits, access=access)
     if source.ref is not None and source.ref.kind in _ONE_TREE:
         return one_tree
     refs = open_refs(source, cache, limits=limits, access=access)
-    return _Packages(source, refs, one_tree if format is None else None)
+    return _Packages(source, refs, one_tree if format is None else None, holds_packages)
 
 
 class _Packages:
     """A Source over branches and tags. otherwise: what to read where no package is found; None reads refs always."""
 
-    def __init__(self, source: spec.GitSource, refs: GitRefsSource, otherwise: Source | None) -> None:
+    def __init__(
+        self,
+        source: spec.GitSource,
+        refs: GitRefsSource,
+        otherwise: Source | None,
+        holds_packages: Callable[[RefsTree], Awaitable[bool]],
+    ) -> None:
         self._source = source
         self._refs = refs
         self._otherwise = otherwise
+        self._holds_packages = holds_packages
         self._mirror: GitMirror | None = None
 
     async def probe(self) -> str:
@@ -95,7 +105,7 @@ class _Packages:
             root=scratch, files=(), digest=mirror.digest, mirror=mirror, url=self._source.url,
             directory=self._source.directory,
         )  # fmt: skip
-        if self._otherwise is None or not mirror.refs or await holds_packages(tree):
+        if self._otherwise is None or not mirror.refs or await self._holds_packages(tree):
             return tree
         await self._let_go()
         return replace(await self._otherwise.fetch(scratch, progress), digest=mirror.digest)

@@ -7,10 +7,10 @@ unchanged catalog makes no event.
 
 from __future__ import annotations
 
-import calendar
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -258,4 +258,4 @@ def _stamp(now: float) -> str:
 
 
 def _seconds(stamp: str) -> float:
-    return calendar.timegm(time.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ")) if stamp else 0.0
+    return datetime.fromisoformat(stamp).timestamp() if stamp else 0.0

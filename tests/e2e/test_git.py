@@ -24,7 +24,8 @@ from cacheserver.errors import (
     SourceRateLimitedError,
     SourceTooLargeError,
 )
-from cacheserver.sources import GitCredentials, GitMirror, GitRefsSource, GitSource, Limits, Tree
+from cacheserver.sources import GitCredentials, Limits, Tree
+from cacheserver.sources.git import GitMirror, GitRefsSource, GitSource
 from cacheserver.sources.git_command import Git, Remote
 from tests.support.certificates import Authority
 from tests.support.gitserver import GitDaemon, GitHTTPS, GitRepository, basic

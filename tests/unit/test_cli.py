@@ -126,6 +126,21 @@ def test_help_and_version_load_neither_the_server_nor_grpc() -> None:
     assert done.stderr.strip() == "[]"
 
 
+def test_an_ingest_of_a_directory_loads_no_other_source_and_nothing_that_serves() -> None:
+    absent = (
+        *("yaml", "aiohttp", "cacheserver.api", "cacheserver.watchcache", "cacheserver.etcd.embedded"),
+        *("cacheserver.sources.git", "cacheserver.sources.registry", "cacheserver.catalogs.krm_git"),
+    )
+    code = (
+        "import sys; from pathlib import Path; from cacheserver import cli, config, server\n"
+        "settings = config.load({'--catalog': ['a=./x'], '--etcd': 'http://127.0.0.1:1'}, {}, cwd=Path.cwd())\n"
+        "server._source(settings, settings.repositories[0])\n"
+        f"print([m for m in {absent} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_a_child_that_imports_the_main_module_loads_nothing_of_the_server() -> None:
     code = "import sys, cacheserver.__main__; print([m for m in sys.modules if m.startswith('cacheserver.')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
