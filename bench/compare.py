@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench import crs, herd, kube, peers, processes, serve, watch
+from bench import crs, herd, kube, processes, serve, watch
 from bench.errors import BenchError
 from bench.figures import CPU
 from bench.kube import Kube
@@ -53,7 +53,6 @@ class Side:
 
 def measure(options: Options, report: Report, binary: kube.Binary) -> None:
     """Every question that both can answer, `rounds` times. Raises: BenchError."""
-    peers.note_absent(report, options)
     report.note(f"the peer: {binary.version}, no flags that change its limits, audit off, RBAC, no aggregation layer")
     report.note(
         "both: TLS 1.3, P-256 certificates, a client certificate of system:masters (neither server's limits on "

@@ -130,6 +130,34 @@ def memory(pids: Iterable[int]) -> Memory:
     return Memory(rss, peak)
 
 
+class Peak:
+    """The most that a process and its children held at once, as far as looking at them again and again sees it.
+
+    pss: each page shared out among those who hold it (proc_pid_smaps(5)). largest: of one process, at any time.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self.pss = self.rss = self.largest = self.processes = 0
+
+    def look(self) -> None:
+        pids = family(self._pid)
+        held = [memory([pid]) for pid in pids]
+        self.processes = max(self.processes, len(pids))
+        self.rss = max(self.rss, sum(each.rss for each in held))
+        self.largest = max(self.largest, *(each.peak for each in held), 0)
+        self.pss = max(self.pss, sum(map(_pss, pids)))
+
+
+def _pss(pid: int) -> int:
+    try:
+        text = (_PROC / str(pid) / "smaps_rollup").read_text()
+    except OSError:
+        return 0
+    found = dict(line.split(":", 1) for line in text.splitlines() if line.startswith("Pss:"))
+    return _kib(found.get("Pss", ""))
+
+
 def _kib(text: str) -> int:
     return int(text.split(maxsplit=1)[0]) << 10 if text else 0
 

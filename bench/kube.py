@@ -34,28 +34,6 @@ _DAYS = 1
 _FRONT_PROXY = "front-proxy-client"
 _CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
-_CRD = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": "packages.cacheserver.dev"},
-    "spec": {
-        "group": "cacheserver.dev",
-        "scope": "Namespaced",
-        "names": {"plural": "packages", "singular": "package", "kind": "Package", "listKind": "PackageList"},
-        "versions": [
-            {
-                "name": "v1alpha1",
-                "served": True,
-                "storage": True,
-                # No schema but this: every field of one costs the peer time at a write, and it shall have none to pay.
-                "schema": {
-                    "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
-                },
-            }
-        ],
-    },
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Binary:
@@ -138,15 +116,15 @@ class Kube:
         self.child.stop()
         with _started(self.command, self.url, self.client, self.child.directory) as (child, ready_s):
             again = dataclasses.replace(self, child=child, ready_s=ready_s)
-            again.until_served()
+            again.until_served(again.target.packages)
             yield again
 
-    def until_served(self) -> None:
-        """Raises: BenchError unless it serves the CRD within half a minute."""
+    def until_served(self, path: str) -> None:
+        """Raises: BenchError unless it lists what is at `path` within half a minute."""
         give_up_at = time.monotonic() + _SERVED_WITHIN_S
-        while not processes.http_ok(f"{self.url}{self.target.packages}?limit=1", self.client):
+        while not processes.http_ok(f"{self.url}{path}?limit=1", self.client):
             if time.monotonic() > give_up_at:
-                raise BenchError(f"kube-apiserver does not serve the CRD:\n{self.child.log()}")
+                raise BenchError(f"kube-apiserver does not serve {path}:\n{self.child.log()}")
             time.sleep(0.1)
 
     def cacheserver_flags(self, directory: Path) -> list[str]:
@@ -181,15 +159,15 @@ class Kube:
 @contextmanager
 def running(binary: Binary, options: Options) -> Iterator[Kube]:
     """kube-apiserver on an empty etcd, ready and serving the CRD. Raises: BenchError."""
-    certificates = Certificates(options.work / "pki")
-    client = certificates.client()
     port = processes.free_port()
+    certificates = Certificates(options.work / f"pki-{port}")
+    client = certificates.client()
     url = f"https://127.0.0.1:{port}"
     with processes.etcd(options.etcd, options.work) as etcd:
         command = [str(binary.path), *_flags(etcd, port, certificates, options.work)]
         with _started(command, url, client, options.work) as (child, ready_s):
             kube = Kube(command, child, url, ready_s, etcd, client, certificates)
-            _define(kube)
+            define(kube, "cacheserver.dev", "packages", "Package", "v1alpha1")
             yield kube
 
 
@@ -208,21 +186,49 @@ def filled(kube: Kube, options: Options) -> crs.Filled:
     return processes.ask("bench.crs", job, crs.Filled, options.work)
 
 
-def _define(kube: Kube) -> None:
-    """Raises: BenchError unless the apiserver takes the CRD and serves it."""
-    try:
-        post(kube, _CRD_PATH, _CRD)
-    except (urllib.error.URLError, OSError) as exc:
-        raise BenchError(f"kube-apiserver does not take the CRD: {exc}") from exc
-    kube.until_served()
+def define(
+    kube: Kube,
+    group: str,
+    plural: str,
+    kind: str,
+    version: str,
+    *,
+    namespaced: bool = True,
+    status: bool = False,
+) -> None:
+    """A custom resource of any content; status: apart, as a controller writes it.
+
+    Raises: BenchError unless the apiserver takes the CRD and serves it.
+    """
+    # No schema but this: every field of one costs the peer time at a write, and it shall have none to pay.
+    anything = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    names = {"plural": plural, "singular": kind.lower(), "kind": kind, "listKind": f"{kind}List"}
+    made: dict[str, object] = {"name": version, "served": True, "storage": True, "schema": anything}
+    if status:
+        made["subresources"] = {"status": {}}
+    scope = "Namespaced" if namespaced else "Cluster"
+    crd = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{group}"},
+        "spec": {"group": group, "scope": scope, "names": names, "versions": [made]},
+    }
+    post(kube, _CRD_PATH, crd)
+    kube.until_served(f"/apis/{group}/{version}/{plural}")
 
 
-def post(kube: Kube, path: str, body: object) -> None:
+def post(kube: Kube, path: str, body: object) -> bytes:
+    """What it answers. Raises: BenchError unless it takes it."""
     request = urllib.request.Request(
         kube.url + path, data=orjson.dumps(body), headers={"Content-Type": "application/json"}, method="POST"
     )
-    with urllib.request.urlopen(request, timeout=30, context=processes.context(kube.client)) as answer:
-        answer.read()
+    try:
+        with urllib.request.urlopen(request, timeout=30, context=processes.context(kube.client)) as answer:
+            return bytes(answer.read())
+    except urllib.error.HTTPError as exc:
+        raise BenchError(f"kube-apiserver refuses {path}: {exc.read()[:500]!r}") from exc
+    except (urllib.error.URLError, OSError) as exc:
+        raise BenchError(f"kube-apiserver does not answer {path}: {exc}") from exc
 
 
 def _flags(etcd: Etcd, port: int, certificates: Certificates, directory: Path) -> list[str]:

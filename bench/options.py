@@ -16,6 +16,7 @@ class Options:
 
     work: a temporary directory of this run. catalog: what to ingest; None: one is made as `generated` says.
     shape: of the objects in etcd for everything but the catalog. burst: writes as fast as they go.
+    more_catalogs: further ones, for what is compared by catalogs.
     bundle: a git bundle of KRM packages; None: a repository of them is made. large_bytes: of the catalog whose ingest's
     memory is measured.
     fan_out: numbers of watchers of a burst, beside `watchers`.
@@ -45,4 +46,5 @@ class Options:
     scale_processes: Sequence[int] = (1, 2, 4)
     scale_minutes: float = 15.0
     bundle: Path | None = None
+    more_catalogs: Sequence[Path] = ()
     large_bytes: int = 57_000_000

@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 import orjson
 
 from bench.errors import BenchError
-from bench.figures import Memory, cpu_s, family, memory
+from bench.figures import Memory, Peak, cpu_s, family, memory
 from bench.target import Target
 from cacheserver.etcd.binary import distributed_binary
 from cacheserver.etcd.supervise import command
@@ -38,6 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _READY_WITHIN_S = 60.0
 _STOP_WITHIN_S = 15.0
 _LOG_TAIL = 3000
+_LOOK_EVERY_S = 0.02
 
 T = TypeVar("T")
 
@@ -274,6 +275,33 @@ def run(name: str, arguments: Sequence[str], directory: Path) -> Finished:
                 f"{name} exited with {child.popen.returncode}:\n{child.log()}{output.decode()[-_LOG_TAIL:]}"
             )
         return Finished(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10, output.decode())
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A command that ran to its end, and the most bytes it and its children held meanwhile: see figures.Peak."""
+
+    seconds: float
+    pss: int
+    rss: int
+    largest: int
+    processes: int
+
+
+def held(name: str, arguments: Sequence[str], directory: Path) -> Held:
+    """Run a command to its end and look at its memory all the time, which costs it some: time is `run`'s to tell.
+
+    Raises: BenchError unless it exits with 0.
+    """
+    with running(Child(name, arguments, directory)) as child:
+        peak = Peak(child.pid)
+        while child.popen.poll() is None:
+            peak.look()
+            time.sleep(_LOOK_EVERY_S)
+        seconds = time.perf_counter() - child.started_at
+    if child.popen.returncode:
+        raise BenchError(f"{name} exited with {child.popen.returncode}:\n{child.log()}")
+    return Held(seconds, peak.pss, peak.rss, peak.largest, peak.processes)
 
 
 class Helper:

@@ -121,9 +121,14 @@ def ask(question: Question, target: Target, options: Options) -> Sample:
         cpu_of=target.pids,
     )
     done = processes.ask("bench.load", job, load.Result, options.work)
+    return answered(question.name, done, question.unit, aim=question.aim, requests=question.requests)
+
+
+def answered(name: str, done: load.Result, unit: str, *, aim: str = "", requests: int = 1) -> Sample:
+    """What a load maker counted; `requests` of them to an answer. Raises: BenchError when any failed."""
     if done.failures or not done.requests:
-        raise BenchError(f"{question.name}: {done.failures} of {done.requests} failed: {done.last_failure}")
-    answers = done.requests / question.requests
+        raise BenchError(f"{name}: {done.failures} of {done.requests} failed: {done.last_failure}")
+    answers = done.requests / requests
     parts = {
         "per_server_cpu_s": answers / max(done.server_cpu_s, 0.01),
         "server_us_each": done.server_cpu_s / answers * 1e6,
@@ -137,7 +142,7 @@ def ask(question: Question, target: Target, options: Options) -> Sample:
         "client_cores": done.client_cpu_s / done.seconds,
         "machine_cores": done.machine_cpu_s / done.seconds,
     }
-    return Sample(answers / done.seconds, question.unit, parts, question.aim)
+    return Sample(answers / done.seconds, unit, parts, aim)
 
 
 def pages(target: Target, first: str) -> list[str]:

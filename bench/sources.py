@@ -21,15 +21,13 @@ import orjson
 from bench import krm, load, processes
 from bench.catalog import copy_catalog, first_change
 from bench.errors import BenchError
-from bench.figures import family, memory
 from bench.images import Registry
 from bench.options import Options
-from bench.processes import Child, Etcd
+from bench.processes import Etcd
 from bench.report import Report, Sample
 from bench.target import API, fetch
 
 _NAME = "bench"
-_SAMPLE_EVERY_S = 0.04
 _READ_CONNECTIONS = 4
 _BUNDLE_IMAGE = re.compile(rb"^(image: \S*)[0-9a-f]$", re.MULTILINE)
 _READ_EVERY = "GET of a package"
@@ -187,39 +185,9 @@ def _memory(large: Path, options: Options, report: Report) -> None:
     """Peak of all processes of one cold ingest, summed over what each holds of its own (proportional set size)."""
     with processes.etcd(options.etcd, options.work) as etcd:
         arguments = processes.cacheserver("ingest", *_flags(etcd, large, options))
-        with processes.running(Child("ingest-large", arguments, options.work)) as child:
-            peak = _Peak(child.pid)
-            while child.popen.poll() is None:
-                peak.look()
-                time.sleep(_SAMPLE_EVERY_S)
-            seconds = time.perf_counter() - child.started_at
-        if child.popen.returncode:
-            raise BenchError(f"ingest of the large catalog: exit {child.popen.returncode}\n{child.log()}")
-    parts = {"sum_of_RSS_MB": peak.rss / 1e6, "processes": peak.processes, "seconds": seconds}
-    report.add("peak memory of ingest, large catalog", Sample(peak.pss / 1e6, "MB", parts, "under 250 MB"))
-
-
-class _Peak:
-    """The most that a process and its children held at once, as far as looking every few milliseconds sees it."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self.pss = self.rss = self.processes = 0
-
-    def look(self) -> None:
-        pids = family(self._pid)
-        self.processes = max(self.processes, len(pids))
-        self.rss = max(self.rss, memory(pids).rss)
-        self.pss = max(self.pss, sum(map(_pss, pids)))
-
-
-def _pss(pid: int) -> int:
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0
-    found = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
-    return int(found[1]) << 10 if found else 0
+        held = processes.held("ingest-large", arguments, options.work)
+    parts = {"sum_of_RSS_MB": held.rss / 1e6, "processes": held.processes, "seconds": held.seconds}
+    report.add("peak memory of ingest, large catalog", Sample(held.pss / 1e6, "MB", parts, "under 250 MB"))
 
 
 def _flags(etcd: Etcd, catalog: Path, options: Options) -> list[str]:
