@@ -221,4 +221,4 @@ def add(
         second = mine / its if part == "per_server_cpu_s" else its / mine
     if value <= 0:
         raise BenchError(f"{name}: no figure to compare")
-    report.ratio(name, Ratio(value, second, ours.value, theirs.value, ours.unit, aim, compared, part))
+    report.ratio(name, Ratio(value, second, ours.value, theirs.value, ours.unit, aim, compared, part, other))

@@ -33,6 +33,7 @@ class Ratio:
     """One round of two sides. value: over 1 in our favour. second: the same of `part`, 0 without one.
 
     aim: what the value should reach, 0 for none. compared: what of the two was held against each other.
+    beside: the other side's name.
     """
 
     value: float
@@ -43,6 +44,7 @@ class Ratio:
     aim: float
     compared: str
     part: str = ""
+    beside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,13 +191,10 @@ class Report:
         drawn: dict[str, str] = {}
         about = self._title().splitlines()
         if self._ratios:
-            bars = [
-                plot.Bar(question, value, found[0].aim, f"{shown(value)}×")
-                for question, found in self._ratios.items()
-                if (value := median([each.value for each in found]))
-            ]
             note = "median ratio of the rounds, over 1: for cacheserver; the stroke is the aim, red falls short of it"
-            drawn["ratios"] = plot.bars("cacheserver beside its peers", [*about, note], {"": bars}, origin=1.0)
+            drawn["ratios"] = plot.bars(
+                "cacheserver beside its peers", [*about, note], _by_peer(self._ratios), origin=1.0
+            )
         if self._curves:
             panels = [
                 plot.Line(each.name, each.x, each.unit, each.points, f"exponent {each.exponent:.2f}")
@@ -220,11 +219,15 @@ class Report:
     def _ratio_lines(self) -> list[str]:
         if not self._ratios:
             return []
-        lines = ["", "ratio (over 1: for cacheserver) | rounds | aim | met | ours | theirs | second ratio | compared"]
+        lines = [
+            "",
+            "ratio (over 1: for cacheserver) | beside | rounds | aim | met | ours | theirs | second ratio | compared",
+        ]
         for question, rounds in self._ratios.items():
             first, value = rounds[0], median([each.value for each in rounds])
             cells = [
                 f"{question}: {shown(value)}",
+                first.beside,
                 " ".join(shown(each.value) for each in rounds),
                 f"{first.aim:.0f}" if first.aim >= 10 else f"{first.aim:.2g}" if first.aim else "-",
                 ("yes" if value >= first.aim else "NO") if first.aim else "-",
@@ -258,6 +261,15 @@ class Report:
             f"{about.cpu}, {about.cores} cores, {about.memory_gib} GiB, {about.system}, load {about.load_before}\n"
             f"{about.python}, etcd {about.etcd}, cacheserver {about.cacheserver} at {about.commit}"
         )
+
+
+def _by_peer(ratios: Mapping[str, Sequence[Ratio]]) -> dict[str, list[plot.Bar]]:
+    groups: dict[str, list[plot.Bar]] = {}
+    for question, found in ratios.items():
+        if value := median([each.value for each in found]):
+            bar = plot.Bar(question, value, found[0].aim, f"{shown(value)}×")
+            groups.setdefault(found[0].beside, []).append(bar)
+    return groups
 
 
 def _curve(curve: Curve) -> dict[str, object]:

@@ -116,7 +116,6 @@ def _three(place: Place, options: Options, report: Report) -> None:
             if what == "one change":
                 place.change()
             done = processes.run("ingest", processes.cacheserver("ingest", *flags), options.work)
-            # No peak of memory here: the kernel counts ours, from before the exec, as the child's.
             parts = {"cpu_s": done.cpu_s, **_written(done.output, what)}
             report.add(f"ingest {place.what}, {what}", Sample(done.seconds, "s", parts, aim))
 

@@ -26,7 +26,7 @@ def report() -> Report:
 
 
 def ratio(value: float, *, aim: float = 0.0) -> Ratio:
-    return Ratio(value, 0.0, value * 10, 10, "req/s", aim, "the same objects")
+    return Ratio(value, 0.0, value * 10, 10, "req/s", aim, "the same objects", "", "a peer")
 
 
 # --- ratios ---
@@ -39,8 +39,8 @@ def test_a_ratio_is_the_median_of_the_rounds_and_says_whether_it_met_its_aim(rep
 
     (listed,) = (line for line in report.table().splitlines() if line.startswith("LIST: "))
     (got,) = (line for line in report.table().splitlines() if line.startswith("GET: "))
-    assert listed.split(" | ")[:4] == ["LIST: 21.0", "19.0 25.0 21.0", "20", "yes"]
-    assert got.split(" | ")[2:4] == ["6", "NO"]
+    assert listed.split(" | ")[:5] == ["LIST: 21.0", "a peer", "19.0 25.0 21.0", "20", "yes"]
+    assert got.split(" | ")[3:5] == ["6", "NO"]
 
 
 def test_more_requests_and_less_memory_are_both_over_one_when_they_are_for_us(report: Report) -> None:
