@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NoReturn
 
 import orjson
@@ -455,4 +455,5 @@ class WatchCache:
 
 
 def _seconds(timestamp: str) -> int:
-    return int(datetime.strptime(timestamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp())
+    # Not strptime: ten times slower, and paid for every object at the start.
+    return int(datetime.fromisoformat(timestamp).timestamp())

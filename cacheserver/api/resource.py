@@ -193,7 +193,7 @@ def look(manifest: Manifest, *path: str) -> str:
     """The string at a path; empty when there is none."""
     found: Any = manifest
     for step in path:
-        found = found.get(step) if isinstance(found, Mapping) else None
+        found = found.get(step) if isinstance(found, dict) else None
     return "" if found is None else str(found)
 
 
@@ -202,8 +202,8 @@ def look_number(manifest: Manifest, *path: str) -> int:
     *steps, last = path
     parent: Any = manifest
     for step in steps:
-        parent = parent.get(step) if isinstance(parent, Mapping) else None
-    found = parent.get(last) if isinstance(parent, Mapping) else None
+        parent = parent.get(step) if isinstance(parent, dict) else None
+    found = parent.get(last) if isinstance(parent, dict) else None
     if isinstance(found, Sequence) and not isinstance(found, str):
         return len(found)
     return found if isinstance(found, int) else 0
