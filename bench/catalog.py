@@ -31,7 +31,7 @@ def measure(options: Options, report: Report) -> None:
             with processes.server(etcd, options.work):
                 # The server follows etcd meanwhile, as it does in a cluster.
                 report.add("ingest, cold", _command(_ingest(catalog, etcd, options), "under 3 s"))
-                report.add("ingest, unchanged", _command(_ingest(catalog, etcd, options), "under 0.5 s"))
+                report.add("ingest, unchanged", _command(_ingest(catalog, etcd, options), "under 0.3 s"))
                 first_change(catalog)
                 report.add("ingest, one changed bundle", _command(_ingest(catalog, etcd, options), ""))
                 processes.ask("bench.fill", fill.Forget(etcd.endpoint), fill.Forgotten, options.work)
