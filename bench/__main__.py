@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench import (
     catalog,
+    catalogd,
     compare,
     fbc,
     fill,
@@ -43,16 +44,15 @@ Measure cacheserver from outside, on loopback: etcd, the server and the load eac
   memory    what 10,000 revisions add to a server
   compare   the same questions to kube-apiserver with the same objects in a CRD, TLS on both, in turn: ratios
             (--peer kube-apiserver=PATH or $KUBEBUILDER_ASSETS; without one it is left out of `all`)
-  loader    the same catalogs read, kept and served by opm, the reference loader in a program: ratios
-            (--peer opm=PATH; without it left out of `all`), and by OLM's package-server, where that is given too
-            (--peer package-server=PATH, and a kube-apiserver)
+  olm       the same catalogs beside opm, which has the reference loader, OLM's package-server, and catalogd: ratios
+            (--peer opm=PATH, package-server=PATH, catalogd=PATH; without any it is left out of `all`)
   secured   the questions of serve and watch over TLS, by a user whom kube-apiserver is asked about, with two replicas
             (needs a kube-apiserver as compare does; not part of `all`)
   scale     growth by revisions, watchers and processes, with exponents; at most --minutes; not part of `all`
   all       all of it (the default)
 """
 
-_PARTS = ("catalog", "sources", "serve", "watch", "herd", "memory", "compare", "loader", "secured", "scale", "all")
+_PARTS = ("catalog", "sources", "serve", "watch", "herd", "memory", "compare", "olm", "secured", "scale", "all")
 
 _READING = """\
 reading the table: every figure is the median of the rounds, which follow it. server_cores and client_cores are CPU
@@ -111,12 +111,12 @@ def _measure(what: str, options: Options, report: Report) -> None:
     if what in ("memory", "all"):
         _say("memory")
         scale.per_ten_thousand(options, report)
-    if what in ("compare", "loader", "all"):
+    if what in ("compare", "olm", "all"):
         peers.note_absent(report, options)
     if what in ("compare", "secured", "all"):
         _with_kube(what, options, report)
-    if what in ("loader", "all"):
-        _with_opm(what, options, report)
+    if what in ("olm", "all"):
+        _with_olm(what, options, report)
     if what == "scale":
         _say("scale")
         scale.measure(options, report)
@@ -137,24 +137,25 @@ def _with_kube(what: str, options: Options, report: Report) -> None:
         report.note("not compared: there is no kube-apiserver here (--peer kube-apiserver=PATH, KUBEBUILDER_ASSETS)")
 
 
-def _with_opm(what: str, options: Options, report: Report) -> None:
-    """Raises: BenchError, where it was asked for and there is no opm."""
-    binary = options.peers.get(peers.OPM)
-    if binary is not None:
-        _say("loader")
-        opm.measure(options, report, binary)
-        _with_package_server(options, report, binary)
-    elif what != "all":
-        raise BenchError("no peer: --peer opm=PATH")
-
-
-def _with_package_server(options: Options, report: Report, opm_binary: Path) -> None:
-    binary, cluster = options.peers.get(peers.PACKAGE_SERVER), kube.find(options.peers.get(peers.KUBE_APISERVER))
-    if binary is not None and cluster is not None:
+def _with_olm(what: str, options: Options, report: Report) -> None:
+    """opm, package-server and catalogd, as many as are given. Raises: BenchError, where none is but was asked for."""
+    loader, server, catalogs = (options.peers.get(name) for name in (peers.OPM, peers.PACKAGE_SERVER, peers.CATALOGD))
+    cluster = kube.find(options.peers.get(peers.KUBE_APISERVER))
+    if loader is None and server is None and catalogs is None and what != "all":
+        raise BenchError("no peer: --peer opm=PATH, package-server=PATH or catalogd=PATH")
+    if loader is not None:
+        _say("opm")
+        opm.measure(options, report, loader)
+    if server is not None and (loader is None or cluster is None):
+        report.note("not measured: package-server, for it needs --peer opm=PATH and --peer kube-apiserver=PATH")
+    elif server is not None and loader is not None and cluster is not None:
         _say("package-server")
-        packageserver.measure(options, report, binary, opm_binary, cluster)
-    elif binary is not None:
-        report.note("not measured: package-server, for there is no kube-apiserver here (--peer kube-apiserver=PATH)")
+        packageserver.measure(options, report, server, loader, cluster)
+    if catalogs is not None and cluster is None:
+        report.note("not measured: catalogd, for it needs --peer kube-apiserver=PATH")
+    elif catalogs is not None and cluster is not None:
+        _say("catalogd")
+        catalogd.measure(options, report, catalogs, cluster)
 
 
 def _say(stage: str) -> None:
@@ -248,7 +249,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=1, help="of everything that is generated (default 1)")
     sizes = parser.add_argument_group("catalog and sources")
     sizes.add_argument("--catalog", type=Path, help="a file-based catalog; default: one is generated")
-    sizes.add_argument("--more-catalogs", type=Path, nargs="+", default=[], help="further ones, for `loader`")
+    sizes.add_argument("--more-catalogs", type=Path, nargs="+", default=[], help="further ones, for `olm`")
     sizes.add_argument("--catalog-packages", type=int, default=37, help="in the generated one (default 37)")
     sizes.add_argument("--catalog-syntax", type=fbc.Syntax, default=fbc.Syntax.YAML, choices=list(fbc.Syntax))
     sizes.add_argument("--bundle", type=Path, help="a git bundle of KRM packages, for `sources`; default: one is made")

@@ -1,7 +1,7 @@
 """What else a user could pick: by which name it is given, what of it stands beside what of ours, and what does not.
 
-Each is started from a path that the caller names; nothing is fetched. The adapters are bench.kube, bench.opm and
-bench.packageserver. A report says of each peer that was not measured what would have been compared.
+Each is started from a path that the caller names; nothing is fetched. The adapters are bench.kube, bench.opm,
+bench.packageserver and bench.catalogd. A report says of each peer that was not measured what would have been compared.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from bench.report import Report
 KUBE_APISERVER: Final = "kube-apiserver"
 OPM: Final = "opm"
 PACKAGE_SERVER: Final = "package-server"
+CATALOGD: Final = "catalogd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,9 @@ PEERS: Final = (  # beside kube-apiserver, of which __main__ knows more
         "WATCH: it has none",
     ),
     Peer(
-        "catalogd",
-        "download of a whole catalog over HTTPS (/catalogs/NAME/api/v1/all); ingest of an image to served",
-        "GET and LIST of a package, WATCH: it has none, a client reads the whole catalog",
-        "it wants a Pod's service account token at a fixed path",
+        CATALOGD,
+        "an image from a registry to served, reads of a catalog and of one package, memory; needs kube-apiserver too",
+        "GET, LIST and WATCH of objects: it has none, a client reads documents",
     ),
     Peer(
         "porch",

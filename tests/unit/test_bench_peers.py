@@ -38,11 +38,11 @@ def test_a_peer_that_was_not_measured_is_named_with_the_reason(report: Report, t
 
     said = report.table()
     assert "not measured: package-server, it was not given (--peer package-server=PATH)" in said
-    assert "not measured: catalogd, it wants a Pod's" in said
+    assert "not measured: porch, nobody has written its adapter" in said
     assert "not measured: opm" not in said
 
 
-@pytest.mark.parametrize("text", ["opm", "nobody=/bin/sh", "catalogd=/bin/sh", "kube-apiserver=/no/such/file"])
+@pytest.mark.parametrize("text", ["opm", "nobody=/bin/sh", "porch=/bin/sh", "kube-apiserver=/no/such/file"])
 def test_a_peer_that_cannot_be_is_refused_by_name(text: str) -> None:
     with pytest.raises(BenchError, match="--peer"):
         peers.parse(text)
