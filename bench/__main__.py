@@ -8,6 +8,7 @@ import resource
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -53,6 +54,8 @@ Measure cacheserver from outside, on loopback: etcd, the server and the load eac
 """
 
 _PARTS = ("catalog", "sources", "serve", "watch", "herd", "memory", "compare", "olm", "secured", "scale", "all")
+
+_BEGAN_S = time.monotonic()
 
 _READING = """\
 reading the table: every figure is the median of the rounds, which follow it. server_cores and client_cores are CPU
@@ -159,7 +162,7 @@ def _with_olm(what: str, options: Options, report: Report) -> None:
 
 
 def _say(stage: str) -> None:
-    print(f"bench: {stage} ...", file=sys.stderr, flush=True)
+    print(f"bench: {time.monotonic() - _BEGAN_S:4.0f} s: {stage} ...", file=sys.stderr, flush=True)
 
 
 def _beside(given: Sequence[str]) -> Path | None:
