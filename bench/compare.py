@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench import crs, herd, kube, processes, serve, watch
+from bench import bare, crs, herd, kube, processes, serve, watch
 from bench.errors import BenchError
 from bench.figures import CPU
 from bench.kube import Kube
@@ -22,7 +22,7 @@ from bench.serve import Question
 from bench.target import Target, fetch
 
 OURS = "cacheserver"
-_RATES = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
+_RATES = (5.0, 10.0, 20.0, 40.0, 57.0, 80.0, 113.0, 160.0, 226.0)
 """Of writes, tried one after the other."""
 _PACED_S = 4.0
 _CLOCK_TICK_S = 0.01
@@ -108,6 +108,9 @@ def _round(sides: Sequence[Side], steady: float, server: Server, peer: Kube, opt
         add(report, name, samples, "per_server_cpu_s", aim=_AIMS.get(name, 0.0), compared=_COMPARED[name])
     _informers(sides, options, report)
     _fan_out(sides, options, report, steady)
+    certificate, key = peer.certificates.server()
+    bound = bare.measure(options, (str(certificate), str(key)), peer.client)
+    report.add(f"fan-out to {options.watchers} watchers, events/s · bound: bare writes of ready bytes, TLS", bound)
     _memory("RSS after every question of a round", "the API process alone, caches warm", server, peer, report)
 
 
