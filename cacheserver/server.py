@@ -18,10 +18,10 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import cacheserver
-from cacheserver import limits, metrics
+from cacheserver import heap, limits, metrics
 from cacheserver.blobs import Blobs
 from cacheserver.config import Defaults, RepositoryConfig, Settings
 from cacheserver.errors import CacheServerError, EtcdError, EtcdStartError
@@ -57,6 +57,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
     from cacheserver.door import open_door  # noqa: PLC0415 - as above
     from cacheserver.watchcache import WatchCache  # noqa: PLC0415 - as above
 
+    heap.keep_little()
     metrics.build.labels(cacheserver.__version__).set(1)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -164,13 +165,15 @@ async def _work(
             group.create_task(controller.run(), name="server: repositories")
 
 
-async def _announce(cache: WatchCache, ready: Callable[[], None]) -> None:
+async def _announce(cache: WatchCache, ready: Callable[[], None]) -> NoReturn:
+    """Once the cache is filled: say so, and from then on hold no more memory than it takes."""
     await cache.wait_ready()
     # What is loaded stays for long and holds no cycles: keep the collector from walking it again and again.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     ready()
+    await heap.keep_giving_back()
 
 
 async def _stopped(stop: asyncio.Event, work: asyncio.Task[None]) -> None:

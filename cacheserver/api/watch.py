@@ -30,7 +30,7 @@ from cacheserver.watchcache import Event, Page, Watch, WatchCache
 _SHORTEST_S: Final = 1800.0  # kube: --min-request-timeout; a watch without a timeout gets once to twice this
 _BOOKMARK_S: Final = 60.0  # kube: bookmarkFrequency
 _BEFORE_END_S: Final = 2.0  # kube: a last bookmark so long before the deadline
-_INITIAL_BYTES: Final = 256 << 10  # of initial events joined in one turn of the loop
+_INITIAL_BYTES: Final = 128 << 10  # of initial events joined in one turn of the loop
 
 
 _ChannelKey = tuple[str, str, str, Form, bool]
