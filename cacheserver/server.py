@@ -67,12 +67,8 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
         workers = await stack.enter_async_context(limits.workers(settings.parsing))
         client = await stack.enter_async_context(_etcd(settings))
         store, blobs = Store(client), Blobs(client)
-        cache = WatchCache(
-            store,
-            PROJECTIONS,
-            window_events=settings.cache.window_events,
-            window_bytes=settings.cache.window_bytes,
-        )
+        kept = settings.cache
+        cache = WatchCache(store, PROJECTIONS, window_events=kept.window_events, window_bytes=kept.window_bytes)
         door = await stack.enter_async_context(open_door(settings.serving))
         api = Api(
             cache,
@@ -81,7 +77,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
             version=cacheserver.__version__,
             checks=door.checks,
             gate=door.gate,
-            list_cache_bytes=settings.cache.list_cache_bytes,
+            list_cache_bytes=kept.list_cache_bytes,
             max_reads=settings.serving.max_reads,
             max_watches=settings.serving.max_watches,
         )
