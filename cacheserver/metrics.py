@@ -2,24 +2,148 @@
 
 kube-apiserver's names where the meaning is equal, `cacheserver_` for the rest. Label values are bounded by
 construction: nothing from a request goes into a label.
+
+Numbers are plain ones of ours, changed on the event loop only, and prometheus_client shows them when somebody asks: it
+brings an HTTP server, which costs a command that is never asked 18 ms, and takes a lock for each change.
 """
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
-
-disable_created_metrics()  # type: ignore[no-untyped-call] # not annotated; `_created` series would double the scrape
-REGISTRY = CollectorRegistry()
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.core import Metric
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+_FAMILIES: Final[list[_Family]] = []
+
+
+class _Family:
+    """A metric: itself one series, or with names of labels the series that `labels` gives out."""
+
+    def __init__(self, name: str, meaning: str, names: Sequence[str] = (), *, shown: bool = True) -> None:
+        """shown: False for a series of a family, which shows it."""
+        self.name = name
+        self.meaning = meaning
+        self.names = names
+        self._children: dict[tuple[str, ...], Self] = {}
+        if shown:
+            _FAMILIES.append(self)
+
+    def labels(self, *values: str) -> Self:
+        """The series with these values, in the order of the names; callers on a hot path keep it."""
+        found = self._children.get(values)
+        if found is None:
+            if len(values) != len(self.names):
+                raise ValueError(f"{self.name} has the labels {self.names}")
+            found = self._children[values] = self._child()
+        return found
+
+    def remove(self, *values: str) -> None:
+        """Drop a series; fine when there is none."""
+        self._children.pop(values, None)
+
+    def series(self) -> list[tuple[tuple[str, ...], Self]]:
+        """Each series behind the values of its labels."""
+        return list(self._children.items()) if self.names else [((), self)]
+
+    def _child(self) -> Self:
+        return type(self)(self.name, self.meaning, shown=False)
+
+
+class Counter(_Family):
+    """A number that only grows; shown as `name` with `_total`."""
+
+    value = 0.0
+
+    def inc(self, by: float = 1) -> None:
+        self.value += by
+
+
+class Gauge(_Family):
+    """A number, or what a function says when somebody asks."""
+
+    _number = 0.0
+    _function: Callable[[], float] | None = None
+
+    @property
+    def value(self) -> float:
+        return self._number if self._function is None else float(self._function())
+
+    def set(self, number: float) -> None:
+        self._number = number
+
+    def inc(self) -> None:
+        self._number += 1
+
+    def dec(self) -> None:
+        self._number -= 1
+
+    def set_function(self, function: Callable[[], float]) -> None:
+        self._function = function
+
+
+class Histogram(_Family):
+    """How many observations came to at most each of `buckets`, and their sum."""
+
+    def __init__(
+        self, name: str, meaning: str, names: Sequence[str] = (), *, buckets: Sequence[float], shown: bool = True
+    ) -> None:
+        super().__init__(name, meaning, names, shown=shown)
+        self.bounds = buckets
+        self.counts = [0] * (len(buckets) + 1)
+        self.sum = 0.0
+
+    def observe(self, amount: float) -> None:
+        self.sum += amount
+        self.counts[bisect_left(self.bounds, amount)] += 1
+
+    def _child(self) -> Self:
+        return type(self)(self.name, self.meaning, buckets=self.bounds, shown=False)
+
+
+@functools.cache
+def registry() -> CollectorRegistry:
+    """All of it, for whoever shows it."""
+    from prometheus_client import CollectorRegistry  # noqa: PLC0415  see the module
+    from prometheus_client.registry import Collector  # noqa: PLC0415
+
+    class Everything(Collector):
+        def collect(self) -> Iterable[Metric]:
+            yield from map(_shown, list(_FAMILIES))
+            yield from requests.collect()
+
+    made = CollectorRegistry()
+    made.register(Everything())
+    return made
+
+
+def _shown(family: _Family) -> Metric:
+    from prometheus_client import core  # noqa: PLC0415  see the module
+
+    name, meaning, names = family.name, family.meaning, family.names
+    if isinstance(family, Histogram):
+        histogram = core.HistogramMetricFamily(name, meaning, labels=names)
+        for values, timed in family.series():
+            histogram.add_metric(values, _cumulative(family.bounds, timed.counts), timed.sum)
+        return histogram
+    if isinstance(family, Gauge):
+        gauge = core.GaugeMetricFamily(name, meaning, labels=names)
+        for values, held in family.series():
+            gauge.add_metric(values, held.value)
+        return gauge
+    assert isinstance(family, Counter)
+    counter = core.CounterMetricFamily(name, meaning, labels=names)
+    for values, counted in family.series():
+        counter.add_metric(values, counted.value)
+    return counter
+
 
 # --- the API, named as kube-apiserver does (k8s.io/apiserver/pkg/endpoints/metrics) ---
 
@@ -63,7 +187,7 @@ class RequestMeter:
         self.bytes_buckets[bisect_left(self.BYTES, size)] += 1
 
 
-class _Requests(Collector):
+class _Requests:
     """Every RequestMeter as kube-apiserver's three request metrics."""
 
     def __init__(self) -> None:
@@ -74,6 +198,8 @@ class _Requests(Collector):
         return self._meters.setdefault((labels, code), RequestMeter())
 
     def collect(self) -> Iterable[Metric]:
+        from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily  # noqa: PLC0415  see the module
+
         component, timed_labels = "cacheserver", ("verb", "dry_run", *RequestLabels._fields[1:], "component")
         total = CounterMetricFamily(
             "apiserver_request",
@@ -111,59 +237,69 @@ def _add(total: RequestMeter, meter: RequestMeter) -> None:
 
 
 def _cumulative(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
+    from prometheus_client.utils import floatToGoString  # noqa: PLC0415  see the module
+
     names = [*map(floatToGoString, bounds), "+Inf"]
     return list(zip(names, map(float, accumulate(counts)), strict=True))
 
 
 requests = _Requests()
-REGISTRY.register(requests)
 inflight = Gauge(
-    "apiserver_current_inflight_requests", "Requests being answered now.", ("request_kind",), registry=REGISTRY
+    "apiserver_current_inflight_requests",
+    "Requests being answered now.",
+    ("request_kind",),
 )
 longrunning = Gauge(
     "apiserver_longrunning_requests",
     "Watches open now.",
     ("verb", "group", "version", "resource", "subresource", "scope", "component"),
-    registry=REGISTRY,
 )
 watch_events = Counter(
-    "apiserver_watch_events", "Events sent to watchers.", ("group", "version", "resource"), registry=REGISTRY
+    "apiserver_watch_events",
+    "Events sent to watchers.",
+    ("group", "version", "resource"),
 )
 watch_events_bytes = Counter(
-    "cacheserver_watch_sent_bytes", "Bytes of events sent to watchers.", ("resource",), registry=REGISTRY
+    "cacheserver_watch_sent_bytes",
+    "Bytes of events sent to watchers.",
+    ("resource",),
 )
 terminated_watchers = Counter(
     "apiserver_terminated_watchers",
     "Watchers told 410 because they fell off the event window.",
     ("resource",),
-    registry=REGISTRY,
 )
-storage_objects = Gauge("apiserver_storage_objects", "Objects served, by resource.", ("resource",), registry=REGISTRY)
+storage_objects = Gauge("apiserver_storage_objects", "Objects served, by resource.", ("resource",))
 init_events = Counter(
-    "apiserver_init_events", "Synthetic events that started watches.", ("resource",), registry=REGISTRY
+    "apiserver_init_events",
+    "Synthetic events that started watches.",
+    ("resource",),
 )
 
 # --- the watch cache ---
 cache_resource_version = Gauge(
-    "apiserver_watch_cache_resource_version", "Resource version the cache has reached.", registry=REGISTRY
+    "apiserver_watch_cache_resource_version",
+    "Resource version the cache has reached.",
 )
 cache_events_received = Counter(
-    "apiserver_watch_cache_events_received", "Events taken from etcd.", ("resource",), registry=REGISTRY
+    "apiserver_watch_cache_events_received",
+    "Events taken from etcd.",
+    ("resource",),
 )
-cache_capacity = Gauge("apiserver_watch_cache_capacity", "Most events the window holds.", registry=REGISTRY)
+cache_capacity = Gauge("apiserver_watch_cache_capacity", "Most events the window holds.")
 cache_initializations = Counter(
-    "apiserver_watch_cache_initializations", "Complete reads of the store.", registry=REGISTRY
+    "apiserver_watch_cache_initializations",
+    "Complete reads of the store.",
 )
 cache_read_wait_seconds = Histogram(
     "apiserver_watch_cache_read_wait_seconds",
     "Time a read waited for the cache to be fresh enough.",
     buckets=_SECONDS,
-    registry=REGISTRY,
 )
-cache_lag_seconds = Gauge("cacheserver_cache_lag_seconds", "Seconds since etcd was last heard from.", registry=REGISTRY)
-window_events = Gauge("cacheserver_window_events", "Events in the window.", registry=REGISTRY)
-window_bytes = Gauge("cacheserver_window_bytes", "Bytes of the events in the window.", registry=REGISTRY)
-watchers = Gauge("cacheserver_watchers", "Watchers, by resource.", ("resource",), registry=REGISTRY)
+cache_lag_seconds = Gauge("cacheserver_cache_lag_seconds", "Seconds since etcd was last heard from.")
+window_events = Gauge("cacheserver_window_events", "Events in the window.")
+window_bytes = Gauge("cacheserver_window_bytes", "Bytes of the events in the window.")
+watchers = Gauge("cacheserver_watchers", "Watchers, by resource.", ("resource",))
 
 # --- etcd ---
 etcd_seconds = Histogram(
@@ -171,13 +307,11 @@ etcd_seconds = Histogram(
     "Time of calls to etcd, by operation.",
     ("operation",),
     buckets=_SECONDS,
-    registry=REGISTRY,
 )
 etcd_errors = Counter(
     "cacheserver_etcd_errors",
     "Failed calls to etcd, by operation and error class.",
     ("operation", "error"),
-    registry=REGISTRY,
 )
 
 # --- ingest ---
@@ -185,44 +319,45 @@ repository_ready = Gauge(
     "cacheserver_repository_ready",
     "1 when the repository's Ready condition is True.",
     ("namespace", "repository"),
-    registry=REGISTRY,
 )
 repository_checked = Gauge(
     "cacheserver_repository_last_checked_timestamp_seconds",
     "When the source was last asked, as Unix time.",
     ("namespace", "repository"),
-    registry=REGISTRY,
 )
 repository_synced = Gauge(
     "cacheserver_repository_last_synced_timestamp_seconds",
     "When the content was last applied, as Unix time.",
     ("namespace", "repository"),
-    registry=REGISTRY,
 )
 repository_packages = Gauge(
-    "cacheserver_repository_packages", "Packages served.", ("namespace", "repository"), registry=REGISTRY
+    "cacheserver_repository_packages",
+    "Packages served.",
+    ("namespace", "repository"),
 )
 repository_revisions = Gauge(
-    "cacheserver_repository_revisions", "Package revisions served.", ("namespace", "repository"), registry=REGISTRY
+    "cacheserver_repository_revisions",
+    "Package revisions served.",
+    ("namespace", "repository"),
 )
 repository_rejected = Gauge(
     "cacheserver_repository_rejected",
     "Packages rejected in the last sync.",
     ("namespace", "repository"),
-    registry=REGISTRY,
 )
 sync_seconds = Histogram(
     "cacheserver_sync_duration_seconds",
     "Time of one sync, by outcome (unchanged, applied, failed).",
     ("outcome",),
     buckets=(0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800),
-    registry=REGISTRY,
 )
 writes = Counter(
-    "cacheserver_writes", "Objects written to etcd, by operation (put, delete).", ("operation",), registry=REGISTRY
+    "cacheserver_writes",
+    "Objects written to etcd, by operation (put, delete).",
+    ("operation",),
 )
-blob_bytes = Counter("cacheserver_blob_written_bytes", "Compressed content bytes written to etcd.", registry=REGISTRY)
-build = Gauge("cacheserver_build_info", "Always 1; the version is the label.", ("version",), registry=REGISTRY)
+blob_bytes = Counter("cacheserver_blob_written_bytes", "Compressed content bytes written to etcd.")
+build = Gauge("cacheserver_build_info", "Always 1; the version is the label.", ("version",))
 
 
 def forget_repository(namespace: str, repository: str) -> None:
@@ -242,23 +377,19 @@ def forget_repository(namespace: str, repository: str) -> None:
 certificate_expires = Gauge(
     "cacheserver_certificate_expiration_timestamp_seconds",
     "When the serving certificate expires, as Unix time; 0 without one.",
-    registry=REGISTRY,
 )
 certificate_loads = Counter(
     "cacheserver_certificate_loads",
     "Times the serving certificate was read anew, by outcome (loaded, failed).",
     ("outcome",),
-    registry=REGISTRY,
 )
 token_reviews = Counter(
     "apiserver_delegated_authn_request",
     "TokenReviews sent to kube-apiserver, by its answer's code; <error> for none.",
     ("code",),
-    registry=REGISTRY,
 )
 access_reviews = Counter(
     "apiserver_delegated_authz_request",
     "SubjectAccessReviews sent to kube-apiserver, by its answer's code; <error> for none.",
     ("code",),
-    registry=REGISTRY,
 )

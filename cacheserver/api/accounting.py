@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client import Counter, Gauge
-
 from cacheserver import metrics
 from cacheserver.api.attributes import Attributes
 from cacheserver.api.resource import Resource
@@ -34,12 +32,12 @@ _VERBS: Final = {
 class WatchMeters:
     """What one resource's watches count with."""
 
-    running: Gauge
-    watchers: Gauge
-    events: Counter
-    sent_bytes: Counter
-    initial: Counter
-    terminated: Counter
+    running: metrics.Gauge
+    watchers: metrics.Gauge
+    events: metrics.Counter
+    sent_bytes: metrics.Counter
+    initial: metrics.Counter
+    terminated: metrics.Counter
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,7 +199,7 @@ class Api:
             raise no_such_path()
         if first == "version":
             return whole(self._version)
-        body = await asyncio.to_thread(generate_latest, metrics.REGISTRY)
+        body = await asyncio.to_thread(generate_latest, metrics.registry())
         return whole(body, content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     def _staleness(self) -> bytes:

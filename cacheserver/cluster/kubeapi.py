@@ -21,7 +21,6 @@ from urllib.parse import quote
 import aiohttp
 import orjson
 import yaml
-from prometheus_client import Counter
 
 import cacheserver
 from cacheserver import metrics
@@ -283,7 +282,7 @@ def _error(code: int, message: str, call: str) -> KubernetesError:
     return KubernetesError(text, code=code)
 
 
-async def _persistently(attempt: Callable[[], Awaitable[T]], count: Callable[[str], Counter]) -> T:
+async def _persistently(attempt: Callable[[], Awaitable[T]], count: Callable[[str], metrics.Counter]) -> T:
     """What `attempt` returns, tried up to five times while kube-apiserver is unavailable. Counts each by its code."""
     pause_s = _FIRST_PAUSE_S
     try:

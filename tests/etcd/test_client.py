@@ -17,7 +17,7 @@ from cacheserver.errors import (
     Unavailable,
 )
 from cacheserver.etcd.client import AlarmKind, Client, Compare, Delete, Get, Put, prefix_end
-from cacheserver.metrics import REGISTRY
+from cacheserver.metrics import registry
 from tests.conftest import StartEtcd
 
 pytestmark = pytest.mark.etcd
@@ -212,7 +212,7 @@ def test_what_is_no_endpoint_is_refused(endpoint: str) -> None:
 
 async def test_calls_and_failures_are_counted(etcd_client: Client, prefix: bytes) -> None:
     def seen(name: str, **labels: str) -> float:
-        return REGISTRY.get_sample_value(name, labels) or 0.0
+        return registry().get_sample_value(name, labels) or 0.0
 
     calls = seen("etcd_request_duration_seconds_count", operation="put")
     errors = seen("cacheserver_etcd_errors_total", operation="put", error="LeaseLostError")

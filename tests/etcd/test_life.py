@@ -303,7 +303,7 @@ def gauges(name: str) -> dict[str, float]:
     """cacheserver_repository_* of one repository, by the name's end."""
     return {
         sample.name.removeprefix("cacheserver_repository_"): sample.value
-        for family in metrics.REGISTRY.collect()
+        for family in metrics.registry().collect()
         for sample in family.samples
         if sample.name.startswith("cacheserver_repository_") and sample.labels.get("repository") == name
     }

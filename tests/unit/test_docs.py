@@ -43,7 +43,7 @@ def settings_table() -> str:
 
 def metrics_table() -> str:
     rows = [_row("metric", "type", "meaning"), "|---|---|---|"]
-    for family in sorted(metrics.REGISTRY.collect(), key=lambda family: family.name):
+    for family in sorted(metrics.registry().collect(), key=lambda family: family.name):
         name = f"{family.name}_total" if family.type == "counter" else family.name
         rows.append(_row(_code(name), family.type, family.documentation))
     return "\n".join(rows)

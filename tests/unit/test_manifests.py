@@ -526,7 +526,7 @@ def test_every_alert_says_what_happens_and_what_to_do() -> None:
 
 
 def test_every_alert_asks_for_metrics_that_exist() -> None:
-    ours = {family.name + ("_total" if family.type == "counter" else "") for family in metrics.REGISTRY.collect()}
+    ours = {family.name + ("_total" if family.type == "counter" else "") for family in metrics.registry().collect()}
     for alert in alerts():
         asked = set(re.findall(r"\b([a-z_]+)\{", alert["expr"]))
         assert asked, alert["alert"]

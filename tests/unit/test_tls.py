@@ -214,7 +214,7 @@ async def test_readiness_fails_when_the_certificate_has_expired(files: Files, au
     now = [ends - 1]
     tls = ServingTLS(files.cert, files.key, ask_clients=False, now=lambda: now[0])
     await tls.load()
-    assert metrics.REGISTRY.get_sample_value("cacheserver_certificate_expiration_timestamp_seconds") == ends
+    assert metrics.registry().get_sample_value("cacheserver_certificate_expiration_timestamp_seconds") == ends
     async with api_world(checks={"serving-certificate": tls.check}) as world:
         assert (await world.get("/readyz")).status == 200
         now[0] = ends
@@ -234,7 +234,7 @@ async def test_an_expired_pair_is_served_all_the_same_and_told(files: Files, aut
 
 
 def _loads(outcome: str) -> float:
-    return metrics.REGISTRY.get_sample_value("cacheserver_certificate_loads_total", {"outcome": outcome}) or 0.0
+    return metrics.registry().get_sample_value("cacheserver_certificate_loads_total", {"outcome": outcome}) or 0.0
 
 
 def test_a_certificate_is_read_as_openssl_reads_it(authority: Authority) -> None:
