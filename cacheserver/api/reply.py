@@ -31,6 +31,7 @@ TEXT: Final = "text/plain; charset=utf-8"
 NO_CACHE: Final = "no-cache, private"  # k8s.io/apiserver/pkg/endpoints/filters/cachecontrol.go
 
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_NOT_MODIFIED: Final = HTTPStatus.NOT_MODIFIED.value
 _AUDIT_ID: Final = re.compile(r"[!-~]{1,64}\Z")
 _STALL_S: Final = 60.0  # ours: a client that takes no byte for so long is gone, or holds our memory for nothing
 UNSENT_BYTES: Final = 64 << 10
@@ -127,20 +128,21 @@ class Reply(web.StreamResponse):  # aiohttp wants one returned; all it calls is 
         transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client went away before it was answered")
-        head = b"%b%b%b%b%b%b\r\n" % (
+        body: Iterable[bytes] = ()
+        if request.method == "HEAD":
+            self._parts = ()
+        elif self.size < _JOIN_BELOW:
+            body, self._parts = self._parts, ()
+        pieces = (
             _fixed_lines(self._status, self._type, self._cache_control),
             _audit_id(request),
             _date.line(),
             self.extra,
             _connection(request, framed=True),
-            b"" if self._status == HTTPStatus.NOT_MODIFIED else b"Content-Length: %d\r\n" % self.size,
+            b"\r\n" if self._status == _NOT_MODIFIED else b"Content-Length: %d\r\n\r\n" % self.size,
+            *body,
         )
-        if request.method == "HEAD":
-            self._parts = ()
-        elif self.size < _JOIN_BELOW:
-            head = b"".join((head, *self._parts))
-            self._parts = ()
-        transport.write(head)
+        transport.write(b"".join(pieces))
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
