@@ -146,15 +146,15 @@ def _fan_out(sides: Sequence[Side], options: Options, report: Report, steady: fl
         "writes tried that it delivers whole (watchers that fall behind it closes, in a burst all of them)",
     )
     for part, aim, said in (
-        ("all", _EVENT_CPU_AIM, "all CPU of the API process meanwhile; the peer's takes the PUTs too"),
-        ("without the writes'", 0.0, "the same less the CPU of as many writes without a watcher"),
+        ("", _EVENT_CPU_AIM, "the same writes a second; all CPU of the API process, the peer's takes the PUTs too"),
+        (", less the writes' own", 0.0, "the same less the CPU of as many writes without a watcher"),
     ):
         cpu: dict[str, Sample] = {}
         for name, outcome in paced.items():
             used = outcome.watched.server_cpu_s - (alone[name] * load.writes if aim == 0.0 else 0.0)
             least = _CLOCK_TICK_S / outcome.watched.events
             cpu[name] = Sample(max(used / outcome.watched.events, least) * 1e6, "us", {"us_a_write": alone[name] * 1e6})
-        name = f"CPU an event at {count} watchers, {part}, the same writes a second on both"
+        name = f"CPU an event at {count} watchers{part}"
         add(report, name, cpu, "", aim=aim, compared=said, less=True)
 
 

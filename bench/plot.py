@@ -46,23 +46,28 @@ class Line:
 def bars(title: str, about: Sequence[str], groups: Mapping[str, Sequence[Bar]], *, origin: float = 0.0) -> str:
     """Horizontal bars, each group under its name on a logarithmic axis of its own.
 
-    They begin at `origin`, and those below it go to the left; at 0 they begin at the power of ten below the least.
+    They begin at `origin`, those below it go to the left, and all groups have the same axis; at 0 each has its own, and
+    they begin at the power of ten below the least.
     """
     top = 40.0 + _LINE * len(about)
+    everything = _values([bar for shown in groups.values() for bar in shown])
     out = _head(title, about)
     for name, shown in groups.items():
         if name:
             out += _text(12, top + 14, name, size=12, weight="bold")
             top += 22
-        drawn, top = _group(shown, top, origin)
+        drawn, top = _group(shown, top, origin, _decades([origin, *everything] if origin else _values(shown)))
         out += drawn
     return _document(_WIDTH, top, out)
 
 
-def _group(shown: Sequence[Bar], top: float, origin: float) -> tuple[str, float]:
+def _values(shown: Sequence[Bar]) -> list[float]:
+    return [value for bar in shown for value in (bar.value, bar.aim) if value > 0]
+
+
+def _group(shown: Sequence[Bar], top: float, origin: float, decades: tuple[int, int]) -> tuple[str, float]:
     """The bars of one axis below `top`, and where they end."""
-    values = [value for bar in shown for value in (bar.value, bar.aim, origin) if value > 0]
-    low, high = _decades(values)
+    low, high = decades
     bottom = top + _BAR * len(shown) + 4
     out = ""
     for power in range(low, high + 1):
