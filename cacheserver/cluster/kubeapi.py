@@ -1,5 +1,5 @@
-"""The host cluster's API: a connection with its credentials kept fresh, and the few calls we make. Nobody else imports
-kubernetes_asyncio, and of it only configuration and transport are used: its models cost milliseconds an object.
+"""The host cluster's API: a connection with its credentials kept fresh, and the few calls we make. Of
+kubernetes_asyncio only configuration and transport are used (library.py): its models cost milliseconds an object.
 
 Objects go in and come out as JSON; who calls turns them into values of its own at once. Retries reviews, nothing else.
 """
@@ -7,7 +7,6 @@ Objects go in and come out as JSON; who calls turns them into values of its own 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
@@ -25,6 +24,7 @@ import yaml
 import cacheserver
 from cacheserver import metrics
 from cacheserver.access import Identity, Verdict
+from cacheserver.cluster.library import load
 from cacheserver.errors import ConfigError, KubernetesError, KubernetesExpired, KubernetesUnavailable
 
 log = logging.getLogger(__name__)
@@ -65,28 +65,27 @@ class KubeAPI:
         """kubeconfig: its current context; None: the service account of the Pod that we run in."""
         self._kubeconfig = kubeconfig
         self._now = now
-        self._client: Any = None  # kubernetes_asyncio.client.ApiClient, which is not typed
+        self._configuration: Any = None  # kubernetes_asyncio's, which is not typed
+        self._client: Any = None  # its RESTClientObject, made from that configuration
         self._no_credentials: type[Exception] = ConfigError  # what kubernetes_asyncio raises for them
         self._loaded_at = 0.0
         self._refused = False
 
     async def __aenter__(self) -> Self:
         """Raises: ConfigError when the credentials cannot be read, or kubernetes_asyncio is not installed."""
-        self._client = await self._load()
+        self._configuration, self._client = await self._load()
         return self
 
-    async def _load(self) -> Any:
-        """A client with credentials as they are now. Raises: see __aenter__."""
+    async def _load(self) -> tuple[Any, Any]:
+        """The configuration with credentials as they are now, and a client. Raises: see __aenter__."""
         self._loaded_at = self._now()
         try:
-            # In a thread: it is 800 modules.
-            client = await asyncio.to_thread(importlib.import_module, "kubernetes_asyncio.client")
-            config = await asyncio.to_thread(importlib.import_module, "kubernetes_asyncio.config")
+            library = await asyncio.to_thread(load)
         except ImportError as exc:
             raise ConfigError(
                 "--kubernetes needs the package kubernetes-asyncio: pip install 'cacheserver[cluster]'"
             ) from exc
-        configuration = client.Configuration()
+        config, configuration = library.config, library.Configuration()
         try:
             if self._kubeconfig is None:
                 config.load_incluster_config(client_configuration=configuration)
@@ -95,7 +94,7 @@ class KubeAPI:
                     config_file=str(self._kubeconfig), client_configuration=configuration, persist_config=False
                 )
             self._no_credentials = config.ConfigException
-            return client.ApiClient(configuration=configuration)
+            return configuration, library.RestClient(configuration)
         except (config.ConfigException, OSError, ValueError, yaml.YAMLError) as exc:
             raise ConfigError(f"--kubernetes {self._kubeconfig or 'in-cluster'}: {exc}") from exc
         except (AttributeError, KeyError, TypeError) as exc:  # how the library meets YAML of another shape
@@ -111,7 +110,7 @@ class KubeAPI:
             return
         self._refused = False
         try:
-            old, self._client = self._client, await self._load()
+            old, (self._configuration, self._client) = self._client, await self._load()
         except ConfigError as exc:
             log.warning("credentials for kube-apiserver cannot be read again", extra={"error": str(exc)})
             return
@@ -216,12 +215,12 @@ class KubeAPI:
         """
         if self._refused:
             await self._renew()
-        configuration = self._client.configuration
+        configuration = self._configuration
         try:
             headers = {"Accept": JSON, "Content-Type": content_type, "User-Agent": _USER_AGENT}
             for auth in (await configuration.auth_settings()).values():
                 headers[auth["key"]] = auth["value"]
-            answer: aiohttp.ClientResponse = await self._client.rest_client.request(
+            answer: aiohttp.ClientResponse = await self._client.request(
                 method,
                 configuration.host + quote(path, safe="/:"),
                 query_params=query,
