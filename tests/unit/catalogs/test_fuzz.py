@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from cacheserver.catalogs import fbc_jobs, goyaml, krm_commits, krm_kptfile, krm_pack, splitter
@@ -121,16 +121,17 @@ def test_fuzz_yaml_documents(content: bytes) -> None:
         try:
             loaded = goyaml.load(content, LIMITS)
         except DocumentError as refusal:
-            lines = re.split("\r\n|[\r\n\x85\u2028\u2029]", content.decode(errors="replace"))
-            _told(refusal, len(lines) + 1)
+            _told(refusal, content)
             return
         if not isinstance(loaded.value, goyaml.Nothing):
             orjson.dumps(loaded.value)
 
 
-def _told(refusal: DocumentError, lines: int) -> None:
+def _told(refusal: DocumentError, content: bytes) -> None:
+    """Lines as YAML counts them: it breaks them at characters that editors and JSON do not."""
+    lines = re.split("\r\n|[\r\n\x85\u2028\u2029]", content.decode(errors="replace"))
     assert refusal.reason
-    assert 0 <= refusal.line <= lines
+    assert 0 <= refusal.line <= len(lines) + 1
 
 
 @FUZZ
@@ -204,6 +205,7 @@ def test_fuzz_kptfiles(content: bytes) -> None:
 
 
 @FUZZ
+@example("metadata", {"": "\x85", "\x85": None})
 @given(
     st.sampled_from(["metadata", "info", "status", "upstream", "upstreamLock", "pipeline", "kind", "apiVersion"]),
     VALUES,
@@ -219,10 +221,11 @@ def test_fuzz_kptfiles_with_parts_of_any_shape(part: str, value: Any) -> None:
         "status": {"conditions": [value, value]},
     }
     nested["metadata"] = {"name": value, "labels": value}
+    content = _json(nested)
     try:
-        krm_kptfile.read(_json(nested), LIMITS)
+        krm_kptfile.read(content, LIMITS)
     except DocumentError as refusal:
-        _told(refusal, 2)
+        _told(refusal, content)
 
 
 # --- git -------------------------------------------------------------------------------------------------------------
