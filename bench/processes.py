@@ -38,6 +38,11 @@ ROOT = Path(__file__).resolve().parent.parent
 _READY_WITHIN_S = 60.0
 _STOP_WITHIN_S = 15.0
 _LOG_TAIL = 3000
+_NOT_INHERITED = (
+    "ETCD_",
+    "CACHESERVER_",
+    "PYTHONDONTWRITEBYTECODE",  # as installed: by pip, with its modules compiled
+)
 _LOOK_EVERY_S = 0.02
 
 T = TypeVar("T")
@@ -80,7 +85,7 @@ class Child:
         self.name = name
         self.directory = directory
         self._log = directory / f"{name}.log"
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("ETCD_", "CACHESERVER_"))}
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(_NOT_INHERITED)}
         environment["PYTHONPATH"] = str(ROOT)
         with self._log.open("ab") as log:
             self.started_at = time.perf_counter()
