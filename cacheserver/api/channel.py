@@ -170,10 +170,11 @@ class Channel:
             if lead is not None and lead > 0:
                 continue
             del self._ahead[follower]
+            if lead is None:  # the cache was rebuilt; its own cursor tells it
+                follower.let_go()
+                continue
             self._told[follower] = None
-            if lead is None:
-                self._let_go(follower)
-            elif lead < 0:
+            if lead < 0:
                 batch = self.batch(events[lead:])
                 if batch.count:
                     self._tell(follower, batch)
