@@ -25,6 +25,10 @@ from cacheserver.api.status import StatusError
 CHUNK_BYTES: Final = 512 << 10
 """A larger body is handed to the transport in slices of this, each after the last was taken."""
 
+# Over TLS each slice is copied three times, and OpenSSL's copy never shrinks: every connection keeps its largest. Small
+# ones stay in the processor's cache, too: 17 MB took 14.0 ms of CPU in slices of 512 KiB, 11.8 in these.
+_TLS_CHUNK_BYTES: Final = 32 << 10
+
 JSON: Final = "application/json"
 YAML: Final = "application/yaml"
 TEXT: Final = "text/plain; charset=utf-8"
@@ -149,10 +153,20 @@ class Reply(web.StreamResponse):  # aiohttp wants one returned; all it calls is 
         """Write the rest, as fast as the client takes it."""
         if self._request is None or not self._parts:
             return
+        transport = _open_transport(self._request)
+        transport.set_write_buffer_limits(high=UNSENT_BYTES)
+        unyielding = 0  # bytes
         for part in self._parts:
-            view = memoryview(part)
-            for at in range(0, len(view), CHUNK_BYTES):
-                await _write(self._request, view[at : at + CHUNK_BYTES])
+            for piece in _slices(transport, part):
+                _open_transport(self._request).write(piece)
+                unyielding += len(piece)
+                if self._request.protocol.writing_paused:
+                    await _drain(self._request)
+                elif unyielding >= CHUNK_BYTES:
+                    await asyncio.sleep(0)  # a client as fast as we are must not keep the loop to itself
+                else:
+                    continue
+                unyielding = 0
 
 
 async def _drain(request: web.BaseRequest) -> None:
@@ -166,15 +180,20 @@ async def _drain(request: web.BaseRequest) -> None:
         raise ConnectionResetError("the client takes nothing") from exc
 
 
-async def _write(request: web.BaseRequest, data: bytes | memoryview) -> None:
+def _open_transport(request: web.BaseRequest) -> asyncio.Transport:
     transport = request.transport
     if transport is None or transport.is_closing():
         raise ConnectionResetError("the client went away")
-    transport.write(data)
-    if request.protocol.writing_paused:
-        await _drain(request)
-    elif len(data) > _JOIN_BELOW:
-        await asyncio.sleep(0)  # a client as fast as we are must not keep the loop to itself
+    return transport
+
+
+def _slices(transport: asyncio.Transport, data: bytes) -> Iterable[bytes | memoryview]:
+    """`data` in pieces for one write each."""
+    if len(data) <= _TLS_CHUNK_BYTES:
+        return (data,)
+    step = CHUNK_BYTES if transport.get_extra_info("sslcontext") is None else _TLS_CHUNK_BYTES
+    view = memoryview(data)
+    return [view[at : at + step] for at in range(0, len(view), step)]
 
 
 class Stream(web.StreamResponse):
@@ -226,7 +245,8 @@ class Stream(web.StreamResponse):
         if transport is None or transport.is_closing():
             return False
         if not self._mute:
-            transport.write(data)
+            for piece in _slices(transport, data):
+                transport.write(piece)
         return not protocol.writing_paused
 
     async def drain(self) -> None:
