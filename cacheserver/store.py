@@ -128,7 +128,7 @@ class Store:
 
     async def current_revision(self) -> int:
         """The newest revision at some moment during this call (a linearizable read)."""
-        return (await self._client.range(_TICK, count_only=True)).revision
+        return await self._client.newest_revision(_TICK)
 
     async def tick(self) -> int:
         """Write a mark that followers see; returns its revision."""
