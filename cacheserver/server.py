@@ -244,7 +244,7 @@ async def _listening(api: Api, settings: Settings, tls: ssl.SSLContext | None) -
 
     from cacheserver.api import make_server  # noqa: PLC0415 - see serve
 
-    runner = web.ServerRunner(make_server(api), shutdown_timeout=1.0)
+    runner = web.ServerRunner(make_server(api, secure=tls is not None), shutdown_timeout=1.0)
     await runner.setup()
     try:
         listen = settings.serving.listen

@@ -20,6 +20,7 @@ from cacheserver import metrics
 from cacheserver.api.accounting import Accounting, Series
 from cacheserver.api.attributes import Attributes, Query, parse_query, read_attributes
 from cacheserver.api.auth import OPEN_PATHS, Gate, privileged
+from cacheserver.api.connection import SecureServer
 from cacheserver.api.content import Blobs
 from cacheserver.api.discovery import Discovery
 from cacheserver.api.health import Health, HealthCheck, version_document
@@ -227,9 +228,12 @@ def _refused(request: web.BaseRequest, query: Query, error: StatusError) -> Repl
     return refusal(error, body, content_type=encoding.value)
 
 
-def make_server(api: Api) -> web.Server:
-    """An aiohttp server of `api`, with the limits that Kubernetes' clients and its aggregator need."""
-    return web.Server(
+def make_server(api: Api, *, secure: bool = False) -> web.Server:
+    """An aiohttp server of `api`, with the limits that Kubernetes' clients and its aggregator need.
+
+    secure: for a listener with TLS.
+    """
+    return (SecureServer if secure else web.Server)(
         api.handle,
         access_log=None,
         # A watch whose client went away while nothing happens would otherwise live on to its deadline.

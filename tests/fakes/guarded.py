@@ -140,7 +140,7 @@ async def guarded_world(pki: PKI, *, max_reads: int = 400) -> AsyncIterator[Guar
         async with api_world(gate=gate, max_reads=max_reads) as world:
             world.package("a")
             await world.settled()
-            server = make_server(world.api)
+            server = make_server(world.api, secure=True)
             loop = asyncio.get_running_loop()
             listener = await loop.create_server(server, "127.0.0.1", 0, ssl=tls.context)
             url = f"https://127.0.0.1:{listener.sockets[0].getsockname()[1]}"

@@ -70,8 +70,14 @@ class Connection:
         connection = self._writer.get_extra_info("ssl_object")
         return connection.version(), connection.selected_alpn_protocol()
 
+    def write(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    async def ask(self) -> bytes:
+        self.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        return await self.answer()
+
     async def answer(self) -> bytes:
-        self._writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         head = await self._reader.readuntil(b"\r\n\r\n")
         await self._reader.readexactly(2)
         return head.split(b" ")[1]
@@ -83,7 +89,7 @@ async def listening(tls: ServingTLS, check: HealthCheck | None = None) -> AsyncI
     from cacheserver.api import make_server
 
     async with api_world(checks={"serving-certificate": check} if check else None) as world:
-        server = make_server(world.api)
+        server = make_server(world.api, secure=True)
         listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0, ssl=tls.context)
         try:
             yield listener.sockets[0].getsockname()[1]
@@ -122,7 +128,15 @@ async def test_tls_1_2_and_1_3_with_http_1_1_are_spoken(files: Files, authority:
         for newest, spoken in ((ssl.TLSVersion.TLSv1_3, "TLSv1.3"), (ssl.TLSVersion.TLSv1_2, "TLSv1.2")):
             async with connected(port, authority, newest=newest) as client:
                 assert client.protocol == (spoken, "http/1.1")
-                assert await client.answer() == b"200"
+                assert await client.ask() == b"200"
+
+
+async def test_requests_of_any_length_and_number_arrive_whole(files: Files, authority: Authority) -> None:
+    """More than is read at once: many header lines, and requests one behind the other."""
+    async with listening(await loaded(files)) as port, connected(port, authority) as client:
+        lines = "".join(f"X-{number}: {'x' * 1000}\r\n" for number in range(200))
+        client.write(f"GET /livez HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode() * 3)
+        assert [await client.answer() for _ in range(3)] == [b"200"] * 3
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
@@ -143,8 +157,8 @@ async def test_a_new_certificate_counts_for_new_connections_and_ends_no_old_one(
         await tls.refresh()
         async with connected(port, authority) as after:
             assert after.server_name == "second"
-            assert await after.answer() == b"200"
-        assert await before.answer() == b"200"
+            assert await after.ask() == b"200"
+        assert await before.ask() == b"200"
 
 
 async def test_files_that_did_not_change_are_not_loaded_again(files: Files) -> None:
@@ -198,7 +212,7 @@ async def test_new_client_cas_are_taken_though_the_files_are_broken(files: Files
     async with listening(tls) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
         client = Connection(reader, writer)
-        assert (client.server_name, await client.answer()) == ("first", b"200")
+        assert (client.server_name, await client.ask()) == ("first", b"200")
         writer.close()
         await writer.wait_closed()
 
