@@ -19,25 +19,72 @@ SEGMENT_SIZE = 32
 """Most entries in a segment; it splits in two beyond. 16 to 32 objects compress within 12 % of the whole list."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """One object as of one resource version, ready to be sent.
+    """One object as of one resource version, ready to be sent. What it says never changes, where its bytes lie may.
 
-    body: the whole JSON object, resourceVersion included. metadata_end: body[:metadata_end] + b"}" ends its metadata.
+    body: the whole JSON object, resourceVersion included; size: its bytes. metadata: the inside of its metadata, begun
+    by a brace that is not closed: body[metadata_start:metadata_end].
     labels, fields: what selectors match; fields maps selectable field paths to values.
     cells: Table cells as JSON text around the age: b"".join((cells[0], age, cells[1])) is the array's inside.
     created: creationTimestamp in seconds since the epoch.
     """
 
-    name: Name
-    resource_version: int
-    body: bytes
-    metadata_start: int
-    metadata_end: int
-    labels: Mapping[str, str]
-    fields: Mapping[str, str]
-    cells: tuple[bytes, bytes]
-    created: int
+    __slots__ = (
+        "_place",
+        "_replaced",
+        "cells",
+        "created",
+        "fields",
+        "labels",
+        "metadata_end",
+        "metadata_start",
+        "name",
+        "resource_version",
+        "size",
+    )
+
+    def __init__(
+        self,
+        name: Name,
+        resource_version: int,
+        body: bytes,
+        metadata_start: int,
+        metadata_end: int,
+        labels: Mapping[str, str],
+        fields: Mapping[str, str],
+        cells: tuple[bytes, bytes],
+        created: int,
+    ) -> None:
+        self.name = name
+        self.resource_version = resource_version
+        self.metadata_start = metadata_start
+        self.metadata_end = metadata_end
+        self.labels = labels
+        self.fields = fields
+        self.cells = cells
+        self.created = created
+        self.size = len(body)
+        self._place = (body, 0)  # one value: threads that compress read it while it is moved
+        self._replaced = False
+
+    @property
+    def body(self) -> bytes:
+        text, at = self._place
+        return text[at : at + self.size]  # no copy where it is all of the text
+
+    @property
+    def metadata(self) -> bytes:
+        text, at = self._place
+        return text[at + self.metadata_start : at + self.metadata_end]
+
+    def lies_in(self, text: bytes, at: int) -> None:
+        """The body is in `text` too, which somebody keeps: one of the two is enough. Not for one that was replaced."""
+        if not self._replaced:
+            self._place = (text, at)
+
+    def replaced(self) -> None:
+        """It is of the past: from now on it keeps its own body alive, and nothing around it."""
+        self._place, self._replaced = (self.body, 0), True
 
 
 @dataclass(slots=True, eq=False)

@@ -83,6 +83,8 @@ class _Kept:
     def replace(self, name: Name, entry: Entry | None) -> Entry | None:
         """Put or (None) remove; returns what was there."""
         old = self.by_name.get(name)
+        if old is not None:
+            old.replaced()
         package = (entry or old).fields.get("spec.packageName", "") if entry or old else ""  # type: ignore[union-attr] # one is set
         if entry is not None:
             self.state.put(entry)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from enum import Enum
 from typing import Any, Protocol
 
@@ -56,7 +55,7 @@ class Event:
     def size(self) -> int:
         """Bytes of the body that it brings, about."""
         entry = self.new or self.old
-        return len(entry.body) if entry else 0
+        return entry.size if entry else 0
 
     @property
     def deleted(self) -> Entry | None:
@@ -152,17 +151,22 @@ class Window:
 
 def _cost(event: Event) -> int:
     """What the event holds in memory, about: its body, the old body kept for it, a frame or two."""
-    return 1024 + 3 * len(event.new.body if event.new else b"") + len(event.old.body if event.old else b"")
+    return 1024 + 3 * (event.new.size if event.new else 0) + (event.old.size if event.old else 0)
 
 
 def _restamped(kind: Kind, entry: Entry, resource_version: int) -> Entry:
     """The same object under another resource version."""
-    at = len(METADATA_OPEN[kind])
-    rest = entry.body.index(b",", at)
-    body = b'%b"resourceVersion":"%d"%b' % (entry.body[:at], resource_version, entry.body[rest:])
-    return replace(
-        entry,
-        resource_version=resource_version,
-        body=body,
-        metadata_end=entry.metadata_end + len(body) - len(entry.body),
+    at, before = len(METADATA_OPEN[kind]), entry.body
+    rest = before.index(b",", at)
+    body = b'%b"resourceVersion":"%d"%b' % (before[:at], resource_version, before[rest:])
+    return Entry(
+        entry.name,
+        resource_version,
+        body,
+        entry.metadata_start,
+        entry.metadata_end + len(body) - len(before),
+        entry.labels,
+        entry.fields,
+        entry.cells,
+        entry.created,
     )

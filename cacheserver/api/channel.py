@@ -219,4 +219,4 @@ class Channel:
             if ready is None:
                 ready = event.frames[key] = self.framer.frame(type_.value, entry, now)
             frames.append(ready)
-        return Batch(framed(b"".join(frames), chunked=self._chunked), len(frames), last) if frames else _EMPTY
+        return Batch(framed(frames, chunked=self._chunked), len(frames), last) if frames else _EMPTY

@@ -14,6 +14,7 @@ from enum import Enum
 from cacheserver.api.ages import age
 from cacheserver.api.resource import Resource
 from cacheserver.snapshot import Entry
+from cacheserver.window import EventType
 
 
 class Shape(Enum):
@@ -88,7 +89,7 @@ def item_maker(resource: Resource, form: Form) -> ItemMaker:
 
 
 def _partial(head: bytes, entry: Entry) -> bytes:
-    return b"%b%b}}" % (head, entry.body[entry.metadata_start : entry.metadata_end])
+    return b"%b%b}}" % (head, entry.metadata)
 
 
 def list_envelope(
@@ -131,6 +132,9 @@ def one(resource: Resource, form: Form, entry: Entry, now: int) -> bytes:
     return b"".join((envelope.head, item, envelope.tail))
 
 
+_FRAME_HEADS = {type_.value: b'{"type":"%b","object":' % type_.value.encode() for type_ in EventType}
+
+
 class Framer:
     """Makes the lines of one kind of watch: `{"type":...,"object":...}` and a newline."""
 
@@ -145,7 +149,7 @@ class Framer:
         item, _ = self._make(entry, now)
         if self.has_columns:
             item = self._one_row(item, entry.resource_version, columns=columns)
-        return b'{"type":"%b","object":%b}\n' % (type_.encode(), item)
+        return b"".join((_FRAME_HEADS[type_], item, b"}\n"))
 
     def bookmark(self, resource_version: int, *, ends_initial: bool, columns: bool = False) -> bytes:
         """Everything up to resource_version was sent. ends_initial: annotated as the end of the initial events."""

@@ -51,7 +51,7 @@ async def send_list(stream: Stream, listing: Listing, encoding: Encoding, now: i
     make = item_maker(listing.resource, listing.form)
     items = (make(entry, now)[0] for run in runs for entry in run.entries)
     if encoding is Encoding.YAML:
-        batch = list(items) if sum(len(e.body) for run in runs for e in run.entries) <= _YAML_MOST else None
+        batch = list(items) if sum(e.size for run in runs for e in run.entries) <= _YAML_MOST else None
         if batch is not None:
             body = b"".join((envelope.head, b",".join(batch), envelope.tail))
             await stream.write(await asyncio.to_thread(to_yaml, body))

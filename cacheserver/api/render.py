@@ -7,6 +7,7 @@ change, one segment of many is made anew. Called by verbs; parses no JSON except
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from cacheserver.api.forms import FOREVER, Envelope, Form, ItemMaker, Shape, ite
 from cacheserver.api.pack import Packed
 from cacheserver.api.reply import Reply, header
 from cacheserver.api.resource import Resource
-from cacheserver.snapshot import Run
+from cacheserver.snapshot import Entry, Run
 
 GZIP_ABOVE: Final = 128 << 10  # bytes; k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/writers.go
 MEMO_BYTES: Final = 32 << 20  # of finished lists, all together; when full, the least recently used goes
@@ -114,31 +115,31 @@ class Renderer:
         around = len(envelope.head) + len(envelope.tail)
         if gzip and around + size > GZIP_ABOVE:
             return _gzip_reply(envelope, await self._packed(listing, made_of, now, None), extra)
-        bodies = (entry.body for run in listing.runs for entry in run.entries)
-        chunks = self._joined(listing, made_of, FOREVER, size, bodies)
+        entries = [entry for run in listing.runs for entry in run.entries]
+        chunks = self._joined(listing, made_of, FOREVER, size, (entry.body for entry in entries), entries)
         return Reply(200, _around(envelope, chunks), around + size, extra=extra)
 
     def _joined(
-        self, listing: Listing, made_of: Sequence[object], true_until: int, size: int, items: Iterable[bytes]
+        self,
+        listing: Listing,
+        made_of: Sequence[object],
+        true_until: int,
+        size: int,
+        items: Iterable[bytes],
+        bodies_of: Sequence[Entry] = (),
     ) -> Iterator[bytes]:
-        """Items joined by commas in chunks of about _CHUNK; remembered once all of them were taken."""
+        """Items joined by commas in chunks of about _CHUNK; remembered once all of them were taken.
+
+        bodies_of: whose bodies the items are, if they are any. What is remembered then holds the bodies, too.
+        """
         memorable = listing.whole and size <= self._memo_bytes
         chunks: list[bytes] = []
-        batch: list[bytes] = []
-        gathered = 0
-        for item in items:
-            batch.append(item)
-            gathered += len(item)
-            if gathered >= _CHUNK:
-                chunk = b",".join(batch)
-                yield chunk
-                if memorable:
-                    chunks.append(chunk)
-                batch, gathered = [b""], 0  # the empty item puts a comma before the next chunk
-        if batch:
-            chunk = b",".join(batch) if batch != [b""] else b""
+        left = iter(bodies_of)
+        for chunk, count in _chunks(items):
+            if memorable:
+                chunks.append(chunk)
+                _let_lie_in(chunk, itertools.islice(left, count))
             yield chunk
-            chunks.append(chunk)
         if memorable:
             self._remember(listing, _Remembered(made_of, true_until, chunks, None, size), packed=False)
 
@@ -211,6 +212,28 @@ class Renderer:
             self._memo_cost -= dropped.cost
 
 
+def _chunks(items: Iterable[bytes]) -> Iterator[tuple[bytes, int]]:
+    """Texts that join to the items with commas between, and how many items each holds."""
+    batch: list[bytes] = []
+    gathered = 0
+    first = 0  # 1: the batch begins with an empty item, for the comma behind the last chunk
+    for item in items:
+        batch.append(item)
+        gathered += len(item)
+        if gathered >= _CHUNK:
+            yield b",".join(batch), len(batch) - first
+            batch, gathered, first = [b""], 0, 1
+    if len(batch) > first:
+        yield b",".join(batch), len(batch) - first
+
+
+def _let_lie_in(chunk: bytes, entries: Iterable[Entry]) -> None:
+    at = 1 if chunk.startswith(b",") else 0
+    for entry in entries:
+        entry.lies_in(chunk, at)
+        at += entry.size + 1
+
+
 def _around(envelope: Envelope, chunks: Iterable[bytes]) -> Iterator[bytes]:
     yield envelope.head
     yield from chunks
@@ -225,10 +248,10 @@ def _gzip_reply(envelope: Envelope, items: Packed, extra: bytes) -> Reply:
 def _bytes_of(run: Run) -> int:
     """Bytes of the run's bodies."""
     if run.segment is None:
-        return sum(len(entry.body) for entry in run.entries)
+        return sum(entry.size for entry in run.entries)
     known: int | None = run.segment.ready.get("bytes")
     if known is None:
-        known = run.segment.ready["bytes"] = sum(len(entry.body) for entry in run.entries)
+        known = run.segment.ready["bytes"] = sum(entry.size for entry in run.entries)
     return known
 
 

@@ -11,7 +11,7 @@ import itertools
 import re
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -262,9 +262,10 @@ class Stream(web.StreamResponse):
         if not self.tell(data):
             await self.drain()
 
-    async def write(self, data: bytes | bytearray | memoryview) -> None:
-        if data:
-            await self.send(framed(data, chunked=self.chunked_body))
+    async def write(self, *pieces: bytes | bytearray | memoryview) -> None:
+        """Write the pieces as one, and wait while the client does not take it."""
+        if any(pieces):
+            await self.send(framed(pieces, chunked=self.chunked_body))
 
     def end(self) -> None:
         """The clean last chunk; nothing happens when the client has gone."""
@@ -279,9 +280,9 @@ class Stream(web.StreamResponse):
         return
 
 
-def framed(data: bytes | bytearray | memoryview, *, chunked: bool) -> bytes:
-    """`data` as a stream takes it: one chunk, where bodies are chunked. Worth sharing by streams."""
-    return b"".join((b"%x\r\n" % len(data), data, b"\r\n")) if chunked else bytes(data)
+def framed(pieces: Sequence[bytes | bytearray | memoryview], *, chunked: bool) -> bytes:
+    """The pieces as a stream takes them: one chunk, where bodies are chunked. Worth sharing by streams."""
+    return b"".join((b"%x\r\n" % sum(map(len, pieces)), *pieces, b"\r\n") if chunked else pieces)
 
 
 def whole(body: bytes, *, status: int = 200, content_type: str = JSON, extra: bytes = b"") -> Reply:

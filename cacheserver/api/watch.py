@@ -254,10 +254,10 @@ class _Session:
                 size += len(gathered[-1])
                 count += 1
             if size >= _INITIAL_BYTES:
-                await self._stream.write(b"".join(gathered))
+                await self._stream.write(*gathered)
                 await asyncio.sleep(0)
                 gathered, size = [], 0
-        await self._stream.write(b"".join(gathered))
+        await self._stream.write(*gathered)
         self._meters.initial.inc(count)
 
     async def _bookmark(self, resource_version: int, *, ends_initial: bool) -> None:

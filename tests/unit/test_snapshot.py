@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,3 +108,25 @@ def test_segments_stay_small() -> None:
     for i in range(1000):
         state.put(entry(("ns", f"{i * 7919 % 1000:04}")))
     assert max(len(run.entries) for run in state.snapshot(1).runs()) <= SEGMENT_SIZE
+
+
+def _said(body: bytes = b'{"metadata":{"name":"x"},"spec":{}}') -> Entry:
+    return Entry(("a", "x"), 1, body, 12, 23, {}, {}, (b"", b""), 0)
+
+
+def test_an_entry_says_the_same_wherever_its_bytes_lie() -> None:
+    alone, moved = _said(), _said()
+    moved.lies_in(b"[" + alone.body + b"," + alone.body + b"]", 1 + alone.size + 1)
+    assert (moved.body, moved.metadata, moved.size) == (alone.body, alone.metadata, alone.size)
+
+
+def test_an_entry_that_was_replaced_holds_on_to_nothing_but_its_own_bytes() -> None:
+    old = _said()
+    body = old.body
+    old.lies_in(b"," + body, 1)
+    old.replaced()
+    list_of_then = b"?" * len(body)
+    references = sys.getrefcount(list_of_then)
+    old.lies_in(list_of_then, 0)
+    assert sys.getrefcount(list_of_then) == references
+    assert old.body == body

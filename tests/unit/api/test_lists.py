@@ -194,3 +194,15 @@ async def test_metadata_lists_carry_metadata_only(six: World) -> None:
     assert set(listed["items"][0]) == {"kind", "apiVersion", "metadata"}
     assert listed["metadata"]["continue"]
     assert (await six.get("packages", accept=METADATA)).status == 406
+
+
+async def test_what_was_listed_is_got_and_listed_the_same_after_its_neighbours_changed(six: World) -> None:
+    listed = {item["metadata"]["name"]: item for item in (await six.get("packages")).json["items"]}
+    six.package("b", displayName="another")
+    await six.settled()
+    for name in ("r.a", "r.c"):
+        assert (await six.get(f"namespaces/team/packages/{name}")).json == listed[name]
+    again = {item["metadata"]["name"]: item for item in (await six.get("packages")).json["items"]}
+    assert {name for name in again if again[name] != listed[name]} == {"r.b"}
+    before = await six.get("packages", resourceVersion="16", resourceVersionMatch="Exact")
+    assert {item["metadata"]["name"]: item for item in before.json["items"]} == listed
