@@ -27,8 +27,10 @@ _BATCHES_KEPT: Final = 8  # watchers that catch up from the same place ask for t
 _KEPT_BELOW: Final = 1 << 20  # bytes; a larger batch is not remembered
 _TURN_WATCHERS: Final = 256  # told in one turn of the loop: 1 to 2 ms
 _TURN_BYTES: Final = 4 << 20  # written in one turn: TLS encrypts about 2 GB/s
-_PAUSE_S: Final = 80e-6  # for each watcher told: ten times what telling it takes
-_PAUSE_MOST_S: Final = 0.035  # so that an event is with 1,000 watchers in less than 50 ms
+PAUSE_S: Final = 80e-6
+"""For each watcher told: ten times what telling it takes."""
+PAUSE_MOST_S: Final = 0.03
+"""So that an event is with 1,000 watchers in less than 50 ms."""
 _WAIT_S: Final = 3600.0  # nothing depends on it: a channel without events looks again
 
 
@@ -197,7 +199,7 @@ class Channel:
 
     async def _pause(self, told: int) -> None:
         """Let events gather, so that under load a crowd takes several with each write; a lone one has gone out."""
-        pause_s = min(told * _PAUSE_S, _PAUSE_MOST_S)
+        pause_s = min(told * PAUSE_S, PAUSE_MOST_S)
         if pause_s >= 0.001:
             await asyncio.sleep(pause_s)
 
