@@ -22,17 +22,22 @@ from bench.errors import BenchError
 from bench.options import Options
 from bench.processes import Identity
 from bench.report import Sample
+from cacheserver.api.channel import PAUSE_MOST_S, PAUSE_S
 from cacheserver.window import TAKE_BYTES
 
 _HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 _UNSENT_BYTES = 64 << 10  # as cacheserver's streams
 _A_TURN = 64
 _LONGEST_S = 60.0
+_PACED_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`pieces` writes to each of `streams`, of `events` events of `event_bytes` each. certificate, key: files."""
+    """`pieces` writes to each of `streams`, of `events` events of `event_bytes` each. certificate, key: files.
+
+    every_s: between the beginnings of two writes to the same; 0: as fast as they are taken.
+    """
 
     certificate: str
     key: str
@@ -40,6 +45,7 @@ class Job:
     pieces: int
     events: int
     event_bytes: int
+    every_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +54,26 @@ class Listening:
     pid: int
 
 
-def measure(options: Options, shows: tuple[str, str], client: Identity) -> Sample:
+def burst(options: Options, shows: tuple[str, str], client: Identity) -> Sample:
     """Events a second that reach all watchers, written as many at a time as cacheserver writes in a burst.
 
     shows: certificate and key of the server. Raises: BenchError.
     """
     at_once = max(1, TAKE_BYTES // options.shape.object_bytes)
-    pieces = max(1, round(options.peer_burst / at_once))
-    job = Job(*shows, options.watchers, pieces, at_once, options.shape.object_bytes)
+    return _measure(options, shows, client, at_once, max(1, round(options.peer_burst / at_once)), 0.0)
+
+
+def paced(options: Options, shows: tuple[str, str], client: Identity, rate: float) -> Sample:
+    """The same at `rate` writes a second, of which as many go out together as cacheserver gathers meanwhile."""
+    gathered_s = 1.25 * min(options.watchers * PAUSE_S, PAUSE_MOST_S)  # a quarter: while the last ones are told
+    at_once = max(1, round(rate * gathered_s))
+    return _measure(options, shows, client, at_once, max(1, round(_PACED_S * rate / at_once)), at_once / rate)
+
+
+def _measure(
+    options: Options, shows: tuple[str, str], client: Identity, at_once: int, pieces: int, every_s: float
+) -> Sample:
+    job = Job(*shows, options.watchers, pieces, at_once, options.shape.object_bytes, every_s)
     expect = options.watchers * pieces * at_once
     with processes.helper("bench.bare", job, options.work) as server:
         found = server.answer(Listening, within_s=20)
@@ -77,6 +95,7 @@ def measure(options: Options, shows: tuple[str, str], client: Identity) -> Sampl
     if done.events != expect:
         raise BenchError(f"bare writes: {done.events} of {expect} events came: {done.last_failure}")
     parts = {
+        "events_a_write": float(at_once),
         "server_us_an_event": done.server_cpu_s / done.events * 1e6,
         "client_us_an_event": done.client_cpu_s / done.events * 1e6,
         "server_cores": done.server_cpu_s / done.seconds,
@@ -122,7 +141,7 @@ async def _serve(job: Job) -> None:
     sys.stdout.buffer.write(orjson.dumps(Listening(port, os.getpid())) + b"\n")
     sys.stdout.buffer.flush()
     if await lines.readline():
-        await _write(asked, _piece(job), resumed)
+        await _write(asked, _piece(job), resumed, job.every_s)
         await lines.read()
 
 
@@ -133,8 +152,10 @@ def _piece(job: Job) -> bytes:
     return b"%x\r\n%b\r\n" % (len(body), body)
 
 
-async def _write(to: list[_Watcher], piece: bytes, resumed: asyncio.Event) -> None:
+async def _write(to: list[_Watcher], piece: bytes, resumed: asyncio.Event, every_s: float = 0.0) -> None:
+    loop = asyncio.get_running_loop()
     while waiting := [each for each in to if each.left]:
+        begun = loop.time()
         resumed.clear()
         ready = [each for each in waiting if not each.paused]
         for number, each in enumerate(ready):
@@ -144,6 +165,7 @@ async def _write(to: list[_Watcher], piece: bytes, resumed: asyncio.Event) -> No
                 await asyncio.sleep(0)
         if not ready:
             await resumed.wait()
+        await asyncio.sleep(max(0.0, begun + every_s - loop.time()))
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ def measure(options: Options, report: Report) -> None:
                 target = server.target
                 for question in _questions(target, options):
                     report.add(question.name, serve.ask(question, target, options))
-                after = server.child.memory()
+                after = server.child.settled_memory()
                 report.add(
                     "RSS after reads of the catalog",
                     Sample(after.rss / 1e6, "MB", {"peak_MB": after.peak / 1e6}, "under 120 MB"),

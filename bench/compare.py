@@ -108,9 +108,7 @@ def _round(sides: Sequence[Side], steady: float, server: Server, peer: Kube, opt
         add(report, name, samples, "per_server_cpu_s", aim=_AIMS.get(name, 0.0), compared=_COMPARED[name])
     _informers(sides, options, report)
     _fan_out(sides, options, report, steady)
-    certificate, key = peer.certificates.server()
-    bound = bare.measure(options, (str(certificate), str(key)), peer.client)
-    report.add(f"fan-out to {options.watchers} watchers, events/s · bound: bare writes of ready bytes, TLS", bound)
+    _bounds(steady, peer, options, report)
     _memory("RSS after every question of a round", "the API process alone, caches warm", server, peer, report)
 
 
@@ -158,6 +156,19 @@ def _fan_out(sides: Sequence[Side], options: Options, report: Report, steady: fl
         add(report, name, cpu, "", aim=aim, compared=said, less=True)
 
 
+def _bounds(steady: float, peer: Kube, options: Options, report: Report) -> None:
+    """What the machine can carry, whatever a server does."""
+    certificate, key = peer.certificates.server()
+    shows = str(certificate), str(key)
+    what = f"{options.watchers} watchers · bound: bare writes of ready bytes, TLS"
+    report.add(f"fan-out to {what}", bare.burst(options, shows, peer.client))
+    sample = bare.paced(options, shows, peer.client, steady)
+    parts = {part: sample.parts[part] for part in ("events_a_write", "client_us_an_event", "machine_cores")}
+    report.add(
+        f"CPU an event at {what}, {steady:.0f} events/s", Sample(sample.parts["server_us_an_event"], "us", parts)
+    )
+
+
 def _steady(side: Side, options: Options, report: Report) -> float:
     """The highest of a few rates of writes whose every event reaches every watcher. Raises: BenchError if none does."""
     reached = 0.0
@@ -196,7 +207,7 @@ def _writes_alone(side: Side, load: watch.Load) -> float:
 
 
 def _memory(name: str, compared: str, server: Server, peer: Kube, report: Report) -> None:
-    found = {OURS: server.child.memory(), "kube-apiserver": peer.child.memory()}
+    found = {OURS: server.child.settled_memory(), "kube-apiserver": peer.child.memory()}
     samples = {side: Sample(memory.rss / 1e6, "MB", {"peak_MB": memory.peak / 1e6}) for side, memory in found.items()}
     add(report, name, samples, "peak_MB", aim=_MEMORY_AIM, compared=compared, less=True)
 

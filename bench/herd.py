@@ -23,7 +23,7 @@ def measure(options: Options, report: Report, etcd: Etcd) -> None:
         with processes.server(etcd, options.work) as server:
             what = f"{options.informers} informers start at once"
             report.add(what, ask(options, server.target))
-            after = server.child.memory()
+            after = server.child.settled_memory()
             report.add(f"RSS after {what}", Sample(after.rss / 1e6, "MB", {"peak_MB": after.peak / 1e6}, AIM_MB))
 
 

@@ -257,7 +257,7 @@ def memory(report: Report, name: str, ours: Server, theirs: tuple[str, Child], c
     """A row of resident bytes."""
     samples = {
         side: Sample(held.rss / 1e6, "MB", {"peak_MB": held.peak / 1e6})
-        for side, held in ((OURS, ours.child.memory()), (theirs[0], theirs[1].memory()))
+        for side, held in ((OURS, ours.child.settled_memory()), (theirs[0], theirs[1].memory()))
     }
     compare.add(report, name, samples, "peak_MB", aim=0, compared=compared, less=True)
 

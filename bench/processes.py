@@ -38,6 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _READY_WITHIN_S = 60.0
 _STOP_WITHIN_S = 15.0
 _LOG_TAIL = 3000
+_SETTLE_S = 2.0
 _NOT_INHERITED = (
     "ETCD_",
     "CACHESERVER_",
@@ -110,6 +111,11 @@ class Child:
     def memory(self) -> Memory:
         """Of the process alone."""
         return memory([self.pid])
+
+    def settled_memory(self) -> Memory:
+        """Of the process alone, a moment after its work: what a burst took and gave back is in the peak only."""
+        time.sleep(_SETTLE_S)
+        return self.memory()
 
     def family_memory(self) -> Memory:
         """Summed over its descendants too (pages they share count in each)."""

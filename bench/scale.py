@@ -120,7 +120,7 @@ def _reads(server: Server, shape: fill.Shape, at: str, options: Options, report:
         report.add(question.name, sample)
         if question.unit == "lists/s":
             report.add(f"time of {question.name}", Sample(sample.parts["p50_ms"], "ms"))
-    after = server.child.memory()
+    after = server.child.settled_memory()
     report.add(f"RSS after reads {at}", Sample(after.rss / 1e6, "MB", {"peak_MB": after.peak / 1e6}))
 
 

@@ -59,5 +59,5 @@ def _round(first: Server, second: Server, options: Options, report: Report, etcd
     paced = watch.run(watch.Load(count, round(rate * 3), rate), options, write, target)
     watch.delays(report, f"{count} watchers, {rate:.0f} writes/s", paced)
     for name, server in (("asked", first), ("other", second)):
-        memory = server.child.memory()
+        memory = server.child.settled_memory()
         report.add(f"RSS of the {name} replica", Sample(memory.rss / 1e6, "MB", {"peak_MB": memory.peak / 1e6}))

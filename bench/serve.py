@@ -57,7 +57,7 @@ def measure(options: Options, report: Report, etcd: processes.Etcd) -> None:
             target = server.target
             for question in questions(options, target):
                 report.add(question.name, ask(question, target, options))
-            after = server.child.memory()
+            after = server.child.settled_memory()
             report.add(
                 "RSS after all reads", Sample(after.rss / 1e6, "MB", {"peak_MB": after.peak / 1e6}, "under 200 MB")
             )

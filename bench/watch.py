@@ -73,7 +73,7 @@ def measure(options: Options, report: Report, etcd: Etcd) -> None:
             report.add(f"fan-out to {options.watchers} watchers, {rate}", throughput(paced))
             outcome = run(steady, options, write, target)
             delays(report, f"{steady.watchers} watchers, {steady.rate:.0f} writes/s", outcome)
-            after = server.child.memory()
+            after = server.child.settled_memory()
             report.add(
                 "RSS after all watches", Sample(after.rss / 1e6, "MB", {"peak_MB": after.peak / 1e6}, "under 200 MB")
             )
