@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, Protocol
+from typing import Protocol
 
 from cacheserver.model import METADATA_OPEN, Kind
 from cacheserver.snapshot import Entry, Name
@@ -35,12 +35,12 @@ class EventType(Enum):
 
 
 class Event:
-    """One change of one object. `frames` is the API's: bytes ready to send, shared by all watchers.
+    """One change of one object.
 
     new: None for a deletion. old: None for a creation.
     """
 
-    __slots__ = ("_deleted", "frames", "kind", "name", "new", "old", "resource_version")
+    __slots__ = ("_deleted", "kind", "name", "new", "old", "resource_version")
 
     def __init__(self, kind: Kind, resource_version: int, old: Entry | None, new: Entry | None) -> None:
         self.kind = kind
@@ -48,7 +48,6 @@ class Event:
         self.old = old
         self.new = new
         self.name: Name = (new or old).name  # type: ignore[union-attr] # one of the two is set
-        self.frames: dict[Any, bytes] = {}
         self._deleted: Entry | None = None
 
     @property
@@ -150,8 +149,8 @@ class Window:
 
 
 def _cost(event: Event) -> int:
-    """What the event holds in memory, about: its body, the old body kept for it, a frame or two."""
-    return 1024 + 3 * (event.new.size if event.new else 0) + (event.old.size if event.old else 0)
+    """What the event holds in memory, about: two objects with their bodies, of which the cache may hold one anyway."""
+    return 2048 + (event.new.size if event.new else 0) + (event.old.size if event.old else 0)
 
 
 def _restamped(kind: Kind, entry: Entry, resource_version: int) -> Entry:

@@ -79,7 +79,6 @@ class Channel:
         self.framer = Framer(resource, form)
         self._namespace = namespace or None
         self._selection = selection
-        self._form = form
         self._meters = meters
         self._now = now
         self._chunked = chunked
@@ -213,12 +212,5 @@ class Channel:
                 continue
             type_, entry = seen
             last = event.resource_version
-            if columns and not frames:
-                frames.append(self.framer.frame(type_.value, entry, now, columns=True))
-                continue
-            key = (self._form, type_.value)
-            ready = event.frames.get(key)
-            if ready is None:
-                ready = event.frames[key] = self.framer.frame(type_.value, entry, now)
-            frames.append(ready)
+            frames.append(self.framer.frame(type_.value, entry, now, columns=columns and not frames))
         return Batch(framed(frames, chunked=self._chunked), len(frames), last) if frames else _EMPTY
