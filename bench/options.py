@@ -39,7 +39,7 @@ class Options:
     generated: fbc.Shape = field(default_factory=fbc.Shape)
     fan_out: Sequence[int] = (100, 10_000)
     informers: int = 100
-    peer_burst: int = 400
+    peer_burst: int = 1000
     peers: Mapping[str, Path] = field(default_factory=dict)
     scale_revisions: Sequence[int] = (1_000, 10_000, 100_000)
     scale_watchers: Sequence[int] = (100, 1_000, 10_000)
