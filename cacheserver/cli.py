@@ -318,7 +318,6 @@ async def _parse(
 ) -> tuple[Tree, Catalog]:
     """What a server would make of `source`; where its path is a file, of that file alone."""
     from cacheserver import catalogs, limits, sources  # noqa: PLC0415  see _server
-    from cacheserver.ingest.git import open_for  # noqa: PLC0415  see _server
 
     key = RepositoryKey("default", "validate")
     async with contextlib.AsyncExitStack() as stack:
@@ -327,9 +326,13 @@ async def _parse(
             tree = sources.Tree(root=source.path.parent, files=(source.path.name,), digest="")
         else:
             caps = limits.source_limits(settings.parsing)
-            opened = await stack.enter_async_context(
-                contextlib.aclosing(open_for(source, kind, cache=scratch / "cache", limits=caps))
-            )
+            if isinstance(source, config.GitSource):
+                from cacheserver.ingest.git import open_for  # noqa: PLC0415  brings ingestion and gRPC: 50 ms
+
+                opened = open_for(source, kind, cache=scratch / "cache", limits=caps)
+            else:
+                opened = sources.open_source(source, cache=scratch / "cache", limits=caps)
+            await stack.enter_async_context(contextlib.aclosing(opened))
             (scratch / "tree").mkdir()
             tree = await opened.fetch(scratch / "tree", progress)
         catalog = await catalogs.parse(
