@@ -24,7 +24,8 @@ GZIP_ABOVE: Final = 128 << 10  # bytes; k8s.io/apiserver/pkg/endpoints/handlers/
 MEMO_BYTES: Final = 32 << 20  # of finished lists, all together; when full, the least recently used goes
 _MEMO_LISTS: Final = 32  # each holds on to the segments it was made of, so their number has a bound too
 
-_CHUNK: Final = 1 << 20  # bytes joined in one turn of the loop: under 1 ms
+_CHUNK: Final = 1 << 20  # bytes joined in one turn of the loop, where they are kept: under 1 ms
+_PASSING_CHUNK: Final = 192 << 10  # where they are not: larger blocks are mapped anew each time (heap.py)
 _ROWS_A_TURN: Final = 1000  # rows made in one turn of the loop: about 3 ms
 _PACK_A_TURN: Final = 4 << 20  # bytes compressed by one call in a thread: about 5 ms
 _GZIPPED: Final = header("Content-Encoding", "gzip") + header("Vary", "Accept-Encoding")
@@ -128,14 +129,14 @@ class Renderer:
         items: Iterable[bytes],
         bodies_of: Sequence[Entry] = (),
     ) -> Iterator[bytes]:
-        """Items joined by commas in chunks of about _CHUNK; remembered once all of them were taken.
+        """Items joined by commas in chunks; remembered once all of them were taken.
 
         bodies_of: whose bodies the items are, if they are any. What is remembered then holds the bodies, too.
         """
         memorable = listing.whole and size <= self._memo_bytes
         chunks: list[bytes] = []
         left = iter(bodies_of)
-        for chunk, count in _chunks(items):
+        for chunk, count in _chunks(items, _CHUNK if memorable else _PASSING_CHUNK):
             if memorable:
                 chunks.append(chunk)
                 _let_lie_in(chunk, itertools.islice(left, count))
@@ -212,15 +213,15 @@ class Renderer:
             self._memo_cost -= dropped.cost
 
 
-def _chunks(items: Iterable[bytes]) -> Iterator[tuple[bytes, int]]:
-    """Texts that join to the items with commas between, and how many items each holds."""
+def _chunks(items: Iterable[bytes], size: int) -> Iterator[tuple[bytes, int]]:
+    """Texts of about `size` that join to the items with commas between, and how many items each holds."""
     batch: list[bytes] = []
     gathered = 0
     first = 0  # 1: the batch begins with an empty item, for the comma behind the last chunk
     for item in items:
         batch.append(item)
         gathered += len(item)
-        if gathered >= _CHUNK:
+        if gathered >= size:
             yield b",".join(batch), len(batch) - first
             batch, gathered, first = [b""], 0, 1
     if len(batch) > first:
