@@ -165,7 +165,7 @@ def _bounds(steady: float, peer: Kube, options: Options, report: Report) -> None
     sample = bare.paced(options, shows, peer.client, steady)
     parts = {part: sample.parts[part] for part in ("events_a_write", "client_us_an_event", "machine_cores")}
     report.add(
-        f"CPU an event at {what}, {steady:.0f} events/s", Sample(sample.parts["server_us_an_event"], "us", parts)
+        f"CPU an event at {what}, {steady:.0f} writes/s", Sample(sample.parts["server_us_an_event"], "us", parts)
     )
 
 
