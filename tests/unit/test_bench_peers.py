@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -116,16 +117,34 @@ async def test_a_call_is_counted_when_its_last_message_has_come(method: str, eac
 # --- memory ---
 
 
-def test_a_peak_is_the_most_that_was_seen() -> None:
-    peak = Peak(os.getpid())
-    peak.look()
-    first = peak.largest
-    held = bytearray(b"x" * (32 << 20))
-    peak.look()
-    with_it = peak.pss
-    del held
-    peak.look()
+_HOLDS_AND_LETS_GO = """
+for line in iter(input, "end"):
+    held = bytearray(b"x" * (32 << 20)) if line == "hold" else None
+    print(flush=True)
+"""
 
-    assert peak.largest >= first + (16 << 20)
-    assert peak.pss >= with_it > 0
+
+def test_a_peak_is_the_most_that_was_seen() -> None:
+    # In a process of its own: this one may have held more before.
+    command = [sys.executable, "-c", _HOLDS_AND_LETS_GO]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        peak = Peak(child.pid)
+
+        def after(line: str) -> int:
+            print(line, file=child.stdin, flush=True)
+            assert child.stdout is not None
+            child.stdout.readline()
+            peak.look()
+            return peak.largest
+
+        first = after("nothing")
+        with_it, seen = after("hold"), peak.pss
+        without = after("let go")
+        print("end", file=child.stdin, flush=True)
+
+    assert with_it >= first + (16 << 20)
+    assert without >= with_it
+    assert peak.pss >= seen > 0
     assert peak.processes >= 1
