@@ -38,9 +38,7 @@ _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\
 _NOT_MODIFIED: Final = HTTPStatus.NOT_MODIFIED.value
 _AUDIT_ID: Final = re.compile(r"[!-~]{1,64}\Z")
 _STALL_S: Final = 60.0  # ours: a client that takes no byte for so long is gone, or holds our memory for nothing
-UNSENT_BYTES: Final = 64 << 10
-"""A stream whose transport holds more than this waits; over TLS the transport's own limit is eight times as much."""
-
+_UNSENT_BYTES: Final = 64 << 10  # in the transport; with more an answer waits. Its own limit over TLS: 512
 _JOIN_BELOW: Final = 64 << 10  # bodies under this go out in one write with their headers
 
 
@@ -154,7 +152,7 @@ class Reply(web.StreamResponse):  # aiohttp wants one returned; all it calls is 
         if self._request is None or not self._parts:
             return
         transport = _open_transport(self._request)
-        transport.set_write_buffer_limits(high=UNSENT_BYTES)
+        transport.set_write_buffer_limits(high=_UNSENT_BYTES)
         unyielding = 0  # bytes
         for part in self._parts:
             for piece in _slices(transport, part):
@@ -234,7 +232,7 @@ class Stream(web.StreamResponse):
         transport = self._protocol.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client went away")
-        transport.set_write_buffer_limits(high=UNSENT_BYTES)
+        transport.set_write_buffer_limits(high=_UNSENT_BYTES)
         transport.write(head)
         self._request.writer.output_size = 1  # tells aiohttp that it cannot send an error page any more
 
