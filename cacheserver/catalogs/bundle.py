@@ -183,12 +183,17 @@ def _manifest(value: JSON, limits: ParseLimits) -> tuple[bytes, Object, str]:
 def _files(document: Object, found: _Properties) -> list[tuple[str, bytes]]:
     """The content's files, sorted by path, names made unique in the order of the properties."""
     files = {"bundle.json": canonical(document)}
+    copies: dict[str, int] = {}
     for content, parsed, extension in found.manifests:
         kind, name = _said(parsed, "kind"), _said(_part(parsed, "metadata"), "name")
         stem = _UNSAFE.sub("-", f"{kind or 'object'}-{name or 'unnamed'}").lower()[:150].strip(".")
-        path, copy = f"manifests/{stem}.{extension}", 2
+        path = plain = f"manifests/{stem}.{extension}"
+        # From where the last of the same name ended: thousands may share one, and each would try all before it.
+        copy = copies.get(plain, 1)
         while path in files:
-            path, copy = f"manifests/{stem}-{copy}.{extension}", copy + 1
+            copy += 1
+            path = f"manifests/{stem}-{copy}.{extension}"
+        copies[plain] = copy
         files[path] = content
     return sorted(files.items())
 

@@ -29,6 +29,8 @@ from cacheserver.catalogs.document import JSON, DocumentError, Object
 from cacheserver.catalogs.limits import ParseLimits
 
 _CORE: Final = "tag:yaml.org,2002:"
+_MOST_TAG_DIRECTIVES: Final = 256
+"""Ours: libyaml compares each %TAG with all before it, so 80,000 of them (1 MB) take 22 s. Catalogs hold none."""
 
 
 class Nothing:
@@ -48,6 +50,8 @@ def load(raw: bytes, limits: ParseLimits) -> Loaded:
 
     Raises: DocumentError, with a line where there is one.
     """
+    if raw.count(b"%TAG") > _MOST_TAG_DIRECTIVES:
+        raise DocumentError("TooManyDirectives", f"more than {_MOST_TAG_DIRECTIVES} %TAG directives")
     try:
         return _Builder(raw, limits).build()
     except MarkedYAMLError as exc:
@@ -70,6 +74,7 @@ class _Builder:
         self._limits = limits
         self._anchors: dict[str, JSON] = {}
         self._weights: dict[int, int] = {}
+        self._weighed: list[JSON] = []  # kept alive: another value at the same address would pass for one of them
         self._repeated = 0
         self._containers = 0
         self._duplicates: list[tuple[str, int]] = []
@@ -160,7 +165,9 @@ class _Builder:
     def _remember(self, anchor: str, value: JSON) -> None:
         """Only once complete, so an alias inside its own anchor is an unknown one: no cycles."""
         self._anchors[anchor] = value
-        self._weights[id(value)] = self._weigh(value)
+        if isinstance(value, dict | list):
+            self._weights[id(value)] = self._weigh(value)
+            self._weighed.append(value)
 
     def _alias(self, event: Any) -> JSON:
         if event.anchor not in self._anchors:

@@ -21,8 +21,14 @@ _HEADING: Final = f"cacheserver krm {FORMAT_VERSION}"
 
 @dataclass(frozen=True, slots=True)
 class KnownPackage:
+    """by_name: the revisions again. A package may have a tag a day for years, and each is asked for by name."""
+
     input_hash: str
     revisions: Sequence[Revision]
+    by_name: Mapping[str, Revision] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_name", {revision.name: revision for revision in self.revisions})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,7 @@ class Known:
     def revision(self, package: str, name: str) -> Revision | None:
         """The revision as it was the last time, if there was one."""
         known = self.packages.get(package)
-        return next((r for r in known.revisions if r.name == name), None) if known else None
+        return known.by_name.get(name) if known else None
 
 
 def input_hash(repository: RepositoryKey, package: str, revisions: Sequence[Revision]) -> str:

@@ -165,7 +165,7 @@ class _Reader:
             if exc.reason != "JSONSyntax":
                 raise
             try:
-                several = splitter.objects(raw)
+                several = list(splitter.objects(raw))
             except ValueError:
                 raise exc from None
             if len(several) < 2:

@@ -20,6 +20,7 @@ View = mmap.mmap | bytes
 _NEXT_SEPARATOR = re.compile(rb"\n---")
 _BETWEEN_OBJECTS = re.compile(rb"\}[ \t\r]*\n[ \t\r\n]*(?=\{)")
 _BLANK = re.compile(rb"[ \t\r\n]*")
+_BLANK_TEXT = re.compile(r"[ \t\r\n]*")
 _MIB = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 
@@ -74,19 +75,21 @@ def json_pieces(view: View, limit: int) -> Iterator[Piece]:
         at = following
 
 
-def objects(raw: bytes) -> list[bytes]:
-    """The JSON values in `raw`, which one parse refused: `{}{}` on one line. Raises: ValueError when they are none."""
+def objects(raw: bytes) -> Iterator[bytes]:
+    """The JSON values in `raw`, which one parse refused: `{}{}` on one line. Each byte is looked at once.
+
+    Raises: ValueError, at the first thing that is none; the values before it have been given out by then.
+    """
     decoder, whole = json.JSONDecoder(), raw.decode()
-    found: list[bytes] = []
     at = 0
     while at < len(whole):
         try:
             _, end = decoder.raw_decode(whole, at)
         except RecursionError:
             raise ValueError("nested too deep") from None
-        found.append(whole[at:end].encode())
-        at = end + len(whole[end:]) - len(whole[end:].lstrip())
-    return found
+        yield whole[at:end].encode()
+        blank = _BLANK_TEXT.match(whole, end)
+        at = blank.end() if blank else end
 
 
 def yaml_pieces(view: View, start: int, end: int, limit: int) -> Iterator[Piece]:
@@ -95,8 +98,9 @@ def yaml_pieces(view: View, start: int, end: int, limit: int) -> Iterator[Piece]
     So parts of one file can be read side by side. Lines count from the first separator met (from 1 at start 0).
     """
     if start:
-        found = _NEXT_SEPARATOR.search(view, start - 1)
-        if not found or found.start() + 1 >= end:
+        # Not beyond `end`: every part of a file without separators would read it to its end.
+        found = _NEXT_SEPARATOR.search(view, start - 1, end + len(b"---") - 1)
+        if not found:
             return
         at = found.start() + 1
     else:

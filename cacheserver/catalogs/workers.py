@@ -99,6 +99,9 @@ class Workers:
             self._wanted += 1
             try:
                 return await self._start()
+            except CatalogError as exc:
+                self._lost_one(exc)
+                raise
             except BaseException:
                 self._wanted -= 1
                 raise
@@ -115,8 +118,26 @@ class Workers:
         if worker.busy:
             self._all.discard(worker)
             await worker.kill()
-            worker = await self._start()
+            try:
+                worker = await self._start()
+            except CatalogError as exc:
+                self._lost_one(exc)
+                return
         self._hand_on(worker)
+
+    def _lost_one(self, why: CatalogError) -> None:
+        """A worker died and none could be started for it: the pool has one less until somebody needs it.
+
+        Who waits while there is no other is told: nobody would ever hand them a worker.
+        """
+        self._wanted -= 1
+        if self._wanted:
+            return
+        for lane in self._lanes:
+            for turn in lane.waiting:
+                if not turn.done():
+                    turn.set_exception(CatalogError(str(why)))
+            lane.waiting.clear()
 
     def _hand_on(self, worker: _Worker) -> None:
         """To the next lane that waits, round and round."""

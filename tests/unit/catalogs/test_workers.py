@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest_asyncio
 
 from cacheserver.catalogs import ParseLimits, Workers, parse
 from cacheserver.catalogs.wire import Part, Scan, encode_job
-from cacheserver.errors import WorkerCrashedError
+from cacheserver.errors import CatalogError, WorkerCrashedError
 from cacheserver.model import RepositoryKey
 from cacheserver.sources import Tree
 from tests.unit.catalogs.conftest import KEY, Parse
@@ -130,6 +131,26 @@ async def test_an_error_names_the_job(workers: Workers) -> None:
             await workers.run(lane, b"[]", "the thing")
         job = encode_job(Scan(str(FIXTURES), "", "", [Part("kettle.yaml", 0, 1 << 20)], write_blobs=False))
         assert b"kettle.v0.3.0" in await workers.run(lane, job, "kettle.yaml")
+
+
+async def test_a_pool_that_could_not_replace_its_worker_tells_who_waits_and_recovers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process, killed on its job while no other can be started; a second job stands in line for it."""
+    job = encode_job(Scan(str(FIXTURES), "", "", [Part("kettle.yaml", 0, 1 << 20)], write_blobs=False))
+    async with Workers(1) as pool:
+        with pool.lane() as lane:
+            await pool.run(lane, job, "kettle.yaml")
+            monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
+            first = asyncio.create_task(pool.run(lane, b"[]", "the thing"))
+            second = asyncio.create_task(pool.run(lane, job, "kettle.yaml"))
+            with pytest.raises(WorkerCrashedError, match="the thing"):
+                await first
+            async with asyncio.timeout(30):
+                with pytest.raises(CatalogError, match="cannot start a parse worker"):
+                    await second
+            monkeypatch.undo()
+            assert b"kettle.v0.3.0" in await pool.run(lane, job, "kettle.yaml")
 
 
 async def test_nothing_is_imported_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
