@@ -86,7 +86,10 @@ def test_tag_directives_are_refused_before_libyaml_compares_each_with_all() -> N
 
 def test_manifests_of_one_name_are_numbered_from_the_last() -> None:
     def document(count: int) -> Callable[[], object]:
-        manifest: JSON = {"type": "olm.bundle.object", "value": {"data": "eyJraW5kIjoiQSIsIm1ldGFkYXRhIjp7Im5hbWUiOiJiIn19"}}
+        manifest: JSON = {
+            "type": "olm.bundle.object",
+            "value": {"data": "eyJraW5kIjoiQSIsIm1ldGFkYXRhIjp7Im5hbWUiOiJiIn19"},
+        }
         said: Object = {"schema": "olm.bundle", "properties": [manifest] * count}
         return lambda: bundle.read(said, "lamp", "lamp.v1.0.0", LIMITS)
 
