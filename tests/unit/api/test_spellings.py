@@ -134,7 +134,7 @@ _SPELLED = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_SPELLED, max_size=9).map("".join))
 async def test_no_spelling_shows_what_the_gate_did_not_let_through(shared: World, tail: str) -> None:
     for start in (BASE, MINE, THEIRS, ""):
