@@ -308,6 +308,7 @@ etcd_seconds = Histogram(
     ("operation",),
     buckets=_SECONDS,
 )
+etcd_full = Gauge("cacheserver_etcd_full", "1 while etcd refuses writes for lack of space (NoSpace).")
 etcd_errors = Counter(
     "cacheserver_etcd_errors",
     "Failed calls to etcd, by operation and error class.",

@@ -15,6 +15,7 @@ import logging
 import signal
 import ssl
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -24,11 +25,12 @@ import cacheserver
 from cacheserver import heap, limits, metrics
 from cacheserver.blobs import Blobs
 from cacheserver.config import Defaults, RepositoryConfig, Settings
-from cacheserver.errors import CacheServerError, EtcdError, EtcdStartError
+from cacheserver.errors import CacheServerError, EtcdError, EtcdStartError, NoSpace
 from cacheserver.etcd.client import Client, TLSFiles
 from cacheserver.etcd.version import check_supported
-from cacheserver.ingest import Ingest, Rooms, ServedBook, SyncReport
+from cacheserver.ingest import Ingest, Rooms, ServedBook, Space, SyncReport
 from cacheserver.ingest.git import open_for
+from cacheserver.ingest.space import TROUBLE
 from cacheserver.sources import Access, Progress, Source
 from cacheserver.store import Store
 
@@ -70,12 +72,15 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
         kept = settings.cache
         cache = WatchCache(store, PROJECTIONS, window_events=kept.window_events, window_bytes=kept.window_bytes)
         door = await stack.enter_async_context(open_door(settings.serving))
+        space = Space()
+        opening = _Opening(space)
         api = Api(
             cache,
             blobs,
             standalone=not settings.from_cluster,
             version=cacheserver.__version__,
-            checks=door.checks,
+            checks={**door.checks, "etcd": opening},
+            notes={"etcd-space": lambda: space.trouble},
             gate=door.gate,
             list_cache_bytes=kept.list_cache_bytes,
             max_reads=settings.serving.max_reads,
@@ -84,16 +89,16 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cacheserver-")))
         rooms = Rooms(store, blobs, workers, scratch)
         if settings.from_cluster and door.kubernetes is not None:
-            ingest, controller = _steered(rooms, settings, door.kubernetes)
+            ingest, controller = _steered(rooms, settings, door.kubernetes, space)
         else:
-            ingest, controller = _ingest(rooms, settings), None
+            ingest, controller = _ingest(rooms, settings, space), None
         loop.add_signal_handler(signal.SIGHUP, ingest.request_sync)
         runner = await stack.enter_async_context(_listening(api, settings, door.context))
         url = _url(runner, door.context)
         log.info("listening", extra={"url": url})
         async with asyncio.TaskGroup() as group:
             opened = functools.partial(_open, store, client, settings)
-            work = group.create_task(_work(opened, cache, ingest, controller), name="server: work")
+            work = group.create_task(_work(opened, cache, ingest, controller, opening), name="server: work")
             guard = group.create_task(door.run(), name="server: door")
             announce = group.create_task(_announce(cache, lambda: ready(url)), name="server: announce")
             await _stopped(stop, work)
@@ -122,7 +127,7 @@ async def ingest(
         await _open(store, client, settings)
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cacheserver-")))
         rooms = Rooms(store, Blobs(client), workers, scratch)
-        await _ingest(rooms, settings).once(progress=progress, on_report=on_report, on_error=on_error)
+        await _ingest(rooms, settings, Space()).once(progress=progress, on_report=on_report, on_error=on_error)
 
 
 async def _open(store: Store, client: Client, settings: Settings) -> None:
@@ -137,11 +142,41 @@ async def _open(store: Store, client: Client, settings: Settings) -> None:
         await store.drop_claims()  # left by a killed server: nobody else can reach this etcd
 
 
+class _Opening:
+    """Whether the store is open, and if not, why; a check of /readyz, so in words that everybody may read."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._cause: str | None = "etcd has not answered yet"
+
+    def __call__(self) -> str | None:
+        return self._cause
+
+    def failed(self, error: EtcdError, *, after_s: float) -> None:
+        """after_s: since the first try."""
+        if isinstance(error, NoSpace):
+            self._cause = TROUBLE
+            self._space.refused(error)  # which says so in the log, again and again
+            return
+        metrics.cache_lag_seconds.set(after_s)
+        cause = f"etcd does not answer, or refuses ({type(error).__name__}): the log has its words"
+        if self._cause != cause:
+            log.warning("the store cannot be opened yet; trying on", extra={"error": str(error)})
+        self._cause = cause
+
+    def succeeded(self) -> None:
+        self._cause = None
+
+
 async def _work(
-    opened: Callable[[], Awaitable[None]], cache: WatchCache, ingest: Ingest, controller: Controller | None
+    opened: Callable[[], Awaitable[None]],
+    cache: WatchCache,
+    ingest: Ingest,
+    controller: Controller | None,
+    opening: _Opening,
 ) -> None:
     """Everything that needs etcd, begun once it answers."""
-    pause_s, told = 0.1, False
+    pause_s, began = 0.1, time.monotonic()
     while True:
         try:
             await opened()
@@ -149,11 +184,10 @@ async def _work(
         except EtcdStartError:
             raise
         except EtcdError as exc:
-            if not told:
-                log.warning("etcd does not answer yet; trying on", extra={"error": str(exc)})
-                told = True
+            opening.failed(exc, after_s=time.monotonic() - began)
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, 5.0)
+    opening.succeeded()
     async with asyncio.TaskGroup() as group:
         group.create_task(cache.run(), name="server: cache")
         group.create_task(ingest.run(), name="server: ingest")
@@ -197,15 +231,15 @@ async def _etcd(settings: Settings) -> AsyncIterator[Client]:
         yield await stack.enter_async_context(client)
 
 
-def _ingest(rooms: Rooms, settings: Settings) -> Ingest:
+def _ingest(rooms: Rooms, settings: Settings, space: Space) -> Ingest:
     """Ingestion of the configured repositories."""
-    ingest = Ingest(rooms, ServedBook(rooms.store))
+    ingest = Ingest(rooms, ServedBook(rooms.store), space=space)
     for config in settings.repositories:
         ingest.put(config, functools.partial(_source, settings, config))
     return ingest
 
 
-def _steered(rooms: Rooms, settings: Settings, kubernetes: KubeAPI) -> tuple[Ingest, Controller]:
+def _steered(rooms: Rooms, settings: Settings, kubernetes: KubeAPI, space: Space) -> tuple[Ingest, Controller]:
     """Ingestion of the cluster's Repository objects, one replica at a time, and who tells it of them."""
     # What the first git repository needs: by then we serve, and loading it would hold up everybody for 20 ms.
     import cacheserver.catalogs.krm_git  # noqa: PLC0415
@@ -217,7 +251,7 @@ def _steered(rooms: Rooms, settings: Settings, kubernetes: KubeAPI) -> tuple[Ing
 
     content = settings.content
     book = StatusBook(kubernetes, rooms.store.holds, Events(kubernetes))
-    ingest = Ingest(rooms, book, lead=True)
+    ingest = Ingest(rooms, book, lead=True, space=space)
     controller = Controller(
         kubernetes,
         ingest,

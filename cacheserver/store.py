@@ -25,7 +25,7 @@ from urllib.parse import quote, unquote
 import orjson
 
 from cacheserver.errors import ConfigError, LeaseLostError, Unavailable
-from cacheserver.etcd.client import Client, Compare, Delete, Get, Lease, Put, Watch, prefix_end
+from cacheserver.etcd.client import Client, Compare, Delete, Get, Lease, Put, RangeResult, Watch, prefix_end
 from cacheserver.model import Digest, Key, Kind, Record, RepositoryKey, Stored, blob_references, encode
 
 log = logging.getLogger(__name__)
@@ -100,14 +100,18 @@ class Store:
     async def open(self) -> None:
         """Mark an empty store with the layout's version; refuse one that a newer release wrote.
 
-        Raises: ConfigError, Unavailable.
+        Raises: ConfigError, Unavailable; NoSpace where the mark is missing and etcd is full.
         """
         await self._client.connect()
-        layout = Put(_LAYOUT, LAYOUT_VERSION)
-        result = await _persist(
-            lambda: self._client.txn([Compare(_LAYOUT, "create_revision", 0)], [layout], [Get(_LAYOUT)])
-        )
-        found = LAYOUT_VERSION if result.succeeded else result.ranges[0].key_values[0].value
+        # Read first: a full etcd refuses a transaction that holds a put, even where the put would not be made.
+        written = (await _persist(lambda: self._client.range(_LAYOUT))).key_values
+        if not written:
+            layout = Put(_LAYOUT, LAYOUT_VERSION)
+            result = await _persist(
+                lambda: self._client.txn([Compare(_LAYOUT, "create_revision", 0)], [layout], [Get(_LAYOUT)])
+            )
+            written = [] if result.succeeded else result.ranges[0].key_values
+        found = written[0].value if written else LAYOUT_VERSION
         if found != LAYOUT_VERSION:
             raise ConfigError(
                 f"this etcd holds layout {found.decode(errors='replace')}, not {LAYOUT_VERSION.decode()}: "
@@ -193,12 +197,16 @@ class Store:
         return Stored(key, found[0].value, found[0].mod_revision) if found else None
 
     async def repositories(self) -> Sequence[RepositoryKey]:
-        """Every repository that ever finished a sync and was not removed, sorted."""
-        keys: list[RepositoryKey] = []
-        async for page in self._client.pages(_INGEST, keys_only=True):
-            for kv in page.key_values:
-                namespace, name = kv.key.removeprefix(_INGEST).decode().split("/")
-                keys.append(RepositoryKey(unquote(namespace), unquote(name)))
+        """Every repository of which anything is here, sorted: a sync's state, or an object."""
+        keys: set[RepositoryKey] = set()
+        for prefix in (_INGEST, *(_SERVED + kind.value.encode() + b"/" for kind in Kind)):
+            key = prefix
+            # From one repository's first key to the next one's: few questions, however many objects each has.
+            while found := (await self._client.range(key, prefix_end(prefix), limit=1, keys_only=True)).key_values:
+                namespace, name, *_ = found[0].key.removeprefix(prefix).split(b"/")
+                keys.add(RepositoryKey(_component_of(namespace), _component_of(name)))
+                key = prefix + namespace + b"/" + name
+                key = found[0].key + b"\0" if found[0].key == key else prefix_end(key + b"/")
         return sorted(keys)
 
     async def referenced_blobs(self) -> set[Digest]:
@@ -223,7 +231,9 @@ class Store:
 
     async def holds(self, claim: Claim) -> bool:
         """Whether the claim stands, at some moment during this call (a linearizable read). Raises: Unavailable."""
-        return (await self._client.txn([claim.fence], [Get(claim.key)])).succeeded
+        # By a range, not a transaction: etcd before 3.5.7 refuses every transaction when it is full (etcd #14884).
+        found = (await self._client.range(claim.key)).key_values
+        return bool(found) and found[0].create_revision == claim.create_revision
 
     async def drop_claims(self) -> None:
         """Forget every claim: only for the owner of an etcd that nobody else can reach (embedded, after a crash)."""
@@ -246,7 +256,7 @@ class Store:
         await self._write(claim, _object_key(stored.key), None, stored)
 
     async def put_state(self, claim: Claim, repository: RepositoryKey, state: IngestState | None) -> None:
-        """Remember what the sync saw, last of all; None forgets the repository."""
+        """Remember what the sync saw, last of all; None forgets it, which a full etcd does, too."""
         key = _ingest_key(repository)
         operation: Put | Delete = Delete(key) if state is None else Put(key, _encode_state(state))
         result = await _persist(lambda: self._client.txn([claim.fence], [operation]))
@@ -279,6 +289,8 @@ class Session:
         self._client = client
         self._lease = lease
         self._holder = holder.encode()
+        # Kept, not asked for again. Should one be lost all the same, the first write that it fences says so.
+        self._held: dict[str, Claim] = {}
 
     async def wait_lost(self) -> None:
         """Returns when the lease can no longer be relied on."""
@@ -288,23 +300,46 @@ class Session:
         """The right to write what `name` stands for; waits until its holder lets go or dies.
 
         on_wait: called with the present holder, once.
+        Raises: NoSpace where nobody holds it and etcd is full; LeaseLostError, Unavailable.
         """
-        key = _CLAIM + quote(name, safe="/").encode()
         told = False
         while True:
-            put = Put(key, self._holder, self._lease.id)
-            result = await _persist(
-                lambda put=put: self._client.txn([Compare(key, "create_revision", 0)], [put], [Get(key)])  # type: ignore[misc]
-            )
-            if result.succeeded:
-                return Claim(name, key, result.revision)
-            held = result.ranges[0].key_values
-            if held and held[0].lease == self._lease.id:  # ours after all: the answer to the put was lost
-                return Claim(name, key, held[0].create_revision)
+            claim, found = await self._attempt(name)
+            if claim is not None:
+                return claim
+            held = found.key_values
             if held and not told:
                 told = True
                 on_wait(held[0].value.decode(errors="replace"))
-            await self._wait_for_release(key, result.revision)
+            await self._wait_for_release(_claim_key(name), found.revision)
+
+    async def claim_if_free(self, name: str) -> Claim | None:
+        """As claim, but None at once where another process holds it."""
+        return (await self._attempt(name))[0]
+
+    async def _attempt(self, name: str) -> tuple[Claim | None, RangeResult]:
+        """The claim, or who holds it. Reads before it writes: a full etcd refuses the write even where it is ours."""
+        key = _claim_key(name)
+        if (known := self._held.get(name)) is not None:
+            return known, RangeResult((), 0, 0, more=False)
+        found = await _persist(lambda: self._client.range(key))
+        if not found.key_values:
+            put = Put(key, self._holder, self._lease.id)
+            result = await _persist(lambda: self._client.txn([Compare(key, "create_revision", 0)], [put], [Get(key)]))
+            if result.succeeded:
+                self._held[name] = Claim(name, key, result.revision)
+                return self._held[name], found
+            found = result.ranges[0]
+            found = RangeResult(found.key_values, result.revision, found.count, found.more)
+        if found.key_values and found.key_values[0].lease == self._lease.id:  # ours after all: an answer was lost
+            self._held[name] = Claim(name, key, found.key_values[0].create_revision)
+            return self._held[name], found
+        return None, found
+
+    async def try_writing(self) -> None:
+        """One small write that nobody sees, to learn whether etcd takes any. Raises: NoSpace, LeaseLostError,
+        Unavailable."""
+        await self._client.put(_CLAIM + b"probe/%x" % self._lease.id, b"", lease=self._lease.id)
 
     async def _wait_for_release(self, key: bytes, revision: int) -> None:
         """Until the key is deleted, or a TTL has gone by (look again: a watch can miss what was compacted)."""
@@ -317,6 +352,7 @@ class Session:
             pass
 
     async def release(self, claim: Claim) -> None:
+        self._held.pop(claim.name, None)
         await self._client.txn([claim.fence], [Delete(claim.key)])
 
 
@@ -391,6 +427,15 @@ def _now() -> str:
 def _component(text: str) -> str:
     """Safe between slashes; `~` alone stands for the empty string, which etcd keys could not tell apart."""
     return quote(text, safe="") or "~"
+
+
+def _component_of(written: bytes) -> str:
+    """What _component was given."""
+    return "" if written == b"~" else unquote(written.decode())
+
+
+def _claim_key(name: str) -> bytes:
+    return _CLAIM + quote(name, safe="/").encode()
 
 
 def _parts(*parts: str) -> bytes:

@@ -353,7 +353,9 @@ class WatchCache:
         was restarted resume instead of listing again. Ready once the present is reached.
         """
         present = await self._store.current_revision()
-        for back in _LOOK_BACK if not self.ready else (0,):
+        # Where only a mark tells how far the watch is, and etcd is too full to take it, the present is all there is.
+        backs = _LOOK_BACK if not self.ready and await self._at.ask_progress(present) else (0,)
+        for back in backs:
             # Never revision 1, an etcd's empty beginning: Kubernetes' clients expect it to be too old.
             revision = max(present - back, 2)
             try:

@@ -82,6 +82,7 @@ class Api:
         version: str,
         checks: Mapping[str, HealthCheck] | None = None,
         live_checks: Mapping[str, HealthCheck] | None = None,
+        notes: Mapping[str, HealthCheck] | None = None,
         gate: Gate | None = None,
         list_cache_bytes: int = MEMO_BYTES,
         max_reads: int = READS,
@@ -107,7 +108,7 @@ class Api:
         filled: Mapping[str, HealthCheck] = {
             "watch-cache": lambda: None if cache.ready else "the store has not been read yet"
         }
-        self._health = Health({**filled, **(checks or {})}, live_checks or {})
+        self._health = Health({**filled, **(checks or {})}, live_checks or {}, notes)
         self._version = version_document(version)
         self._known = lru_cache(maxsize=_REMEMBERED)(self._read)
 

@@ -24,10 +24,19 @@ _NOSNIFF = header("X-Content-Type-Options", "nosniff")
 
 
 class Health:
-    """ready: what /readyz and /healthz ask. live: what /livez asks; a failure there gets the process restarted."""
+    """ready: what /readyz and /healthz ask. live: what /livez asks; a failure there gets the process restarted.
 
-    def __init__(self, ready: Mapping[str, HealthCheck], live: Mapping[str, HealthCheck]) -> None:
+    notes: told by /readyz?verbose, and fail nothing: to be unready would take away what is served well.
+    """
+
+    def __init__(
+        self,
+        ready: Mapping[str, HealthCheck],
+        live: Mapping[str, HealthCheck],
+        notes: Mapping[str, HealthCheck] | None = None,
+    ) -> None:
         self._stopping = False
+        self._notes = notes or {}
         ping: Mapping[str, HealthCheck] = {"ping": lambda: None}
         self._checks: Mapping[str, Mapping[str, HealthCheck]] = {
             "healthz": {**ping, **ready},
@@ -69,7 +78,10 @@ class Health:
                 lines.append(f"[+]{name} ok\n")
             else:
                 failed.append(name)
-                lines.append(f"[-]{name} failed: reason withheld\n")
+                # Withheld there is what each check's own path tells everybody; who asks for all of it gets it here too.
+                lines.append(f"[-]{name} failed: {reason if 'verbose' in parameters else 'reason withheld'}\n")
+        if endpoint == "readyz":
+            lines += [f"[!]{name}: {told}\n" for name, note in self._notes.items() if (told := note()) is not None]
         if excluded:
             names = ",".join(f'"{name}"' for name in sorted(excluded))
             lines.append(f"warn: some health checks cannot be excluded: no matches for {names}\n")

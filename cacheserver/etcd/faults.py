@@ -33,6 +33,11 @@ class Fault(Enum):
 # Before a byte of the request left us: C-core's own words, src/core/load_balancing and client_channel.
 _NOT_SENT = ("failed to connect to all addresses", "connection refused", "dns resolution failed", "no such file")
 _TOKEN = ("invalid auth token", "user name is empty", "revision of auth store is old")
+# etcd's documentation, Maintenance, Space quota: the alarm stays until it is disarmed.
+_MAKE_ROOM = (
+    "reads and deletes still work. Make room: compact, defragment, then disarm the alarm (README, Troubleshooting); "
+    "raise --quota-backend-bytes if it comes back"
+)
 _AMBIGUOUS = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -66,7 +71,7 @@ def error_of(code: grpc.StatusCode, details: str, *, operation: str, endpoint: s
         return FutureRevision(message) if "future revision" in lowered else Compacted(message)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         if "database space exceeded" in lowered:
-            return NoSpace(message)
+            return NoSpace(f"{message}; {_MAKE_ROOM}")
         if "too many requests" in lowered:
             return Unavailable(message)
     if code is grpc.StatusCode.NOT_FOUND and "lease not found" in lowered:

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from cacheserver import metrics
 from cacheserver.config import RepositoryConfig
 from cacheserver.errors import CacheServerError, EtcdError, LeaseLostError, NoSpace
 from cacheserver.ingest import status
 from cacheserver.ingest.pace import Pace
+from cacheserver.ingest.space import Space
 from cacheserver.ingest.sync import Outcome, Rooms, SyncReport, count_served, forget, sync
 from cacheserver.model import Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import Progress, Source
@@ -29,6 +31,10 @@ from cacheserver.store import Claim, Session, Store
 log = logging.getLogger(__name__)
 
 _COLLECT_EVERY_S = 900.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 5.0
+"""Between two tries of what etcd refused or did not answer."""
+
+T = TypeVar("T")
 
 Open = Callable[[], Source]
 
@@ -67,6 +73,8 @@ class _Life:
     access: str
     wanted: asyncio.Event
     failures: int = 0
+    starved: bool = False
+    """The last sync failed for lack of space in etcd: the next one begins as soon as there is some."""
 
     async def pause(self, seconds: float) -> None:
         """Sleep, or less when a sync is asked for."""
@@ -77,18 +85,22 @@ class _Life:
 
 
 class _Hold:
-    """The claim on one repository, taken when first asked for."""
+    """The claim on one repository, taken when first asked for. herald: see Ingest._publish."""
 
-    def __init__(self, session: Session, life: _Life) -> None:
+    def __init__(self, session: Session, life: _Life, herald: Claim | None = None) -> None:
         self._session = session
         self._life = life
+        self._herald = herald
         self._claim: Claim | None = None
 
     async def __call__(self) -> Claim:
         if self._claim is None:
-            key = self._life.config.key
-            self._claim = await self._session.claim(f"{key.namespace}/{key.name}", on_wait=self._told)
+            self._claim = await self._session.claim(_claim_name(self._life.config.key), on_wait=self._told)
         return self._claim
+
+    async def herald(self) -> Claim:
+        """The claim under which status is written: the leader's where one leads, for that needs no space in etcd."""
+        return self._herald or await self()
 
     async def release(self) -> None:
         if self._claim is not None:
@@ -98,17 +110,32 @@ class _Hold:
         log.info("another process ingests this repository; waiting", extra=_about(self._life, holder=holder))
 
 
+@dataclass(frozen=True, slots=True)
+class _Departure:
+    """How a repository is forgotten. unless_held: not at all where another process ingests it; then it is theirs.
+
+    done: called once it is settled either way.
+    """
+
+    unless_held: bool = False
+    done: Callable[[], None] = lambda: None
+
+
 class Ingest:
     """Every repository that was put and not removed. Call run() (for ever) or once()."""
 
-    def __init__(self, rooms: Rooms, book: Book, *, lead: bool = False, pace: Pace | None = None) -> None:
+    def __init__(
+        self, rooms: Rooms, book: Book, *, lead: bool = False, pace: Pace | None = None, space: Space | None = None
+    ) -> None:
         """lead: one process at a time does any work here; the others wait for it to go (a cluster's replicas)."""
+        self.space = space or Space()
         self._rooms = rooms
         self._book = book
         self._lead = lead
         self._pace = pace or Pace()
         self._lives: dict[RepositoryKey, _Life] = {}
-        self._gone: set[RepositoryKey] = set()
+        self._gone: dict[RepositoryKey, _Departure] = {}
+        self._leader: Claim | None = None
         self._changed = asyncio.Event()
         self._holder = f"{socket.gethostname()}/{os.getpid()}"
 
@@ -121,7 +148,7 @@ class Ingest:
         or annotations alone (requestedAt) only asks for a sync.
         """
         life = self._lives.get(config.key)
-        self._gone.discard(config.key)
+        self._gone.pop(config.key, None)
         if life is not None and life.access == access and _decisive(life.config) == _decisive(config):
             if life.config != config:
                 life.config = config
@@ -130,10 +157,10 @@ class Ingest:
         self._lives[config.key] = _Life(config, open_source(), access, asyncio.Event())
         self._changed.set()
 
-    def remove(self, key: RepositoryKey) -> None:
-        """Stop serving a repository and delete what was served of it."""
+    def remove(self, key: RepositoryKey, *, unless_held: bool = False, done: Callable[[], None] = lambda: None) -> None:
+        """Stop serving a repository and delete what was served of it; see _Departure."""
         self._lives.pop(key, None)
-        self._gone.add(key)
+        self._gone[key] = _Departure(unless_held, done)
         self._changed.set()
 
     def request_sync(self) -> None:
@@ -150,8 +177,11 @@ class Ingest:
             started = time.monotonic()
             try:
                 async with self._rooms.store.session(self._holder) as session:
+                    self.space.taken()  # a full etcd grants no lease
                     await self._with(session)
-            except* (LeaseLostError, EtcdError) as lost:
+            except* NoSpace as full:
+                self.space.refused(_first(full))
+            except* EtcdError as lost:
                 log.warning("ingestion lost its lease, starting over", extra={"error": str(lost.exceptions[0])})
             pause_s = 0.5 if time.monotonic() - started > 60 else min(pause_s * 2, 10.0)
             await asyncio.sleep(pause_s)
@@ -159,15 +189,46 @@ class Ingest:
     async def _with(self, session: Session) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(_until_lost(session), name="ingest: lease")
+            group.create_task(self.space.watch(session.try_writing, self._feed), name="ingest: space")
             if self._lead:
-                await session.claim("leader", on_wait=lambda holder: log.info("standing by", extra={"leader": holder}))
+                stand_by = functools.partial(
+                    session.claim, on_wait=lambda h: log.info("standing by", extra={"leader": h})
+                )
+                self._leader = await self._patiently(lambda: stand_by("leader"), "the claim to lead")
                 log.info("leading", extra={"holder": self._holder})
             group.create_task(self._collect(session), name="ingest: collect content")
             group.create_task(self._supervise(session, group), name="ingest: supervise")
 
+    def _feed(self) -> None:
+        """etcd has space again: those that lacked it go on now."""
+        for life in self._lives.values():
+            if life.starved:
+                life.wanted.set()
+
+    async def _patiently(self, act: Callable[[], Awaitable[T]], what: str, *, full_too: bool = True) -> T:
+        """What `act` returns, tried again while etcd is away or (full_too) full: that must end nothing else, least of
+        all the lease, which a full etcd would not grant anew. Raises: LeaseLostError; NoSpace unless full_too."""
+        pause_s, told = _FIRST_PAUSE_S, False
+        while True:
+            try:
+                return await act()
+            except LeaseLostError:
+                raise
+            except EtcdError as exc:
+                if isinstance(exc, NoSpace):
+                    self.space.refused(exc)
+                    if not full_too:
+                        raise
+                elif not told:
+                    log.warning("etcd refuses; it is tried again", extra={"what": what, "error": str(exc)})
+                    told = True
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
     async def _supervise(self, session: Session, group: asyncio.TaskGroup) -> None:
-        """One task for each repository there is; those that went are forgotten, before their name is used again."""
+        """One task for each repository there is, and one for each that went until it is forgotten."""
         running: dict[RepositoryKey, tuple[_Life, asyncio.Task[None]]] = {}
+        leaving: dict[RepositoryKey, asyncio.Task[None]] = {}
         try:
             while True:
                 self._changed.clear()
@@ -176,10 +237,14 @@ class Ingest:
                         del running[key]
                         await _ended(task)
                         await life.source.aclose()
-                for key in list(self._gone):
-                    await self._forget(session, key)
-                for key, life in self._lives.items():
+                for key in self._gone:
+                    if key not in leaving or leaving[key].done():
+                        name = f"ingest: forget {key.namespace}/{key.name}"
+                        leaving[key] = group.create_task(self._forget(session, key), name=name)
+                for key, life in list(self._lives.items()):
                     if key not in running:
+                        if (left := leaving.pop(key, None)) is not None:
+                            await _ended(left)  # cut short or not: a sync begins from nothing
                         name = f"ingest: {key.namespace}/{key.name}"
                         running[key] = (life, group.create_task(self._live(session, life), name=name))
                 await self._changed.wait()
@@ -189,12 +254,26 @@ class Ingest:
                 await life.source.aclose()
 
     async def _forget(self, session: Session, key: RepositoryKey) -> None:
-        claim = await session.claim(f"{key.namespace}/{key.name}")
-        count = await forget(key, claim, self._rooms.store)
-        await session.release(claim)
-        self._gone.discard(key)
+        departure = self._gone[key]
+        name, about = _claim_name(key), {"namespace": key.namespace, "repository": key.name}
+
+        async def leave() -> int | None:
+            claim = await (session.claim_if_free(name) if departure.unless_held else session.claim(name))
+            if claim is None:
+                return None
+            count = await forget(key, claim, self._rooms.store)
+            await session.release(claim)
+            return count
+
+        count = await self._patiently(leave, f"forgetting {key.namespace}/{key.name}")
+        if self._gone.get(key) is departure:
+            del self._gone[key]
         metrics.forget_repository(key.namespace, key.name)
-        log.info("repository removed", extra={"namespace": key.namespace, "repository": key.name, "deleted": count})
+        if count is None:
+            log.info("repository left alone: another process ingests it", extra=about)
+        else:
+            log.info("repository removed", extra={**about, "deleted": count})
+        departure.done()
 
     async def left_behind(self, present: Collection[RepositoryKey]) -> None:
         """Forget every repository that the store holds and that is not `present`: it went while nobody looked."""
@@ -224,20 +303,32 @@ class Ingest:
                     await life.source.aclose()
 
     async def _live(self, session: Session, life: _Life) -> None:
-        hold = _Hold(session, life)
-        await hold()  # at once: a second process with the same repository waits here and asks its source nothing
+        hold = _Hold(session, life, self._leader)
+        # At once: a second process with the same repository waits here and asks its source nothing.
+        while not await self._held(life, hold):
+            await life.pause(self._pace.spread(life.config.interval_s))
         while True:
             seconds = await self._attempt(life, hold)
             await life.pause(self._pace.spread(seconds))
 
-    async def _attempt(self, life: _Life, hold: _Hold) -> float:
-        """One look at the source; returns the seconds until the next."""
-        if life.config.suspend:
-            previous = await self._book.read(life.config)
-            await self._publish(life, hold, status.suspended(previous), None, previous)
-            return life.config.interval_s
+    async def _held(self, life: _Life, hold: _Hold) -> bool:
+        """Whether the repository is ours to work on; False when a full etcd takes no claim, which its status says."""
         started = time.monotonic()
         try:
+            await self._patiently(hold, f"the claim on {_claim_name(life.config.key)}", full_too=False)
+        except NoSpace as exc:
+            await self._failed(life, hold, exc, started)
+            return False
+        return True
+
+    async def _attempt(self, life: _Life, hold: _Hold) -> float:
+        """One look at the source; returns the seconds until the next."""
+        started = time.monotonic()
+        try:
+            if life.config.suspend:
+                previous = await self._book.read(life.config)
+                await self._publish(life, hold, status.suspended(previous), None, previous)
+                return life.config.interval_s
             report = await self._sync(life, hold, _no_progress)
         except (LeaseLostError, asyncio.CancelledError):
             raise
@@ -249,7 +340,7 @@ class Ingest:
             return await self._failed(life, hold, CacheServerError(f"internal error: {exc!r}"), started)
         if life.failures:
             log.info("repository recovered", extra=_about(life, after_failures=life.failures))
-        life.failures = 0
+        life.failures, life.starved = 0, False
         if report.outcome is not Outcome.UNCHANGED:
             log.info("repository read", extra=_about(life, **_counts(report)))
         return life.config.interval_s
@@ -260,7 +351,8 @@ class Ingest:
 
         async def on_change() -> None:
             nonlocal previous
-            previous = await self._publish(life, hold, status.syncing(previous), None, previous)
+            with contextlib.suppress(NoSpace):  # what follows may delete, and so make room
+                previous = await self._publish(life, hold, status.syncing(previous), None, previous)
 
         report = await sync(
             life.config, life.source, hold, self._rooms, progress=progress, on_change=on_change,
@@ -279,11 +371,18 @@ class Ingest:
             log.warning("sync failed; the last good content stays served", extra=_about(life, error=str(error)))
         metrics.sync_seconds.labels("failed").observe(time.monotonic() - started)
         metrics.repository_ready.labels(life.config.key.namespace, life.config.key.name).set(0)
+        life.starved = isinstance(error, NoSpace)
+        if isinstance(error, NoSpace):
+            self.space.refused(error)
         # An etcd that is away cannot be written to; one that is full can where the status lives elsewhere (a cluster).
         if not isinstance(error, EtcdError) or isinstance(error, NoSpace):
-            with contextlib.suppress(NoSpace):
+            try:
                 previous = await self._book.read(life.config)
                 await self._publish(life, hold, status.failed(error, previous), None, previous)
+            except LeaseLostError:
+                raise
+            except EtcdError as exc:
+                log.debug("status is not written", extra=_about(life, error=str(exc)))
         return self._pace.retry_s(error, life.failures, life.config.interval_s)
 
     async def _publish(
@@ -294,20 +393,26 @@ class Ingest:
         _measure(life, phase, status.served(record, previous))
         if record is None:
             return previous
-        return await self._book.write(await hold(), record, previous) or previous
+        return await self._book.write(await hold.herald(), record, previous) or previous
 
     async def _collect(self, session: Session) -> None:
         """Now and then remove content that nothing refers to; one process at a time."""
-        await session.claim("collector")
+        await self._patiently(lambda: session.claim("collector"), "the claim to collect content")
         while True:
             await asyncio.sleep(_COLLECT_EVERY_S)
             try:
                 count = await self._rooms.blobs.collect(self._rooms.store)
+            except LeaseLostError:
+                raise
             except EtcdError as exc:
                 log.warning("content was not collected; it is tried again later", extra={"error": str(exc)})
             else:
                 if count:
                     log.info("content collected", extra={"blobs": count})
+
+
+def _claim_name(key: RepositoryKey) -> str:
+    return f"{key.namespace}/{key.name}"
 
 
 def _decisive(config: RepositoryConfig) -> RepositoryConfig:
@@ -319,6 +424,12 @@ async def _ended(task: asyncio.Task[None]) -> None:
     """Cancel, and wait until it has let go of everything: two tasks of one repository would share its claim."""
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+def _first(group: ExceptionGroup[NoSpace]) -> NoSpace:
+    """One error of those in the group, and in groups inside it."""
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, ExceptionGroup) else found
 
 
 async def _until_lost(session: Session) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from cacheserver.config import RepositoryConfig
-from cacheserver.errors import CacheServerError, CatalogError, EtcdError, SourceError
+from cacheserver.errors import CacheServerError, CatalogError, EtcdError, NoSpace, SourceError
 from cacheserver.ingest.sync import Outcome, SyncReport
 from cacheserver.model import ANNOTATION_REQUESTED, Key, Kind, Record, Stored
 
@@ -43,6 +43,7 @@ _REMEDIES = {
     "SourceInvalid": "repair the source; it is refused until it changes",
     "SourceTooLarge": "raise the cap, or make the source smaller",
     "SourceFailed": "it is tried again at each interval",
+    "NoSpace": "it goes on by itself when etcd takes writes again",
     "CatalogFailed": "it is tried again by itself; `cacheserver validate` tells more",
 }
 _LONGEST_CAUSE = 700
@@ -158,7 +159,7 @@ def failure_reason(error: CacheServerError) -> str:
     if isinstance(error, SourceError):
         return error.reason
     if isinstance(error, EtcdError):
-        return "StoreUnavailable"
+        return "NoSpace" if isinstance(error, NoSpace) else "StoreUnavailable"
     return "CatalogFailed" if isinstance(error, CatalogError) else "InternalError"
 
 

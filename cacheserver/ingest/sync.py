@@ -22,6 +22,7 @@ from cacheserver.catalogs import Catalog, Finding, ParsedPackage, parse
 from cacheserver.catalogs.workers import Workers
 from cacheserver.config import RepositoryConfig, Validation
 from cacheserver.config.sources import GitSource
+from cacheserver.errors import NoSpace
 from cacheserver.model import Digest, Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import Progress, Source
 from cacheserver.store import Claim, IngestState, Store, in_parallel
@@ -267,10 +268,13 @@ class _Apply:
         if not self._catalog.packages and not gone:
             return
         # From here on the index of the last sync no longer tells what is served: if this sync does not finish, the next
-        # one must not take a package for unchanged that was half written. The first sync says it too: a repository
-        # that has objects is known to the store, so that what is left of it can be found when it goes.
-        await self._store.put_state(self._claim, self._key, IngestState("", "", ""))
-        await in_parallel(self._catalog.packages, self._package, width=PACKAGES_AT_ONCE)
+        # one must not take a package for unchanged that was half written. A delete, since a full etcd takes that.
+        await self._store.put_state(self._claim, self._key, None)
+        try:
+            await in_parallel(self._catalog.packages, self._package, width=PACKAGES_AT_ONCE)
+        except NoSpace:
+            await in_parallel(gone, self._remove, width=PACKAGES_AT_ONCE)  # what makes room is not held up
+            raise
         await in_parallel(gone, self._remove, width=PACKAGES_AT_ONCE)
 
     def _gone(self) -> list[str]:
@@ -331,7 +335,11 @@ async def _remove_package(repository: RepositoryKey, package: str, claim: Claim,
 
 
 async def forget(repository: RepositoryKey, claim: Claim, store: Store) -> int:
-    """Stop serving a repository: its packages, its revisions, itself. Returns how many objects went."""
+    """Stop serving a repository: its packages, its revisions, itself. Returns how many objects went.
+
+    Cut short, it leaves nothing that a sync would take for complete: what was seen is forgotten first of all.
+    """
+    await store.put_state(claim, repository, None)
     count = 0
 
     async def remove(package: str) -> None:
@@ -343,5 +351,4 @@ async def forget(repository: RepositoryKey, claim: Claim, store: Store) -> int:
     if itself is not None:
         await store.delete(claim, itself)
         count += 1
-    await store.put_state(claim, repository, None)
     return count

@@ -5,6 +5,7 @@ Each test ends with the state of an undisturbed run, and with a watcher whose ev
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import urllib.request
@@ -110,6 +111,30 @@ async def test_etcd_full_and_given_space_again(
         stays_up(server)
         await _make_room(client)
         server.signal(signal.SIGHUP)
+
+
+async def test_a_server_started_on_a_full_etcd_serves_and_says_what_to_do(
+    start_etcd: StartEtcd, start_server: StartServer, tmp_path: Path
+) -> None:
+    etcd = start_etcd("--quota-backend-bytes=3000000")
+    server, files = await serving(start_server, tmp_path / "c", etcd.endpoint)
+    async with Client([etcd.endpoint]) as client:
+        with pytest.raises(NoSpace):
+            await _fill(client)
+        server.stop()
+        files.package("db", "1.0.0")
+        await asyncio.to_thread(server.start)
+        stays_up(server)
+        await eventually(lambda: "NoSpace" in "\n".join(server.text("/readyz?verbose")))
+        told = [line for line in server.text("/readyz?verbose") if "etcd-space" in line]
+        assert "compact, defragment, then disarm the alarm" in told[0]
+        assert "cacheserver_etcd_full 1.0" in server.text("/metrics")
+        assert "etcd is full (NoSpace)" in server.log()
+        assert "does not answer" not in server.log()
+        await _make_room(client)
+        await eventually(lambda: list(server.names()) == ["c.app", "c.db"], within_s=30)
+        assert "cacheserver_etcd_full 0.0" in server.text("/metrics")
+        assert not any("etcd-space" in line for line in server.text("/readyz?verbose"))
 
 
 async def _fill(client: Client) -> None:
