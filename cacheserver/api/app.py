@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
 from aiohttp import web
@@ -18,7 +18,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from cacheserver import metrics
 from cacheserver.api.accounting import Accounting, Series
-from cacheserver.api.attributes import Attributes, Query, parse_query, read_attributes
+from cacheserver.api.attributes import Attributes, Query, check_size, parse_query, read_attributes
 from cacheserver.api.auth import OPEN_PATHS, Gate, privileged
 from cacheserver.api.connection import SecureServer
 from cacheserver.api.content import Blobs
@@ -28,6 +28,7 @@ from cacheserver.api.inflight import READS, WATCHES, InFlight
 from cacheserver.api.negotiate import Answer, Encoding, negotiate, wants_pretty
 from cacheserver.api.openapi import OpenAPI
 from cacheserver.api.options import request_timeout_s
+from cacheserver.api.query import check_cost
 from cacheserver.api.readable import readable
 from cacheserver.api.render import MEMO_BYTES, Renderer
 from cacheserver.api.reply import Reply, Stream, refusal, warning, whole
@@ -44,6 +45,7 @@ from cacheserver.api.status import (
 from cacheserver.api.verbs import Call, Verbs
 from cacheserver.api.watch import Watches
 from cacheserver.errors import CacheServerError
+from cacheserver.memo import Memo
 from cacheserver.watchcache import WatchCache
 
 log = logging.getLogger(__name__)
@@ -51,8 +53,7 @@ log = logging.getLogger(__name__)
 STALE_AFTER_S: Final = 15.0
 """Silence of the store that clients are warned of; shorter ones are leader elections and restarts."""
 
-_REMEMBERED: Final = 4096  # request lines; clients ask the same over and over
-_SHORT: Final = 512  # longer ones are not remembered, which bounds what all of them take: about 6 MB
+_REMEMBERED_BYTES: Final = 8 << 20  # of request lines: some 4,000; clients ask the same over and over
 
 _HEALTH: Final = frozenset(("healthz", "livez", "readyz"))
 _OTHER_PATHS: Final = ("/healthz", "/livez", "/readyz", "/metrics", "/openapi/v2", "/openapi/v3", "/version")
@@ -60,7 +61,10 @@ _OTHER_PATHS: Final = ("/healthz", "/livez", "/readyz", "/metrics", "/openapi/v2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Asked:
-    """What a request line says. text: the query as sent. resource: None for other paths, and for none of ours."""
+    """What a request line says. text: the query as sent. resource: None for other paths, and for none of ours.
+
+    refusal: it asks for more than is read, and nobody looks at it any further.
+    """
 
     attributes: Attributes
     query: Query
@@ -68,6 +72,13 @@ class _Asked:
     resource: Resource | None
     is_watch: bool
     series: Series
+    refusal: StatusError | None = None
+
+    def size(self, target: str) -> int:
+        """Bytes that it takes to remember this by its target, about."""
+        sizeof = sys.getsizeof
+        parts = sum(map(sizeof, self.attributes)) + sum(120 + sizeof(k) + sizeof(v) for k, v in self.query.items())
+        return 700 + sizeof(target) + sizeof(self.text) + parts
 
 
 class Api:
@@ -110,7 +121,7 @@ class Api:
         }
         self._health = Health({**filled, **(checks or {})}, live_checks or {}, notes)
         self._version = version_document(version)
-        self._known = lru_cache(maxsize=_REMEMBERED)(self._read)
+        self._known = Memo[tuple[str, str], _Asked](_REMEMBERED_BYTES)
 
     # --- shutdown ---
 
@@ -132,7 +143,7 @@ class Api:
         target = request.raw_path
         if not target.startswith("/"):  # absolute form, as proxies send it
             target = request.rel_url.raw_path_qs
-        asked = (self._known if len(target) <= _SHORT else self._read)(request.method, target)
+        asked = self._known.get((request.method, target)) or self._read(request.method, target)
         is_watch = asked.is_watch
         self._accounting.in_flight += not is_watch
         try:
@@ -153,13 +164,23 @@ class Api:
 
     def _read(self, method: str, target: str) -> _Asked:
         path, _, text = target.partition("?")
-        query = parse_query(text)
-        attributes = read_attributes(method, path, query)
+        try:
+            check_size(path, text)
+            query = parse_query(text)
+            attributes = read_attributes(method, path, query)
+            check_cost(attributes.label_selector, attributes.field_selector)
+        except StatusError as exc:
+            nothing = Attributes(method.lower(), "")
+            return _Asked(nothing, {}, "", None, False, self._accounting.series(nothing, None), exc)
         resource = self._resources.get(attributes[2:5]) if attributes.resource else None
         series = self._accounting.series(attributes, resource)
-        return _Asked(attributes, query, text, resource, attributes.verb == "watch", series)
+        asked = _Asked(attributes, query, text, resource, attributes.verb == "watch", series)
+        self._known.put((method, target), asked, asked.size(target))
+        return asked
 
     async def _answer(self, request: web.BaseRequest, asked: _Asked) -> Reply | Stream:
+        if asked.refusal is not None:
+            raise asked.refusal
         attributes, gate = asked.attributes, self._gate
         identity = None
         if gate is not None and attributes.path not in OPEN_PATHS:

@@ -8,39 +8,48 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
+from typing import Final
 from urllib.parse import parse_qsl, unquote
 
 from cacheserver.access import Attributes
+from cacheserver.api.status import bad_request
 
-__all__ = ["Attributes", "Query", "parse_query", "read_attributes", "truthy"]
+__all__ = ["Attributes", "Query", "check_size", "parse_query", "read_attributes", "truthy"]
 
 _ITEM_VERBS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _SELECTING = ("list", "watch", "deletecollection")
 _ONE_NAME = re.compile(r"(?:^|,)metadata\.name==?([^,=!\\/%]+)(?:,|$)")
 
-_SHORT = 512
+PATH_CHARACTERS: Final = 2048
+"""As sent. Namespace and name have 316 at most, three times that when every one of them is percent-encoded."""
+QUERY_CHARACTERS: Final = 32 << 10
+"""As sent: both selectors at their longest (query.py), every character of one and the commas of the other encoded."""
+PARAMETERS: Final = 64
+"""Of a query. Kubernetes' own list and watch options are 11."""
 _NO_QUERY: Mapping[str, str] = {}
 
 Query = Mapping[str, str]
 """Query parameters; of a repeated one the first (Go: url.Values.Get)."""
 
 
+def check_size(path: str, query: str) -> None:
+    """path, query: as sent. Raises: StatusError 400 for what nobody needs; it is read before anybody is known."""
+    for what, found, most in (
+        ("path has {} characters", len(path), PATH_CHARACTERS),
+        ("query has {} characters", len(query), QUERY_CHARACTERS),
+        ("query has {} parameters", query.count("&") + 1, PARAMETERS),
+    ):
+        if found > most:
+            raise bad_request(f"the {what.format(found)}, at most {most} are read")
+
+
 def parse_query(text: str) -> Query:
-    """Remembered for short texts: clients ask the same over and over."""
     if not text:
         return _NO_QUERY
-    return _parse_short(text) if len(text) <= _SHORT else _parse(text)
-
-
-def _parse(text: str) -> Query:
     query: dict[str, str] = {}
     for key, value in parse_qsl(text, keep_blank_values=True):
         query.setdefault(key, value)
     return query
-
-
-_parse_short = lru_cache(maxsize=1024)(_parse)
 
 
 def truthy(value: str | None) -> bool:

@@ -15,7 +15,7 @@ import orjson
 
 from cacheserver.api.attributes import Query, truthy
 from cacheserver.api.query import Selection, parse_selection
-from cacheserver.api.status import Cause, bad_request, invalid
+from cacheserver.api.status import Cause, bad_request, brief, invalid
 from cacheserver.snapshot import Name
 from cacheserver.watchcache import Freshness, ReadAt
 
@@ -24,6 +24,8 @@ _NOT_OLDER_THAN = "NotOlderThan"
 _INT64 = re.compile(r"[+-]?[0-9]{1,19}\Z")
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION_CHARACTERS = 64  # every unit once, with 9 digits each
+_TOKEN_CHARACTERS = 1024  # ours have some 500 at most: a namespace of 63 and a name of 253, in base64 of JSON
 _INCONSISTENT = -1  # k8s.io/apiserver/pkg/storage/continue.go: "whatever the present version is"
 
 CONSISTENT = ReadAt(Freshness.CONSISTENT)
@@ -134,7 +136,7 @@ def get_freshness(query: Query) -> ReadAt:
 def resource_version(text: str) -> int:
     """0 for the empty string. Raises: StatusError 400."""
     if text and (not text.isascii() or not text.isdigit() or len(text) > 19):
-        raise bad_request(f'invalid resource version: strconv.ParseUint: parsing "{text}": invalid syntax')
+        raise bad_request(f'invalid resource version: strconv.ParseUint: parsing "{brief(text)}": invalid syntax')
     return int(text or 0)
 
 
@@ -146,6 +148,8 @@ def request_timeout_s(query: Query, longest_s: float = 60.0) -> float | None:
     text = query.get("timeout", "")
     if not text:
         return None
+    if len(text) > _DURATION_CHARACTERS:
+        raise bad_request(f'invalid timeout specified in the request URL - time: invalid duration "{brief(text)}"')
     seconds, at = 0.0, 1 if text[0] in "+-" else 0
     while found := _DURATION.match(text, at):
         seconds += float(found[1]) * _SECONDS[found[2]]
@@ -173,6 +177,8 @@ def fresh_token(after: Name) -> str:
 
 def decode_token(token: str, namespace: str) -> tuple[ReadAt, Name]:
     """Raises: StatusError 400 for anything that encode_token did not make for this namespace (empty: all)."""
+    if len(token) > _TOKEN_CHARACTERS:
+        raise bad_request("invalid continue token: it is longer than any that this server gives out")
     try:
         raw = orjson.loads(base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True))
         form, version, start = raw["v"], raw["rv"], raw["start"]
@@ -195,7 +201,7 @@ def _integer(query: Query, name: str) -> int:
     if not text:
         return 0
     if not _INT64.match(text):
-        raise bad_request(f'strconv.ParseInt: parsing "{text}": invalid syntax')
+        raise bad_request(f'strconv.ParseInt: parsing "{brief(text)}": invalid syntax')
     return int(text)
 
 
@@ -205,5 +211,5 @@ def _forbidden(detail: str) -> Cause:
 
 def _not_supported(value: str, supported: Collection[str]) -> Cause:
     quoted = ", ".join(f'"{item}"' for item in supported)
-    message = f'Unsupported value: "{value}": supported values: {quoted}'
+    message = f'Unsupported value: "{brief(value)}": supported values: {quoted}'
     return Cause("FieldValueNotSupported", message, "resourceVersionMatch")

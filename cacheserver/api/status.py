@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import orjson
 
@@ -94,6 +95,15 @@ class StatusError(CacheServerError):
         return lines
 
 
+_LINE: Final = 200
+"""Characters of a client's that a refusal repeats: a line, enough to find what was meant. ours: kube repeats all."""
+
+
+def brief(text: str) -> str:
+    """What a client sent, to be repeated to it; a long one is cut, and says how long it was."""
+    return text if len(text) <= _LINE else f"{text[:_LINE]}... ({len(text)} characters)"
+
+
 def bad_request(message: str) -> StatusError:
     return StatusError(400, "BadRequest", message)
 
@@ -112,7 +122,7 @@ def forbidden(user: str, attributes: Attributes, reason: str = "") -> StatusErro
         where = attributes.namespace
         said += f" in the namespace {_quoted(where)}" if where else " at the cluster scope"
     else:
-        said += f"path {_quoted(attributes.path)}"
+        said += f"path {_quoted(brief(attributes.path))}"
     said = said.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") + (f": {reason}" if reason else "")
     if not attributes.resource:
         return StatusError(403, "Forbidden", f"forbidden: {said}", details={})
@@ -143,6 +153,7 @@ def too_many_requests() -> StatusError:
 
 
 def not_found(group: str, resource: str, name: str) -> StatusError:
+    name = brief(name) if len(name) > 253 else name  # longer than any name
     details = {"name": name, "group": group, "kind": resource}
     return StatusError(404, "NotFound", f'{resource}.{group} "{name}" not found', details=details)
 

@@ -35,6 +35,7 @@ from cacheserver.api.resource import Resource
 from cacheserver.api.status import (
     StatusError,
     bad_request,
+    brief,
     expired,
     expired_page,
     method_not_allowed,
@@ -114,7 +115,7 @@ class Verbs:
             raise no_such_path()  # objects are not served below the all-namespaces path
         if "%" in name or name in (".", ".."):  # k8s.io/apimachinery/pkg/api/validate/content/path.go
             problem = "may not contain '%'" if "%" in name else f"may not be '{name}'"
-            raise bad_request(f'Name parameter invalid: "{name}": {problem}')
+            raise bad_request(f'Name parameter invalid: "{brief(name)}": {problem}')
         if "export" in call.query:
             raise bad_request("the export parameter, deprecated since v1.14, is no longer supported")
         entry = await self._cache.get(resource.source, (attributes.namespace, name), get_freshness(call.query))

@@ -24,6 +24,7 @@ from cacheserver.cluster.kubeapi import KubeAPI
 from cacheserver.cluster.remembered import Remembered
 from cacheserver.cluster.trust import Published, Trust
 from cacheserver.errors import KubernetesError
+from cacheserver.memo import Memo
 from cacheserver.tls import Peer, peer_of
 
 log = logging.getLogger(__name__)
@@ -34,8 +35,8 @@ _ANONYMOUS: Final = "system:anonymous"
 _CREDENTIAL_ID: Final = "authentication.kubernetes.io/credential-id"
 
 KEEP_S: Final = 10.0  # k8s.io/apiserver/pkg/server/options/authentication.go: CacheTTL
-_TOKENS_KEPT: Final = 8192  # ours: about 5 MB; as many as reviews of access
-_USERS_KEPT: Final = 1024  # ours: users that come through the proxy, as their headers read
+_TOKENS_BYTES: Final = 8 << 20  # ours: some 6,000 tokens, good and bad
+_USERS_BYTES: Final = 2 << 20  # ours: some 1,000 users that come through the proxy, as their headers read
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9a-fA-F]{2})")
 
 _Headers = tuple[tuple[bytes, bytes], ...]
@@ -106,7 +107,7 @@ class ProxyHeaders:
         self._groups = _lowered(trust.group_headers)
         self._prefixes = _lowered(trust.extra_prefixes)
         self._names = frozenset((*self._usernames, *self._uids, *self._groups))
-        self._known: dict[_Headers, Identity | None] = {}
+        self._known = Memo[_Headers, tuple[Identity | None]](_USERS_BYTES)
 
     def identity(self, headers: Iterable[tuple[bytes, bytes]]) -> Identity | None:
         """None when they name no user."""
@@ -115,15 +116,11 @@ class ProxyHeaders:
             for written, value in headers
             if (name := written.lower()) in self._names or name.startswith(self._prefixes)
         )
-        try:
-            return self._known[ours]
-        except KeyError:
-            pass
-        found = self._parse(ours)
-        if len(self._known) >= _USERS_KEPT:
-            del self._known[next(iter(self._known))]
-        self._known[ours] = found
-        return found
+        known = self._known.get(ours)
+        if known is None:
+            known = (self._parse(ours),)
+            self._known.put(ours, known, _size(known) + sum(150 + len(name) + len(value) for name, value in ours))
+        return known[0]
 
     def _parse(self, headers: _Headers) -> Identity | None:
         """k8s.io/apiserver/pkg/authentication/request/headerrequest/requestheader.go."""
@@ -154,7 +151,9 @@ class Tokens:
     def __init__(self, api: KubeAPI, now: Callable[[], float] = time.monotonic) -> None:
         self._api = api
         self._key = os.urandom(32)  # so that what is remembered is of no use to who reads our memory
-        self._answers: Remembered[bytes, tuple[Identity | None]] = Remembered(keep_s=KEEP_S, most=_TOKENS_KEPT, now=now)
+        self._answers: Remembered[bytes, tuple[Identity | None]] = Remembered(
+            keep_s=KEEP_S, most_bytes=_TOKENS_BYTES, now=now
+        )
         self._failing = False
 
     async def identity(self, token: str) -> Identity | None:
@@ -163,7 +162,7 @@ class Tokens:
         known = self._answers.get(key)
         if known is None:
             try:
-                known = await self._answers.look_up(key, lambda: self._review(token))
+                known = await self._answers.look_up(key, lambda: self._review(token), _size)
             except KubernetesError as exc:
                 if not self._failing:
                     self._failing = True
@@ -183,6 +182,11 @@ class Tokens:
             return (None,)
         groups = _with_authenticated(found.user, found.groups)
         return (Identity(found.user, groups, found.uid, found.extra),)
+
+
+def _size(answer: tuple[Identity | None]) -> int:
+    """Bytes of one answer and the digest that it is remembered by."""
+    return 200 + (answer[0].size if answer[0] is not None else 0)
 
 
 def _certified(peer: Peer) -> Identity:

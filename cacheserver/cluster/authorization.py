@@ -6,9 +6,9 @@ Form: k8s.io/apiserver/plugin/pkg/authorizer/webhook/webhook.go. What is always 
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Final
 
 from cacheserver.access import Attributes, Identity, Verdict
@@ -16,7 +16,7 @@ from cacheserver.cluster.kubeapi import KubeAPI, Object
 from cacheserver.cluster.remembered import Remembered
 
 KEEP_S: Final = 10.0  # k8s.io/apiserver/pkg/server/options/authorization.go: AllowCacheTTL and DenyCacheTTL
-_MOST: Final = 8192  # k8s.io/apiserver/plugin/pkg/authorizer/webhook: the responses' LRU cache
+_MOST_BYTES: Final = 8 << 20  # some 6,000 answers; k8s.io/apiserver/plugin/pkg/authorizer/webhook has 8,192 of any size
 _KEPT_BELOW: Final = 10_000  # bytes that a caller controls; the same file: maxControlledAttrCacheSize
 
 # One requirement each, nothing escaped, nothing quoted. What this does not match goes unreviewed by selector, which
@@ -36,7 +36,7 @@ class Authorization:
 
     def __init__(self, api: KubeAPI, now: Callable[[], float] = time.monotonic) -> None:
         self._api = api
-        self._answers: Remembered[_Key, Verdict] = Remembered(keep_s=KEEP_S, most=_MOST, now=now)
+        self._answers: Remembered[_Key, Verdict] = Remembered(keep_s=KEEP_S, most_bytes=_MOST_BYTES, now=now)
 
     async def review(self, identity: Identity, attributes: Attributes) -> Verdict:
         """Raises: KubernetesError when the host cluster does not say."""
@@ -45,9 +45,13 @@ class Authorization:
         known = self._answers.get(key)
         if known is not None:
             return known
-        keep = sum(map(len, attributes)) < _KEPT_BELOW
+        size = 600 + sum(map(sys.getsizeof, attributes)) + identity.size
+        if size > _KEPT_BELOW:
+            size = _MOST_BYTES  # which is not kept
         return await self._answers.look_up(
-            key, lambda: self._api.subject_access_review(review_spec(identity, attributes)), keep=keep
+            key,
+            lambda: self._api.subject_access_review(review_spec(identity, attributes)),
+            lambda verdict: size + sys.getsizeof(verdict.reason),
         )
 
     async def close(self) -> None:
@@ -96,7 +100,6 @@ def _selector(requirements: Sequence[_Requirement]) -> Object:
     )
 
 
-@lru_cache(maxsize=256)
 def _field_requirements(text: str) -> Sequence[_Requirement]:
     """None at all when one of them is not simple."""
     found: list[_Requirement] = []
@@ -108,7 +111,6 @@ def _field_requirements(text: str) -> Sequence[_Requirement]:
     return found
 
 
-@lru_cache(maxsize=256)
 def _label_requirements(text: str) -> Sequence[_Requirement]:
     """None at all when one of them is not simple."""
     found: list[_Requirement] = []

@@ -1,28 +1,28 @@
-"""Answers remembered for a while: bounded, each looked up once however many ask. Used for reviews; knows none."""
+"""Answers remembered for a while: bounded in bytes, each looked up once however many ask. For reviews; knows none."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
+
+from cacheserver.memo import Memo
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
 class Remembered(Generic[K, V]):
-    """Full: what was not asked for longest goes. Errors are not remembered: every waiter gets it, the next one asks.
+    """Full: what was not asked for in a while goes. Errors are not remembered: every waiter gets it, the next one asks.
 
     Owns the tasks that look up; close() it.
     """
 
-    def __init__(self, *, keep_s: float, most: int, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, keep_s: float, most_bytes: int, now: Callable[[], float] = time.monotonic) -> None:
         self._keep_s = keep_s
-        self._most = most
         self._now = now
-        self._answers: OrderedDict[K, tuple[float, V]] = OrderedDict()
+        self._answers = Memo[K, tuple[float, V]](most_bytes)
         self._running: dict[K, asyncio.Task[V]] = {}
 
     def get(self, key: K) -> V | None:
@@ -31,16 +31,18 @@ class Remembered(Generic[K, V]):
         if found is None:
             return None
         if found[0] <= self._now():
-            del self._answers[key]
+            self._answers.forget(key)
             return None
-        self._answers.move_to_end(key)
         return found[1]
 
-    async def look_up(self, key: K, ask: Callable[[], Awaitable[V]], *, keep: bool = True) -> V:
-        """What `ask` returns or raises. keep: remember it. `ask` bounds its own time: it outlives who asked first."""
+    async def look_up(self, key: K, ask: Callable[[], Awaitable[V]], size: Callable[[V], int]) -> V:
+        """What `ask` returns or raises. size: bytes of key and answer, about; what is large is not remembered.
+
+        `ask` bounds its own time: it outlives who asked first.
+        """
         task = self._running.get(key)
         if task is None:
-            task = self._running[key] = asyncio.create_task(self._ask(key, ask, keep=keep), name="review")
+            task = self._running[key] = asyncio.create_task(self._ask(key, ask, size), name="review")
             task.add_done_callback(_retrieve)
         # Shielded: others may wait for the same answer, and the next request of this client most likely wants it.
         return await asyncio.shield(task)
@@ -52,16 +54,12 @@ class Remembered(Generic[K, V]):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ask(self, key: K, ask: Callable[[], Awaitable[V]], *, keep: bool) -> V:
+    async def _ask(self, key: K, ask: Callable[[], Awaitable[V]], size: Callable[[V], int]) -> V:
         try:
             answer = await ask()
         finally:
             del self._running[key]
-        if keep:
-            self._answers[key] = (self._now() + self._keep_s, answer)
-            self._answers.move_to_end(key)
-            if len(self._answers) > self._most:
-                self._answers.popitem(last=False)
+        self._answers.put(key, (self._now() + self._keep_s, answer), size(answer))
         return answer
 
 

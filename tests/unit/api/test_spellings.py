@@ -177,7 +177,7 @@ async def test_a_token_of_elsewhere_shows_nothing(shared: World, token: str, sta
     assert b'"items"' not in body
 
 
-@pytest.mark.parametrize("start", ["team/r.a\0", "team/r.a\0\0", f"team/{'a' * 30_000}\0", "team/~\0", "team/\u00e9\0"])
+@pytest.mark.parametrize("start", ["team/r.a\0", "team/r.a\0\0", f"team/{'a' * 500}\0", "team/~\0", "team/\u00e9\0"])
 async def test_a_token_moves_within_its_namespace_at_most(shared: World, start: str) -> None:
     for version in (shared.feed.revision, -1):
         found, body = await _ask(shared, f"{MINE}?continue={_token(version, start)}")

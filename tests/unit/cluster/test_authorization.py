@@ -164,17 +164,35 @@ async def test_the_oldest_answer_goes_when_there_are_too_many() -> None:
             return key
 
         if remembered.get(key) is None:
-            await remembered.look_up(key, ask)
+            await remembered.look_up(key, ask, lambda answer: 10_000)
 
-    remembered: Remembered[int, int] = Remembered(keep_s=10, most=2, now=lambda: 0.0)
-    for key in (1, 2, 1, 3, 1, 2):
+    remembered: Remembered[int, int] = Remembered(keep_s=10, most_bytes=200_000, now=lambda: 0.0)
+    for key in range(2, 100):
+        await look_up(remembered, 1)
         await look_up(remembered, key)
-    assert asked == [1, 2, 3, 2]
+    await look_up(remembered, 2)
+    assert asked == [1, *range(2, 100), 2]
+
+
+async def test_what_is_large_is_not_remembered() -> None:
+    asked = 0
+
+    async def ask() -> int:
+        nonlocal asked
+        asked += 1
+        return asked
+
+    remembered: Remembered[int, int] = Remembered(keep_s=10, most_bytes=200_000, now=lambda: 0.0)
+    for _ in range(2):
+        assert remembered.get(1) is None
+        await remembered.look_up(1, ask, lambda answer: 100_000)
+    assert asked == 2
 
 
 async def test_a_question_too_long_to_keep_is_asked_each_time(guarded: Guarded) -> None:
     guarded.kube.allow("alice", resource="packages")
-    selector = ",".join(f"key{i}!=value" for i in range(1000))
+    selector = ",".join(f"key{i}!=value{'x' * 20}" for i in range(180))
+    selector += "&fieldSelector=" + ",".join(f"metadata.name!=value{i}" for i in range(200))
     for _ in range(2):
         assert (await guarded.get(f"{PACKAGES}?labelSelector={selector}", proxied="alice")).status == 200
     assert guarded.kube.calls[REVIEWS] == 2
