@@ -128,7 +128,7 @@ def _handshake(certificate: Path, key: Path, trusted: bytes, name: str) -> str:
     server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         server_side.load_cert_chain(certificate, key)
-        client_side = ssl.create_default_context(cadata=trusted.decode())
+        client_side = x509.outgoing_context(ca_pem=trusted.decode())
     except (OSError, ValueError) as exc:
         return f"certificate or key cannot be used: {exc}"
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -156,6 +156,10 @@ async def _cluster(settings: Settings) -> Sequence[Finding]:
             version = await api.get("/version")
         except KubernetesError as exc:
             remedy = "the pod's network policy and its service account's token, or the kubeconfig"
+            if "certificate" in str(exc):
+                remedy = (
+                    "the kubeconfig's certificate-authority, or in a pod its service account's ca.crt, did not sign it"
+                )
             return [Finding("kube-apiserver", Level.FAILED, str(exc), remedy)]
         findings = [Finding("kube-apiserver", *_good(str(version.get("gitVersion", ""))))]
         namespace, found = await _apiservice(api, settings)

@@ -93,6 +93,7 @@ class KubeAPI:
                 await config.load_kube_config(
                     config_file=str(self._kubeconfig), client_configuration=configuration, persist_config=False
                 )
+            configuration.disable_strict_ssl_verification = True  # as kubectl and Go's clients: x509.outgoing_context
             self._no_credentials = config.ConfigException
             return configuration, library.RestClient(configuration)
         except (config.ConfigException, OSError, ValueError, yaml.YAMLError) as exc:

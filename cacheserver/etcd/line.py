@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from cacheserver.etcd.endpoint import Address, Metadata
 from cacheserver.etcd.values import TLSFiles
+from cacheserver.x509 import outgoing_context
 
 _AGAIN_AFTER_S: Final = 1.0
 """Between two connections, the ordinary call does alone: it must not fail twice each time while etcd is away."""
@@ -134,7 +135,7 @@ class Line:
 
 
 def _context(files: TLSFiles) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=files.ca)
+    context = outgoing_context(ca_file=files.ca)
     if files.cert is not None:
         context.load_cert_chain(files.cert, files.key)
     context.set_alpn_protocols(["h2"])

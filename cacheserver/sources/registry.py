@@ -35,6 +35,7 @@ from cacheserver.sources.reference import DIGEST, ImageReference
 from cacheserver.sources.registry_auth import Authorizer, read_challenges
 from cacheserver.sources.retry import retry_after_s
 from cacheserver.sources.threads import run_stoppable
+from cacheserver.x509 import outgoing_context
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=30, sock_connect=15, sock_read=30)
 _READ_BYTES: Final = 1 << 19
@@ -264,7 +265,9 @@ class Registry:
         if isinstance(exc, SourceNetworkError):
             return exc
         if isinstance(exc, aiohttp.ClientConnectorCertificateError):
-            reason = "its certificate is not trusted; give the certificate authority that signed it"
+            why = getattr(exc.certificate_error, "verify_message", "") or str(exc.certificate_error)
+            given = "the authority that was given did not sign it" if self._ca else "give the authority that signed it"
+            reason = f"its certificate is not trusted ({why}); {given}"
         elif isinstance(exc, TimeoutError):
             reason = "no answer in time"
         else:
@@ -338,12 +341,19 @@ async def _registry_error(response: aiohttp.ClientResponse) -> str:
     return f" ({said[:200]})"
 
 
+@functools.cache
+def _system() -> ssl.SSLContext:
+    """The system's authorities, loaded once: one more for each image would be 27 ms and 0.8 MB."""
+    return outgoing_context()
+
+
 def _tls(ca: bytes, *, insecure: bool) -> ssl.SSLContext | bool:
-    """Whom to trust, as aiohttp takes it. False: anybody. True: the system's authorities, in the context that aiohttp
-    loaded with itself; one more for each image would be 27 ms and 0.8 MB."""
-    if insecure or not ca:
-        return not insecure
-    context = ssl.create_default_context()
+    """Whom to trust, as aiohttp takes it. False: anybody."""
+    if insecure:
+        return False
+    if not ca:
+        return _system()
+    context = outgoing_context()
     try:
         context.load_verify_locations(cadata=ca.decode())
     except (ssl.SSLError, UnicodeDecodeError) as exc:

@@ -10,9 +10,11 @@ from pathlib import Path
 class Authority:
     """Signs certificates valid for a day, for 127.0.0.1 and localhost, as server and as client."""
 
-    def __init__(self, directory: Path, *, name: str = "test authority") -> None:
-        """name: its common name; a directory holds one authority."""
+    def __init__(self, directory: Path, *, name: str = "test authority", bare: bool = False) -> None:
+        """name: its common name; a directory holds one authority. bare: as people make them by hand, without key
+        identifiers and keyUsage in its certificate and in those that it issues."""
         directory.mkdir(parents=True, exist_ok=True)
+        self._bare = bare
         self._directory = directory
         self._name = name
         self.certificate = directory / "ca.crt"
@@ -20,6 +22,17 @@ class Authority:
         _openssl(
             *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"),
             *("-subj", f"/CN={name}", "-keyout", self._key, "-out", self.certificate),
+        )
+        if bare:
+            self._strip()
+
+    def _strip(self) -> None:
+        request, extensions = self._directory / "ca.csr", self._directory / "ca.extensions"
+        extensions.write_text("basicConstraints=CA:TRUE\nsubjectKeyIdentifier=none\nauthorityKeyIdentifier=none\n")
+        _openssl("req", "-new", "-key", self._key, "-subj", f"/CN={self._name}", "-out", request)
+        _openssl(
+            *("x509", "-req", "-in", request, "-signkey", self._key, "-days", "1", "-extfile", extensions),
+            *("-out", self.certificate),
         )
 
     @property
@@ -44,7 +57,7 @@ class Authority:
         request, extensions = self._directory / "request.csr", self._directory / "extensions"
         extensions.write_text(
             "subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage=serverAuth,clientAuth\n"
-            "authorityKeyIdentifier=keyid\n"
+            f"authorityKeyIdentifier={'none' if self._bare else 'keyid'}\n"
         )
         subject = "".join(f"/O={organization}" for organization in organizations) + f"/CN={common_name}"
         _openssl(

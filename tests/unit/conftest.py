@@ -21,6 +21,7 @@ _SLOW: Final = (
     "test_door.py",
     "test_manifests.py",
     "test_tls.py",
+    "test_x509.py",
 )
 
 
