@@ -29,13 +29,14 @@ _LINE_BREAKS = re.compile(r"[\r\n]+")
 class DocumentError(Exception):
     """One document cannot be used. Never leaves the worker: it becomes a Finding.
 
-    line: 1-based within the document, 0 when unknown.
+    line: 1-based within the document, 0 when unknown. package: that it names, empty when that cannot be told.
     """
 
-    def __init__(self, reason: str, message: str, *, line: int = 0) -> None:
+    def __init__(self, reason: str, message: str, *, line: int = 0, package: str = "") -> None:
         super().__init__(message)
         self.reason = reason
         self.line = line
+        self.package = package
 
 
 class ShapeError(Exception):

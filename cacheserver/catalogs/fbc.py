@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeVar
@@ -12,6 +12,7 @@ import orjson
 
 from cacheserver.catalogs import ignore, index, splitter
 from cacheserver.catalogs.catalog import Catalog, Files, Finding, ParsedPackage, Progress
+from cacheserver.catalogs.held import Damage, held
 from cacheserver.catalogs.limits import MIB
 from cacheserver.catalogs.wire import (
     Assemble,
@@ -53,6 +54,22 @@ class _Gathered:
     documents: dict[str, list[tuple[str, Located]]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     blobs: dict[str, BlobFile] = field(default_factory=dict)
+    damages: dict[str, Damage] = field(default_factory=dict)
+
+    def damaged(self, cause: Finding, *, everything: bool = False) -> None:
+        """A file that was not read, or not to its end."""
+        self.findings.append(cause)
+        self.damages[cause.path] = Damage(cause, unclear=True, everything=everything)
+
+    def take(self, report: Report, findings: Sequence[Finding]) -> None:
+        """A part's findings, and what its refused documents may speak of."""
+        self.findings += findings
+        if report.spoilt or report.unclear:
+            unnamed = Finding("Unreadable", "a document cannot be used", report.part.path)
+            cause = next((found for found in findings if not found.warning), unnamed)
+            damage = self.damages.setdefault(report.part.path, Damage(cause))
+            damage.packages.update(report.spoilt)
+            damage.unclear |= report.unclear
 
 
 class Parse:
@@ -77,7 +94,7 @@ class Parse:
         if remembered.documents:
             digests = str(self._scratch / "known")
             await asyncio.to_thread(_write_digests, Path(digests), remembered)
-        parts = await asyncio.to_thread(_plan, self._tree.root, await self._select(), self._found.findings)
+        parts = await asyncio.to_thread(_plan, self._tree.root, await self._select(), self._found)
         await self._scan(parts, digests, remembered, progress)
         return await self._judge(remembered)
 
@@ -93,10 +110,14 @@ class Parse:
             except WorkerCrashedError as exc:
                 answer = str(exc)
             if isinstance(answer, str):
-                self._found.findings.append(Finding("InvalidIgnoreFile", answer, ignores[0]))
+                self._found.damaged(Finding("InvalidIgnoreFile", answer, ignores[0]), everything=True)
                 answer = [path for path in paths if path not in ignores]
             paths = answer
-        self._found.findings += [Finding("Refused", refused[path], path) for path in paths if path in refused]
+        kept = set(paths)
+        for path, reason in refused.items():
+            unread = path.rpartition("/")[2] == ignore.FILE
+            if unread or path in kept:
+                self._found.damaged(Finding("Refused", reason, path), everything=unread)
         return [path for path in paths if path not in refused]
 
     async def _scan(self, batches: list[list[Part]], digests: str, known: index.Known, progress: Progress) -> None:
@@ -126,7 +147,7 @@ class Parse:
             return decode_reports(await self._workers.run(self._lane, job, parts[0].path))
         except WorkerCrashedError as exc:
             if alone or (len(parts) == 1 and isinstance(exc.__cause__, TimeoutError)):
-                return [Report(parts[0], findings=[Finding("WorkerCrashed", str(exc), parts[0].path)])]
+                return [Report(parts[0], findings=[Finding("WorkerCrashed", str(exc), parts[0].path)], unclear=True)]
         return [report for part in parts for report in await self._read([part], digests, alone=True)]
 
     def _place(self, reports: Iterable[Report], known: index.Known) -> None:
@@ -136,11 +157,17 @@ class Parse:
         for report in reports:
             if report.part.path != path:
                 path, documents, lines = report.part.path, 0, 0
-            for found in report.findings:
-                document, line = found.document and found.document + documents, found.line and found.line + lines
-                self._found.findings.append(replace(found, document=document, line=line))
+            findings = [
+                replace(
+                    found,
+                    document=found.document and found.document + documents,
+                    line=found.line and found.line + lines,
+                )
+                for found in report.findings
+            ]
+            self._found.take(report, findings)
             for seen in report.seen:
-                package, facts = (seen.package, seen.facts) if seen.facts else known.documents[seen.sha256]
+                package, facts = (seen.package, seen.facts) if seen.facts else known.documents[seen.sha256][:2]
                 located = Located(facts, path, seen.document + documents, seen.line + lines)
                 self._found.documents.setdefault(package, []).append((seen.sha256, located))
             for blob in report.blobs:
@@ -152,11 +179,14 @@ class Parse:
         """Packages that changed are assembled, the others are counted."""
         # A document that could not be read may have belonged to any package, or been one.
         unreadable = any(not finding.warning for finding in self._found.findings)
-        hashes = await asyncio.to_thread(self._hashes)
+        rejected: dict[str, Sequence[Finding]] = {
+            name: [why] for name, why in sorted((await asyncio.to_thread(self._held, known)).items())
+        }
+        self._found.findings += [why for [why] in rejected.values()]
+        hashes = await asyncio.to_thread(self._hashes, rejected)
         unchanged = {name for name, found in hashes.items() if known.packages.get(name, ("", 0))[0] == found}
         batches = _groups(self._found.documents, hashes.keys() - unchanged)
         assembled = await self._each(batches, self._assemble)
-        rejected: dict[str, Sequence[Finding]] = {}
         good = {name: known.packages[name] for name in unchanged}
         packages: list[ParsedPackage] = []
         for one in sorted(assembled, key=lambda one: one.name):
@@ -173,25 +203,34 @@ class Parse:
             rejected=rejected,
             unreadable=unreadable,
             findings=_told(self._found.findings),
-            index=await asyncio.to_thread(self._index, good),
+            index=await asyncio.to_thread(self._index, good, known, rejected),
             blobs={digest: self._found.blobs[digest] for digest in digests if digest in self._found.blobs},
             revisions=sum(revisions for _, revisions in good.values()),
         )
 
-    def _hashes(self) -> dict[str, str]:
+    def _held(self, known: index.Known) -> dict[str, Finding]:
+        here = {name: [located.path for _, located in documents] for name, documents in self._found.documents.items()}
+        return held(self._found.damages, here, known)
+
+    def _hashes(self, without: Collection[str]) -> dict[str, str]:
         return {
             name: index.input_hash(self._key, (sha256 for sha256, _ in documents))
             for name, documents in self._found.documents.items()
-            if name
+            if name and name not in without
         }
 
-    def _index(self, good: Mapping[str, tuple[str, int]]) -> bytes:
+    def _index(self, good: Mapping[str, tuple[str, int]], known: index.Known, rejected: Collection[str]) -> bytes:
+        """Of a package that is not good now: as it was when it was, which is what is served of it."""
         documents = {
-            name: [(sha256, located.facts) for sha256, located in found]
+            name: [(sha256, located.facts, located.path) for sha256, located in found]
             for name, found in self._found.documents.items()
             if not name or name in good
         }
-        return index.encode(good, documents)
+        kept = {name: known.packages[name] for name in rejected if name in known.packages}
+        for sha256, (name, facts, path) in known.documents.items():
+            if name in kept:
+                documents.setdefault(name, []).append((sha256, facts, path))
+        return index.encode({**good, **kept}, documents)
 
     async def _assemble(self, groups: list[Group], *, alone: bool = False) -> list[Assembled]:
         """As _read: when the worker dies, each package is tried again alone."""
@@ -239,14 +278,14 @@ def _write_digests(path: Path, known: index.Known) -> None:
     path.write_bytes(b"".join(bytes.fromhex(sha256) for sha256 in known.documents))
 
 
-def _plan(root: Path, paths: Sequence[str], findings: list[Finding]) -> list[list[Part]]:
+def _plan(root: Path, paths: Sequence[str], found: _Gathered) -> list[list[Part]]:
     """Jobs, the largest first so that all workers end together. Files that cannot be read become findings."""
     parts: list[Part] = []
     for path in paths:
         try:
             parts += _parts(root, path)
         except OSError as exc:
-            findings.append(Finding("Unreadable", f"cannot be read: {exc.strerror}", path))
+            found.damaged(Finding("Unreadable", f"cannot be read: {exc.strerror}", path))
     parts.sort(key=lambda part: part.start - part.end)
     return list(_batched(parts))
 

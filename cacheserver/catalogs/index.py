@@ -1,7 +1,8 @@
 """What is remembered of a parsed catalog, so that the next parse reads only what changed. Opaque outside this room.
 
 zstd over lines: a heading with the version, then for each good package `P name input_hash revisions`, followed by its
-documents, `D sha256 facts`. Documents of no package of ours stand under the name `-`.
+documents, `D sha256 facts`, behind the file that they stand in, `F path` with the path as a JSON string. Documents of
+no package of ours stand under the name `-`. A package that was held or rejected stays as it was when it was good.
 """
 
 from __future__ import annotations
@@ -11,20 +12,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import orjson
 import zstandard
 
 from cacheserver.catalogs.facts import FORMAT_VERSION
 from cacheserver.model import RepositoryKey
 
 _HEADING: Final = f"cacheserver fbc {FORMAT_VERSION}".encode()
+_FILE: Final = b"F "
 _NO_PACKAGE: Final = "-"  # no package name: rules.py wants a letter or digit at both ends
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """documents: sha256 in hex -> (package, facts). packages: name -> (input hash, revisions)."""
+    """documents: sha256 in hex -> (package, facts, path). packages: name -> (input hash, revisions)."""
 
-    documents: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    documents: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
     packages: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
 
@@ -44,10 +47,13 @@ def decode(index: bytes) -> Known:
         return Known()
     if not lines or lines[0] != _HEADING:
         return Known()
-    documents: dict[str, tuple[str, str]] = {}
+    documents: dict[str, tuple[str, str, str]] = {}
     packages: dict[str, tuple[str, int]] = {}
-    package = ""
+    package = path = ""
     for line in lines[1:]:
+        if line.startswith(_FILE):
+            path = orjson.loads(line.removeprefix(_FILE))
+            continue
         kind, first, rest = line.decode().split(" ", 2)
         if kind == "P":
             package = "" if first == _NO_PACKAGE else first
@@ -55,15 +61,20 @@ def decode(index: bytes) -> Known:
             if package:
                 packages[package] = (found, int(revisions))
         else:
-            documents[first] = (package, rest)
+            documents[first] = (package, rest, path)
     return Known(documents, packages)
 
 
-def encode(packages: Mapping[str, tuple[str, int]], documents: Mapping[str, Sequence[tuple[str, str]]]) -> bytes:
-    """packages: as Known's. documents: package (empty for none) -> (sha256, facts). Slow for the loop."""
+def encode(packages: Mapping[str, tuple[str, int]], documents: Mapping[str, Sequence[tuple[str, str, str]]]) -> bytes:
+    """packages: as Known's. documents: package (empty for none) -> (sha256, facts, path). Slow for the loop."""
     lines = [_HEADING]
     for package in sorted(documents):
         found, revisions = packages.get(package, ("-", 0))
         lines.append(f"P {package or _NO_PACKAGE} {found} {revisions}".encode())
-        lines.extend(f"D {sha256} {facts}".encode() for sha256, facts in sorted(documents[package]))
+        path = None
+        for sha256, facts, at in sorted(documents[package], key=lambda document: (document[2], document[0])):
+            if at != path:
+                path = at
+                lines.append(_FILE + orjson.dumps(at))
+            lines.append(f"D {sha256} {facts}".encode())
     return zstandard.ZstdCompressor(level=3, write_content_size=True).compress(b"\n".join(lines))

@@ -19,6 +19,7 @@ from cacheserver.catalogs.document import (
     text,
     texts,
 )
+from cacheserver.catalogs.document import field as member
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.catalogs.summary import clip, summarise
 
@@ -60,10 +61,16 @@ def envelope(value: JSON) -> Envelope:
     try:
         found = Envelope(text(value, "schema"), text(value, "package"), text(value, "name"), value)
     except ShapeError as exc:
-        raise DocumentError("NotAString", f"{exc}; put it in quotes") from None
+        raise DocumentError("NotAString", f"{exc}; put it in quotes", package=_package_of(value)) from None
     if not found.schema:
-        raise DocumentError("MissingSchema", "the document has no schema")
+        raise DocumentError("MissingSchema", "the document has no schema", package=_package_of(value))
     return found
+
+
+def _package_of(value: Object) -> str:
+    """The package that a document without a usable envelope speaks of, where that much can be told."""
+    named = member(value, "name" if member(value, "schema") == f.PACKAGE else "package")
+    return named if isinstance(named, str) else ""
 
 
 def read(value: JSON, limits: ParseLimits) -> tuple[f.Facts, Blob | None]:
@@ -83,6 +90,9 @@ def read(value: JSON, limits: ParseLimits) -> tuple[f.Facts, Blob | None]:
             return f.Facts(f.Deprecations(meta.package, deprecated)), None
     except ShapeError as exc:
         return f.Facts(_bare(meta), (("FieldType", str(exc)),)), None
+    except DocumentError as exc:
+        exc.package = meta.package
+        raise
     return f.Facts(f.Other(meta.package, meta.schema)), None
 
 

@@ -37,6 +37,7 @@ def scan(part: Part, root: Path, known: frozenset[bytes], scratch: Path | None, 
             if part.start == 0:
                 message = f"{size} bytes; the limit for a file is {limits.file_bytes}"
                 report.findings.append(Finding("FileTooLarge", message, part.path))
+                report.unclear = True
             return report
         with splitter.mapped(root / part.path) as view:
             if part.start == 0 and splitter.is_json(view):
@@ -45,6 +46,7 @@ def scan(part: Part, root: Path, known: frozenset[bytes], scratch: Path | None, 
                 reader.yaml_stream(view, part.start, part.end)
     except OSError as exc:
         report.findings.append(Finding("Unreadable", f"cannot be read: {exc.strerror}", part.path))
+        report.unclear = True
     return report
 
 
@@ -61,7 +63,7 @@ class _Reader:
         self._scratch = scratch
         self._limits = limits
         self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
-        self._untold = 0
+        self._untold = self._untold_warnings = 0
 
     def json_stream(self, view: splitter.View) -> None:
         """A stream that begins as JSON turns into YAML where the second document at the latest is no JSON (as in
@@ -98,6 +100,7 @@ class _Reader:
         if self._report.documents >= self._limits.documents:
             message = f"more than {self._limits.documents} documents; the rest of the file is not read"
             self._report.findings.append(Finding("TooManyDocuments", message, self._report.part.path, line=piece.line))
+            self._report.unclear = True
             raise _TooManyDocumentsError
         self._report.documents += 1
         if piece.error:
@@ -130,19 +133,28 @@ class _Reader:
             message = f"duplicate key {key!r}{more}; the last one counts"
             self._add(Finding("DuplicateKey", message, line=piece.line + line - 1, warning=True))
         if blob and self._scratch:
-            self._report.blobs.append(self._store(blob, self._scratch))
+            try:
+                self._report.blobs.append(self._store(blob, self._scratch))
+            except DocumentError as exc:
+                exc.package = package
+                raise
         self._seen(piece, sha256, package, f.encode(facts))
 
     def _seen(self, piece: Piece, sha256: str, package: str, facts: str) -> None:
         self._report.seen.append(Seen(sha256, package, facts, self._report.documents, piece.line))
 
     def _refuse(self, piece: Piece, error: DocumentError) -> None:
+        if error.package:
+            self._report.spoilt.append(error.package)
+        else:
+            self._report.unclear = True
         line = piece.line + max(error.line - 1, 0)
         self._add(Finding(error.reason, str(error), line=line))
 
     def _add(self, finding: Finding) -> None:
         if len(self._report.findings) >= self._limits.findings:
-            self._untold += 1
+            self._untold += not finding.warning
+            self._untold_warnings += finding.warning
             return
         part, documents = self._report.part, self._report.documents
         self._report.findings.append(
@@ -150,9 +162,10 @@ class _Reader:
         )
 
     def _tell_untold(self) -> None:
-        if self._untold:
-            message = f"{self._untold} more findings in this file are not listed"
-            self._report.findings.append(Finding("MoreFindings", message, self._report.part.path))
+        for count, warning in ((self._untold, False), (self._untold_warnings, True)):
+            if count:
+                message = f"{count} more {'warnings' if warning else 'findings'} in this file are not listed"
+                self._report.findings.append(Finding("MoreFindings", message, self._report.part.path, warning=warning))
 
     def _load_yaml(self, raw: bytes) -> Iterator[goyaml.Loaded]:
         yield goyaml.load(raw, self._limits)

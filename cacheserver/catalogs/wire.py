@@ -54,6 +54,10 @@ class Report:
     blobs: list[BlobFile] = field(default_factory=list)
     documents: int = 0
     lines: int = 0
+    spoilt: list[str] = field(default_factory=list)
+    """Packages that refused documents name."""
+    unclear: bool = False
+    """A document that cannot be used does not say of which package it is, or the part was not read to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,8 @@ def decode_reports(frame: bytes) -> list[Report]:
             blobs=[_blob(blob) for blob in written["blobs"]],
             documents=written["documents"],
             lines=written["lines"],
+            spoilt=written["spoilt"],
+            unclear=written["unclear"],
         )
         for written in orjson.loads(frame)
     ]

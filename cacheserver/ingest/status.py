@@ -15,12 +15,15 @@ from typing import Any
 
 import orjson
 
+from cacheserver.catalogs.held import REASON as HELD_BACK
+from cacheserver.catalogs.summary import LONGEST_NAME, clip
 from cacheserver.config import RepositoryConfig
 from cacheserver.errors import CacheServerError, CatalogError, EtcdError, NoSpace, SourceError
 from cacheserver.ingest.sync import Outcome, SyncReport
 from cacheserver.model import ANNOTATION_REQUESTED, Key, Kind, Record, Stored
 
 REJECTED_SHOWN = 20
+_NAMES_SHOWN = 5
 CHECKED_EVERY_S = 3600.0
 """`lastCheckedAt` alone is refreshed no more often than this: each refresh is an event at every watcher. The metric
 cacheserver_repository_last_checked_timestamp_seconds is exact."""
@@ -94,18 +97,27 @@ def synced(report: SyncReport) -> Phase:
         return Phase((False, report.reason, report.message), _NOT_RECONCILING, held, held)
     degraded = _NOT_DEGRADED
     if report.unreadable:
-        first = next((f for f in report.findings if not f.warning), None)
-        where = f"{first.path}: {first.message}" if first else "a file could not be read"
-        degraded = (True, "UnreadableFile", f"nothing is deleted until every file can be read again. {where}")
+        first = next((f for f in report.findings if not f.warning and f.reason != HELD_BACK), None)
+        where = f"{clip(first.path, 200)}: {clip(first.message, 300)}" if first else "a file could not be read"
+        message = f"nothing is deleted until every file can be read again. {where}{_held(report)}"
+        degraded = (True, "UnreadableFile", message)
     elif report.rejected:
         name, findings = next(iter(report.rejected.items()))
-        first = next((f for f in findings if not f.warning), findings[0])
+        first, name = next((f for f in findings if not f.warning), findings[0]), clip(name, LONGEST_NAME)
         degraded = (
             True,
             "PackagesRejected",
             f"{len(report.rejected)} rejected, their last good content stays; first: {name}: {first.message}",
         )
     return _good(report.packages, report.revisions, report.ignored_tags, degraded)
+
+
+def _held(report: SyncReport) -> str:
+    """Which packages stay as they were because of it."""
+    names = sorted(name for name, findings in report.rejected.items() if findings[0].reason == HELD_BACK)
+    shown = ", ".join(clip(name, 63) for name in names[:_NAMES_SHOWN])
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return f". Held back, as they may be spoken of there: {shown}{more}" if names else ""
 
 
 def _good(packages: int, revisions: int, ignored_tags: int, degraded: tuple[bool, str, str]) -> Phase:
@@ -236,7 +248,7 @@ def _facts(before: Mapping[str, Any], report: SyncReport | None, stamp: str) -> 
     if report.outcome is Outcome.UNCHANGED:
         return {**facts, "lastCheckedAt": stamp}
     rejected = [
-        {"package": name, "reason": finding.reason, "message": finding.message[:512]}
+        {"package": clip(name, LONGEST_NAME), "reason": finding.reason, "message": finding.message[:512]}
         for name, findings in sorted(report.rejected.items())
         for finding in [next((f for f in findings if not f.warning), findings[0])]
     ]

@@ -21,6 +21,7 @@ from cacheserver.config.sources import DirectorySource as DirectorySpec
 from cacheserver.errors import LeaseLostError
 from cacheserver.etcd.client import Client, prefix_end
 from cacheserver.ingest import Outcome, Rooms, SyncReport
+from cacheserver.ingest.status import synced
 from cacheserver.ingest.sync import forget, sync
 from cacheserver.model import RepositoryKey
 from cacheserver.sources import DirectorySource
@@ -365,3 +366,71 @@ async def test_an_owner_that_came_while_the_catalog_was_refused_is_written_once_
     world.files.package("app", "1.0.0")
     await world.sync(owner="uid-2", validation=Validation.STRICT)
     assert owners(await world.objects()) == {"uid-2"}
+
+
+BROKEN = {
+    "a channel with a broken quote": ("volsync/fast.yaml", b'schema: olm.channel\npackage: volsync\nname: "fast\n'),
+    "deprecations cut in the middle": (
+        "volsync/deprecations.yaml",
+        b"schema: olm.deprecations\npackage: volsync\nentries:\n- reference: {schema: olm.bundle",
+    ),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+async def test_a_document_that_cannot_be_read_takes_nothing_from_its_package(world: World, broken: str) -> None:
+    path, content = BROKEN[broken]
+    entries = [{"name": "volsync.v1.1.0", "replaces": "volsync.v1.0.0"}, {"name": "volsync.v1.0.0"}]
+    reference = {"schema": "olm.bundle", "name": "volsync.v1.0.0"}
+    good = {
+        "volsync/fast.yaml": {"schema": "olm.channel", "package": "volsync", "name": "fast", "entries": entries},
+        "volsync/deprecations.yaml": {
+            "schema": "olm.deprecations",
+            "package": "volsync",
+            "entries": [{"reference": reference, "message": "old"}],
+        },
+    }
+    world.files.package("volsync", "1.0.0", "1.1.0").package("db", "1.0.0")
+    for file, document in good.items():
+        world.files.file(file, orjson.dumps(document))
+    await world.sync()
+    before, since = await world.objects(), await world.store.current_revision()
+    assert before["repo.volsync.1.0.0"]["status"]["deprecation"] == {"message": "old"}
+
+    world.files.file(path, content).package("db", "1.0.0", "1.1.0")
+    report = await world.sync()
+    assert (list(report.rejected), report.unreadable, report.added) == (["volsync"], True, 1)
+    assert {name for _, name in await world.events(since) if "volsync" in name} == set()
+    after = await world.objects()
+    assert {name: after[name] for name in before if "volsync" in name} == {
+        name: before[name] for name in before if "volsync" in name
+    }
+    phase = synced(report)
+    assert phase.ready[0]
+    assert path in phase.ready[2]
+    assert "volsync" in phase.degraded[2].partition(". Held back")[2]
+
+    since = await world.store.current_revision()
+    world.files.file(path, orjson.dumps(good[path]))
+    assert ((await world.sync()).rejected, await world.events(since)) == ({}, [])
+    entries[0]["skipRange"] = "<1.1.0"
+    world.files.file("volsync/fast.yaml", orjson.dumps(good["volsync/fast.yaml"]))
+    assert (await world.sync()).changed == 1
+
+
+async def test_a_package_whose_first_documents_cannot_all_be_read_is_not_served_until_they_can(world: World) -> None:
+    world.files.package("app", "1.0.0").file("app/fast.yaml", b'schema: "olm.channel\n')
+    report = await world.sync()
+    assert (list(report.rejected), await world.objects()) == (["app"], {})
+    (world.files.root / "app/fast.yaml").unlink()
+    assert (await world.sync()).added == 2
+
+
+async def test_strict_refuses_a_catalog_of_which_a_document_cannot_be_read(world: World) -> None:
+    world.files.package("app", "1.0.0").package("db", "1.0.0")
+    await world.sync(validation=Validation.STRICT)
+    since = await world.store.current_revision()
+    world.files.file("app/fast.yaml", b'schema: "olm.channel\n').package("db", "1.0.0", "1.1.0")
+    report = await world.sync(validation=Validation.STRICT)
+    assert (report.outcome, report.reason) == (Outcome.HELD, "CatalogRefused")
+    assert await world.events(since) == []

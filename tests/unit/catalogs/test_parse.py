@@ -265,14 +265,16 @@ async def test_a_file_among_the_catalog_that_is_none_is_told_unless_ignored(pars
 
 async def test_what_the_source_left_out_may_be_missing(parsed: Parse) -> None:
     catalog = await parsed(FIXTURES, "kettle.yaml", refused=(("secret.yaml", "a link out of the root"),))
-    assert [(finding.reason, finding.path) for finding in catalog.findings] == [("Refused", "secret.yaml")]
+    found = [(finding.reason, finding.path, finding.package) for finding in catalog.findings]
+    assert found == [("Refused", "secret.yaml", ""), ("HeldBack", "secret.yaml", "kettle")]
     assert catalog.unreadable
 
 
 async def test_a_vanished_file_is_told(parsed: Parse, tmp_path: Path) -> None:
     catalog = await parsed(copied("kettle.yaml", tmp_path), "kettle.yaml", "gone.yaml")
-    assert [(finding.reason, finding.path) for finding in catalog.findings] == [("Unreadable", "gone.yaml")]
-    assert [package.name for package in catalog.packages] == ["kettle"]
+    found = [(finding.reason, finding.path, finding.package) for finding in catalog.findings]
+    assert found == [("Unreadable", "gone.yaml", ""), ("HeldBack", "gone.yaml", "kettle")]
+    assert list(catalog.packages) == []
 
 
 async def test_an_empty_tree_is_an_empty_catalog(parsed: Parse, tmp_path: Path) -> None:
@@ -291,8 +293,8 @@ async def test_a_large_file_is_read_in_parts_and_positions_stay_true(parsed: Par
     filler = "".join(f"---\nschema: filler\nat: {at}\ntext: {'x' * 1000}\n" for at in range(9000))
     (tmp_path / "catalog.yaml").write_text(f"{kettle}{filler}---\nschema: 5\n")
     catalog = await parsed(tmp_path)
-    assert [package.name for package in catalog.packages] == ["kettle"]
-    [finding] = catalog.findings
+    assert list(catalog.rejected) == ["kettle"]
+    [finding, _] = catalog.findings
     lines = (tmp_path / "catalog.yaml").read_text().splitlines()
     assert (finding.reason, finding.document, lines[finding.line - 1]) == ("NotAString", 9004, "schema: 5")
 
