@@ -43,7 +43,7 @@ test: check ## everything: check, unit, etcd, e2e
 run: $(RUNS) ## serve the examples with an etcd of its own; SOURCE=name=path make run serves another catalog
 	$(BIN)/cacheserver serve --catalog "$(SOURCE)" --listen "$(LISTEN)" --data-dir data --interval 10s --log-format text
 
-bench: $(STAMP) ## the figures in the README
+bench: $(STAMP) ## the figures of docs/figures.md
 	$(BIN)/python -m bench
 
 image: ## the container image, with docker or podman
@@ -55,8 +55,8 @@ proto: ## generate the etcd messages anew from etcd.proto
 	build/proto/bin/python -m pip install --quiet --disable-pip-version-check 'grpcio-tools==1.71.2'
 	build/proto/bin/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. cacheserver/etcd/etcd.proto
 
-docs: $(STAMP) ## write the README's tables of settings and metrics anew
-	$(BIN)/python tests/unit/test_docs.py
+docs: $(STAMP) ## write docs/reference anew from the code
+	$(BIN)/python -m tools.reference
 
 clean: ## remove the environment, caches and data of `make run`
 	rm -rf "$(VENV)" data build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -184,7 +184,7 @@ async def _apiservice(api: KubeAPI, settings: Settings) -> tuple[str, Sequence[F
     namespace, name = service.get("namespace", "cacheserver"), service.get("name", "cacheserver")
     findings = [_availability(found)]
     if spec.get("insecureSkipTLSVerify"):
-        remedy = "set caBundle instead (README, Install): whoever answers in our place now learns every user's name"
+        remedy = "set caBundle instead (docs/cluster.md): whoever answers in our place now learns every user's name"
         return namespace, [*findings, Finding("CA bundle", Level.FAILED, "insecureSkipTLSVerify is set", remedy)]
     try:
         bundle = base64.b64decode(spec.get("caBundle") or "", validate=True)
@@ -318,7 +318,7 @@ async def _repositories(api: KubeAPI, settings: Settings) -> Sequence[Finding]:
         items += listed.get("items") or ()
     troubled = [finding for item in items for finding in _trouble(item)]
     if not items:
-        return [Finding("repositories", Level.WARNING, "there are none", "apply one (README, First repository)")]
+        return [Finding("repositories", Level.WARNING, "there are none", "apply one (docs/cluster.md)")]
     if not troubled:
         return [Finding("repositories", *_good(f"all {len(items)} are ready"))]
     return troubled[:_SHOWN] + (

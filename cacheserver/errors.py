@@ -35,7 +35,7 @@ class FutureRevision(EtcdError):
 
 
 class NoSpace(EtcdError):
-    """etcd's quota is exhausted; deletes and reads still work. See README, Troubleshooting."""
+    """etcd's quota is exhausted; deletes and reads still work. See docs/troubleshooting.md, etcd."""
 
 
 class EtcdPermissionDenied(EtcdError):

@@ -1,4 +1,4 @@
-"""Every metric the process exports, in one place; a test compares this file with the README's table.
+"""Every metric the process exports, in one place; docs/reference/metrics.md is made from it.
 
 kube-apiserver's names where the meaning is equal, `cacheserver_` for the rest. Label values are bounded by
 construction: nothing from a request goes into a label.

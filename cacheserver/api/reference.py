@@ -17,7 +17,7 @@ def reference(resources: Iterable[Resource] = RESOURCES) -> str:
 
 
 def _section(row: Resource) -> Iterator[str]:
-    yield f"### {row.kind}\n"
+    yield f"## {row.kind}\n"
     yield f"{row.description}\n"
     short = ", ".join(f"`{name}`" for name in row.short_names)
     verbs = ", ".join(row.verbs)

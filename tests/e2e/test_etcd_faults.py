@@ -143,7 +143,7 @@ async def _fill(client: Client) -> None:
 
 
 async def _make_room(client: Client) -> None:
-    """What README's troubleshooting tells to do: delete, compact, defragment, disarm."""
+    """What docs/troubleshooting.md tells to do: delete, compact, defragment, disarm."""
     await client.delete(JUNK, prefix_end(JUNK))
     await client.compact((await client.range(b"x")).revision, physical=True)
     await client.defragment()

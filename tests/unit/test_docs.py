@@ -1,125 +1,162 @@
-"""README says what the code has: every setting, metric, error and condition reason, and nothing that is gone.
+"""The documentation says what the code has, its pages are all listed, and its links lead somewhere.
 
-The tables between `<!-- begin:NAME -->` and `<!-- end:NAME -->` are written by `make docs`, which runs this file.
+What is generated (docs/reference) is compared with what the code declares: `make docs` writes it anew.
 """
 
 from __future__ import annotations
 
 import ast
-import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import pytest
+import yaml
 
-from cacheserver import errors, metrics
-from cacheserver.config import CONFIG_ENV, CONFIG_FLAG, SETTINGS
+from cacheserver import errors
+from cacheserver.config import CONFIG_FLAG, SETTINGS
+from cacheserver.config.repositories import Defaults, from_path
+from tools import reference
 
 ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 README = ROOT / "README.md"
+MOST_README_LINES = 150
+WRITTEN = sorted(
+    page
+    for directory in (".", "docs", "docs/reference", "configs/etcd", "examples/catalogs")
+    for page in (ROOT / directory).glob("*.md")
+)
 CAMEL_CASE = re.compile(r"[A-Z][a-z]+([A-Z][a-z]+)*")
 NO_REASONS = {"Ready", "Reconciling", "Stalled", "Degraded", "True", "False", "Auto"}
 """Words in ingest that look like one."""
 
 
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _id(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
-def _code(text: str) -> str:
-    return f"`{text}`" if text else ""
+# --- what is generated --------------------------------------------------------------------------------------------
 
 
-def settings_table() -> str:
-    rows = [_row("flag", "variable", "key in the file", "default", "meaning"), "|---|---|---|---|---|"]
-    for setting in SETTINGS:
-        flag = f"{setting.flag} {setting.kind.metavar}".strip()
-        cells = (_code(flag), _code(setting.env), _code(setting.key), _code(setting.default), setting.help)
-        rows.append(_row(*cells))
-    rows.append(_row(_code(f"{CONFIG_FLAG} FILE"), _code(CONFIG_ENV), "", "", "The file with settings."))
-    return "\n".join(rows)
+@pytest.mark.parametrize("name", reference.PAGES)
+def test_a_page_of_the_reference_is_what_the_code_says(name: str) -> None:
+    assert (reference.DIRECTORY / name).read_text(encoding="utf-8") == reference.PAGES[name](), "run `make docs`"
 
 
-def metrics_table() -> str:
-    rows = [_row("metric", "type", "meaning"), "|---|---|---|"]
-    for family in sorted(metrics.registry().collect(), key=lambda family: family.name):
-        name = f"{family.name}_total" if family.type == "counter" else family.name
-        rows.append(_row(_code(name), family.type, family.documentation))
-    return "\n".join(rows)
-
-
-def _error_classes() -> Iterator[type[errors.CacheServerError]]:
-    for _name, found in inspect.getmembers(errors, inspect.isclass):
-        if issubclass(found, errors.CacheServerError):
-            yield found
-
-
-def errors_table() -> str:
-    rows = [_row("error", "condition's reason", "means"), "|---|---|---|"]
-    for found in sorted(_error_classes(), key=lambda found: inspect.getsourcelines(found)[1]):
-        own = vars(found).get("__doc__") or ""
-        reason = found.reason if issubclass(found, errors.SourceError) else ""
-        rows.append(_row(_code(found.__name__), _code(reason), " ".join(own.split())))
-    return "\n".join(rows)
-
-
-TABLES: dict[str, Callable[[], str]] = {
-    "settings": settings_table,
-    "metrics": metrics_table,
-    "errors": errors_table,
-}
-
-
-def _written(name: str, text: str) -> str:
-    """What stands between the marks of a table, the marks included; empty when they are not there."""
-    found = re.search(rf"<!-- begin:{name} -->\n.*?<!-- end:{name} -->", text, re.DOTALL)
-    return found[0] if found else ""
-
-
-def _made(name: str) -> str:
-    return f"<!-- begin:{name} -->\n{TABLES[name]()}\n<!-- end:{name} -->"
-
-
-def _write() -> None:
-    text = README.read_text(encoding="utf-8")
-    for name in TABLES:
-        old = _written(name, text)
-        assert old, f"README.md has no <!-- begin:{name} --> ... <!-- end:{name} -->"
-        text = text.replace(old, _made(name))
-    README.write_text(text, encoding="utf-8")
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_a_table_of_the_readme_is_what_the_code_says(name: str) -> None:
-    assert _written(name, README.read_text(encoding="utf-8")) == _made(name), "run `make docs`"
+def test_nothing_else_lies_among_the_generated_pages() -> None:
+    assert {page.name for page in reference.DIRECTORY.iterdir()} == set(reference.PAGES)
 
 
 def test_every_setting_and_error_says_what_it_means() -> None:
     assert [setting.flag for setting in SETTINGS if not setting.help.endswith(".")] == []
-    assert [found.__name__ for found in _error_classes() if not vars(found).get("__doc__")] == []
+    assert [found.__name__ for found in reference.error_classes() if not vars(found).get("__doc__")] == []
+
+
+# --- reasons ------------------------------------------------------------------------------------------------------
 
 
 def _reasons() -> set[str]:
     """Reasons that a Repository's conditions can carry: those of source errors, and the words in ingest."""
-    reasons = {found.reason for found in _error_classes() if issubclass(found, errors.SourceError)}
-    for name in ("status.py", "sync.py"):
-        for node in ast.walk(ast.parse((ROOT / "cacheserver" / "ingest" / name).read_text(encoding="utf-8"))):
+    reasons = {found.reason for found in reference.error_classes() if issubclass(found, errors.SourceError)}
+    for path in (ROOT / "cacheserver" / "ingest").rglob("*.py"):
+        if path.name not in ("status.py", "sync.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and CAMEL_CASE.fullmatch(node.value):
                 reasons.add(node.value)
     return reasons - NO_REASONS
 
 
-def test_every_reason_of_a_condition_is_explained() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert sorted(reason for reason in _reasons() if f"`{reason}`" not in text) == []
+def test_every_reason_of_a_condition_has_a_remedy() -> None:
+    text = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    assert sorted(reason for reason in _reasons() if f"| `{reason}`" not in text and f", `{reason}`" not in text) == []
 
 
-def test_what_the_docs_link_to_is_there() -> None:
-    link = re.compile(r"\]\(([^)#: ]+)(?:#[^)]*)?\)")
-    linked = [(page.name, target) for page in ROOT.glob("*.md") for target in link.findall(page.read_text("utf-8"))]
-    assert linked
-    assert [(page, target) for page, target in linked if not (ROOT / target).exists()] == []
+# --- what is written by hand --------------------------------------------------------------------------------------
+
+
+def test_the_readme_stays_short() -> None:
+    assert README.read_text(encoding="utf-8").count("\n") <= MOST_README_LINES
+
+
+def _nav(entry: Any) -> Iterator[str]:
+    """The pages of a mkdocs navigation: a page, {title: page}, or {title: [entries]}."""
+    if isinstance(entry, str):
+        yield entry
+    elif isinstance(entry, list):
+        for inner in entry:
+            yield from _nav(inner)
+    else:
+        for inner in entry.values():
+            yield from _nav(inner)
+
+
+def test_every_page_stands_in_the_navigation_once() -> None:
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    there = sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
+    assert sorted(_nav(settings["nav"])) == there, "mkdocs.yml lists every page of docs/"
+
+
+def _without_code(text: str) -> str:
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+
+
+def _anchors(page: Path) -> set[str]:
+    """As GitHub and mkdocs make them of headings: lower case, words and hyphens, blanks as hyphens."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ +(.*?)\s*$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=_id)
+def test_what_a_page_links_to_is_there(page: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", _without_code(page.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = unquote(target).partition("#")
+        found = (page.parent / path).resolve() if path else page
+        if not found.exists() or (anchor and anchor not in _anchors(found)):
+            broken.append(target)
+    assert broken == []
+
+
+def _blocks(language: str) -> Iterator[tuple[str, str]]:
+    for page in WRITTEN:
+        for block in re.findall(
+            rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+        ):
+            yield _id(page), block
+
+
+def test_every_repository_in_the_docs_is_one(tmp_path: Path) -> None:
+    manifests = [block for _, block in _blocks("yaml") if "kind: Repository" in block]
+    assert manifests
+    for block in manifests:
+        # Secrets are a cluster's; everything else is under the same rules in a file.
+        text = re.sub(r"^  (secretRef|caSecretRef):\n    name: .*\n", "", block, flags=re.MULTILINE)
+        (tmp_path / "repository.yaml").write_text(text)
+        assert list(from_path(tmp_path / "repository.yaml", Defaults()))
+
+
+def test_the_docs_name_only_variables_that_are_settings() -> None:
+    known = {setting.env for setting in SETTINGS} | {"CACHESERVER_CONFIG"}
+    for page in WRITTEN:
+        named = set(re.findall(r"CACHESERVER_[A-Z_]+", page.read_text(encoding="utf-8")))
+        assert {name for name in named - known if not name.startswith("CACHESERVER_TEST_")} == set(), page
+
+
+def test_the_docs_name_only_flags_that_the_command_line_takes() -> None:
+    known = {setting.flag for setting in SETTINGS} | {CONFIG_FLAG, "--as", "--days", "--service-namespace", "--help"}
+    for page in WRITTEN:
+        for command in re.findall(
+            r"cacheserver (?:serve|ingest|validate|certs|doctor)[^\n`|]*", page.read_text("utf-8")
+        ):
+            flags = set(re.findall(r"(?<!\S)--[a-z][a-z-]*", command))
+            assert flags - known == set(), (page, command)
 
 
 def test_make_help_tells_every_target() -> None:
@@ -128,7 +165,3 @@ def test_make_help_tells_every_target() -> None:
     assert phony is not None
     told = set(re.findall(r"^([a-z0-9]+):.*## ", text, re.MULTILINE))
     assert set(phony[1].split()) == told
-
-
-if __name__ == "__main__":
-    _write()

@@ -1,0 +1,1 @@
+"""What developers run beside the tests and the benchmarks; not part of the package."""
