@@ -153,6 +153,6 @@ def test_every_field_column_and_kind_is_described() -> None:
 def test_the_reference_for_people_has_every_field_and_column() -> None:
     text = reference()
     for row in RESOURCES:
-        assert f"### {row.kind}\n" in text
+        assert f"## {row.kind}\n" in text
         assert all(f"| {column.name.upper()} |" in text for column in row.columns)
     assert "| `status.channels[].headVersion` | string |" in text
