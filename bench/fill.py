@@ -123,7 +123,7 @@ class Churned:
 def record(shape: Shape, number: int, *, stamp: int = 0) -> Record:
     """Package `number` of `shape`, `stamp` in front of its status. Length does not depend on the stamp."""
     rng = random.Random(f"{shape.seed}/{number}")
-    key, name = shape.key(number), shape.name(number)
+    key = shape.key(number)
     labels = {
         model.LABEL_REPOSITORY: key.repository,
         model.LABEL_PACKAGE: key.package,
@@ -131,7 +131,7 @@ def record(shape: Shape, number: int, *, stamp: int = 0) -> Record:
     }
     spec = orjson.dumps({"repository": key.repository, "packageName": key.package, "format": str(model.Format.FBC)})
     status = {"stamp": f"{stamp:0{STAMP_DIGITS}}", **_status(rng, key.package)}
-    made = Record(key, name, labels, spec, orjson.dumps({**status, "channels": [], "summary": ""}))
+    made = Record(key, labels, spec, orjson.dumps({**status, "channels": [], "summary": ""}))
     room = shape.object_bytes - len(model.with_resource_version(Kind.PACKAGE, _served(made), 10**6))
     channels, room = _channels(rng, key.package, room)
     status["channels"] = channels
@@ -143,7 +143,7 @@ def revision_record(shape: Shape, number: int, revision: int) -> Record:
     """Revision `revision` of package `number`; the APIs it provides fill it up, as they do in real catalogs."""
     rng = random.Random(f"{shape.seed}/{number}/{revision}")
     package, version = shape.package(number), words.semantic_version(revision)
-    key = Key(Kind.REVISION, NAMESPACE, shape.repository(number), package, f"{package}.v{version}")
+    key = Key(Kind.REVISION, NAMESPACE, shape.repository(number), package, version)
     labels = {
         model.LABEL_REPOSITORY: key.repository,
         model.LABEL_PACKAGE: package,
@@ -153,7 +153,7 @@ def revision_record(shape: Shape, number: int, revision: int) -> Record:
     spec = {
         "repository": key.repository,
         "packageName": package,
-        "revision": key.revision,
+        "revision": f"{package}.v{version}",
         "version": version,
         "lifecycle": "Published",
         "format": str(model.Format.FBC),
@@ -165,7 +165,7 @@ def revision_record(shape: Shape, number: int, revision: int) -> Record:
         "content": {"digest": f"sha256:{words.hexadecimal(rng)}", "size": rng.randint(4_000, 40_000), "files": 3},
         "providedAPIs": apis,
     }
-    made = Record(key, shape.revision_name(number, revision), labels, orjson.dumps(spec), orjson.dumps(status))
+    made = Record(key, labels, orjson.dumps(spec), orjson.dumps(status))
     room = shape.revision_bytes - len(model.with_resource_version(Kind.REVISION, _served(made), 10**6))
     while room > 100:
         apis.append({"group": f"{package}.example.com", "version": "v1", "kind": words.name(rng).title()})

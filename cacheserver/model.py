@@ -16,6 +16,8 @@ from typing import Any, Final, NewType
 
 import orjson
 
+from cacheserver import names
+
 GROUP: Final = "cacheserver.dev"
 CONFIG_GROUP: Final = "config.cacheserver.dev"
 VERSION: Final = "v1alpha1"
@@ -32,6 +34,7 @@ Digest = NewType("Digest", str)
 """`sha256:` and 64 lower-case hex digits, of the uncompressed bytes."""
 
 _DIGEST: Final = re.compile(rb'"(sha256:[0-9a-f]{64})"')
+_NAME: Final = b'"name":"'
 _UID_NAMESPACE: Final = uuid.UUID("6c1f9c5e-5c1b-5f0e-9b53-2d1f0f6d9a11")
 
 
@@ -74,13 +77,27 @@ class RepositoryKey:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Key:
-    """Identity of a served object. A repository's has no package, a package's no revision."""
+    """Identity of a served object. A repository's has no package, a package's no revision.
+
+    revision: what the object is named after. FBC: the bundle's version (`1.2.3`, `1.2.3/4` with a release), never the
+    bundle's name, which may change under the same version; KRM: the revision. The store derives the etcd key from
+    these parts and clients see `name`, so no two keys ever hold one name, and no key changes its name.
+    """
 
     kind: Kind
     namespace: str
     repository: str
     package: str = ""
     revision: str = ""
+
+    @property
+    def name(self) -> str:
+        """The object's name."""
+        if self.kind is Kind.REPOSITORY:
+            return self.repository
+        if self.kind is Kind.PACKAGE:
+            return names.package_name(self.repository, self.package)
+        return names.revision_name(self.repository, self.package, self.revision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +110,6 @@ class Record:
     """
 
     key: Key
-    name: str
     labels: Mapping[str, str]
     spec: bytes
     status: bytes
@@ -101,14 +117,30 @@ class Record:
     annotations: Mapping[str, str] = field(default_factory=dict)
     owner: str = ""
 
+    @property
+    def name(self) -> str:
+        return self.key.name
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One served object as etcd holds it. `value` is the manifest without resourceVersion."""
+    """One served object as etcd holds it. `value` is the manifest without resourceVersion.
+
+    key: where it is kept; of a revision that an older release wrote it may say another name than `name` does.
+    """
 
     key: Key
     value: bytes
     mod_revision: int
+
+    @property
+    def name(self) -> str:
+        """The object's name, as it is served."""
+        start = len(METADATA_OPEN[self.key.kind]) + len(_NAME)  # encode() writes it first; nothing in it is escaped
+        return self.value[start : self.value.index(b'"', start)].decode()
+
+    def has_label(self, label: str) -> bool:
+        return label.encode() in self.value and label in orjson.loads(self.value)["metadata"].get("labels", {})
 
     def blobs(self) -> set[Digest]:
         """Digests of the content that the object refers to."""
@@ -160,10 +192,11 @@ def encode(record: Record, *, previous: bytes | None, now: str) -> bytes:
         generation = old["metadata"]["generation"]
         if orjson.dumps(old["spec"]) != record.spec:
             generation += 1
+    name = record.name
     metadata: dict[str, object] = {
-        "name": record.name,
+        "name": name,
         "namespace": record.key.namespace,
-        "uid": uid_of(record.key.kind, record.key.namespace, record.name),
+        "uid": uid_of(record.key.kind, record.key.namespace, name),
         "creationTimestamp": created,
         "generation": generation,
     }
@@ -175,6 +208,13 @@ def encode(record: Record, *, previous: bytes | None, now: str) -> bytes:
         metadata["ownerReferences"] = [_owner_reference(record.key.repository, record.owner)]
     inner = orjson.dumps(metadata)[1:-1]
     return b"".join((METADATA_OPEN[record.key.kind], inner, SPEC_OPEN, record.spec, b',"status":', record.status, b"}"))
+
+
+def without_label(value: bytes, label: str) -> bytes:
+    """A manifest (see encode) less one of its labels."""
+    manifest = orjson.loads(value)
+    del manifest["metadata"]["labels"][label]
+    return orjson.dumps(manifest)
 
 
 def _owner_reference(repository: str, uid: str) -> dict[str, object]:

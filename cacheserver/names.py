@@ -15,6 +15,7 @@ MAX_NAME = 253  # Kubernetes: DNS-1123 subdomain
 REPOSITORY_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 
 _EMPTY = "x--y"  # an empty component; `y` is no hex digit, so no escape looks like it
+_SIMPLE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")  # nothing to escape: nearly all there is
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789")
 _SEMANTIC = re.compile(r"v?[0-9]+\.[0-9]+\.[0-9]+([-+].*)?\Z", re.DOTALL)
 _MAJOR = re.compile(r"v?[0-9]+\Z")
@@ -26,6 +27,8 @@ def escape(text: str) -> str:
 
     A hyphen stays only between two plain characters, so `--` never occurs outside an escape.
     """
+    if _SIMPLE.match(text):
+        return text
     raw = text.encode("utf-8", "surrogatepass")
     out: list[str] = []
     for i, byte in enumerate(raw):

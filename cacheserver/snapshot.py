@@ -26,7 +26,7 @@ class Entry:
     by a brace that is not closed: body[metadata_start:metadata_end].
     labels, fields: what selectors match; fields maps selectable field paths to values.
     cells: Table cells as JSON text around the age: b"".join((cells[0], age, cells[1])) is the array's inside.
-    created: creationTimestamp in seconds since the epoch.
+    created: creationTimestamp in seconds since the epoch. key: where the store keeps it; empty where nobody asks.
     """
 
     __slots__ = (
@@ -35,6 +35,7 @@ class Entry:
         "cells",
         "created",
         "fields",
+        "key",
         "labels",
         "metadata_end",
         "metadata_start",
@@ -54,6 +55,7 @@ class Entry:
         fields: Mapping[str, str],
         cells: tuple[bytes, bytes],
         created: int,
+        key: bytes = b"",
     ) -> None:
         self.name = name
         self.resource_version = resource_version
@@ -63,6 +65,7 @@ class Entry:
         self.fields = fields
         self.cells = cells
         self.created = created
+        self.key = key
         self.size = len(body)
         self._place = (body, 0)  # one value: threads that compress read it while it is moved
         self._replaced = False

@@ -1,6 +1,7 @@
 """What etcd holds and how: the only module that knows keys and encoding.
 
-    served/<kind>/<namespace>/<repository>[/<package>[/<revision>]]   manifest without resourceVersion; watched
+    served/<kind>/<namespace>/<repository>[/<package>[/<revision>]]   manifest without resourceVersion; watched; the
+                                                                       parts are those of the object's name (model.Key)
     served/tick                                                        freshness mark for old etcd; watched
     ingest/<namespace>/<repository>                                    what the last sync saw
     blob/<sha256>/head, blob/<sha256>/<nnnn>                           content: zstd in chunks of 512 KiB; not watched
@@ -26,7 +27,17 @@ import orjson
 
 from cacheserver.errors import ConfigError, LeaseLostError, Unavailable
 from cacheserver.etcd.client import Client, Compare, Delete, Get, Lease, Put, RangeResult, Watch, prefix_end
-from cacheserver.model import Digest, Key, Kind, Record, RepositoryKey, Stored, blob_references, encode
+from cacheserver.model import (
+    Digest,
+    Key,
+    Kind,
+    Record,
+    RepositoryKey,
+    Stored,
+    blob_references,
+    encode,
+    without_label,
+)
 
 log = logging.getLogger(__name__)
 
@@ -244,13 +255,20 @@ class Store:
     async def put(self, claim: Claim, record: Record, previous: Stored | None) -> Stored | None:
         """Serve `record`. None when its bytes are already served: no write, no event.
 
+        previous: the object of that name as it is served. Kept under another key, which an older release does, it moves
+        to the record's in the same transaction: nobody sees it twice, or not at all.
         Raises: LeaseLostError, NoSpace, Unavailable (after trying again for a while).
         """
         value = encode(record, previous=previous.value if previous else None, now=_now())
-        if previous is not None and previous.value == value:
+        if previous is not None and previous.key == record.key and previous.value == value:
             return None
         mod_revision = await self._write(claim, _object_key(record.key), value, previous)
         return Stored(record.key, value, mod_revision)
+
+    async def unlabel(self, claim: Claim, stored: Stored, label: str) -> Stored:
+        """Take one label, which it has, from a served object. Raises: as put."""
+        value = without_label(stored.value, label)
+        return Stored(stored.key, value, await self._write(claim, _object_key(stored.key), value, stored))
 
     async def delete(self, claim: Claim, stored: Stored) -> None:
         await self._write(claim, _object_key(stored.key), None, stored)
@@ -265,21 +283,25 @@ class Store:
 
     async def _write(self, claim: Claim, key: bytes, value: bytes | None, previous: Stored | None) -> int:
         """One object, one transaction. A write whose answer was lost is recognised by its value, never repeated."""
-        expected = previous.mod_revision if previous else 0
-        operation: Put | Delete = Delete(key) if value is None else Put(key, value)
+        before = _object_key(previous.key) if previous else key
+        expected = {key: 0, before: previous.mod_revision if previous else 0}
+        operations: list[Put | Delete] = [Delete(key) if value is None else Put(key, value)]
+        if before != key:
+            # In this order: a replica of an older release then sees it go and come, and ends with what is there.
+            operations.insert(0, Delete(before))
+        reads = [Get(claim.key), *map(Get, expected)]
         while True:
-            compares = [claim.fence, Compare(key, "mod_revision", expected)]
-            result = await _persist(
-                lambda compares=compares: self._client.txn(compares, [operation], [Get(claim.key), Get(key)])  # type: ignore[misc]
-            )
+            compares = [claim.fence, *(Compare(each, "mod_revision", at) for each, at in expected.items())]
+            result = await _persist(lambda compares=compares: self._client.txn(compares, operations, reads))  # type: ignore[misc]
             if result.succeeded:
                 return result.revision
-            owner, current = (r.key_values[0] if r.key_values else None for r in result.ranges)
+            owner, *found = (r.key_values[0] if r.key_values else None for r in result.ranges)
             if owner is None or owner.create_revision != claim.create_revision:
                 raise LeaseLostError(claim.lost_message)
-            if (current.value if current else None) == value:
+            current, *others = found
+            if (current.value if current else None) == value and not any(others):
                 return current.mod_revision if current else result.revision
-            expected = current.mod_revision if current else 0
+            expected = {each: kv.mod_revision if kv else 0 for each, kv in zip(expected, found, strict=True)}
 
 
 class Session:

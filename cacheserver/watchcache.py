@@ -24,7 +24,7 @@ from cacheserver.model import LABEL_PACKAGE, METADATA_OPEN, SPEC_OPEN, Kind, wit
 from cacheserver.page import Page, cut_page
 from cacheserver.snapshot import Entry, Name, Run, Snapshot, State
 from cacheserver.store import Change, Changes
-from cacheserver.window import Event, EventType, Selector, Window
+from cacheserver.window import Event, EventType, Selector, Window, restamped
 
 log = logging.getLogger(__name__)
 
@@ -69,35 +69,74 @@ class _Kept:
         self.state = State()
         self.by_name: dict[Name, Entry] = {}
         self.by_package: dict[str, dict[Name, None]] = {}
+        # Entries of keys whose name another key has by now. Nearly always empty: one key, one name.
+        self.beaten: dict[Name, dict[bytes, Entry]] = {}
         self.window = Window(max_events, max_bytes)
         self.watchers = _Waiters()
 
     def load(self, entries: Sequence[Entry], floor: int) -> None:
+        """entries: in any order; of those with one name the latest is served."""
+        self.by_name, self.beaten = {}, {}
+        for entry in sorted(entries, key=lambda entry: entry.resource_version):
+            self._outdo(self.by_name.get(entry.name), entry)
+            self.by_name[entry.name] = entry
+        entries = list(self.by_name.values())
         self.state.load(entries)
-        self.by_name = {entry.name: entry for entry in entries}
         self.by_package = {}
         for entry in entries:
             self.by_package.setdefault(entry.fields.get("spec.packageName", ""), {})[entry.name] = None
         self.window.reset(floor)
 
+    def written(self, entry: Entry) -> Entry | None:
+        """Its key has this entry now, and is the owner of its name; returns what was served under the name."""
+        old = self.by_name.get(entry.name)
+        self._outdo(old, entry)
+        return self.replace(entry.name, entry)
+
+    def gone(self, key: bytes, name: Name, revision: int) -> tuple[Entry | None, Entry | None] | None:
+        """`key` no longer carries `name`: (what was served, what is served now); None when it was not the owner.
+
+        Where another key still carries the name, the latest of these is its owner now.
+        """
+        old, others = self.by_name.get(name), self.beaten.get(name, {})
+        if old is None or old.key != key:
+            others.pop(key, None)
+            if not others:
+                self.beaten.pop(name, None)
+            return None
+        if not others:
+            return self.replace(name, None), None
+        heir = others.pop(max(others, key=lambda key: others[key].resource_version))
+        if not others:
+            del self.beaten[name]
+        new = restamped(self.kind, heir, revision)
+        return self.replace(name, new), new
+
+    def _outdo(self, old: Entry | None, new: Entry) -> None:
+        if old is not None and old.key != new.key:
+            others = self.beaten.setdefault(new.name, {})
+            others[old.key] = old
+            others.pop(new.key, None)
+
     def replace(self, name: Name, entry: Entry | None) -> Entry | None:
         """Put or (None) remove; returns what was there."""
         old = self.by_name.get(name)
+        before, after = (each.fields.get("spec.packageName", "") if each else None for each in (old, entry))
         if old is not None:
             old.replaced()
-        package = (entry or old).fields.get("spec.packageName", "") if entry or old else ""  # type: ignore[union-attr] # one is set
+        if before is not None and before != after:
+            names = self.by_package[before]
+            del names[name]
+            if not names:
+                del self.by_package[before]
         if entry is not None:
             self.state.put(entry)
             self.by_name[name] = entry
-            if old is None:
-                self.by_package.setdefault(package, {})[name] = None
+            if after is not None and before != after:
+                self.by_package.setdefault(after, {})[name] = None
         elif old is not None:
             self.state.remove(name)
             del self.by_name[name]
-            names = self.by_package[package]
-            del names[name]
-            if not names:
-                del self.by_package[package]
         return old
 
 
@@ -394,6 +433,8 @@ class WatchCache:
         touched: set[Kind] = set()
         self._at.heard()
         batch = [change for change in changes.changes if change.mod_revision > self.resource_version]
+        # Of one revision what is put comes first: an object that moves to another key is changed, not gone and new.
+        batch.sort(key=lambda change: (change.mod_revision, change.value is None))
         for at in range(0, len(batch), _SLICE):
             for change in batch[at : at + _SLICE]:
                 if change.kind in self._kept:
@@ -416,15 +457,15 @@ class WatchCache:
     def _apply_one(self, change: Change) -> None:
         kept = self._kept[change.kind]
         metrics.cache_events_received.labels(change.kind.value).inc()
-        if change.value is None:
-            name = self._names.pop(change.key, None)
-            old = kept.replace(name, None) if name else None
-            if old is not None:
-                kept.window.append(Event(change.kind, change.mod_revision, old, None))
-            return
-        entry = self._entry(change, change.value)
-        self._names[change.key] = entry.name
-        kept.window.append(Event(change.kind, change.mod_revision, kept.replace(entry.name, entry), entry))
+        entry = self._entry(change, change.value) if change.value is not None else None
+        name = self._names.pop(change.key, None)
+        if name is not None and (entry is None or entry.name != name):
+            left = kept.gone(change.key, name, change.mod_revision)
+            if left is not None:
+                kept.window.append(Event(change.kind, change.mod_revision, *left))
+        if entry is not None:
+            self._names[change.key] = entry.name
+            kept.window.append(Event(change.kind, change.mod_revision, kept.written(entry), entry))
 
     def _entry(self, change: Change, value: bytes) -> Entry:
         manifest = orjson.loads(value)
@@ -441,6 +482,7 @@ class WatchCache:
             fields=fields,
             cells=cells,
             created=_seconds(metadata["creationTimestamp"]),
+            key=change.key,
         )
 
     async def _clock(self) -> NoReturn:

@@ -63,7 +63,7 @@ class Event:
         Kubernetes: the old state carries the new resourceVersion (k8s.io/apiserver/pkg/storage/cacher).
         """
         if self._deleted is None and self.old is not None:
-            self._deleted = _restamped(self.kind, self.old, self.resource_version)
+            self._deleted = restamped(self.kind, self.old, self.resource_version)
         return self._deleted
 
     def seen_by(self, namespace: str | None, selector: Selector) -> tuple[EventType, Entry] | None:
@@ -153,7 +153,7 @@ def _cost(event: Event) -> int:
     return 2048 + (event.new.size if event.new else 0) + (event.old.size if event.old else 0)
 
 
-def _restamped(kind: Kind, entry: Entry, resource_version: int) -> Entry:
+def restamped(kind: Kind, entry: Entry, resource_version: int) -> Entry:
     """The same object under another resource version."""
     at, before = len(METADATA_OPEN[kind]), entry.body
     rest = before.index(b",", at)
@@ -168,4 +168,5 @@ def _restamped(kind: Kind, entry: Entry, resource_version: int) -> Entry:
         entry.fields,
         entry.cells,
         entry.created,
+        entry.key,
     )

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import orjson
 
-from cacheserver import model, names
+from cacheserver import model
 from cacheserver.catalogs import semver
 from cacheserver.catalogs.krm_facts import Facts, Lock, Origin, Revision
 from cacheserver.model import Digest, Format, Key, Kind, Record, RepositoryKey
@@ -115,7 +115,6 @@ def _revision(repository: RepositoryKey, package: str, revision: Revision, facts
     }
     return Record(
         key=Key(Kind.REVISION, repository.namespace, repository.name, package, revision.name),
-        name=names.revision_name(repository.name, package, revision.name),
         labels=_labels(facts, own),
         spec=orjson.dumps(spec),
         status=orjson.dumps(_present(status)),
@@ -136,7 +135,6 @@ def _package(
     }
     return Record(
         key=Key(Kind.PACKAGE, repository.namespace, repository.name, package),
-        name=names.package_name(repository.name, package),
         labels=_labels(facts, _own_labels(repository, package)),
         spec=orjson.dumps({"repository": repository.name, "packageName": package, "format": _FORMAT}),
         status=orjson.dumps(_present(status)),

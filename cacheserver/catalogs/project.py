@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from cacheserver import model, names
+from cacheserver import model
 from cacheserver.catalogs import facts as f
 from cacheserver.catalogs.rules import Bundle, Package
 from cacheserver.catalogs.summary import LONGEST_MESSAGE, LONGEST_NAME, MOST_CHANNELS, MOST_SKIPS, clip
@@ -85,10 +85,11 @@ def _revision(
         model.LABEL_LIFECYCLE: "Published",
         model.LABEL_LATEST: "true" if latest else "",
     }
+    # The version, not the bundle's name: the same version may have another name tomorrow. rules.py refuses a package in
+    # which two bundles have one version.
     naming = f"{bundle.written}/{bundle.release}" if bundle.release else bundle.written
     return Record(
-        key=Key(Kind.REVISION, repository.namespace, repository.name, said.package, said.name),
-        name=names.revision_name(repository.name, said.package, naming),
+        key=Key(Kind.REVISION, repository.namespace, repository.name, said.package, naming),
         labels=_labels(labels),
         spec=orjson.dumps(spec),
         status=orjson.dumps(_present(status)),
@@ -135,7 +136,6 @@ def _package(
     }
     return Record(
         key=Key(Kind.PACKAGE, repository.namespace, repository.name, said.name),
-        name=names.package_name(repository.name, said.name),
         labels=_labels(labels),
         spec=orjson.dumps({"repository": repository.name, "packageName": said.name, "format": _FORMAT}),
         status=orjson.dumps(_present(status)),

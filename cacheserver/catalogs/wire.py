@@ -162,7 +162,6 @@ def encode_assembled(packages: Sequence[Assembled]) -> bytes:
                     [
                         record.key.kind,
                         record.key.revision,
-                        record.name,
                         record.labels,
                         record.spec.decode(),
                         record.status.decode(),
@@ -183,13 +182,12 @@ def decode_assembled(frame: bytes, namespace: str, repository: str) -> list[Asse
         records = [
             Record(
                 key=Key(Kind(kind), namespace, repository, name, revision),
-                name=object_name,
                 labels=labels,
                 spec=spec.encode(),
                 status=status.encode(),
                 blobs=tuple(Digest(digest) for digest in blobs),
             )
-            for kind, revision, object_name, labels, spec, status, blobs in written
+            for kind, revision, labels, spec, status, blobs in written
         ]
         found.append(Assembled(name, records, [Finding(**finding) for finding in findings]))
     return found

@@ -204,7 +204,7 @@ def repository_record(
     if same and now - _seconds(before.get("lastCheckedAt", "")) < CHECKED_EVERY_S:
         return None
     key = Key(Kind.REPOSITORY, config.key.namespace, config.key.name)
-    return Record(key, config.key.name, config.labels, spec, orjson.dumps(status), annotations=config.annotations)
+    return Record(key, config.labels, spec, orjson.dumps(status), annotations=config.annotations)
 
 
 def _timeless(status: Mapping[str, Any]) -> dict[str, Any]:

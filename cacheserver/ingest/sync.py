@@ -2,6 +2,7 @@
 
 content before the revisions that refer to it, revisions before their package, packages gone before their revisions,
 the source's digest last. A crash repeats work and never skips it; no reader meets a reference to something absent.
+The label of the latest revision is taken away before it is given to another: at most one has it at any moment.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -23,7 +24,7 @@ from cacheserver.catalogs.workers import Workers
 from cacheserver.config import RepositoryConfig, Validation
 from cacheserver.config.sources import GitSource
 from cacheserver.errors import NoSpace
-from cacheserver.model import Digest, Key, Kind, Record, RepositoryKey, Stored
+from cacheserver.model import LABEL_LATEST, Digest, Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import Progress, Source
 from cacheserver.store import Claim, IngestState, Store, in_parallel
 
@@ -286,25 +287,61 @@ class _Apply:
 
     async def _package(self, package: ParsedPackage) -> None:
         """Content, then revisions, then the package, then its revisions that went."""
-        served = await self._store.read_package(self._key, package.name) if package.name in self._served else {}
-        await self._content(package, served)
+        read = await self._store.read_package(self._key, package.name) if package.name in self._served else {}
+        await self._content(package, read.values())
+        here = await self._in_place(package, read.values())
         *revisions, last = package.records
-        await in_parallel(revisions, lambda record: self._put(record, served), width=_WRITES_AT_ONCE)
-        await self._put(last, served)
-        kept = {record.key for record in package.records}
-        obsolete = [stored for key, stored in served.items() if key not in kept]
+        names = {record.name for record in package.records}
+        losing = await self._without_old_latest(revisions, here, names)
+        others = [record for record in revisions if record.name not in losing]
+        await in_parallel(others, lambda record: self._put(record, here), width=_WRITES_AT_ONCE)
+        await self._put(last, here)
+        obsolete = [stored for name, stored in here.items() if name not in names]
         await in_parallel(obsolete, self._delete, width=_WRITES_AT_ONCE)
         self._done += 1
         self._progress("write", self._done, len(self._catalog.packages))
 
-    async def _content(self, package: ParsedPackage, served: Mapping[Key, Stored]) -> None:
+    async def _in_place(self, package: ParsedPackage, read: Iterable[Stored]) -> dict[str, Stored]:
+        """Each served object by its name, none of them under the key that a record of another name is to have.
+
+        Releases before key and name were one kept a bundle under its own name. Such an object moves to its key when it
+        is put; only what is under another's key, or there twice, has to go first.
+        """
+        home = {record.key: record.name for record in package.records}
+        here: dict[str, Stored] = {}
+        in_the_way: list[Stored] = []
+        # The one under its own key counts, else the latest.
+        for stored in sorted(read, key=lambda each: (each.key.name != each.name, -each.mod_revision)):
+            if stored.name in here or home.get(stored.key, stored.name) != stored.name:
+                in_the_way.append(stored)
+            else:
+                here[stored.name] = stored
+        await in_parallel(in_the_way, self._delete, width=_WRITES_AT_ONCE)
+        return here
+
+    async def _without_old_latest(
+        self, revisions: Sequence[Record], here: dict[str, Stored], names: set[str]
+    ) -> set[str]:
+        """Take the label from every revision that is not the latest any more; returns the names of those put so.
+
+        The package is told last, as ever: for a moment it names the latest of before, which is still there.
+        """
+        latest = {record.name for record in revisions if LABEL_LATEST in record.labels}
+        had = {name for name, stored in here.items() if name not in latest and stored.has_label(LABEL_LATEST)}
+        losing = [record for record in revisions if record.name in had]
+        await in_parallel(losing, lambda record: self._put(record, here), width=_WRITES_AT_ONCE)
+        for name in had - names:  # it goes, but only after the package stopped naming it
+            here[name] = await self._store.unlabel(self._claim, here[name], LABEL_LATEST)
+        return had & names
+
+    async def _content(self, package: ParsedPackage, served: Iterable[Stored]) -> None:
         wanted = {digest for record in package.records for digest in record.blobs}
-        referenced = {digest for stored in served.values() for digest in stored.blobs()}
+        referenced = {digest for stored in served for digest in stored.blobs()}
         absent = await self._blobs.keep(wanted - referenced)
         await in_parallel([self._catalog.blobs[d] for d in sorted(absent)], self._blobs.put, width=_WRITES_AT_ONCE)
 
-    async def _put(self, record: Record, served: Mapping[Key, Stored]) -> None:
-        previous = served.get(record.key)
+    async def _put(self, record: Record, here: Mapping[str, Stored]) -> None:
+        previous = here.get(record.name)
         if await self._store.put(self._claim, replace(record, owner=self._owner), previous) is None:
             self._report.unchanged += 1
             return
@@ -315,7 +352,8 @@ class _Apply:
         metrics.writes.labels("put").inc()
 
     async def _remove(self, package: str) -> None:
-        self._report.deleted += await _remove_package(self._key, package, self._claim, self._store)
+        count = await _remove_package(self._key, package, self._claim, self._store)
+        self._report.deleted += count  # read after the wait, not before: others count meanwhile
 
     async def _delete(self, stored: Stored) -> None:
         await self._store.delete(self._claim, stored)
@@ -344,7 +382,8 @@ async def forget(repository: RepositoryKey, claim: Claim, store: Store) -> int:
 
     async def remove(package: str) -> None:
         nonlocal count
-        count += await _remove_package(repository, package, claim, store)
+        removed = await _remove_package(repository, package, claim, store)
+        count += removed  # read after the wait, not before: others count meanwhile
 
     await in_parallel(sorted(await store.served_keys(repository)), remove, width=PACKAGES_AT_ONCE)
     itself = await store.read_object(Key(Kind.REPOSITORY, repository.namespace, repository.name))

@@ -12,16 +12,25 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import orjson
 import pytest
 
+from cacheserver.blobs import Blobs
+from cacheserver.catalogs.workers import Workers
+from cacheserver.config import RepositoryConfig
+from cacheserver.config.sources import DirectorySource as DirectorySpec
 from cacheserver.etcd.client import Client, prefix_end
-from cacheserver.model import Key, Kind, Record, Stored
-from cacheserver.store import PREFIX, Store
+from cacheserver.ingest import Rooms
+from cacheserver.ingest.sync import sync
+from cacheserver.model import Key, Kind, Record, RepositoryKey, Stored
+from cacheserver.sources import DirectorySource
+from cacheserver.store import PREFIX, Claim, Store
 from tests.e2e.conftest import StartServer
+from tests.support.fbc import catalog
 from tests.support.history import History, Match, Seen
 from tests.support.server import API, ServerProcess
 from tests.support.waiting import eventually
@@ -44,6 +53,14 @@ SELECTORS: Sequence[tuple[str, Match]] = [
 ]
 
 
+REVISION_SELECTORS: Sequence[tuple[str, Match]] = [
+    ("", lambda ns, name, labels: True),
+    ("labelSelector=cacheserver.dev/latest%3Dtrue", lambda ns, name, labels: "cacheserver.dev/latest" in labels),
+    ("labelSelector=%21cacheserver.dev/latest", lambda ns, name, labels: "cacheserver.dev/latest" not in labels),
+    ("fieldSelector=metadata.name%3Dr.app.1.1.0", lambda ns, name, labels: name == "r.app.1.1.0"),
+]
+
+
 @dataclass
 class Stream:
     """What one watcher saw without having to list again: from `since` on, over any number of connections."""
@@ -58,6 +75,9 @@ class Watcher:
 
     seed: int
     urls: Sequence[str]
+    resource: str = "packages"
+    selectors: Sequence[tuple[str, Match]] = tuple(SELECTORS)
+    namespaces: Sequence[str | None] = (None, None, "a")
     streams: list[Stream] = field(default_factory=list)
     position: int = 0
     bookmarks: int = 0
@@ -66,8 +86,8 @@ class Watcher:
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
-        self.query, self.match = self.random.choice(SELECTORS)
-        self.namespace = self.random.choice([None, None, "a"])
+        self.query, self.match = self.random.choice(self.selectors)
+        self.namespace = self.random.choice(self.namespaces)
         self.habit = self.random.choice(["steady", "breaks off", "breaks off", "dawdles", "initial"])
 
     def selects(self, namespace: str, name: str, labels: Any) -> bool:
@@ -75,7 +95,7 @@ class Watcher:
 
     @property
     def path(self) -> str:
-        return f"{API}/namespaces/{self.namespace}/packages" if self.namespace else f"{API}/packages"
+        return f"{API}/namespaces/{self.namespace}/{self.resource}" if self.namespace else f"{API}/{self.resource}"
 
     async def run(self, start: int) -> None:
         self.streams.append(Stream(start))
@@ -174,13 +194,70 @@ async def write_at_random(store: Store, seed: int, seconds: float) -> int:
             labels = {"x": str(chance.randrange(3))} | ({"y": "1"} if chance.random() < 0.5 else {})
             status = orjson.dumps({"displayName": str(chance.random())})
             spec = b'{"repository":"r","packageName":"%b","format":"FBC"}' % package.encode()
-            stored = await store.put(claim, Record(key, f"r.{package}", labels, spec, status), served.get(key))
+            stored = await store.put(claim, Record(key, labels, spec, status), served.get(key))
             if stored is not None:
                 served[key] = stored
                 last = stored.mod_revision
             if chance.random() < 0.02:
                 await asyncio.sleep(chance.random() * 0.05)
     return last
+
+
+async def ingest_at_random(store: Store, blobs: Blobs, directory: Path, seed: int, rounds: int) -> int:
+    """Catalogs of two packages, so many, each read by a sync: versions come, go and are corrected, bundles are renamed
+    under their version and take each other's names. Returns the last revision written."""
+    chance = random.Random(seed)
+    files, scratch = catalog(directory / "catalog"), directory / "scratch"
+    scratch.mkdir()
+    config = RepositoryConfig(RepositoryKey("a", "r"), DirectorySpec(files.root), allow_empty=True)
+    async with store.session("writer") as session, Workers(1) as workers:
+        claim = await session.claim("a/r")
+
+        async def hold() -> Claim:
+            return claim
+
+        async def on_change() -> None: ...
+
+        rooms, source = Rooms(store, blobs, workers, scratch), DirectorySource(files.root)
+        for _ in range(rounds):
+            for package in ("app", "db"):
+                versions = chance.sample([f"1.{i}.0" for i in range(4)], chance.randrange(1, 4))
+                called = chance.sample([f"{package}.{letter}" for letter in "abcd"], len(versions))
+                if chance.random() < 0.1 and (files.root / package).exists():
+                    files.without(package)
+                else:
+                    files.package(package, *versions, bundles=dict(zip(versions, called, strict=True)))
+            await sync(config, source, hold, rooms, progress=lambda *_: None, on_change=on_change)
+    return await store.current_revision()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_renamed_bundles_and_corrected_versions_reach_every_watcher_and_outlive_a_restart(
+    seed: int, start_server: StartServer, etcd_endpoint: str, tmp_path: Path
+) -> None:
+    async with empty_store(etcd_endpoint) as (client, store):
+        start = await store.current_revision()
+        servers = two_servers(start_server, etcd_endpoint)
+        urls = [server.url for server in servers]
+        kind = ("packagerevisions", REVISION_SELECTORS, (None, "a"))
+        watchers = [Watcher(seed * 1000 + i, urls, *kind) for i in range(WATCHERS)]
+        tasks = [asyncio.create_task(watcher.run(start)) for watcher in watchers]
+        rounds = int(SECONDS * 10)
+        writing = asyncio.create_task(ingest_at_random(store, Blobs(client), tmp_path, seed, rounds))
+        await eventually(lambda: any(s.events for watcher in watchers for s in watcher.streams) or writing.done())
+        servers[0].kill()
+        await asyncio.to_thread(servers[0].start)
+        last = await writing
+        history = await History.read(client, start, last, ("packagerevisions",))
+        await _until_drained(watchers, tasks, history, last)
+        listed = [server.list("packagerevisions")["items"] for server in servers]
+        servers[1].kill()
+        await asyncio.to_thread(servers[1].start)
+        listed.append(servers[1].list("packagerevisions")["items"])
+    for watcher in watchers:
+        watcher.judge(history, last)
+    state = history.state(SELECTORS[0][1], last)
+    assert listed == [[state[name] for name in sorted(state)]] * 3
 
 
 @asynccontextmanager

@@ -162,7 +162,7 @@ async def test_a_wish_to_sync_is_heard_between_two_looks_and_during_one(world: W
         ingest.request_sync()
         ingest.request_sync()  # both while the second look is under way, or just after: one more look, not two
         await eventually(lambda: source.asked == 3)
-        assert await world.versions() == ["app.v1.0.0", "app.v1.1.0"]
+        assert await world.versions() == ["1.0.0", "1.1.0"]
         assert source.asked == 3
 
 
@@ -193,13 +193,13 @@ async def test_a_suspended_repository_is_asked_nothing_and_keeps_what_it_serves(
         ingest.put(world.config(suspend=True, labels={"a": "b"}), lambda: source)
         await eventually(lambda: _labelled(world))
         assert source.asked == asked
-        assert await world.versions() == ["app.v1.0.0"]
+        assert await world.versions() == ["1.0.0"]
         status, _, message = await world.condition()
         assert status == "True"
         assert "suspend: false" in message
         ingest.put(world.config(), lambda: source)
         await eventually(lambda: world.says("Synced"))
-        assert await world.versions() == ["app.v2.0.0"]
+        assert await world.versions() == ["2.0.0"]
 
 
 async def _labelled(world: World) -> bool:
@@ -290,7 +290,7 @@ async def test_a_failure_names_its_cause_and_what_to_do_and_the_last_good_conten
         assert str(error) in message
         assert remedy in message
         assert "last good content stays" in message
-        assert await world.versions() == ["app.v1.0.0"]
+        assert await world.versions() == ["1.0.0"]
         source.error = None
         ingest.request_sync()
         await eventually(lambda: world.says("Synced"))

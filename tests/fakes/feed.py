@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from cacheserver.errors import Compacted, NoSpace, Unavailable
@@ -36,6 +37,17 @@ def project(manifest: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str
 
 
 PROJECTIONS = dict.fromkeys(Kind, project)
+
+
+@dataclass(frozen=True, slots=True)
+class _Called(Record):
+    """A record with a name of the test's choice."""
+
+    called: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.called
 
 
 class FakeFeed:
@@ -66,17 +78,35 @@ class FakeFeed:
         kind: Kind = Kind.PACKAGE,
         spec: bytes = b"{}",
         status: bytes = b"{}",
+        key: str = "",
     ) -> int:
-        """Create or update an object; returns its mod revision."""
-        key = f"{kind.value}/{namespace}/{name}".encode()
-        previous = self._values.get(key)
-        record = Record(Key(kind, namespace, "r", name), name, labels or {}, spec, status)
-        value = encode(record, previous=previous.value if previous else None, now=NOW)
-        return self._write(Change(kind, key, value, self.revision + 1))
+        """Create or update an object; returns its mod revision. key: where it is kept, if not under its name."""
+        return self.write((namespace, key or name, self.value(namespace, name, labels, kind, spec, status)), kind=kind)
 
     def delete(self, namespace: str, name: str, *, kind: Kind = Kind.PACKAGE) -> int:
-        key = f"{kind.value}/{namespace}/{name}".encode()
-        return self._write(Change(kind, key, None, self.revision + 1))
+        """name: the object's, or the key that it was put under."""
+        return self.write((namespace, name, None), kind=kind)
+
+    def value(
+        self,
+        namespace: str,
+        name: str,
+        labels: Mapping[str, str] | None = None,
+        kind: Kind = Kind.PACKAGE,
+        spec: bytes = b"{}",
+        status: bytes = b"{}",
+    ) -> bytes:
+        """What is kept of an object."""
+        previous = self._values.get(_key(kind, namespace, name))
+        record = _Called(Key(kind, namespace, "r", name), labels or {}, spec, status, called=name)
+        return encode(record, previous=previous.value if previous else None, now=NOW)
+
+    def write(self, *changes: tuple[str, str, bytes | None], kind: Kind = Kind.PACKAGE) -> int:
+        """(namespace, key, value; None deletes) in one revision, in this order; returns it."""
+        revision = self.revision + 1
+        for namespace, name, value in changes:
+            self._write(Change(kind, _key(kind, namespace, name), value, revision))
+        return revision
 
     def write_elsewhere(self) -> int:
         """A write outside the served keys: moves the revision, makes no event."""
@@ -152,6 +182,10 @@ class FakeFeed:
         if self.away:
             raise Unavailable("the fake is away")
         yield _Follower(self, after)
+
+
+def _key(kind: Kind, namespace: str, name: str) -> bytes:
+    return f"{kind.value}/{namespace}/{name}".encode()
 
 
 class _Follower:

@@ -18,18 +18,29 @@ class FBCCatalog:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
 
-    def package(self, name: str, *versions: str, descriptions: Mapping[str, str] | None = None) -> FBCCatalog:
-        """Write (or rewrite) a good package; `descriptions` by version changes what its bundle says."""
+    def package(
+        self,
+        name: str,
+        *versions: str,
+        descriptions: Mapping[str, str] | None = None,
+        bundles: Mapping[str, str] | None = None,
+    ) -> FBCCatalog:
+        """Write (or rewrite) a good package; `descriptions` by version changes what its bundle says, `bundles` how it
+        is called."""
         descriptions = descriptions or {}
+        called = {version: f"{name}.v{version}" for version in versions} | dict(bundles or {})
         entries = [
-            {"name": f"{name}.v{version}"} | ({"replaces": f"{name}.v{versions[i - 1]}"} if i else {})
+            {"name": called[version]} | ({"replaces": called[versions[i - 1]]} if i else {})
             for i, version in enumerate(versions)
         ]
         documents: list[dict[str, Any]] = [
             {"schema": "olm.package", "name": name, "defaultChannel": "stable"},
             {"schema": "olm.channel", "package": name, "name": "stable", "entries": entries},
         ]
-        documents += [bundle(name, version, descriptions.get(version, "as ever")) for version in versions]
+        documents += [
+            bundle(name, version, descriptions.get(version, "as ever")) | {"name": called[version]}
+            for version in versions
+        ]
         return self.file(f"{name}/catalog.yaml", b"\n".join(b"---\n" + orjson.dumps(d) for d in documents))
 
     def file(self, path: str, content: bytes) -> FBCCatalog:
@@ -48,7 +59,7 @@ def bundle(package: str, version: str, description: str = "") -> dict[str, Any]:
         "schema": "olm.bundle",
         "package": package,
         "name": f"{package}.v{version}",
-        "image": f"registry.example.com/{package}:v{version}",
+        "image": f"registry.example.com/{package}:v{version}".replace("+", "_"),  # a tag takes no plus
         "properties": [
             {"type": "olm.package", "value": {"packageName": package, "version": version}},
             {"type": "olm.csv.metadata", "value": {"displayName": package.title(), "description": description}},

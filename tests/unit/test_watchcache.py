@@ -356,3 +356,69 @@ async def test_a_quiet_watch_reports_progress(feed: FakeFeed, cache: WatchCache)
     await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
     assert await watch.next(timeout_s=0) == []
     assert watch.position == version
+
+
+# --- one key, one name: not so in what an older release wrote ---
+
+
+async def seen_since(cache: WatchCache, feed: FakeFeed, since: int) -> list[tuple[str, str]]:
+    """Every event behind `since`, as (type, name)."""
+    await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+    watch = await watching(cache, since)
+    seen = [event.seen_by(None, ALL) for event in await watch.next(timeout_s=0)]
+    return [(s[0].value, s[1].name[1]) for s in seen if s]
+
+
+async def test_an_object_that_moves_to_another_key_is_changed_and_stays(feed: FakeFeed, cache: WatchCache) -> None:
+    since = feed.put("ns", "a", key="old")
+    feed.put("ns", "a", key="new", labels={"x": "1"})
+    feed.delete("ns", "old")
+    assert await seen_since(cache, feed, since) == [("MODIFIED", "a")]
+    entry = await cache.get(Kind.PACKAGE, ("ns", "a"), CONSISTENT)
+    assert entry is not None
+    assert entry.labels == {"x": "1"}
+    assert feed.delete("ns", "new")
+    assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == []
+
+
+async def test_a_move_in_one_revision_is_one_change(feed: FakeFeed, cache: WatchCache) -> None:
+    since = feed.put("ns", "a", key="old")
+    feed.write(("ns", "old", None), ("ns", "new", feed.value("ns", "a", {"x": "1"})))
+    assert await seen_since(cache, feed, since) == [("MODIFIED", "a")]
+    assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == ["a"]
+
+
+async def test_a_key_whose_object_changes_its_name_leaves_no_ghost(feed: FakeFeed, cache: WatchCache) -> None:
+    since = feed.put("ns", "a", key="k")
+    feed.put("ns", "b", key="k")
+    assert await seen_since(cache, feed, since) == [("DELETED", "a"), ("ADDED", "b")]
+    assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == ["b"]
+
+
+async def test_of_two_keys_with_one_name_the_later_is_served_and_outlived_by_the_other(
+    feed: FakeFeed, cache: WatchCache
+) -> None:
+    feed.put("ns", "a", key="k1", labels={"x": "1"})
+    since = feed.put("ns", "a", key="k2", labels={"x": "2"})
+    feed.put("ns", "a", key="k1", labels={"x": "3"})
+    left = feed.delete("ns", "k1")
+    entry = await cache.get(Kind.PACKAGE, ("ns", "a"), CONSISTENT)
+    assert entry is not None
+    assert (entry.labels, entry.resource_version) == ({"x": "2"}, left)
+    feed.delete("ns", "k2")
+    assert await seen_since(cache, feed, since) == [("MODIFIED", "a"), ("MODIFIED", "a"), ("DELETED", "a")]
+
+
+@pytest.mark.parametrize("goes", ["k1", "k2"])
+async def test_two_keys_with_one_name_found_at_the_start_are_one_object(goes: str) -> None:
+    feed = FakeFeed()
+    feed.put("ns", "a", key="k2", labels={"x": "1"})
+    feed.put("ns", "a", key="k1", labels={"x": "2"})
+    feed.compact()
+    async with running(WatchCache(feed, PROJECTIONS)) as cache:
+        page = await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+        assert [(entry.name[1], entry.labels["x"]) for run in page.runs for entry in run.entries] == [("a", "2")]
+        feed.delete("ns", goes)
+        page = await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+        left = {"k1": "1", "k2": "2"}[goes]
+        assert [(entry.name[1], entry.labels["x"]) for run in page.runs for entry in run.entries] == [("a", left)]

@@ -30,7 +30,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 def the(catalog: Catalog, kind: Kind, revision: str = "") -> Record:
     """The one record of that kind (and revision) in the one package."""
     [package] = catalog.packages
-    [record] = [r for r in package.records if r.key.kind is kind and (not revision or r.key.revision == revision)]
+    [record] = [
+        r for r in package.records if r.key.kind is kind and revision in ("", orjson.loads(r.spec).get("revision"))
+    ]
     return record
 
 

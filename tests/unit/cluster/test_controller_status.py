@@ -55,7 +55,7 @@ def status(reason: str = "Synced", *, message: str = "", degraded: str = "", **f
 
 
 def record(said: dict[str, Any], key: RepositoryKey = KEY) -> Record:
-    return Record(Key(Kind.REPOSITORY, key.namespace, key.name), key.name, {}, b"{}", orjson.dumps(said))
+    return Record(Key(Kind.REPOSITORY, key.namespace, key.name), {}, b"{}", orjson.dumps(said))
 
 
 def said_in(stored: Stored | None) -> Any:
