@@ -9,7 +9,13 @@ from cacheserver.sources import Limits
 
 def source_limits(parsing: ParseSettings) -> Limits:
     """What one fetch may bring."""
-    return Limits(total_bytes=parsing.source_bytes, file_bytes=parsing.file_bytes, files=parsing.files)
+    return Limits(
+        total_bytes=parsing.source_bytes,
+        file_bytes=parsing.file_bytes,
+        files=parsing.files,
+        names_bytes=parsing.names_bytes,
+        refs=parsing.refs,
+    )
 
 
 def workers(parsing: ParseSettings) -> Workers:

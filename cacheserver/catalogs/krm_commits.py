@@ -26,8 +26,17 @@ _COMMIT_BYTES: Final = 1 << 20
 _TREE_BYTES: Final = 32 << 20
 _PARSE_IN_THREAD_BYTES: Final = 64 << 10
 _TREES_KEPT: Final = 4096
+_ROWS_KEPT: Final = 200_000
+"""Ours: entries of trees remembered, 40 MB; a tree of more than that is not looked into."""
+_COMMITS_KEPT_BYTES: Final = 16 << 20
+"""Ours: of commits remembered, by what was kept of their text; one that is forgotten is read again."""
+_COMMIT_COST: Final = 400
+_MOST_PARENTS: Final = 64
+"""Ours: of one commit. Linux's largest merge has 66; 1 MB of text could name 20,000."""
 _MOST_COMMITS: Final = 20_000
-"""Ours: so far back a branch is searched for the commit that last changed a package; about 20 s."""
+"""Ours: so far back a branch is searched for the commit that last changed a package, parents looked at included; about
+20 s."""
+_LONGEST_PATH: Final = 4096
 _LAST_SECOND: Final = 253_402_300_799  # of the year 9999: RFC 3339 has four digits
 _DIRECTORY: Final = 0o40000
 
@@ -57,12 +66,13 @@ class Commit:
 def parse(raw: bytes) -> Commit:
     """A commit object's content; what is not there or not readable stays empty."""
     head, _, message = raw.partition(b"\n\n")
-    tree, parents, author, authored_s, committed_s = "", [], "", -1, 0
+    tree, author, authored_s, committed_s = "", "", -1, 0
+    parents: list[str] = []
     for line in head.split(b"\n"):
         name, _, value = line.partition(b" ")
         if name == b"tree":
             tree = value.decode("ascii", "replace")
-        elif name == b"parent":
+        elif name == b"parent" and len(parents) < _MOST_PARENTS:
             parents.append(value.decode("ascii", "replace"))
         elif name == b"author":
             author, authored_s = _person(value)
@@ -99,7 +109,7 @@ def _annotation(written: bytes, good: list[tuple[str, str]], bad: list[str]) -> 
     workspace = said.get("workspaceName", "") if isinstance(said, dict) else None
     if not isinstance(package, str) or not isinstance(workspace, str):
         bad.append("not an object with the strings package and workspaceName")
-    elif package and len(workspace) <= LONGEST_NAME:
+    elif package and len(package) <= _LONGEST_PATH and len(workspace) <= LONGEST_NAME:
         good.append((package.strip("/"), workspace))
 
 
@@ -111,20 +121,29 @@ class Commits:
     """
 
     mirror: Mirror
-    _commits: dict[str, Commit] = field(default_factory=dict)
+    _commits: OrderedDict[str, Commit] = field(default_factory=OrderedDict)
+    _commits_bytes: int = 0
     _trees: OrderedDict[str, _Rows] = field(default_factory=OrderedDict)
+    _rows_kept: int = 0
 
     async def load(self, oids: Iterable[str]) -> None:
-        """Reads what is not known yet, all at once."""
+        """Reads what is not known yet, all at once; as many are remembered as there is room for."""
         wanted = [oid for oid in dict.fromkeys(oids) if oid not in self._commits]
         async with aclosing(self.mirror.cat_file(wanted, most_bytes=_COMMIT_BYTES)) as found:
             async for one in found:
-                self._commits[one.oid] = parse(one.content or b"")
+                self._keep(one.oid, parse(one.content or b""))
 
     async def commit(self, oid: str) -> Commit:
         if oid not in self._commits:
             await self.load([oid])
+        self._commits.move_to_end(oid)
         return self._commits[oid]
+
+    def _keep(self, oid: str, commit: Commit) -> None:
+        self._commits[oid] = commit
+        self._commits_bytes += _cost(commit)
+        while self._commits_bytes > _COMMITS_KEPT_BYTES and len(self._commits) > 1:
+            self._commits_bytes -= _cost(self._commits.popitem(last=False)[1])
 
     async def last_changes(
         self, head: str, directories: Iterable[str], known: Mapping[str, Mapping[str, str]]
@@ -137,7 +156,8 @@ class Commits:
         found: dict[str, str] = {}
         waiting: dict[str, set[str]] = {head: set(directories)}
         queue = [(-(await self.commit(head)).committed_s, head)]
-        for _ in range(_MOST_COMMITS):
+        looked_at = 0
+        while looked_at < _MOST_COMMITS:
             if not queue:
                 return found
             _, oid = heapq.heappop(queue)
@@ -148,7 +168,8 @@ class Commits:
             if not left:
                 continue
             commit = await self.commit(oid)
-            for parent in commit.parents:
+            looked_at += 1 + max(len(commit.parents) - 1, 0)
+            for parent in dict.fromkeys(commit.parents):
                 before = await self.commit(parent)
                 changed = await self._differing(
                     commit.tree, before.tree, [tuple(filter(None, d.split("/"))) for d in left]
@@ -197,10 +218,19 @@ class Commits:
             rows = await asyncio.to_thread(_parse_tree, raw, name_bytes)
         else:
             rows = _parse_tree(raw, name_bytes)
+        if len(rows) > _ROWS_KEPT:
+            rows = {}
         self._trees[oid] = rows
-        if len(self._trees) > _TREES_KEPT:
-            self._trees.popitem(last=False)
+        self._rows_kept += len(rows)
+        while self._rows_kept > _ROWS_KEPT or len(self._trees) > _TREES_KEPT:
+            self._rows_kept -= len(self._trees.popitem(last=False)[1])
         return rows
+
+
+def _cost(commit: Commit) -> int:
+    """Bytes that a commit holds, about."""
+    said = sum(len(package) + len(workspace) + 160 for package, workspace in commit.annotations)
+    return _COMMIT_COST + 90 * len(commit.parents) + said + sum(map(len, commit.bad))
 
 
 def _parse_tree(content: bytes, name_bytes: int) -> _Rows:
@@ -208,7 +238,7 @@ def _parse_tree(content: bytes, name_bytes: int) -> _Rows:
     it: such a tree was refused when it was listed."""
     rows: dict[str, tuple[int, str]] = {}
     at = 0
-    while (end := content.find(b"\0", at)) >= 0:
+    while (end := content.find(b"\0", at)) >= 0 and len(rows) <= _ROWS_KEPT:
         mode, _, name = content[at:end].partition(b" ")
         at = end + 1 + name_bytes
         if mode and not mode.strip(b"01234567"):

@@ -51,14 +51,21 @@ class Named:
     useless: list[tuple[str, str]] = field(default_factory=list)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Files:
-    """A package's files in git. entries: (path in the package, object name); key: equal ones mean equal Facts."""
+    """A package's files in git. key: equal ones mean equal Facts. packed: see `entries`; a sync holds all that are new
+    at the same time, and tuples of strings would be four times the bytes."""
 
     directory: str
-    entries: list[tuple[str, str]]
+    packed: bytes
     warnings: list[Problem]
     key: str
+
+    @property
+    def entries(self) -> list[tuple[str, str]]:
+        """(path in the package, object name), made anew at each call."""
+        flat = self.packed.decode().split("\0")
+        return list(zip(flat[0:-1:2], flat[1::2], strict=True))
 
 
 def by_name(refs: Mapping[str, Ref], directory: str, root_name: str) -> Named:
@@ -177,13 +184,14 @@ def _files(directory: str, cut: int, entries: Sequence[Entry], refused: Sequence
     warnings: list[Problem] = [("LeftOut", why, path) for path, why in others[:_MOST_LEFT_OUT]]
     if len(others) > _MOST_LEFT_OUT:
         warnings.append(("LeftOut", f"{len(others) - _MOST_LEFT_OUT} more entries are no files", ""))
+    packed = "".join(f"{path}\0{oid}\0" for path, oid in regular).encode()
     hashed = hashlib.sha256()
     # A NUL stands in no name, and object names have one length: no two packages give the same bytes.
     for path, oid in regular:
         hashed.update(f"{oid}{path}\0".encode())
     for path, why in others:
         hashed.update(f"\0{path}\0{why}\0".encode())
-    return Files(directory, regular, warnings, hashed.hexdigest())
+    return Files(directory, packed, warnings, hashed.hexdigest())
 
 
 def _what(entry: Entry) -> str:

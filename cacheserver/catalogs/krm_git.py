@@ -254,11 +254,11 @@ async def holds_packages(tree: Refs) -> bool:
     ref = mirror.refs.get(f"{HEADS}{mirror.branch}")
     wanted: list[tuple[str, str]] = [(ref.commit, directory)] if ref else []
     named = await asyncio.to_thread(discover.by_name, mirror.refs, directory, "")
+    barren: set[str] = set()
     for commit, path in [*wanted, *dict.fromkeys((place.commit, place.directory) for place in named.places)]:
         try:
-            listing = await mirror.ls_tree(commit, path)
+            if await mirror.holds(commit, path, KPTFILE, barren):
+                return True
         except SourceNotFoundError:
             continue
-        if (await asyncio.to_thread(discover.on_branch, listing, path))[0]:
-            return True
     return False

@@ -70,6 +70,12 @@ class Mirror(Protocol):
         """Raises: SourceNotFoundError (no such directory), SourceTooLargeError, SourceInvalidError."""
         ...
 
+    async def holds(self, commit: str, directory: str, name: str, barren: set[str]) -> bool:
+        """Whether a regular file `name` lies at or below a directory. barren: trees known to hold none, added to.
+
+        Raises: as `ls_tree`."""
+        ...
+
     def cat_file(self, oids: Sequence[str], *, most_bytes: int | None = None) -> AsyncGenerator[Object, None]:
         """Objects in the order asked, one in memory at a time."""
         ...

@@ -41,20 +41,21 @@ class Stage:
             answers: list[Packed | None] = []
             wanted: list[Wanted] = []
             for name, files in trees:
-                refusal = self._too_many(files) or await batch.add(files)
+                entries = files.entries
+                refusal = self._too_many(entries) or await batch.add(entries)
                 answers.append(Packed(refusal=refusal) if refusal else None)
                 if refusal is None:
-                    wanted.append(Wanted(name, files.entries, warnings=files.warnings))
+                    wanted.append(Wanted(name, entries, warnings=files.warnings))
             await batch.flush()
             packed = iter(await self._jobs.pack(Pack(str(batch.root), self._blobs, wanted)) if wanted else ())
             return [answer or next(packed) for answer in answers]
         finally:
             await asyncio.to_thread(shutil.rmtree, batch.root, ignore_errors=True)
 
-    def _too_many(self, files: Files) -> Problem | None:
+    def _too_many(self, entries: Sequence[tuple[str, str]]) -> Problem | None:
         most = self._jobs.limits.package_files
-        if len(files.entries) > most:
-            return "TooManyFiles", f"{len(files.entries)} files; the limit for one revision is {most}", ""
+        if len(entries) > most:
+            return "TooManyFiles", f"{len(entries)} files; the limit for one revision is {most}", ""
         return None
 
 
@@ -69,12 +70,12 @@ class _Batch:
         self._waiting: list[tuple[str, bytes]] = []
         self._waiting_bytes = 0
 
-    async def add(self, files: Files) -> Problem | None:
+    async def add(self, entries: Sequence[tuple[str, str]]) -> Problem | None:
         """Reads what is not here yet. Returns why the package cannot be used, if it cannot."""
-        oids = dict.fromkeys(oid for _, oid in files.entries)
-        left = self._most_bytes - sum(self._sizes.get(oid, 0) for _, oid in files.entries)
+        oids = dict.fromkeys(oid for _, oid in entries)
+        left = self._most_bytes - sum(self._sizes.get(oid, 0) for _, oid in entries)
         copies = {oid: 0 for oid in oids if oid not in self._sizes}
-        for _, oid in files.entries:
+        for _, oid in entries:
             if oid in copies:
                 copies[oid] += 1
         async with aclosing(self._mirror.cat_file(list(copies), most_bytes=self._most_bytes)) as objects:
@@ -84,7 +85,7 @@ class _Batch:
                     message = f"its files have more than {self._most_bytes} bytes, the limit for one revision"
                     return "TooLarge", message, ""
                 if found.kind != "blob":
-                    path = next(path for path, oid in files.entries if oid == found.oid)
+                    path = next(path for path, oid in entries if oid == found.oid)
                     return "Unreadable", f"is said to be a file, and is a {found.kind}", path
                 self._sizes[found.oid] = found.size
                 self._waiting.append((found.oid, found.content))

@@ -313,6 +313,15 @@ class ParseSettings:
         "max-file-bytes", size(least=1 << 10, most=1 << 36), 256 << 20, "Most bytes of one file of a source."
     )
     files: int = _setting("max-files", count(least=1, most=100_000_000), 200_000, "Most files of one source.")
+    names_bytes: int = _setting(
+        "max-names-bytes",
+        size(least=1 << 10, most=1 << 36),
+        32 << 20,
+        "Most bytes of all paths of one source, of all refs of a git repository together.",
+    )  # held in memory; 60,000 files of real catalogs have 5 MB
+    refs: int = _setting(
+        "max-refs", count(least=1, most=10_000_000), 50_000, "Most branches and tags of one git repository."
+    )  # 500 packages of 100 revisions; each is about 1 KB while they are read
     document_bytes: int = _setting(
         "max-document-bytes",
         size(least=1 << 10, most=1 << 30),

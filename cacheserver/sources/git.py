@@ -24,7 +24,7 @@ from cacheserver.sources.git_mirror import Copy, Ref, RemoteRefs, ask_refs
 from cacheserver.sources.git_objects import GITLINK, SYMLINK, GitObject, ObjectReader, TreeEntry, TreeListing
 from cacheserver.sources.staging import Directory, File, Link, Refused, Staging
 from cacheserver.sources.threads import run_stoppable
-from cacheserver.sources.tree import Limits, Progress, Tree
+from cacheserver.sources.tree import Limits, Progress, Tally, Tree
 
 # Staged files stand below a part that no git name can be: so absolute links, and those that climb too far, lead out.
 _BASE: Final = ("\0",)
@@ -32,6 +32,8 @@ _LINK_BYTES: Final = 4096  # PATH_MAX
 _SMALL_BYTES: Final = 1 << 20
 _BATCH_BYTES: Final = 4 << 20  # Contents held between two writes.
 _BATCH_FILES: Final = 256
+# Ours: a listing a tag. 5 times 200,000 entries are 2,500 new revisions of 400 files in one sync.
+_LISTED_TIMES: Final = 5
 _HEADS: Final = "refs/heads/"
 _TAGS: Final = "refs/tags/"
 _ALL: Final = (f"+{_HEADS}*:{_HEADS}*", f"+{_TAGS}*:{_TAGS}*")
@@ -87,7 +89,7 @@ class GitSource:
         ref = self._ref
         if ref is not None and ref.kind is RefKind.COMMIT:
             return ref.name, ref.name, "sha256" if len(ref.name) == 64 else "sha1"
-        remote = await ask_refs(self._git, head=ref is None)
+        remote = await ask_refs(self._git, self._limits, head=ref is None)
         for name in _candidates(ref, remote):
             if commit := remote.commit(name):
                 return name, commit, remote.object_format
@@ -150,12 +152,22 @@ class GitMirror:
         self._copy = copy
         self._limits = limits
         self._reader = ObjectReader(copy.git, copy.path)
+        self._together = Tally(limits, times=_LISTED_TIMES)
 
     async def ls_tree(self, commit: str, directory: str = "") -> TreeListing:
         """All files below a directory of a commit, links and submodules as entries. Raises: SourceNotFoundError,
-        SourceTooLargeError (`files`, `depth`), MirrorDamagedError (the next sync makes the copy anew)."""
+        SourceTooLargeError (also when all listings together exceed it), MirrorDamagedError (the next sync makes the
+        copy anew)."""
         try:
-            return await self._reader.tree(commit, directory, self._limits)
+            return await self._reader.tree(commit, directory, self._limits, self._together)
+        except MirrorDamagedError:
+            await asyncio.to_thread(self._copy.mark_damaged)
+            raise
+
+    async def holds(self, commit: str, directory: str, name: str, barren: set[str]) -> bool:
+        """Whether a regular file `name` lies at or below a directory of a commit; as ObjectReader.holds."""
+        try:
+            return await self._reader.holds(commit, directory, name, self._limits, barren)
         except MirrorDamagedError:
             await asyncio.to_thread(self._copy.mark_damaged)
             raise
@@ -220,7 +232,7 @@ class GitRefsSource:
     async def aclose(self) -> None: ...
 
     async def _ask(self) -> RemoteRefs:
-        remote = await ask_refs(self._git, head=not self._branch)
+        remote = await ask_refs(self._git, self._limits, head=not self._branch)
         branch = self._branch_of(remote)
         if remote.oids and branch not in remote.oids:
             shown = branch.removeprefix(_HEADS) or "HEAD"
@@ -301,14 +313,14 @@ async def _stage(
                 if found.content is None:
                     large.append((entry, file))
                     continue
-                small.append((file.content, found.content))
+                small.append((staging.path(file), found.content))
                 waiting_bytes += found.size
                 if waiting_bytes > _BATCH_BYTES or len(small) >= _BATCH_FILES:
                     await _write_all(small)
                     waiting_bytes = 0
     await _write_all(small)
     for entry, file in large:
-        await reader.copy(entry.oid, functools.partial(_append, file.content))
+        await reader.copy(entry.oid, functools.partial(_append, staging.path(file)))
 
 
 def _link(found: GitObject) -> Link | Refused:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import io
 import os
 import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from cacheserver.sources.threads import first_error
 from cacheserver.sources.tree import Limits, Progress
 
 _ASK_S: Final = 60.0
+_REF_LINE_BYTES: Final = 640  # Of one ref in a list, 320 and as much for a tag's peeled name: real ones take under 150.
 _LOCAL_S: Final = 120.0
 _FETCH_S: Final = 3600.0
 _LOCK_S: Final = 120.0
@@ -167,23 +169,42 @@ class RemoteRefs:
         return self.oids.get(f"{ref}^{{}}") or self.oids.get(ref, "")
 
 
-async def ask_refs(git: Git, *, head: bool) -> RemoteRefs:
-    """The cheap question: heads and tags of the remote; with `head`, its HEAD too, for which it lists all it has."""
-    selection = ("--symref",) if head else ("--heads", "--tags")
-    listed = await git.run("ls-remote", *selection, "--", git.remote.location, timeout_s=_ASK_S)
-    return await asyncio.to_thread(_read_refs, listed)
+async def ask_refs(git: Git, limits: Limits, *, head: bool) -> RemoteRefs:
+    """The cheap question: heads and tags of the remote, with `head` its HEAD too. Raises: SourceTooLargeError (`refs`,
+    and the caps on names), other SourceError."""
+    # With HEAD the server lists all it has, pull requests too; git prints what these patterns match.
+    selection, patterns = (
+        (("--symref",), ("HEAD", "refs/heads/*", "refs/tags/*")) if head else (("--heads", "--tags"), ())
+    )
+    most_bytes = limits.refs * _REF_LINE_BYTES
+    asked = ("ls-remote", *selection, "--", git.remote.location, *patterns)
+    listed = await git.run(*asked, timeout_s=_ASK_S, most_bytes=most_bytes)
+    return await asyncio.to_thread(_read_refs, listed, limits, git.remote.url)
 
 
-def _read_refs(listed: bytes) -> RemoteRefs:
+def _read_refs(listed: bytes, limits: Limits, url: str) -> RemoteRefs:
     oids: dict[str, str] = {}
-    head = ""
-    for line in listed.decode(errors="surrogateescape").splitlines():
-        left, _, name = line.partition("\t")
+    head, count = "", 0
+    for raw in io.BytesIO(listed):
+        left, _, name = raw.rstrip(b"\n").decode(errors="surrogateescape").partition("\t")
         if left.startswith("ref: ") and name == "HEAD":
             head = left.removeprefix("ref: ")
         elif name:
+            count += not name.endswith("^{}")
+            if count > limits.refs:
+                raise limits.error("refs", url)
+            _check_name(name, limits, url)
             oids[name] = left
     return RemoteRefs(oids, head)
+
+
+def _check_name(name: str, limits: Limits, url: str) -> None:
+    """Ours: git keeps a ref as a file, beside which it makes one called NAME.lock. Raises: SourceTooLargeError."""
+    where = f"{url}: {name[:64].encode(errors='backslashreplace').decode()}"
+    if len(name) > limits.path_bytes // 4:
+        raise limits.error("path_bytes", where)
+    if any(len(part.encode(errors="surrogateescape")) > limits.name_bytes - len(".lock") for part in name.split("/")):
+        raise limits.error("name_bytes", where)
 
 
 def _lock(descriptor: int) -> bool:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+import stat
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from cacheserver.errors import SourceError, SourceInvalidError, SourceNotFoundError
 from cacheserver.sources.git_command import Git
 from cacheserver.sources.git_errors import MirrorDamagedError
-from cacheserver.sources.tree import Limits
+from cacheserver.sources.tree import Limits, Tally
 
 _AHEAD: Final = 200  # Questions written before their answers are read: 200 object names fit any pipe, so none blocks.
 _READ_BYTES: Final = 1 << 18
 _ANSWER_S: Final = 120.0  # One piece of an answer from a local process; longer means a disk that hangs.
 _TREE_BYTES: Final = 32 << 20
-_PARSE_IN_THREAD_BYTES: Final = 64 << 10
+_ROWS_ON_LOOP: Final = 2000  # About 2 ms.
+_BYTES_A_ROW: Final = 32  # At least: mode, name, NUL and object name.
+_SHOWN: Final = 64
 _NAME: Final = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?\Z")
 
 _MODE: Final = re.compile(rb"[0-7]{1,7}\Z")
@@ -58,12 +62,57 @@ class TreeListing:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
+    """name_bytes: of the name as it stands in the tree."""
+
     name: str
+    name_bytes: int
     mode: int
     oid: str
     refusal: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Above:
+    """A directory whose tree is still to be read; `path` ends with a slash unless it is the first."""
+
+    path: str
+    path_bytes: int
+    depth: int
+    oid: str
+
+
+@dataclass(slots=True)
+class _Listing:
+    """A directory's entries as they are found, level by level; nothing is made of a name before it is counted."""
+
+    tallies: Sequence[Tally]
+    entries: list[TreeEntry] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+
+    def level(self, levels: Sequence[_Above], known: Mapping[str, Sequence[_Row]]) -> list[_Above]:
+        """Takes one level; returns the next. Raises: SourceTooLargeError."""
+        below: list[_Above] = []
+        for above in levels:
+            for row in known[above.oid]:
+                path_bytes = above.path_bytes + row.name_bytes
+                for tally in self.tallies:
+                    tally.add(row.name_bytes, path_bytes, above.depth + 1, above.path or row.name)
+                path = above.path + row.name
+                if row.refusal:
+                    self.refused.append((path, row.refusal))
+                elif row.mode == TREE:
+                    below.append(_Above(f"{path}/", path_bytes + 1, above.depth + 1, row.oid))
+                else:
+                    self.entries.append(TreeEntry(path, row.mode, row.oid))
+        return below
+
+    def sorted(self) -> TreeListing:
+        self.entries.sort(key=lambda entry: entry.path.encode())
+        self.refused.sort(key=lambda pair: pair[0].encode())
+        return TreeListing(tuple(self.entries), tuple(self.refused))
+
+
+T = TypeVar("T")
 Sink = Callable[[bytes], Awaitable[None]]
 
 
@@ -94,8 +143,9 @@ class ObjectReader:
                     for oid in some:
                         kind, size = await self._header(oid)
                         if size > most_bytes:
-                            await self._content(size, None)
+                            # Before its content is read past: who refuses it leaves, and git makes no more of it.
                             yield GitObject(oid, kind, size, None)
+                            await self._content(size, None)
                         else:
                             pieces: list[bytes] = []
                             await self._content(size, _appender(pieces))
@@ -118,43 +168,47 @@ class ObjectReader:
                 if not whole:
                     await self._end()
 
-    async def tree(self, commit: str, directory: str, limits: Limits) -> TreeListing:
+    async def tree(self, commit: str, directory: str, limits: Limits, together: Tally | None = None) -> TreeListing:
         """Everything below a directory of a commit, submodules and links as entries of their own.
 
+        together: counts this listing and others, of other commits.
         Raises: SourceNotFoundError (no such directory), SourceTooLargeError naming its cap, MirrorDamagedError.
         """
-        entries: list[TreeEntry] = []
-        refused: list[tuple[str, str]] = []
-        levels: list[tuple[tuple[str, ...], str]] = [((), await self._root(commit, directory))]
+        found = _Listing([Tally(limits), together] if together else [Tally(limits)])
+        levels = [_Above("", 0, 0, await self._root(commit, directory, limits))]
         known: dict[str, list[_Row]] = {}
-        seen = 0
         while levels:
-            await self._parse_all([oid for _, oid in levels if oid not in known], known)
-            below: list[tuple[tuple[str, ...], str]] = []
-            for parents, oid in levels:
-                for row in known[oid]:
-                    path = "/".join((*parents, row.name))
-                    seen += 1
-                    if seen > limits.files:
-                        raise limits.error("files", path[:300])
-                    if len(parents) >= limits.depth:
-                        raise limits.error("depth", path[:300])
-                    if row.refusal:
-                        refused.append((path, row.refusal))
-                    elif row.mode == TREE:
-                        below.append(((*parents, row.name), row.oid))
-                    else:
-                        entries.append(TreeEntry(path, row.mode, row.oid))
-            levels = below
-        entries.sort(key=lambda entry: entry.path.encode())
-        refused.sort(key=lambda pair: pair[0].encode())
-        return TreeListing(tuple(entries), tuple(refused))
+            # The trees of one level together hold no more than is allowed: each will be counted once at least.
+            await self._parse_all([one.oid for one in levels if one.oid not in known], known, limits)
+            levels = await _aside(
+                sum(len(known[one.oid]) for one in levels), functools.partial(found.level, levels, known)
+            )
+        return await _aside(len(found.entries), found.sorted)
+
+    async def holds(self, commit: str, directory: str, name: str, limits: Limits, barren: set[str]) -> bool:
+        """Whether a regular file of that name lies at or below a directory of a commit.
+
+        barren: trees known to hold none, which this adds to: each is read once, however often it is named, and
+        those of other commits count. Raises: as `tree`.
+        """
+        pending = [await self._root(commit, directory, limits)]
+        for _ in range(limits.depth):
+            known: dict[str, list[_Row]] = {}
+            await self._parse_all([oid for oid in pending if oid not in barren], known, limits)
+            rows = [row for some in known.values() for row in some]
+            if any(row.name == name and stat.S_ISREG(row.mode) for row in rows):
+                return True
+            barren.update(known)
+            if len(barren) > limits.files:
+                raise limits.error("files", f"trees of commit {commit[:12]}")
+            pending = [row.oid for row in rows if row.mode == TREE and not row.refusal]
+        return False
 
     async def aclose(self) -> None:
         async with self._lock:
             await self._end()
 
-    async def _root(self, commit: str, directory: str) -> str:
+    async def _root(self, commit: str, directory: str, limits: Limits) -> str:
         """The tree's object name: commit, its tree, then one tree for each part of `directory`."""
         found = await self._one(commit)
         first = (found.content or b"").split(b"\n", 1)[0]
@@ -162,7 +216,7 @@ class ObjectReader:
             raise SourceInvalidError(f"{commit} is no commit but a {found.kind}")
         oid = first[5:].decode()
         for part in filter(None, directory.split("/")):
-            rows = {row.name: row for row in await self._parse(oid)}
+            rows = {row.name: row for row in await self._parse(oid, limits)}
             row = rows.get(part)
             if row is None or row.mode != TREE or row.refusal:
                 raise SourceNotFoundError(f"commit {commit[:12]} has no directory {directory!r}; check its spelling")
@@ -173,20 +227,21 @@ class ObjectReader:
         (found,) = [found async for found in self.read([oid], most_bytes=_TREE_BYTES)]
         return found
 
-    async def _parse(self, oid: str) -> list[_Row]:
+    async def _parse(self, oid: str, limits: Limits) -> list[_Row]:
         known: dict[str, list[_Row]] = {}
-        await self._parse_all([oid], known)
+        await self._parse_all([oid], known, limits)
         return known[oid]
 
-    async def _parse_all(self, oids: Sequence[str], known: dict[str, list[_Row]]) -> None:
+    async def _parse_all(self, oids: Sequence[str], known: dict[str, list[_Row]], limits: Limits) -> None:
+        """Reads what is asked into `known`. Raises: SourceTooLargeError when all in `known` exceeds `files`."""
+        left = limits.files - sum(len(rows) for rows in known.values())
         async with aclosing(self.read(list(dict.fromkeys(oids)), most_bytes=_TREE_BYTES)) as trees:
             async for found in trees:
                 if found.content is None or found.kind != "tree":
                     raise SourceInvalidError(f"{found.oid} is no readable tree ({found.kind}, {found.size} bytes)")
-                if found.size > _PARSE_IN_THREAD_BYTES:
-                    known[found.oid] = await asyncio.to_thread(_rows, found.content, len(found.oid) // 2)
-                else:
-                    known[found.oid] = _rows(found.content, len(found.oid) // 2)
+                read = functools.partial(_rows, found.content, len(found.oid) // 2, most=left, limits=limits)
+                known[found.oid] = await _aside(found.size // _BYTES_A_ROW, read)
+                left -= len(known[found.oid])
 
     async def _ask(self, oids: Sequence[str]) -> None:
         if self._process is None:
@@ -249,8 +304,16 @@ def _appender(pieces: list[bytes]) -> Sink:
     return append
 
 
-def _rows(content: bytes, name_bytes: int) -> list[_Row]:
-    """A tree object: `MODE NAME`, a NUL, the raw object name; again and again (git, tree-walk.c)."""
+async def _aside(rows: int, call: Callable[[], T]) -> T:
+    """What `call` returns; of many rows, from a thread."""
+    return await asyncio.to_thread(call) if rows > _ROWS_ON_LOOP else call()
+
+
+def _rows(content: bytes, name_bytes: int, *, most: int, limits: Limits) -> list[_Row]:
+    """A tree object: `MODE NAME`, a NUL, the raw object name; again and again (git, tree-walk.c).
+
+    most: rows that are left of `files`. Raises: SourceTooLargeError, MirrorDamagedError.
+    """
     rows: list[_Row] = []
     at = 0
     while at < len(content):
@@ -259,8 +322,12 @@ def _rows(content: bytes, name_bytes: int) -> list[_Row]:
         if space < 0 or end < 0 or end + name_bytes > len(content) or not _MODE.match(content[at:space]):
             raise MirrorDamagedError("a tree object that cannot be read")
         mode, name = int(content[at:space], 8), content[space + 1 : end]
+        if len(rows) >= most:
+            raise limits.error("files", "one directory of git")
+        if len(name) > limits.name_bytes:
+            raise limits.error("name_bytes", name[:_SHOWN].decode(errors="backslashreplace"))
         oid = content[end + 1 : end + 1 + name_bytes].hex()
-        rows.append(_Row(name.decode(errors="backslashreplace"), mode, oid, _refusal(name)))
+        rows.append(_Row(name.decode(errors="backslashreplace"), len(name), mode, oid, _refusal(name)))
         at = end + 1 + name_bytes
     return rows
 

@@ -169,6 +169,9 @@ class _Layer:
     touched: bool = False
 
     def apply(self, entry: Entry, tar: TarReader) -> None:
+        limits = self.staging.limits
+        if len(entry.name) > limits.path_bytes:  # Before it is taken apart: 1 MiB of `a/a/a` is half a million parts.
+            raise limits.error("path_bytes", f"layer {self.digest}: {entry.name[:64].decode(errors='replace')}")
         try:
             path = entry.name.decode()
         except UnicodeDecodeError:
@@ -179,7 +182,11 @@ class _Layer:
             self._whiteout(parts)
         elif parts and self._concerns(parts):
             self.touched = True
-            self.staging.count(parts)
+            target = entry.target if entry.kind is Kind.SYMLINK else b""
+            if len(target) > limits.path_bytes:
+                raise limits.error("path_bytes", f"layer {self.digest}: {path}, a link")
+            directories = self.staged.missing(parts)
+            self.staging.count(parts, directories=directories, target=target.decode(errors="replace"))
             if len(parts) <= len(self.base):
                 self._above(parts, entry)
             else:
@@ -236,6 +243,8 @@ class _Layer:
                 return Refused(f"is {other.value}")
 
     def _hard_link(self, entry: Entry) -> File | Link | Refused:
+        if len(entry.target) > self.staging.limits.path_bytes:
+            return Refused("hard link to a name that is too long")
         parts = self._parts(entry.target.decode(errors="replace"))
         found = self.staged.find(parts)
         if found is None:
@@ -250,6 +259,6 @@ class _Layer:
         shown = entry.name.decode(errors="backslashreplace")
         parts = self._parts(shown)
         if parts[: len(self.base)] == self.base:
-            self.staging.count(parts)
+            self.staging.count(parts, directories=self.staged.missing(parts))
             self.touched = True
             self.staged.put(parts, Refused("name is not UTF-8"))

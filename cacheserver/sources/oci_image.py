@@ -17,6 +17,7 @@ from cacheserver.sources.reference import DIGEST
 from cacheserver.sources.staging import checked_parts
 
 MAX_DOCUMENT_BYTES: Final = 4 << 20  # OCI distribution: registries should limit manifests to 4 MiB; so do clients.
+_MOST_VALUES: Final = 200_000  # Ours, of one document: `[],[],...` costs 25 bytes of memory a byte. Real: under 10,000.
 MAX_LAYERS: Final = 512  # Ours: Docker stops at 127.
 
 _INDEXES: Final = {
@@ -183,6 +184,8 @@ def _is_digest(value: object) -> bool:
 def _object(content: bytes, name: str) -> Mapping[str, Any]:
     if len(content) > MAX_DOCUMENT_BYTES:
         raise SourceTooLargeError(f"{name}: a document of over {MAX_DOCUMENT_BYTES} bytes")
+    if sum(map(content.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+        raise SourceTooLargeError(f"{name}: a document of over {_MOST_VALUES} values")
     try:
         fields = orjson.loads(content)
     except orjson.JSONDecodeError as exc:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from cacheserver.sources.tree import Limits, Tree
+from cacheserver.sources.tree import Limits, Tally, Tree
 
 _LINK_HOPS: Final = 40  # Linux: MAXSYMLINKS.
 _LINK_STEPS: Final = 256  # Ours: parts walked for one link, over all hops; real ones take under 20.
@@ -25,9 +25,9 @@ _UNPLACEABLE: Final = {errno.ENAMETOOLONG: "name is too long", errno.EINVAL: "na
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One content, perhaps under several names."""
+    """One content, perhaps under several names. number: of its file in the staging area; a Path each would be 400 B."""
 
-    content: Path
+    number: int
     size: int
 
 
@@ -66,6 +66,16 @@ class Directory:
             at = child
         return at
 
+    def missing(self, parts: Sequence[str]) -> int:
+        """How many directories `put` at `parts` would make."""
+        at = self
+        for depth, part in enumerate(parts[:-1], start=1):
+            child = at.children.get(part)
+            if not isinstance(child, Directory):
+                return len(parts) - depth
+            at = child
+        return 0
+
     def find(self, parts: Sequence[str]) -> Node | None:
         at: Node | None = self
         for part in parts:
@@ -101,33 +111,43 @@ class Staging:
 
     def __init__(self, area: Path, limits: Limits) -> None:
         self._area = area
-        self._limits = limits
-        self._entries = 0
+        self.limits = limits
+        self._tally = Tally(limits)
+        self._contents = 0
         self._total_bytes = 0
 
-    def count(self, parts: Sequence[str]) -> None:
-        """Counts one entry. Raises: SourceTooLargeError naming `files` or `depth`."""
-        self._entries += 1
-        if self._entries > self._limits.files:
-            raise self._limits.error("files", "/".join(parts))
-        if len(parts) > self._limits.depth:
-            raise self._limits.error("depth", "/".join(parts[:8]) + "/...")
+    def count(self, parts: Sequence[str], *, directories: int = 0, target: str = "") -> None:
+        """Counts one entry. directories: that are made for it; target: of a link, held as its name is.
+
+        Raises: SourceTooLargeError naming `files`, `depth` or the cap on a name, a path, or all paths.
+        """
+        sizes = [len(part.encode()) for part in parts]
+        path_bytes = sum(sizes) + len(sizes) - 1
+        self._tally.add(max(sizes), path_bytes, len(sizes), "/".join(parts[:8]), entries=1 + directories)
+        if target:
+            length = len(target.encode())
+            self._tally.add(0, length, 0, f"{'/'.join(parts[:8])}, a link", entries=0)
 
     def reserve(self, name: str, size: int) -> File:
         """Where a content of `size` bytes will lie; writing it is the caller's. `name` is for messages.
 
         Raises: SourceTooLargeError naming `file_bytes` or `total_bytes`.
         """
-        if size > self._limits.file_bytes:
-            raise self._limits.error("file_bytes", f"{name} ({size} bytes)")
+        if size > self.limits.file_bytes:
+            raise self.limits.error("file_bytes", f"{name} ({size} bytes)")
         self._total_bytes += size
         self._check_total(name)
-        return File(self._area / str(self._entries), size)
+        self._contents += 1
+        return File(self._contents, size)
+
+    def path(self, file: File) -> Path:
+        """Where the content of `file` lies."""
+        return self._area / str(file.number)
 
     def store(self, name: str, size: int, chunks: Iterable[bytes]) -> File:
         """`size` bytes kept as a content. Raises: as `reserve`, before anything is written."""
         file = self.reserve(name, size)
-        with file.content.open("xb") as out:
+        with self.path(file).open("xb") as out:
             for chunk in chunks:
                 out.write(chunk)
         return file
@@ -148,7 +168,7 @@ class Staging:
             if isinstance(found, File):
                 self._total_bytes += found.size
                 self._check_total(path)
-                found = _materialise(found, into.joinpath(*parts))
+                found = _materialise(found, self.path(found), into.joinpath(*parts))
             if isinstance(found, Refused):
                 refused.append((path, found.reason))
             else:
@@ -158,8 +178,8 @@ class Staging:
         return Tree(into, tuple(files), digest, tuple(refused))
 
     def _check_total(self, name: str) -> None:
-        if self._total_bytes > self._limits.total_bytes:
-            raise self._limits.error("total_bytes", name)
+        if self._total_bytes > self.limits.total_bytes:
+            raise self.limits.error("total_bytes", name)
 
 
 def _walk(top: Directory, base: Sequence[str]) -> Iterator[tuple[list[str], File | Link | Refused]]:
@@ -175,16 +195,16 @@ def _walk(top: Directory, base: Sequence[str]) -> Iterator[tuple[list[str], File
                 yield [*parts, name], node
 
 
-def _materialise(file: File, path: Path) -> File | Refused:
+def _materialise(file: File, content: Path, path: Path) -> File | Refused:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            path.hardlink_to(file.content)
+            path.hardlink_to(content)
         except OSError as exc:
             # EMLINK: 65,000 names for one file on ext4. EPERM, ENOTSUP: a file system without hard links.
             if exc.errno not in (errno.EMLINK, errno.EPERM, errno.ENOTSUP):
                 raise
-            shutil.copyfile(file.content, path)
+            shutil.copyfile(content, path)
     except OSError as exc:
         if exc.errno not in _UNPLACEABLE:
             raise

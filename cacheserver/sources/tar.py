@@ -15,6 +15,7 @@ BLOCK: Final = 512
 _CHUNK_BYTES: Final = 1 << 18
 _NAME_BYTES: Final = 64 << 10  # Ours: 16 times PATH_MAX.
 _PAX_BYTES: Final = 1 << 20  # Go: archive/tar maxSpecialFileSize is 1 MiB.
+_PAX_RECORDS: Final = 1000  # Ours: real headers have under 20, and each is an object in memory.
 _ZERO: Final = bytes(BLOCK)
 
 
@@ -193,6 +194,8 @@ def _pax_records(record: bytes) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     at = 0
     while at < len(record):
+        if len(found) >= _PAX_RECORDS:
+            raise TarError(f"an extended header of more than {_PAX_RECORDS} records")
         space = record.find(b" ", at, at + 20)
         if space < 0 or not record[at:space].isdigit():
             raise TarError("an extended header without a length")

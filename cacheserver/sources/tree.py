@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from cacheserver.errors import SourceTooLargeError
+
+_SHOWN: Final = 200
+"""Characters of a path in a refusal: the message stands in a status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,16 +22,62 @@ class Limits:
     files: int = 200_000
     """Entries of any kind, directories and links included."""
     depth: int = 64
+    name_bytes: int = 255
+    """Of one part of a path: what file systems take (NAME_MAX)."""
+    path_bytes: int = 4096
+    """Of one path, and of what a link names: PATH_MAX."""
+    names_bytes: int = 32 << 20
+    """Of all paths: they are held in memory, and trees that are shared repeat them for nothing. Real sources of
+    60,000 files have 5 MB."""
+    refs: int = 50_000
+    """Branches and tags of a git repository. 500 packages of 100 revisions."""
 
     def error(self, cap: str, where: str) -> SourceTooLargeError:
-        """The refusal when `cap`, a field's name, is exceeded at `where`."""
+        """The refusal when `cap`, a field's name, is exceeded at `where`; of that it tells 200 characters."""
         most, unit, setting = {
             "total_bytes": (self.total_bytes, "bytes in all", "; --max-source-bytes raises it"),
             "file_bytes": (self.file_bytes, "bytes in one file", "; --max-file-bytes raises it"),
             "files": (self.files, "entries", "; --max-files raises it"),
             "depth": (self.depth, "directories deep", ""),
+            "name_bytes": (self.name_bytes, "bytes in one name", ""),
+            "path_bytes": (self.path_bytes, "bytes in one path", ""),
+            "refs": (self.refs, "branches and tags", "; --max-refs raises it"),
+            "names_bytes": (self.names_bytes, "bytes in all paths together", "; --max-names-bytes raises it"),
         }[cap]
-        return SourceTooLargeError(f"{where}: more than {most} {unit} (cap `{cap}`{setting})")
+        shown = where if len(where) <= _SHOWN else f"{where[:_SHOWN]}..."
+        return SourceTooLargeError(f"{shown}: more than {most} {unit} (cap `{cap}`{setting})")
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the names of a source come to: counted before a path is made of them.
+
+    times: of so many sources at once, for `entries`; the trees of a git repository's refs share one tally.
+    """
+
+    limits: Limits
+    times: int = 1
+    entries: int = 0
+    names_bytes: int = 0
+
+    def add(self, name_bytes: int, path_bytes: int, depth: int, where: str, *, entries: int = 1) -> None:
+        """One more entry. path_bytes: of the whole path; depth: its parts; where: what a message shows.
+
+        entries: with the directories that it brings along. Raises: SourceTooLargeError.
+        """
+        limits = self.limits
+        self.entries += entries
+        self.names_bytes += path_bytes
+        if self.entries > limits.files * self.times:
+            raise limits.error("files", where)
+        if depth > limits.depth:
+            raise limits.error("depth", where)
+        if name_bytes > limits.name_bytes:
+            raise limits.error("name_bytes", where)
+        if path_bytes > limits.path_bytes:
+            raise limits.error("path_bytes", where)
+        if self.names_bytes > limits.names_bytes:
+            raise limits.error("names_bytes", where)
 
 
 @dataclass(frozen=True, slots=True)

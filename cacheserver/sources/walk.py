@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from cacheserver.errors import SourceError, SourceInvalidError, SourceNotFoundError
-from cacheserver.sources.tree import Limits
+from cacheserver.sources.tree import Limits, Tally
 
 # Kubernetes, pkg/volume/util/atomic_writer.go: a ConfigMap or Secret volume holds `..<timestamp>/` with the files,
 # `..data` linked to it, and one link a file (or top directory) through `..data`. Names of users never begin with `..`.
@@ -80,13 +80,14 @@ class _Walk:
     entries: list[Entry] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
     total_bytes: int = 0
-    seen: int = 0
+    tally: Tally = field(init=False)
     pending: list[tuple[str, str]] = field(default_factory=list)
     """(path relative to the root, real directory) still to be listed."""
     visited: set[str] = field(default_factory=set)
     """Real directories listed: each once, so links cannot multiply them."""
 
     def run(self) -> Listing:
+        self.tally = Tally(self.limits)
         self.pending.append(("", self.root))
         self.visited.add(self.root)
         while self.pending:
@@ -112,10 +113,10 @@ class _Walk:
             self._entry(f"{path}/{name}" if path else name, entry)
 
     def _counted(self, found: Iterable[os.DirEntry[str]], path: str) -> Iterable[os.DirEntry[str]]:
+        above, depth = len(os.fsencode(path)) + 1 if path else 0, path.count("/") + 2 if path else 1
         for entry in found:
-            self.seen += 1
-            if self.seen > self.limits.files:
-                raise self.limits.error("files", f"{self.root} at {path or '.'}")
+            name_bytes = len(os.fsencode(entry.name))
+            self.tally.add(name_bytes, above + name_bytes, depth, f"{path}/{entry.name}" if path else entry.name)
             yield entry
 
     def _entry(self, path: str, entry: os.DirEntry[str]) -> None:
@@ -125,8 +126,6 @@ class _Walk:
             shown = os.fsencode(path).decode(errors="backslashreplace")
             self.refused.append((shown, "name is not UTF-8"))
             return
-        if path.count("/") >= self.limits.depth:
-            raise self.limits.error("depth", path)
         try:
             if entry.is_symlink():
                 self._link(path, entry.path)

@@ -15,6 +15,7 @@ _SLOW: Final = (
     "catalogs/test_krm_directory.py",
     "catalogs/test_parse.py",
     "cluster/",
+    "sources/test_bombs.py",
     "sources/test_git_fuzz.py",
     "sources/test_layers.py",
     "test_cli.py",

@@ -26,7 +26,7 @@ def unpacked(
 ) -> Tree:
     """The tree that plain tar blobs, applied in order, make."""
     limits = limits or Limits()
-    (area / "contents").mkdir()
+    (area / "contents").mkdir(parents=True)
     staging, top, budget = Staging(area / "contents", limits), Directory(), Budget(limits, threading.Event())
     parts = tuple(filter(None, base.split("/")))
     for at, blob in enumerate(blobs):
@@ -165,10 +165,29 @@ def test_long_and_unicode_names_in_both_dialects(tmp_path: Path, form: int) -> N
     assert contents(tree) == {long.removeprefix("configs/"): b"1", "s": b"1"}
 
 
-def test_a_name_too_long_for_the_disk_is_refused_by_name(tmp_path: Path) -> None:
-    tree = unpacked(tmp_path, tar(file("configs/" + "n" * 300), file("configs/ok")))
-    assert tree.files == ("ok",)
-    assert tree.refused == (("n" * 300, "name is too long"),)
+@pytest.mark.parametrize(
+    ("name", "cap"),
+    [("n" * 300, "name_bytes"), ("/".join(["d" * 250] * 20), "path_bytes"), ("a/" * 3000, "path_bytes")],
+)
+def test_a_name_too_long_for_any_disk_refuses_the_image_by_its_cap(tmp_path: Path, name: str, cap: str) -> None:
+    with pytest.raises(SourceTooLargeError, match=f"cap `{cap}`") as refused:
+        unpacked(tmp_path, tar(file(f"configs/{name}"), file("configs/ok")))
+    assert len(str(refused.value)) < 400
+
+
+def test_links_count_by_what_they_name(tmp_path: Path) -> None:
+    links = [symlink(f"configs/{at}", "t" * 200) for at in range(50)]
+    with pytest.raises(SourceTooLargeError, match="cap `names_bytes`; --max-names-bytes raises it"):
+        unpacked(tmp_path / "many", tar(*links), limits=Limits(names_bytes=8000))
+    with pytest.raises(SourceTooLargeError, match="cap `path_bytes`"):
+        unpacked(tmp_path / "long", tar(symlink("configs/long", "t" * 5000)))
+
+
+def test_directories_that_a_name_brings_along_are_entries(tmp_path: Path) -> None:
+    files = [file("configs/" + "/".join([f"{at}", *"abcdefgh"])) for at in range(10)]
+    with pytest.raises(SourceTooLargeError, match="cap `files`"):
+        unpacked(tmp_path / "few", tar(*files), limits=Limits(files=80))
+    assert len(unpacked(tmp_path / "more", tar(*files), limits=Limits(files=100)).files) == 10
 
 
 @pytest.mark.parametrize("limits", [Limits(files=5), Limits(file_bytes=50), Limits(total_bytes=4000), Limits(depth=3)])

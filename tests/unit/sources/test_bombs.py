@@ -1,0 +1,81 @@
+"""Sources made to exhaust whoever reads them, each in a process under a limit: refused by a named cap, little used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cacheserver.model import Format
+from tests.support import bombs
+from tests.support.fetching import outcome
+from tests.support.registry import Image, write_layout
+
+_MOST_BYTES = 300 * bombs.MIB
+"""Of the whole process, of which 60 MB are the program."""
+
+
+def _git(bare: bombs.Bare) -> str:
+    return f"git+file://{bare.path}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "build", "cap"),
+    [
+        (Format.FBC, bombs.deep_names, "cap `path_bytes`"),
+        (Format.KRM, bombs.deep_names, "cap `path_bytes`"),
+        (Format.FBC, lambda path: bombs.deep_names(path, levels=20, name_bytes=150), "cap `names_bytes`"),
+        (Format.FBC, bombs.shared_trees, "cap `files`; --max-files raises it"),
+        (Format.KRM, bombs.shared_trees, "cap `files`; --max-files raises it"),
+        (Format.FBC, bombs.wide_tree, "cap `files`"),
+        (Format.KRM, bombs.wide_tree, "cap `files`"),
+        (Format.KRM, bombs.many_refs, "cap `refs`; --max-refs raises it"),
+        (Format.KRM, lambda path: bombs.many_refs(path, count=3, name_bytes=60_000), "bytes in one path"),
+        (Format.KRM, lambda path: bombs.many_refs(path, count=3, name_bytes=300), "bytes in one name"),
+    ],
+)
+def test_a_git_repository_that_multiplies_names_is_refused_by_its_cap(
+    tmp_path: Path, kind: Format, build: Callable[[Path], bombs.Bare], cap: str
+) -> None:
+    told = outcome(_git(build(tmp_path / "remote")), kind, tmp_path / "scratch")
+    assert told.refusal.startswith("SourceTooLargeError: "), told
+    assert cap in told.refusal
+    assert told.peak_bytes < _MOST_BYTES
+    assert len(told.refusal) < 600
+
+
+def test_many_tags_over_large_trees_are_refused_one_by_one_and_the_first_are_read(tmp_path: Path) -> None:
+    told = outcome(_git(bombs.tagged_trees(tmp_path / "remote", tags=200)), Format.KRM, tmp_path / "scratch")
+    assert told.refusal == ""
+    assert any("cap `names_bytes`" in message for message in told.refused), told
+    assert told.peak_bytes < _MOST_BYTES
+
+
+def test_a_history_of_merges_of_thousands_is_walked_in_bounded_memory(tmp_path: Path) -> None:
+    told = outcome(_git(bombs.octopus(tmp_path / "remote")), Format.KRM, tmp_path / "scratch")
+    assert told.refusal == ""
+    assert told.packages == 1
+    assert told.peak_bytes < _MOST_BYTES
+
+
+@pytest.mark.parametrize(
+    ("image", "cap"),
+    [
+        (bombs.long_names, "cap `path_bytes`"),
+        (lambda: bombs.long_names(entries=20_000, name_bytes=4000), "cap `names_bytes`; --max-names-bytes raises it"),
+        (bombs.long_links, "cap `path_bytes`"),
+        (lambda: bombs.long_links(entries=20_000, target_bytes=4000), "cap `names_bytes`; --max-names-bytes raises it"),
+        (bombs.dense_config, "values"),
+        (bombs.many_pax_records, "records"),
+        (bombs.zeros, "cap `file_bytes`"),
+    ],
+)
+def test_an_image_that_multiplies_names_is_refused_by_its_cap(
+    tmp_path: Path, image: Callable[[], Image], cap: str
+) -> None:
+    write_layout(tmp_path / "layout", {"": image()})
+    told = outcome(f"oci-layout:{tmp_path / 'layout'}", Format.FBC, tmp_path / "scratch")
+    assert cap in told.refusal, told
+    assert told.peak_bytes < _MOST_BYTES
+    assert len(told.refusal) < 600
