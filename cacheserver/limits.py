@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from cacheserver.catalogs import ParseLimits, Workers
 from cacheserver.config import ParseSettings
 from cacheserver.sources import Limits
@@ -15,6 +17,8 @@ def source_limits(parsing: ParseSettings) -> Limits:
         files=parsing.files,
         names_bytes=parsing.names_bytes,
         refs=parsing.refs,
+        git_memory_bytes=parsing.git_memory_bytes,
+        git_cpu_s=math.ceil(parsing.git_cpu_s),
     )
 
 

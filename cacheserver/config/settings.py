@@ -322,6 +322,18 @@ class ParseSettings:
     refs: int = _setting(
         "max-refs", count(least=1, most=10_000_000), 50_000, "Most branches and tags of one git repository."
     )  # 500 packages of 100 revisions; each is about 1 KB while they are read
+    git_memory_bytes: int = _setting(
+        "git-memory",
+        size(least=64 << 20, most=1 << 40),
+        256 << 20,
+        "Most memory (address space) of one process of git; a repository that needs more is refused by name.",
+    )  # 17 KB of pack can ask for 1 GiB; a file of 100 MB, the most that hosts take, needs 250 MB
+    git_cpu_s: float = _setting(
+        "git-cpu-time",
+        quantities.duration(least_s=1, most_s=86_400),
+        300.0,
+        "Most CPU time of one process of git; a repository that needs more is refused by name.",
+    )  # indexing a million objects takes a minute
     document_bytes: int = _setting(
         "max-document-bytes",
         size(least=1 << 10, most=1 << 30),

@@ -56,7 +56,7 @@ class GitSource:
         self._ref = ref
         self._directory = directory.strip("/")
         self._limits = limits or Limits()
-        self._git = Git(remote, cache)
+        self._git = Git(remote, cache, limits=self._limits)
         self._cache = cache
         self._copy = Copy(self._git, cache, "shallow.git", self._limits)
 
@@ -204,7 +204,7 @@ class GitRefsSource:
         self._branch = branch
         self._directory = directory.strip("/")
         self._limits = limits or Limits()
-        self._git = Git(remote, cache)
+        self._git = Git(remote, cache, limits=self._limits)
         self._cache = cache
         self._copy = Copy(self._git, cache, "mirror.git", self._limits)
 

@@ -1,6 +1,7 @@
 """Runs the git program with nothing of the machine's or the remote's configuration, and says what went wrong.
 
-Argument lists only. No hooks, no prompts, no submodules, only the transport of the one URL; credentials travel in the
+Argument lists only. Memory, CPU time and the size of files are limited for git and all that it starts (Limits). No
+hooks, no prompts, no submodules, only the transport of the one URL; credentials travel in the
 environment of the process and in private files, never in arguments. Every run has a time limit, and its whole process
 group dies with it.
 """
@@ -24,7 +25,8 @@ from urllib.parse import unquote, urlsplit
 
 from cacheserver.errors import SourceError, SourceInvalidError, SourceTooLargeError
 from cacheserver.sources.credentials import GitCredentials
-from cacheserver.sources.git_errors import error_for
+from cacheserver.sources.git_errors import error_for, exceeded
+from cacheserver.sources.tree import Limits
 
 _STDERR_BYTES: Final = 64 << 10
 _READ_BYTES: Final = 1 << 18
@@ -52,11 +54,31 @@ _CONFIG: Final = {
     "maintenance.autoDetach": "false",
     "gc.pruneExpire": "6.hours.ago",  # A reader of the last state may still want them; nobody does for two weeks.
     "pack.threads": "2",
+    # A few objects would be unpacked to a file each: `git index-pack` keeps the pack, and limits hold for both.
+    "fetch.unpackLimit": "1",
+    # Within the address space that a process gets. git's own: a window of 1 GiB, and as much as there is in all; 96 MiB
+    # of bases; a `gc` that holds ten objects of any size.
+    "core.packedGitWindowSize": "8m",
+    "core.packedGitLimit": "64m",
+    "core.deltaBaseCacheLimit": "16m",
+    "pack.windowMemory": "64m",
+    "pack.deltaCacheSize": "32m",
     "http.lowSpeedLimit": "1000",
     "http.lowSpeedTime": "30",
     "credential.interactive": "false",
     "advice.defaultBranchName": "false",
 }
+# POSIX, ulimit: files in blocks of 512 bytes; memory in KiB (dash, bash, busybox). Set between fork and exec, for git
+# and all that it starts. What the system refuses to set is a limit lower still. Without SIGXFSZ a file that is too
+# large is an error that git reports, not an end without a word.
+_CONFINED: Final = """
+trap '' XFSZ
+for limit in '-c 0' "-v $1" "-f $2" "-St $3" "-Ht $4"; do ulimit $limit 2>/dev/null || :; done
+shift 4
+exec git "$@"
+"""
+_SHELL: Final = "/bin/sh"
+_CPU_GRACE_S: Final = 5  # After SIGXCPU, the kernel's SIGKILL.
 _PROTOCOLS: Final = {"https", "http", "ssh", "file", "git"}
 
 # git-credential: asked for the URL's host only (credential.<url>.helper), answers from the environment.
@@ -102,11 +124,14 @@ class Remote:
 class Git:
     """Runs git for one remote. home: a private directory for keys and an empty HOME; made by the caller.
 
-    environ: what PATH and proxy variables are taken from; our own environment by default.
+    limits: of each process. environ: what PATH and proxy variables are taken from; our own environment by default.
     """
 
-    def __init__(self, remote: Remote, home: Path, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, remote: Remote, home: Path, environ: Mapping[str, str] | None = None, *, limits: Limits | None = None
+    ) -> None:
         self.remote = remote
+        self.limits = limits or Limits()
         self._home = home
         environ = os.environ if environ is None else environ
         self._inherited = {name: environ[name] for name in _INHERITED if name in environ}
@@ -144,23 +169,27 @@ class Git:
         del feeding
         if printed is None:
             raise SourceTooLargeError(f"{self.remote.url}: git {_verb(arguments)} prints over {most_bytes} bytes")
-        if process.returncode != 0:
+        if process.returncode:
             complaint = complaining.result().decode(errors="replace")
+            if cap := exceeded(complaint, process.returncode, local=self.remote.scheme == "file"):
+                raise self.limits.error(cap, f"{self.remote.url}: git {_verb(arguments)}")
             raise error_for(complaint, self.remote.url, self.remote.credentials.secrets())
         return printed
 
     @asynccontextmanager
     async def process(
-        self, *arguments: str, pass_fds: Sequence[int] = (), complaints: bool = True
+        self, *arguments: str, pass_fds: Sequence[int] = (), complaints: int = asyncio.subprocess.PIPE
     ) -> AsyncIterator[asyncio.subprocess.Process]:
-        """A running git; it and its children are gone when this ends. complaints: its stderr is a pipe that you read.
+        """A running git; it and its children are gone when this ends. complaints: a file for its stderr, else a pipe.
 
         Raises: SourceError where there is no git.
         """
         private = await asyncio.to_thread(self._private)
         try:
             environment = await asyncio.to_thread(self._environment, Path(private.name))
-            process = await self._start(arguments, environment, pass_fds, complaints=complaints)
+            if await asyncio.to_thread(shutil.which, "git", path=environment.get("PATH")) is None:
+                raise SourceError("git cannot be started: it is not on PATH; install git 2.31 or later")
+            process = await self._start(arguments, environment, pass_fds, complaints)
             try:
                 yield process
             finally:
@@ -169,16 +198,24 @@ class Git:
             await asyncio.shield(asyncio.to_thread(private.cleanup))  # Keys: gone even when we are being cancelled.
 
     async def _start(
-        self, arguments: Sequence[str], environment: Mapping[str, str], pass_fds: Sequence[int], *, complaints: bool
+        self, arguments: Sequence[str], environment: Mapping[str, str], pass_fds: Sequence[int], complaints: int
     ) -> asyncio.subprocess.Process:
-        pipe, null = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+        pipe = asyncio.subprocess.PIPE
         try:
             return await asyncio.create_subprocess_exec(
-                "git", *arguments, stdin=pipe, stdout=pipe, stderr=pipe if complaints else null, env=environment,
-                start_new_session=True, pass_fds=pass_fds, limit=_READ_BYTES, cwd=self._home,
+                _SHELL, "-c", _CONFINED, "git", *self._limited(), *arguments, stdin=pipe, stdout=pipe,
+                stderr=complaints, env=environment, start_new_session=True, pass_fds=pass_fds, limit=_READ_BYTES,
+                cwd=self._home,
             )  # fmt: skip
         except OSError as exc:
             raise SourceError(f"git cannot be started: {exc.strerror}; install git 2.31 or later") from exc
+
+    def _limited(self) -> Sequence[str]:
+        """What `_CONFINED` takes: KiB of memory, blocks of a file, seconds of CPU, and those until it is killed."""
+        limits = self.limits
+        blocks = limits.total_bytes // 512 + 1
+        killed_s = limits.git_cpu_s + _CPU_GRACE_S
+        return [str(number) for number in (limits.git_memory_bytes >> 10, blocks, limits.git_cpu_s, killed_s)]
 
     def _private(self) -> tempfile.TemporaryDirectory[str]:
         """A directory for one run's keys. Those of runs whose process was killed are taken away first."""
@@ -193,6 +230,7 @@ class Git:
         environment = self._inherited | {
             "HOME": str(self._home),
             "LC_ALL": "C",
+            "MALLOC_ARENA_MAX": "1",  # glibc reserves 64 MiB of address space for each thread that allocates.
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_CONFIG_GLOBAL": "/dev/null",
             "GIT_TERMINAL_PROMPT": "0",

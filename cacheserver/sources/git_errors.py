@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from typing import Final
 
 from cacheserver.errors import (
@@ -60,6 +61,33 @@ _MEANINGS: Final[tuple[tuple[tuple[str, ...], type[SourceError], str], ...]] = (
         SourceNetworkError, "the server cannot be reached",
     ),
 )  # fmt: skip
+
+
+# Of limits that git's processes run under (git_command). git says first what failed, then what it asked for; a process
+# that the kernel ended is told of by its parent. What the other side complains of comes behind `remote:`.
+_EXCEEDED: Final = {
+    "git_memory_bytes": r"[Oo]ut of memory|Cannot allocate memory|mmap failed|unable to create (async )?thread",
+    "git_cpu_s": rf"died of signal ({signal.SIGXCPU.value}|{signal.SIGKILL.value})\b",
+    "total_bytes": rf"File too large|died of signal {signal.SIGXFSZ.value}\b",
+}
+_SIGNALS: Final = {
+    -signal.SIGXCPU: "git_cpu_s", -signal.SIGKILL: "git_cpu_s", -signal.SIGXFSZ: "total_bytes",
+}  # fmt: skip
+
+
+def exceeded(complaint: str, status: int, *, local: bool = False) -> str:
+    """The cap (a field of Limits) that ended git with this exit status; empty where it was none.
+
+    local: the other side is a process of ours too, under the same limits (file://).
+    """
+    if status in _SIGNALS:
+        return _SIGNALS[status]
+    for cap, pattern in _EXCEEDED.items():
+        if re.search(f"^{'' if local else '(?!remote:)'}.*({pattern})", complaint, re.MULTILINE):
+            return cap
+    # fetch-pack.c reads what index-pack prints before it asks how that ended: only a signal leaves it without a word.
+    said = re.findall("^(?:fatal|error):.*", complaint, re.MULTILINE)
+    return "git_cpu_s" if len(said) == 1 and "invalid index-pack output" in said[0] else ""
 
 
 def error_for(complaint: str, where: str, secrets: tuple[str, ...]) -> SourceError:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cacheserver.errors import SourceError
+from cacheserver.errors import SourceError, SourceTooLargeError
 from cacheserver.sources.git_command import Git
 from cacheserver.sources.git_errors import MirrorDamagedError
 from cacheserver.sources.threads import first_error
@@ -118,9 +118,12 @@ class Copy:
         return {tag: row[0].decode() for tag, row in zip(tags, rows, strict=True) if len(row) == 3}
 
     async def _read(self, *arguments: str, stdin: bytes = b"") -> bytes:
-        """What a command that only reads our copy prints. Raises: MirrorDamagedError whatever it complains of."""
+        """What a command that only reads our copy prints. Raises: MirrorDamagedError whatever it complains of, but
+        SourceTooLargeError."""
         try:
             return await self._git(*arguments, timeout_s=_LOCAL_S, stdin=stdin)
+        except SourceTooLargeError:
+            raise  # Of git's limits: the copy is as the remote has it, and would come out the same.
         except SourceError as exc:
             raise MirrorDamagedError(str(exc)) from exc
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import io
 import re
 import stat
+import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import IO, Final, TypeVar
 
 from cacheserver.errors import SourceError, SourceInvalidError, SourceNotFoundError
 from cacheserver.sources.git_command import Git
-from cacheserver.sources.git_errors import MirrorDamagedError
+from cacheserver.sources.git_errors import MirrorDamagedError, exceeded
 from cacheserver.sources.tree import Limits, Tally
 
 _AHEAD: Final = 200  # Questions written before their answers are read: 200 object names fit any pipe, so none blocks.
@@ -24,6 +27,8 @@ _TREE_BYTES: Final = 32 << 20
 _ROWS_ON_LOOP: Final = 2000  # About 2 ms.
 _BYTES_A_ROW: Final = 32  # At least: mode, name, NUL and object name.
 _SHOWN: Final = 64
+_ENDING_S: Final = 5.0  # A git that printed nonsense may live on.
+_COMPLAINT_BYTES: Final = 16 << 10
 _NAME: Final = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?\Z")
 
 _MODE: Final = re.compile(rb"[0-7]{1,7}\Z")
@@ -125,6 +130,7 @@ class ObjectReader:
         self._lock = asyncio.Lock()
         self._stack = AsyncExitStack()
         self._process: asyncio.subprocess.Process | None = None
+        self._complaints: IO[bytes] = io.BytesIO()
 
     async def read(self, oids: Sequence[str], *, most_bytes: int) -> AsyncGenerator[GitObject, None]:
         """The objects in the order asked. Larger ones come without content.
@@ -245,16 +251,18 @@ class ObjectReader:
 
     async def _ask(self, oids: Sequence[str]) -> None:
         if self._process is None:
-            running = self._git.process("--git-dir", str(self._repository), "cat-file", "--batch", complaints=False)
+            self._complaints = self._stack.enter_context(await asyncio.to_thread(tempfile.TemporaryFile))
+            where = ("--git-dir", str(self._repository))
+            running = self._git.process(*where, "cat-file", "--batch", complaints=self._complaints.fileno())
             self._process = await self._stack.enter_async_context(running)
         assert self._process.stdin is not None
         if self._process.stdin.is_closing():  # uvloop: a write would be an error of another kind.
-            raise MirrorDamagedError(f"{self._repository}: git cat-file has ended")
+            raise await self._broken("git cat-file has ended")
         try:
             self._process.stdin.write("".join(f"{oid}\n" for oid in oids).encode())
             await self._process.stdin.drain()
         except (BrokenPipeError, ConnectionResetError) as exc:
-            raise MirrorDamagedError(f"{self._repository}: git cat-file has ended") from exc
+            raise await self._broken("git cat-file has ended") from exc
 
     async def _header(self, oid: str) -> tuple[str, int]:
         stream = self._stdout()
@@ -263,7 +271,7 @@ class ObjectReader:
         except ValueError:
             parts = []  # asyncio's word for a line longer than the stream's limit
         if len(parts) != 3 or parts[0] != oid.encode() or not parts[2].isdigit():
-            raise MirrorDamagedError(f"{self._repository}: object {oid} cannot be read")
+            raise await self._broken(f"object {oid} cannot be read")
         return parts[1].decode(), int(parts[2])
 
     async def _content(self, size: int, sink: Sink | None) -> None:
@@ -272,13 +280,26 @@ class ObjectReader:
             while size:
                 piece = await self._in_time(stream.read(min(size, _READ_BYTES)))
                 if not piece:
-                    raise MirrorDamagedError(f"{self._repository}: git cat-file has ended within an object")
+                    raise await self._broken("git cat-file has ended within an object")
                 size -= len(piece)
                 if sink is not None:
                     await sink(piece)
             await stream.readexactly(1)
         except asyncio.IncompleteReadError as exc:
-            raise MirrorDamagedError(f"{self._repository}: git cat-file has ended within an object") from exc
+            raise await self._broken("git cat-file has ended within an object") from exc
+
+    async def _broken(self, what: str) -> SourceError:
+        """Why there is no answer: the copy is damaged, or git met one of its limits."""
+        process = self._process
+        assert process is not None
+        status = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ENDING_S):
+                status = await process.wait()
+        complaint = await asyncio.to_thread(_written, self._complaints) if status else ""
+        if cap := exceeded(complaint, status):
+            return self._git.limits.error(cap, f"{self._git.remote.url}: git cat-file")
+        return MirrorDamagedError(f"{self._repository}: {what}")
 
     async def _in_time(self, answer: Awaitable[bytes]) -> bytes:
         try:
@@ -295,6 +316,11 @@ class ObjectReader:
     async def _end(self) -> None:
         self._process = None
         await self._stack.aclose()
+
+
+def _written(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read(_COMPLAINT_BYTES).decode(errors="replace")
 
 
 def _appender(pieces: list[bytes]) -> Sink:

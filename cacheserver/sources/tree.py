@@ -31,6 +31,11 @@ class Limits:
     60,000 files have 5 MB."""
     refs: int = 50_000
     """Branches and tags of a git repository. 500 packages of 100 revisions."""
+    git_memory_bytes: int = 256 << 20
+    """Address space of each process of git. A delta of a few bytes asks for any amount; the largest files that hosts of
+    repositories take, 100 MB, need two and a half times their size."""
+    git_cpu_s: int = 300
+    """CPU time of each process of git. Indexing a million objects takes a minute."""
 
     def error(self, cap: str, where: str) -> SourceTooLargeError:
         """The refusal when `cap`, a field's name, is exceeded at `where`; of that it tells 200 characters."""
@@ -42,6 +47,12 @@ class Limits:
             "name_bytes": (self.name_bytes, "bytes in one name", ""),
             "path_bytes": (self.path_bytes, "bytes in one path", ""),
             "refs": (self.refs, "branches and tags", "; --max-refs raises it"),
+            "git_memory_bytes": (
+                self.git_memory_bytes,
+                "bytes of memory for one process of git",
+                "; --git-memory raises it",
+            ),
+            "git_cpu_s": (self.git_cpu_s, "seconds of CPU for one process of git", "; --git-cpu-time raises it"),
             "names_bytes": (self.names_bytes, "bytes in all paths together", "; --max-names-bytes raises it"),
         }[cap]
         shown = where if len(where) <= _SHOWN else f"{where[:_SHOWN]}..."

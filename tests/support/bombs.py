@@ -185,7 +185,8 @@ def delta_bomb(path: Path, *, unpacked_bytes: int = 1024 * MIB) -> Bare:
     delta = b"".join((_varint(len(base)), _varint(unpacked_bytes), _copy(len(base)) * copies, _copy(rest)))
     name = _blob_name(iter([base]), len(base))
     whole = _blob_name(_zeros(unpacked_bytes), unpacked_bytes)
-    bare_tree = _object_bytes([(_FILE, b"catalog.yaml", whole)])
+    # The base is a file as well: a server sends a delta as it is to who gets both.
+    bare_tree = _object_bytes([(_FILE, b"base.yaml", name), (_FILE, b"catalog.yaml", whole)])
     tree = hashlib.sha1(b"tree %d\0" % len(bare_tree) + bare_tree, usedforsecurity=False).hexdigest()
     head = f"tree {tree}\n".encode() + b"author " + _PERSON + b"\ncommitter " + _PERSON + b"\n\nm"
     records = [

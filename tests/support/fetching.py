@@ -1,7 +1,7 @@
 """Fetches one source in a process of its own, and says what came of it and at what cost: for sources that exhaust.
 
-`outcome` starts it: `python -m tests.support.fetching KIND LOCATION SCRATCH ADDRESS_SPACE`. What dies of its limit says
-so by how it ends; a refusal is what a test wants to see.
+`outcome` starts it: `python -m tests.support.fetching KIND SOURCE SCRATCH ADDRESS_SPACE LIMITS`. What dies of its
+limit says so by how it ends; a refusal is what a test wants to see.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import orjson
 
 from cacheserver.catalogs import ParseLimits, parse
 from cacheserver.catalogs.workers import Workers
-from cacheserver.config.sources import parse_source
+from cacheserver.config.sources import GitSource, SourceSpec, parse_source
 from cacheserver.errors import CacheServerError
 from cacheserver.ingest.git import open_for
 from cacheserver.model import Format, RepositoryKey
+from cacheserver.sources import Limits
 
 MIB: Final = 1 << 20
 _TIMEOUT_S: Final = 120.0
@@ -42,18 +43,30 @@ class Outcome:
     git_peak_bytes: int
 
 
-def outcome(source: str, kind: Format, scratch: Path, *, address_space: int = 2048 * MIB) -> Outcome:
+def outcome(
+    source: str, kind: Format, scratch: Path, *, limits: Limits | None = None, address_space: int = 2048 * MIB
+) -> Outcome:
     """What fetching and parsing `source` comes to. Raises: AssertionError with the process's last words if it died."""
+    caps = orjson.dumps(limits or Limits()).decode()
     scratch.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "tests.support.fetching", kind.value, source, str(scratch), str(address_space)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.fetching",
+        kind.value,
+        source,
+        str(scratch),
+        str(address_space),
+        caps,
+    ]
     ran = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=False, env=dict(os.environ))
     assert ran.returncode == 0, ran.stderr.decode()[-1000:]
     return Outcome(**orjson.loads(ran.stdout))
 
 
-async def _fetch(source: str, kind: Format, scratch: Path) -> tuple[str, list[str], int]:
+async def _fetch(source: str, kind: Format, scratch: Path, limits: Limits) -> tuple[str, list[str], int]:
     (scratch / "tree").mkdir()
-    opened = open_for(parse_source(source, Path()), kind, cache=scratch / "cache")
+    opened = open_for(_source(source), kind, cache=scratch / "cache", limits=limits)
     try:
         async with Workers(1, ParseLimits()) as workers:
             tree = await opened.fetch(scratch / "tree", _ignore)
@@ -68,13 +81,17 @@ async def _fetch(source: str, kind: Format, scratch: Path) -> tuple[str, list[st
     return "", [finding.message for found in catalog.rejected.values() for finding in found], len(catalog.packages)
 
 
+def _source(text: str) -> SourceSpec:
+    return GitSource(text, None, "") if text.startswith("git://") else parse_source(text, Path())
+
+
 def _ignore(_what: str, _done: int, _total: int) -> None: ...
 
 
 def _main() -> None:
-    kind, source, scratch, address_space = sys.argv[1:]
+    kind, source, scratch, address_space, caps = sys.argv[1:]
     resource.setrlimit(resource.RLIMIT_AS, (int(address_space), int(address_space)))
-    refusal, refused, packages = asyncio.run(_fetch(source, Format(kind), Path(scratch)))
+    refusal, refused, packages = asyncio.run(_fetch(source, Format(kind), Path(scratch), Limits(**orjson.loads(caps))))
     peaks = [resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     told = Outcome(refusal, tuple(refused[:10]), packages, peaks[0], peaks[1])
     sys.stdout.buffer.write(orjson.dumps(told))

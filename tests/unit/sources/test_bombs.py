@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from cacheserver.model import Format
+from cacheserver.sources import Limits
 from tests.support import bombs
 from tests.support.fetching import outcome
+from tests.support.gitserver import GitDaemon
 from tests.support.registry import Image, write_layout
+from tests.support.waiting import eventually
 
 _MOST_BYTES = 300 * bombs.MIB
 """Of the whole process, of which 60 MB are the program."""
@@ -46,7 +50,8 @@ def test_a_git_repository_that_multiplies_names_is_refused_by_its_cap(
 
 
 def test_many_tags_over_large_trees_are_refused_one_by_one_and_the_first_are_read(tmp_path: Path) -> None:
-    told = outcome(_git(bombs.tagged_trees(tmp_path / "remote", tags=200)), Format.KRM, tmp_path / "scratch")
+    remote = bombs.tagged_trees(tmp_path / "remote", tags=100)
+    told = outcome(_git(remote), Format.KRM, tmp_path / "scratch", limits=Limits(names_bytes=4 * bombs.MIB))
     assert told.refusal == ""
     assert any("cap `names_bytes`" in message for message in told.refused), told
     assert told.peak_bytes < _MOST_BYTES
@@ -68,7 +73,7 @@ def test_a_history_of_merges_of_thousands_is_walked_in_bounded_memory(tmp_path: 
         (lambda: bombs.long_links(entries=20_000, target_bytes=4000), "cap `names_bytes`; --max-names-bytes raises it"),
         (bombs.dense_config, "values"),
         (bombs.many_pax_records, "records"),
-        (bombs.zeros, "cap `file_bytes`"),
+        (lambda: bombs.zeros(unpacked_bytes=300 * bombs.MIB), "cap `file_bytes`"),
     ],
 )
 def test_an_image_that_multiplies_names_is_refused_by_its_cap(
@@ -79,3 +84,38 @@ def test_an_image_that_multiplies_names_is_refused_by_its_cap(
     assert cap in told.refusal, told
     assert told.peak_bytes < _MOST_BYTES
     assert len(told.refusal) < 600
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[GitDaemon]:
+    """A server of its own, so that only what we do with a pack is under our limits."""
+    with GitDaemon(tmp_path) as running:
+        asyncio.run(eventually(running.listening))
+        yield running
+
+
+def test_a_delta_that_needs_more_memory_than_git_gets_is_refused(tmp_path: Path, daemon: GitDaemon) -> None:
+    # git-config, core.bigFileThreshold: a file of 512 MiB would reach us whole, and is then written as it comes.
+    bombs.delta_bomb(tmp_path / "remote", unpacked_bytes=480 * bombs.MIB)
+    told = outcome(daemon.url("remote"), Format.FBC, tmp_path / "scratch", address_space=8192 * bombs.MIB)
+    assert "cap `git_memory_bytes`; --git-memory raises it" in told.refusal, told
+    assert told.peak_bytes < _MOST_BYTES
+    assert told.git_peak_bytes < _MOST_BYTES
+
+
+def test_what_git_writes_and_how_long_it_works_are_capped(tmp_path: Path, daemon: GitDaemon) -> None:
+    bombs.wide_tree(tmp_path / "wide")
+    bombs.delta_bomb(tmp_path / "delta")
+    written = outcome(daemon.url("wide"), Format.FBC, tmp_path / "written", limits=Limits(total_bytes=4096))
+    assert "cap `total_bytes`; --max-source-bytes raises it" in written.refusal, written
+    slow = Limits(git_cpu_s=1, git_memory_bytes=4096 * bombs.MIB)
+    worked = outcome(daemon.url("delta"), Format.FBC, tmp_path / "worked", limits=slow, address_space=8192 * bombs.MIB)
+    assert "cap `git_cpu_s`; --git-cpu-time raises it" in worked.refusal, worked
+
+
+def test_a_file_of_zeros_is_refused_by_its_cap_and_not_unpacked(tmp_path: Path, daemon: GitDaemon) -> None:
+    bombs.zlib_bomb(tmp_path / "remote", unpacked_bytes=520 * bombs.MIB)
+    told = outcome(daemon.url("remote"), Format.FBC, tmp_path / "scratch")
+    assert "cap `file_bytes`" in told.refusal, told
+    assert told.peak_bytes < _MOST_BYTES
+    assert told.git_peak_bytes < _MOST_BYTES

@@ -86,7 +86,11 @@ def answering(content: bytes) -> ObjectReader:
     stream = asyncio.StreamReader()
     stream.feed_data(content)
     stream.feed_eof()
-    process: Any = SimpleNamespace(stdin=_Stdin(), stdout=stream)
+
+    async def ended() -> int:
+        return 128
+
+    process: Any = SimpleNamespace(stdin=_Stdin(), stdout=stream, wait=ended)
 
     class Context:
         async def __aenter__(self) -> Any:
