@@ -67,11 +67,11 @@ def _source(manifest: Manifest) -> str:
         return "oci://" + look(source, "oci", "image")
     if "git" in source:
         git = source["git"]
-        ref = look(git, "ref", "branch") or look(git, "ref", "tag") or look(git, "ref", "commit")
+        ref = next((look(git, "ref", kind) for kind in git.get("ref") or ()), "")
         directory = look(git, "directory")
         return look(git, "url") + (f"@{ref}" if ref else "") + (f"#{directory}" if directory else "")
-    if "http" in source:
-        return look(source, "http", "url")
+    if "ociLayout" in source:
+        return "oci-layout:" + look(source, "ociLayout", "path")
     return look(source, "directory", "path")
 
 
@@ -120,22 +120,28 @@ REPOSITORY: Final = Resource(
             record(
                 "git",
                 "A git repository.",
-                text("url", "https, ssh or file URL.", required=True),
+                text("url", "https or ssh URL; on a server of your own, also a file URL.", required=True),
                 record(
                     "ref",
-                    "What to read; at most one. Without it all branches and tags (KRM), or the default branch (FBC).",
+                    "What to read; at most one, by default the remote's default branch. KRM packages of a branch come "
+                    "with those of all tags PATH/REVISION and drafts; a tag or commit is read alone.",
                     text("branch", "Name of a branch."),
                     text("tag", "Name of a tag."),
                     text("commit", "Full commit hash."),
+                    text("name", "Name of a branch, or else of a tag; on a server of your own only."),
                 ),
                 text("directory", "Subdirectory that the catalog begins in; empty for the root."),
             ),
             record(
                 "directory",
-                "A directory on the server's disk; standalone only.",
-                text("path", "Absolute path.", required=True),
+                "A directory on the server's disk; on a server of your own only.",
+                text("path", "Absolute path; in a file, relative to that.", required=True),
             ),
-            record("http", "An archive fetched over HTTP.", text("url", "URL of the archive.", required=True)),
+            record(
+                "ociLayout",
+                "A directory in OCI image layout on the server's disk; on a server of your own only.",
+                text("path", "Absolute path; in a file, relative to that.", required=True),
+            ),
         ),
         text(
             "format",
@@ -158,9 +164,12 @@ REPOSITORY: Final = Resource(
         "How the last sync went.",
         number("observedGeneration", "Generation of the spec that this status speaks of."),
         _CONDITIONS,
-        text("digest", "Digest of the content served: an OCI digest, a git commit, a directory's hash."),
+        text(
+            "digest", "Digest of what was read: an image's, a directory's, a commit's (git:), or that of refs (refs:)."
+        ),
         number("packages", "Packages served."),
         number("revisions", "Package revisions served."),
+        number("ignoredTags", "Tags of a git repository that name no package (KRM)."),
         time("lastCheckedAt", "When the source was last asked."),
         time("lastSyncedAt", "When content was last applied."),
         records(
@@ -371,7 +380,7 @@ PACKAGE_REVISION: Final = Resource(
         ),
         text("minKubeVersion", "Lowest Kubernetes version that it runs on (FBC)."),
         _DEPRECATION,
-        number("revisionNumber", "N of a revision vN; 0 for a draft, -1 for a branch (KRM)."),
+        number("revisionNumber", "N of a tag vN or N; 0 for a draft, -1 for a branch and for any other tag (KRM)."),
         _lock("upstreamLock", "What the package was cloned from (KRM)."),
         _lock("selfLock", "Where this revision lies (KRM)."),
         time("publishedAt", "When it was published (KRM)."),

@@ -29,7 +29,7 @@ OVERLAYS = ("default", "production", "namespaced")
 GROUP = "config.cacheserver.dev"
 
 # Left out of the CRD on purpose: what lies on the server's own disk is no user's to read; archives are not read yet.
-STANDALONE_ONLY = {"spec.source.directory", "spec.source.http"}
+STANDALONE_ONLY = {"spec.source.directory", "spec.source.ociLayout", "spec.source.git.ref.name"}
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
