@@ -61,9 +61,7 @@ def test_every_setting_and_error_says_what_it_means() -> None:
 def _reasons() -> set[str]:
     """Reasons that a Repository's conditions can carry: those of source errors, and the words in ingest."""
     reasons = {found.reason for found in reference.error_classes() if issubclass(found, errors.SourceError)}
-    for path in (ROOT / "cacheserver" / "ingest").rglob("*.py"):
-        if path.name not in ("status.py", "sync.py"):
-            continue
+    for path in (ROOT / "cacheserver" / "ingest").rglob("[!_]*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and CAMEL_CASE.fullmatch(node.value):
                 reasons.add(node.value)
@@ -71,8 +69,41 @@ def _reasons() -> set[str]:
 
 
 def test_every_reason_of_a_condition_has_a_remedy() -> None:
-    text = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
-    assert sorted(reason for reason in _reasons() if f"| `{reason}`" not in text and f", `{reason}`" not in text) == []
+    assert sorted(_reasons() - _explained("troubleshooting.md")) == [], "explain it in docs/troubleshooting.md"
+
+
+FINDING = re.compile(r"(?=.*[a-z])(?:[A-Z]+[a-z0-9]*){2,}")
+"""A reason of a finding; those of one word are told by where they stand."""
+NO_FINDINGS = {"ClusterServiceVersion", "DeletionProposed", "ParseLimits", "ParsedPackage"}
+"""Words in catalogs that look like one."""
+
+
+def _findings() -> set[str]:
+    """Reasons that a finding can carry: words in two humps anywhere, those in one where a finding has its reason."""
+    found = set()
+    for path in (ROOT / "cacheserver" / "catalogs").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            first: ast.AST | None = None
+            if isinstance(node, ast.Call) and node.args:
+                first = node.args[0]
+            elif isinstance(node, ast.Tuple) and len(node.elts) > 1:
+                first = node.elts[0]
+            for one, form in ((node, FINDING), (first, CAMEL_CASE)):
+                if isinstance(one, ast.Constant) and isinstance(one.value, str) and form.fullmatch(one.value):
+                    found.add(one.value)
+    return found - NO_FINDINGS
+
+
+def _explained(page: str) -> set[str]:
+    """What the first cells of a page's tables name."""
+    cells = re.findall(r"^\| (`[^|]*) \|", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE)
+    return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+
+
+def test_every_reason_of_a_finding_is_explained() -> None:
+    assert "Cycle" in _findings()
+    assert sorted(_findings() - _explained("findings.md")) == [], "explain it in docs/findings.md"
+    assert sorted(_explained("findings.md") - _findings()) == [], "docs/findings.md explains what is gone"
 
 
 # --- what is written by hand --------------------------------------------------------------------------------------
