@@ -78,7 +78,10 @@ class Blobs:
                 raise BlobMissingError(f"content {digest} is not complete in the store: chunk {index} is missing")
             compressed = chunk[0].value
             for at in range(0, len(compressed), _FEED_BYTES):
-                piece = decompressor.decompress(compressed[at : at + _FEED_BYTES])
+                try:
+                    piece = decompressor.decompress(compressed[at : at + _FEED_BYTES])
+                except zstandard.ZstdError as exc:
+                    raise BlobMissingError(f"content {digest} is damaged in the store: chunk {index}: {exc}") from exc
                 left -= len(piece)
                 if left < 0:
                     raise BlobMissingError(f"content {digest} is damaged in the store: over its {head.size} bytes")
@@ -127,6 +130,17 @@ class Blobs:
 
         await in_parallel(digests, touch)
         return absent
+
+    async def absent(self, digests: Iterable[Digest]) -> set[Digest]:
+        """Which of `digests` are not in the store; touches nothing. Of those that are, etcd loads nothing."""
+        missing: set[Digest] = set()
+
+        async def look(digest: Digest) -> None:
+            if not (await self._client.range(_key(digest) + b"head", count_only=True)).count:
+                missing.add(digest)
+
+        await in_parallel(digests, look)
+        return missing
 
     # --- collect ---
 

@@ -182,4 +182,4 @@ class Expired(CacheServerError):
 
 
 class BlobMissingError(CacheServerError):
-    """Content that an object refers to is not in etcd: it was deleted by hand. A new repository brings it back."""
+    """Content that an object refers to is not in etcd: it was deleted by hand. The next sync brings it back."""

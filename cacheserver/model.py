@@ -33,6 +33,9 @@ ANNOTATION_REQUESTED: Final = f"{GROUP}/requestedAt"
 Digest = NewType("Digest", str)
 """`sha256:` and 64 lower-case hex digits, of the uncompressed bytes."""
 
+OBJECT_VERSION: Final = 1
+"""Of what encode() and names.py make of a record: raise it when they change, and every source is read again once."""
+
 _DIGEST: Final = re.compile(rb'"(sha256:[0-9a-f]{64})"')
 _NAME: Final = b'"name":"'
 _UID_NAMESPACE: Final = uuid.UUID("6c1f9c5e-5c1b-5f0e-9b53-2d1f0f6d9a11")

@@ -30,9 +30,10 @@ from cacheserver.etcd.client import Client, TLSFiles
 from cacheserver.etcd.version import check_supported
 from cacheserver.ingest import Ingest, Rooms, ServedBook, Space, SyncReport
 from cacheserver.ingest.git import open_for
+from cacheserver.ingest.roll import Roll
 from cacheserver.ingest.space import TROUBLE
 from cacheserver.sources import Access, Progress, Source
-from cacheserver.store import Store
+from cacheserver.store import CLAIM_TTL_S, Store
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -97,7 +98,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
         url = _url(runner, door.context)
         log.info("listening", extra={"url": url})
         async with asyncio.TaskGroup() as group:
-            opened = functools.partial(_open, store, client, settings)
+            opened = functools.partial(_open_for, ingest, store, client, settings)
             work = group.create_task(_work(opened, cache, ingest, controller, opening), name="server: work")
             guard = group.create_task(door.run(), name="server: door")
             announce = group.create_task(_announce(cache, lambda: ready(url)), name="server: announce")
@@ -166,6 +167,22 @@ class _Opening:
 
     def succeeded(self) -> None:
         self._cause = None
+
+
+async def _open_for(ingest: Ingest, store: Store, client: Client, settings: Settings) -> None:
+    """As _open; then what is configured no more goes. Raises: as _open."""
+    await _open(store, client, settings)
+    if not settings.from_cluster:
+        await _take_out(ingest, store, settings)
+
+
+async def _take_out(ingest: Ingest, store: Store, settings: Settings) -> None:
+    """Forget the catalogs that this server's configuration had once and has no more; see ingest/roll.py."""
+    roll = Roll(settings.etcd.data_dir / "catalogs.json", f"{store.cluster_id:x}")
+    for key in await roll.begin([config.key for config in settings.repositories]):
+        log.info("no longer configured", extra={"namespace": key.namespace, "repository": key.name})
+        # A process that was killed holds its claims for a while yet; who holds one for longer is alive.
+        ingest.remove(key, patience_s=2 * CLAIM_TTL_S, done=functools.partial(roll.settled, key))
 
 
 async def _work(

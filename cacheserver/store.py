@@ -335,10 +335,6 @@ class Session:
                 on_wait(held[0].value.decode(errors="replace"))
             await self._wait_for_release(_claim_key(name), found.revision)
 
-    async def claim_if_free(self, name: str) -> Claim | None:
-        """As claim, but None at once where another process holds it."""
-        return (await self._attempt(name))[0]
-
     async def _attempt(self, name: str) -> tuple[Claim | None, RangeResult]:
         """The claim, or who holds it. Reads before it writes: a full etcd refuses the write even where it is ours."""
         key = _claim_key(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from cacheserver.catalogs import facts, krm_facts
 from cacheserver.catalogs.catalog import Catalog, Files, Finding, ParsedPackage, Progress
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.model import Format, RepositoryKey
@@ -15,7 +16,10 @@ from cacheserver.model import Format, RepositoryKey
 if TYPE_CHECKING:
     from cacheserver.catalogs.workers import Workers
 
-__all__ = ["Catalog", "Files", "Finding", "ParseLimits", "ParsedPackage", "Progress", "Workers", "parse"]
+__all__ = ["VERSION", "Catalog", "Files", "Finding", "ParseLimits", "ParsedPackage", "Progress", "Workers", "parse"]
+
+VERSION: Final = f"{facts.FORMAT_VERSION}.{krm_facts.FORMAT_VERSION}"
+"""Of what parse() makes of a source; when another made what is served, the source is read again, changed or not."""
 
 _KPTFILE: Final = "Kptfile"
 

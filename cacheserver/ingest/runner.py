@@ -73,6 +73,8 @@ class _Life:
     access: str
     wanted: asyncio.Event
     failures: int = 0
+    told: bool = False
+    """Status speaks of what is served: this process saw to it."""
     starved: bool = False
     """The last sync failed for lack of space in etcd: the next one begins as soon as there is some."""
 
@@ -112,13 +114,14 @@ class _Hold:
 
 @dataclass(frozen=True, slots=True)
 class _Departure:
-    """How a repository is forgotten. unless_held: not at all where another process ingests it; then it is theirs.
+    """How a repository is forgotten. patience_s: where another process ingests it for so long, it is theirs and stays;
+    None: it goes as soon as they let go of it.
 
     done: called once it is settled either way.
     """
 
-    unless_held: bool = False
-    done: Callable[[], None] = lambda: None
+    patience_s: float | None = None
+    done: Callable[[], Awaitable[None]] | None = None
 
 
 class Ingest:
@@ -157,10 +160,16 @@ class Ingest:
         self._lives[config.key] = _Life(config, open_source(), access, asyncio.Event())
         self._changed.set()
 
-    def remove(self, key: RepositoryKey, *, unless_held: bool = False, done: Callable[[], None] = lambda: None) -> None:
+    def remove(
+        self,
+        key: RepositoryKey,
+        *,
+        patience_s: float | None = None,
+        done: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         """Stop serving a repository and delete what was served of it; see _Departure."""
         self._lives.pop(key, None)
-        self._gone[key] = _Departure(unless_held, done)
+        self._gone[key] = _Departure(patience_s, done)
         self._changed.set()
 
     def request_sync(self) -> None:
@@ -258,8 +267,10 @@ class Ingest:
         name, about = _claim_name(key), {"namespace": key.namespace, "repository": key.name}
 
         async def leave() -> int | None:
-            claim = await (session.claim_if_free(name) if departure.unless_held else session.claim(name))
-            if claim is None:
+            try:
+                async with asyncio.timeout(departure.patience_s):
+                    claim = await session.claim(name)
+            except TimeoutError:
                 return None
             count = await forget(key, claim, self._rooms.store)
             await session.release(claim)
@@ -273,7 +284,8 @@ class Ingest:
             log.info("repository left alone: another process ingests it", extra=about)
         else:
             log.info("repository removed", extra={**about, "deleted": count})
-        departure.done()
+        if departure.done is not None:
+            await departure.done()
 
     async def left_behind(self, present: Collection[RepositoryKey]) -> None:
         """Forget every repository that the store holds and that is not `present`: it went while nobody looked."""
@@ -351,16 +363,18 @@ class Ingest:
 
         async def on_change() -> None:
             nonlocal previous
+            life.told = False
             with contextlib.suppress(NoSpace):  # what follows may delete, and so make room
                 previous = await self._publish(life, hold, status.syncing(previous), None, previous)
 
         report = await sync(
             life.config, life.source, hold, self._rooms, progress=progress, on_change=on_change,
-            doubtful=life.failures > 0,
+            doubtful=life.failures > 0, said=None if life.told else status.digest_of(previous),
         )  # fmt: skip
         same = report.outcome is Outcome.UNCHANGED
         phase = status.unchanged(previous) if same else status.synced(report)
         await self._publish(life, hold, phase, report, previous)
+        life.told = True
         metrics.repository_checked.labels(life.config.key.namespace, life.config.key.name).set(time.time())
         return report
 

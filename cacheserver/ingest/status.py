@@ -75,6 +75,11 @@ def syncing(previous: Stored | None) -> Phase:
     return Phase(ready, reconciling, _NOT_STALLED, said.get("Degraded", _NOT_DEGRADED))
 
 
+def digest_of(previous: Stored | None) -> str:
+    """Of the source that the status speaks of; empty before the first sync."""
+    return str(orjson.loads(previous.value)["status"].get("digest", "")) if previous else ""
+
+
 def unchanged(previous: Stored | None) -> Phase:
     """The source is what it was at the last finished sync: say again what that one meant."""
     degraded = _said(previous).get("Degraded", _NOT_DEGRADED)

@@ -17,15 +17,15 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
-from cacheserver import metrics
+from cacheserver import catalogs, metrics
 from cacheserver.blobs import Blobs
 from cacheserver.catalogs import Catalog, Finding, ParsedPackage, parse
 from cacheserver.catalogs.workers import Workers
 from cacheserver.config import RepositoryConfig, Validation
 from cacheserver.config.sources import GitSource
-from cacheserver.errors import NoSpace
-from cacheserver.model import LABEL_LATEST, Digest, Key, Kind, Record, RepositoryKey, Stored
-from cacheserver.sources import Progress, Source
+from cacheserver.errors import BlobMissingError, NoSpace
+from cacheserver.model import LABEL_LATEST, OBJECT_VERSION, Digest, Key, Kind, Record, RepositoryKey, Stored
+from cacheserver.sources import Progress, Source, Tree
 from cacheserver.store import Claim, IngestState, Store, in_parallel
 
 log = logging.getLogger(__name__)
@@ -84,14 +84,20 @@ APPLIES_AT_ONCE = 4
 space and the load on the loop with any number of repositories."""
 
 
+RELEASE = f"{catalogs.VERSION}.{OBJECT_VERSION}"
+"""What is made of a source, as opposed to what the source says. Another release than the last sync's reads everything
+again and writes what differs: served objects stay meanwhile, and watchers see MODIFIED."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rooms:
-    """What a sync works with."""
+    """What a sync works with. release: see RELEASE."""
 
     store: Store
     blobs: Blobs
     workers: Workers
     scratch: Path
+    release: str = RELEASE
     asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ASKS_AT_ONCE))
     doubted: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DOUBTED_AT_ONCE))
     fetching: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(FETCHES_AT_ONCE))
@@ -111,19 +117,23 @@ async def sync(
     progress: Progress,
     on_change: Callable[[], Awaitable[None]],
     doubtful: bool = False,
+    said: str | None = None,
 ) -> SyncReport:
     """Bring what is served in step with the source.
 
     claim: asked for the right to write, only when there is something to write.
     on_change: awaited before the source is read, when it is not what is served.
     doubtful: the last sync failed; see DOUBTED_AT_ONCE.
+    said: digest that the repository's status speaks of. Another than that of what is served (a process died between
+    the two): the source is read again, for status to be right. None: whatever it says is fine.
     Raises: SourceError, CatalogError, EtcdError (LeaseLostError among them); nothing is lost, the next sync repeats.
     """
     started = time.monotonic()
     report = SyncReport(config.key)
     state = await rooms.store.read_state(config.key)
     digest = await _ask(config, source, rooms, doubtful=doubtful)
-    if state is not None and state.digest == digest and state.settings == _settings(config):
+    same = state is not None and (state.digest, state.settings) == (digest, _settings(config, rooms.release))
+    if same and said in (None, digest):
         report.digest = digest
     else:
         held = await claim()
@@ -165,19 +175,43 @@ class _Reading:
         async with rooms.fetching:
             tree = await self.source.fetch(self.scratch / "tree", self.progress)
         async with rooms.applying:
-            catalog = await parse(
-                tree,
-                config.format,
-                config.key,
-                rooms.workers,
-                known=await _known(rooms.blobs, self.state, config),
-                scratch=self.scratch / "parsed",
-                progress=self.progress,
-            )
+            catalog = await self._parse(tree, await self._known(), "parsed")
+            if await self._is_incomplete(catalog):
+                catalog = await self._parse(tree, b"", "parsed-anew")
             index = await self._take(catalog, tree.digest)
             await count_served(self.report, rooms.store)
-            done = IngestState(tree.digest, index, _settings(config))
+            done = IngestState(tree.digest, index, _settings(config, rooms.release))
             await rooms.store.put_state(self.claim, config.key, done)
+
+    async def _parse(self, tree: Tree, known: bytes, scratch: str) -> Catalog:
+        return await parse(
+            tree,
+            self.config.format,
+            self.config.key,
+            self.rooms.workers,
+            known=known,
+            scratch=self.scratch / scratch,
+            progress=self.progress,
+        )
+
+    async def _known(self) -> bytes:
+        """The index of the last complete sync; empty when there is none that fits, so that everything is compared."""
+        state = self.state
+        if state is None or not state.index or not _fits(state, self.config, self.rooms.release):
+            return b""
+        try:
+            return b"".join([piece async for piece in self.rooms.blobs.read(Digest(state.index))])
+        except BlobMissingError as exc:
+            log.warning(
+                "the index of the last sync is not in etcd; everything is read again",
+                extra={"repository": self.config.key.name, "error": str(exc)},
+            )
+            return b""
+
+    async def _is_incomplete(self, catalog: Catalog) -> bool:
+        """Whether content that was not read again, for it was known, is not in the store: somebody deleted it."""
+        wanted = {digest for package in catalog.packages for record in package.records for digest in record.blobs}
+        return bool(await self.rooms.blobs.absent(wanted - catalog.blobs.keys()))
 
     async def _take(self, catalog: Catalog, digest: str) -> str:
         """Serve what the catalog says, or hold what is served; returns the digest of the index that fits, if any."""
@@ -190,7 +224,7 @@ class _Reading:
         if refusal is not None:
             report.outcome, (report.reason, report.message) = Outcome.HELD, refusal
             # Another owner is written into everything by a sync that knows nothing yet; a refused one wrote nothing.
-            return state.index if state and _same_owner(state, self.config) else ""
+            return state.index if state and _fits(state, self.config, self.rooms.release) else ""
         report.outcome = Outcome.APPLIED
         await _Apply(self.config, self.claim, self.rooms, catalog, served, report, self.progress).run()
         return await self.rooms.blobs.put_bytes(catalog.index, "application/octet-stream", self.scratch)
@@ -201,27 +235,23 @@ async def count_served(report: SyncReport, store: Store) -> None:
     report.packages, report.revisions = await store.count_served(report.repository)
 
 
-def _settings(config: RepositoryConfig) -> str:
+def _settings(config: RepositoryConfig, release: str) -> str:
     """What else than the source decides the outcome: when it changes, the source is read again."""
     emptied = "allow" if config.allow_empty else "keep"
-    return f"{config.format or 'Auto'}/{config.validation}/{config.source}/{emptied}-empty{_owned(config)}"
+    return f"{_made(config, release)}{config.validation}/{config.source}/{emptied}-empty{_owned(config)}"
+
+
+def _made(config: RepositoryConfig, release: str) -> str:
+    return f"{release}/{config.format or 'Auto'}/"
 
 
 def _owned(config: RepositoryConfig) -> str:
     return f"/{config.owner}" if config.owner else ""
 
 
-def _same_owner(state: IngestState, config: RepositoryConfig) -> bool:
-    return state.settings.endswith(f"-empty{_owned(config)}")
-
-
-async def _known(blobs: Blobs, state: IngestState | None, config: RepositoryConfig) -> bytes:
-    """The index of the last complete sync; empty when there is none, so that everything is parsed and compared."""
-    if state is None or not state.index or not state.settings.startswith(f"{config.format or 'Auto'}/"):
-        return b""
-    if not _same_owner(state, config):
-        return b""
-    return b"".join([piece async for piece in blobs.read(Digest(state.index))])
+def _fits(state: IngestState, config: RepositoryConfig, release: str) -> bool:
+    """Whether the state's index speaks of objects as this release makes them, in this format, for this owner."""
+    return state.settings.startswith(_made(config, release)) and state.settings.endswith(f"-empty{_owned(config)}")
 
 
 def _refusal(config: RepositoryConfig, catalog: Catalog, served: Served) -> tuple[str, str] | None:
@@ -337,8 +367,12 @@ class _Apply:
     async def _content(self, package: ParsedPackage, served: Iterable[Stored]) -> None:
         wanted = {digest for record in package.records for digest in record.blobs}
         referenced = {digest for stored in served for digest in stored.blobs()}
+        here = self._catalog.blobs
         absent = await self._blobs.keep(wanted - referenced)
-        await in_parallel([self._catalog.blobs[d] for d in sorted(absent)], self._blobs.put, width=_WRITES_AT_ONCE)
+        absent |= await self._blobs.absent(wanted & referenced & here.keys())  # deleted by hand
+        if lost := absent - here.keys():
+            raise BlobMissingError(f"content {min(lost)} went while it was referred to; the next sync reads it again")
+        await in_parallel([here[d] for d in sorted(absent)], self._blobs.put, width=_WRITES_AT_ONCE)
 
     async def _put(self, record: Record, here: Mapping[str, Stored]) -> None:
         previous = here.get(record.name)

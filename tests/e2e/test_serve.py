@@ -207,6 +207,27 @@ async def test_ingest_says_what_changed_and_a_second_run_changes_nothing(
     await eventually(lambda: served(server, "c.app", "other.x"))
 
 
+async def test_a_catalog_taken_out_of_the_configuration_goes_and_what_others_ingested_stays(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    roots = {name: catalog(tmp_path / name).package(name, "1.0.0").root for name in ("a", "b", "c")}
+    given = ["--catalog", f"a={roots['a']}", "--catalog", f"b={roots['b']}"]
+    server = start_server(*given)
+    await eventually(lambda: served(server, "a.a", "b.b"))
+    server.stop()
+    etcd = [argument for argument in server.arguments if argument not in given]
+    assert run_cli("ingest", "--catalog", f"c={roots['c']}", *etcd, cwd=tmp_path).returncode == 0
+    server.arguments = ("--catalog", f"a={roots['a']}", *etcd)
+    await asyncio.to_thread(server.start)
+    await eventually(lambda: served(server, "a.a", "c.c"))
+    await eventually(lambda: _repositories(server) == ["a", "c"])
+
+
+def _repositories(server: ServerProcess) -> list[str]:
+    listed = server.get("/apis/config.cacheserver.dev/v1alpha1/repositories")
+    return [item["metadata"]["name"] for item in listed["items"]]
+
+
 def test_an_address_that_others_can_reach_is_refused(tmp_path: Path) -> None:
     refused = run_cli("serve", "--catalog", f"c={tmp_path}", "--listen", "0.0.0.0:0", cwd=tmp_path)
     assert refused.returncode == 2

@@ -362,3 +362,60 @@ async def test_a_removed_repository_leaves_no_series(world: World) -> None:
         await eventually(lambda: world.says("Synced"))
         ingest.remove(RepositoryKey("ns", "repo"))
         await eventually(lambda: gauges("repo") == {})
+
+
+# --- leaving ---------------------------------------------------------------------------------------------------------
+
+
+async def test_what_another_process_ingests_is_left_alone(world: World) -> None:
+    """Two servers with different catalogs on one etcd, one of which had the other's once."""
+    theirs, ours, settled = world.ingest(), world.ingest(), asyncio.Event()
+    theirs.put(world.config(), lambda: FakeSource(files("1.0.0")))
+
+    async def done() -> None:
+        settled.set()
+
+    async with running(theirs):
+        await eventually(lambda: world.says("Synced"))
+        ours.remove(RepositoryKey("ns", "repo"), patience_s=0.1, done=done)
+        async with running(ours), asyncio.timeout(5):
+            await settled.wait()
+        assert await world.versions() == ["1.0.0"]
+    settled.clear()
+    ours.remove(RepositoryKey("ns", "repo"), patience_s=5, done=done)
+    async with running(ours), asyncio.timeout(5):
+        await settled.wait()
+    assert await world.versions() == []
+
+
+async def test_one_that_goes_while_another_process_holds_it_delays_nobody(world: World) -> None:
+    theirs, ours = world.ingest(), world.ingest()
+    theirs.put(world.config("held"), lambda: FakeSource(files("1.0.0")))
+    async with running(theirs):
+        await eventually(lambda: world.says("Synced", "held"))
+        ours.remove(RepositoryKey("ns", "held"))
+        async with running(ours):
+            ours.put(world.config("new"), lambda: FakeSource(files("1.0.0")))
+            await eventually(lambda: world.says("Synced", "new"))
+
+
+async def test_a_status_that_was_not_written_is_made_good_by_the_next_process(world: World) -> None:
+    """The process died between the last write of a sync and its status: the source does not move, the status must."""
+    source, first = FakeSource(files("1.0.0")), world.ingest()
+    first.put(world.config(), lambda: source)
+    async with running(first):
+        await eventually(lambda: world.says("Synced"))
+        before = await world.store.read_object(Key(Kind.REPOSITORY, "ns", "repo"))
+        source.files = files("1.0.0", "1.1.0")
+        first.request_sync()
+        await eventually(lambda: _counts(world, 2))
+    assert before is not None
+    await world.rooms.store._client.put(b"/cacheserver/v1/served/repositories/ns/repo", before.value)
+    again = world.ingest()
+    again.put(world.config(), lambda: source)
+    async with running(again):
+        await eventually(lambda: _counts(world, 2))
+
+
+async def _counts(world: World, revisions: int) -> bool:
+    return bool((await world.status()).get("revisions") == revisions)
