@@ -30,6 +30,9 @@ from cacheserver.watchcache import Projection
 
 _READ: Final = ("get", "list", "watch")
 _FORMAT: Final = text("format", "What the source's bytes mean.", enum=("FBC", "KRM"))
+_TRUNCATED: Final = texts(
+    "truncated", "Fields that are too long for one object and not whole here; all of them stands in the content."
+)
 _DEPRECATION: Final = record(
     "deprecation", "Set when its author advises against it.", text("message", "What the author says to users.")
 )
@@ -267,6 +270,7 @@ PACKAGE: Final = Resource(
             number("size", "Bytes of the image."),
         ),
         _DEPRECATION,
+        _TRUNCATED,
     ),
     subresources=(Subresource("icon", "The package's icon, or a default one.", ("image/svg+xml", "image/png")),),
 )
@@ -392,6 +396,7 @@ PACKAGE_REVISION: Final = Resource(
         ),
         _CONDITIONS,
         _CONTENT,
+        _TRUNCATED,
     ),
     subresources=(
         Subresource(

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 import orjson
 
+from cacheserver.catalogs import bounds, goyaml
 from cacheserver.catalogs import facts as f
-from cacheserver.catalogs import goyaml
 from cacheserver.catalogs.document import (
     JSON,
     DocumentError,
@@ -31,11 +31,8 @@ from cacheserver.catalogs.document import field as member
 from cacheserver.catalogs.images import check_pull_spec
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.catalogs.summary import (
+    LONGEST_MESSAGE,
     LONGEST_NAME,
-    MOST_APIS,
-    MOST_CATEGORIES,
-    MOST_DEPENDENCIES,
-    MOST_KEYWORDS,
     clip,
     summarise,
     words,
@@ -44,9 +41,8 @@ from cacheserver.content import tar_stream
 
 _CSV_KIND: Final = "ClusterServiceVersion"
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
-
-
-_Strings = TypeVar("_Strings", bound=tuple[str, ...])
+_MOST_PROBLEMS: Final = 50
+"""Ours: of one document, as many as are told of a package (rules.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,20 +100,26 @@ def read(document: Object, package: str, name: str, limits: ParseLimits) -> Read
         )
     files = _files(document, found)
     tar = b"".join(tar_stream(files))
+    sizes = tuple((path, len(content)) for path, content in files)
+    try:
+        bounds.check_files(sizes, limits)
+    except bounds.BoundError as exc:
+        problems.insert(0, (exc.reason, str(exc)))
+    cutter = bounds.Cutter(limits)
     bundle = f.Bundle(
         package=package,
         name=name,
         image=image,
         inline=bool(found.manifests),
         versions=tuple(found.versions),
-        provided=_capped(found.provided, MOST_APIS),
-        required=_capped(found.required, MOST_APIS),
-        dependencies=_capped(found.dependencies, MOST_DEPENDENCIES),
-        about=_about(found),
+        provided=cutter.items("providedAPIs", found.provided),
+        required=cutter.items("requiredAPIs", found.required),
+        dependencies=cutter.items("dependencies", found.dependencies),
+        about=_about(found, cutter),
         content=(digest_of(tar), len(tar), len(files)),
     )
-    sizes = tuple((path, len(content)) for path, content in files)
-    return Read(f.Facts(bundle, tuple(problems), tuple(warnings)), tar, sizes)
+    told = tuple((reason, clip(message, LONGEST_MESSAGE)) for reason, message in problems[:_MOST_PROBLEMS])
+    return Read(f.Facts(replace(bundle, cut=cutter.cut), told, tuple(warnings)), tar, sizes)
 
 
 def _property(kind: str, value: JSON, found: _Properties, limits: ParseLimits) -> None:
@@ -206,7 +208,7 @@ def canonical(document: Object) -> bytes:
         raise DocumentError("TooDeep", f"cannot be written as JSON: {exc}") from exc
 
 
-def _about(found: _Properties) -> f.About:
+def _about(found: _Properties, cutter: bounds.Cutter) -> f.About:
     """What the CSV says. OLM: the CSV among the objects wins, olm.csv.metadata fills what it leaves empty."""
     metadata = found.csv_metadata[0] if found.csv_metadata else {}
     csv = next((parsed for _, parsed, _ in found.manifests if _said(parsed, "kind") == _CSV_KIND), {})
@@ -218,16 +220,15 @@ def _about(found: _Properties) -> f.About:
         return _said(spec, name) or _said(metadata, name)
 
     keywords = member(spec, "keywords") or member(metadata, "keywords")
+    listed = keywords if isinstance(keywords, list) else []
     return f.About(
-        display_name=clip(said("displayName").strip(), 100),
+        display_name=cutter.text("displayName", said("displayName").strip()),
         summary=summarise(_said(notes, "description") or said("description")),
-        provider_name=clip(_said(provider, "name").strip(), 100),
-        provider_url=clip(_said(provider, "url").strip(), LONGEST_NAME),
-        keywords=words(
-            (w for w in keywords if isinstance(w, str)) if isinstance(keywords, list) else (), MOST_KEYWORDS
-        ),
-        categories=words(_said(notes, "categories").split(","), MOST_CATEGORIES),
-        min_kube_version=clip(said("minKubeVersion").strip(), 63),
+        provider_name=cutter.text("provider", _said(provider, "name").strip()),
+        provider_url=cutter.text("provider", _said(provider, "url").strip()),
+        keywords=cutter.items("keywords", words(w for w in listed if isinstance(w, str))),
+        categories=cutter.items("categories", words(_said(notes, "categories").split(","))),
+        min_kube_version=cutter.text("minKubeVersion", said("minKubeVersion").strip()),
     )
 
 
@@ -240,8 +241,3 @@ def _said(owner: Object, name: str) -> str:
 def _part(owner: Object, name: str) -> Object:
     value = member(owner, name)
     return value if isinstance(value, dict) else {}
-
-
-def _capped(found: list[_Strings], most: int) -> tuple[_Strings, ...]:
-    """The first `most` different ones, in order."""
-    return tuple(dict.fromkeys(found))[:most]

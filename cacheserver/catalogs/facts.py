@@ -48,7 +48,7 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a bundle's CSV says for people; capped (read.py)."""
+    """What a bundle's CSV says for people."""
 
     display_name: str = ""
     summary: str = ""
@@ -77,6 +77,8 @@ class Bundle:
     """(package, version range)"""
     about: About = field(default_factory=About)
     content: tuple[str, int, int] = ("", 0, 0)
+    cut: tuple[str, ...] = ()
+    """Fields, as they are served, that are longer than what stands here (bounds.Cutter)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,7 @@ class Parse:
         scratch = str(self._scratch) if self._write_blobs else ""
         wanted: list[tuple[_Package, Wanted]] = []
         for package in batch:
-            refusal = package.refusal or self._oversized(package)
+            refusal = package.refusal or self._oversized(package) or self._jobs.unnameable(package.name, LOCAL)
             if refusal:
                 self._take(package, Packed(refusal=refusal), known)
                 continue

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 """Part of every index and input hash: raise it when facts, rules or records change, and everything is read again."""
 
 KPTFILE: Final = "Kptfile"
@@ -52,6 +52,8 @@ class Facts:
     readiness_gates: tuple[str, ...] = ()
     upstream_lock: Lock | None = None
     warnings: tuple[Problem, ...] = ()
+    cut: tuple[str, ...] = ()
+    """Fields, as they are served, that are longer than what stands here (bounds.Cutter)."""
 
 
 def encode(facts: Facts) -> str:
@@ -73,6 +75,7 @@ def decode(line: str) -> Facts:
         readiness_gates=_tuples(written["readiness_gates"]),
         upstream_lock=Lock(**lock) if lock else None,
         warnings=_tuples(written["warnings"]),
+        cut=_tuples(written["cut"]),
     )
 
 

@@ -85,7 +85,9 @@ class Parse:
         candidates: list[_Candidate] = []
         fresh: list[tuple[Place, Files]] = []
         for place in places:
-            if place in branch:
+            if (problem := self._jobs.unnameable(place.package, place.name)) is not None:
+                self._refuse(place, problem[0], problem[1])
+            elif place in branch:
                 fresh.append((place, branch[place]))
             elif (known := self._stands(place)) is not None:
                 candidates.append(_Candidate(place, known))

@@ -7,12 +7,14 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Final, TypeVar
 
+from cacheserver.catalogs import bounds
 from cacheserver.catalogs.catalog import Finding
+from cacheserver.catalogs.krm_facts import Problem
 from cacheserver.catalogs.krm_wire import Describe, Described, Pack, Packed, decode_packed, encode_job
 from cacheserver.catalogs.wire import Assembled, decode_assembled
 from cacheserver.catalogs.workers import Lane, Workers
 from cacheserver.errors import CatalogError, WorkerCrashedError
-from cacheserver.model import RepositoryKey
+from cacheserver.model import Key, Kind, RepositoryKey
 
 _AHEAD: Final = 2
 """Jobs under way for one parse, per worker: the next one is ready when a worker is."""
@@ -28,6 +30,15 @@ class Jobs:
         self._workers = workers
         self._lane = lane
         self.limits = workers.limits
+
+    def unnameable(self, package: str, revision: str) -> Problem | None:
+        """Why a revision cannot have a key in the store, if it cannot: git allows longer names."""
+        try:
+            key = Key(Kind.REVISION, self._key.namespace, self._key.name, package, revision)
+            bounds.check_key(key, self.limits)
+        except bounds.BoundError as exc:
+            return exc.reason, str(exc), ""
+        return None
 
     async def pack(self, job: Pack) -> list[Packed]:
         """One answer for each tree, in order. Raises: CatalogError when the pool cannot go on."""

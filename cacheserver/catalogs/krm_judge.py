@@ -87,6 +87,7 @@ async def judge(gathered: Gathered, repository: RepositoryKey, known: index.Know
     for one in sorted(assembled, key=lambda one: one.name):
         if one.records:
             packages.append(ParsedPackage(one.name, hashes[one.name], one.records))
+            gathered.findings += one.findings
         else:
             rejected[one.name] = [*rejected.get(one.name, ()), *one.findings]
             del good[one.name]

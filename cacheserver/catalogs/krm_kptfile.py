@@ -7,28 +7,24 @@ left out where it is not of the right shape.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from cacheserver.catalogs import goyaml
+from cacheserver.catalogs.bounds import Cutter
 from cacheserver.catalogs.document import JSON, DocumentError, Object, name_of
 from cacheserver.catalogs.krm_facts import KPTFILE, Condition, Lock
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.catalogs.summary import (
-    LONGEST_MESSAGE,
     LONGEST_NAME,
-    LONGEST_WORD,
-    MOST_KEYWORDS,
     clip,
     summarise,
     words,
 )
 from cacheserver.model import GROUP
 
-_MOST_LABELS: Final = 32
-_MOST_CONDITIONS: Final = 16
-_MOST_GATES: Final = 16
-"""Ours: a served object stays near 2 KB. Real Kptfiles hold a handful of each."""
+_LABELS_SHARE: Final = 4
+"""Ours: labels take a quarter of an object at most; they stand beside its status. Real Kptfiles hold a handful."""
 
 _STATUSES: Final = frozenset({"True", "False", "Unknown"})  # metav1.ConditionStatus
 # Kubernetes, Labels: syntax and character set.
@@ -49,6 +45,7 @@ class Kptfile:
     readiness_gates: tuple[str, ...] = ()
     upstream_lock: Lock | None = None
     duplicate_keys: tuple[tuple[str, int], ...] = ()
+    cut: tuple[str, ...] = ()
 
 
 def read(raw: bytes, limits: ParseLimits) -> Kptfile:
@@ -70,16 +67,18 @@ def read(raw: bytes, limits: ParseLimits) -> Kptfile:
     if not _text(document, "apiVersion").startswith("kpt.dev/"):
         api = clip(str(document.get("apiVersion")), 60)
         raise DocumentError("NotAKptfile", f"apiVersion must be kpt.dev/v1, not {api!r}")
+    cutter, narrow = Cutter(limits), Cutter(replace(limits, record_bytes=limits.record_bytes // _LABELS_SHARE))
     metadata, about, status = (_part(document, name) for name in ("metadata", "info", "status"))
     return Kptfile(
-        display_name=clip(_text(metadata, "name").strip(), 100),
+        display_name=cutter.text("displayName", _text(metadata, "name").strip()),
         summary=summarise(_text(about, "description")),
-        keywords=words((w for w in _list(about, "keywords") if isinstance(w, str)), MOST_KEYWORDS),
-        labels=tuple(_labels(_part(metadata, "labels"))),
-        conditions=tuple(_conditions(status)),
-        readiness_gates=tuple(_gates(about)),
-        upstream_lock=_lock(document),
+        keywords=cutter.items("keywords", words(w for w in _list(about, "keywords") if isinstance(w, str))),
+        labels=narrow.items("labels", _labels(_part(metadata, "labels"))),
+        conditions=cutter.items("conditions", _conditions(status, cutter)),
+        readiness_gates=cutter.items("readinessGates", _gates(about)),
+        upstream_lock=_lock(document, cutter),
         duplicate_keys=tuple(loaded.duplicates),
+        cut=tuple(sorted({*cutter.cut, *narrow.cut})),
     )
 
 
@@ -93,10 +92,10 @@ def _labels(written: Object) -> list[tuple[str, str]]:
         good_key = _NAME.match(name) and (not slash or (len(prefix) <= LONGEST_NAME and _PREFIX.match(prefix)))
         if good_key and not own and isinstance(value, str) and (not value or _NAME.match(value)):
             kept.append((key, value))
-    return kept[:_MOST_LABELS]
+    return kept
 
 
-def _conditions(status: Object) -> list[Condition]:
+def _conditions(status: Object, cutter: Cutter) -> list[Condition]:
     """The first of each type."""
     found: dict[str, Condition] = {}
     for entry in _list(status, "conditions"):
@@ -106,24 +105,24 @@ def _conditions(status: Object) -> list[Condition]:
         if isinstance(holds, bool):  # written without quotes; Go's decoder takes the text as it stands
             holds = str(holds)
         if kind and len(kind) <= LONGEST_NAME and isinstance(holds, str) and holds in _STATUSES:
-            reason, message = clip(_text(entry, "reason"), LONGEST_WORD), clip(_text(entry, "message"), LONGEST_MESSAGE)
+            reason, message = (cutter.text("conditions", _text(entry, part)) for part in ("reason", "message"))
             found.setdefault(kind, Condition(kind, holds, reason, message))
-    return list(found.values())[:_MOST_CONDITIONS]
+    return list(found.values())
 
 
 def _gates(about: Object) -> list[str]:
     gates = [_text(gate, "conditionType") for gate in _list(about, "readinessGates") if isinstance(gate, dict)]
-    return [clip(gate, LONGEST_NAME) for gate in dict.fromkeys(gates) if gate][:_MOST_GATES]
+    return [gate for gate in dict.fromkeys(gates) if gate]
 
 
-def _lock(document: Object) -> Lock | None:
+def _lock(document: Object, cutter: Cutter) -> Lock | None:
     """Porch, pkg/git/package.go GetUpstreamLock: a lock counts only where `upstream.git` says what is followed."""
     lock = _part(document, "upstreamLock")
     git = _part(lock, "git")
     if not git or not _part(_part(document, "upstream"), "git"):
         return None
     names = ("repo", "directory", "ref", "commit")
-    return Lock(*(clip(_text(git, name), LONGEST_MESSAGE) for name in names))
+    return Lock(*(cutter.text("upstreamLock", _text(git, name)) for name in names))
 
 
 def _text(owner: Object, name: str) -> str:

@@ -15,17 +15,22 @@ from typing import Final
 
 import zstandard
 
+from cacheserver.catalogs import bounds, krm_kptfile, krm_project
 from cacheserver.catalogs import krm_facts as f
-from cacheserver.catalogs import krm_kptfile, krm_project
+from cacheserver.catalogs.catalog import Finding
 from cacheserver.catalogs.document import DocumentError
-from cacheserver.catalogs.krm_wire import Describe, Pack, Packed, Wanted, decode_job, encode_packed
+from cacheserver.catalogs.krm_wire import Describe, Described, Pack, Packed, Wanted, decode_job, encode_packed
 from cacheserver.catalogs.limits import ParseLimits
+from cacheserver.catalogs.summary import LONGEST_NAME, clip
 from cacheserver.catalogs.wire import Assembled, encode_assembled
 from cacheserver.content import tar_stream
 from cacheserver.model import BlobFile, BlobHead, Digest, RepositoryKey
 
 _ZSTD_LEVEL: Final = 3  # model.BlobFile
 _MEDIA_TYPE: Final = "application/x-tar"
+_CUT: Final = "{}: too long for one object and cut there (status.truncated); all of it stands in the Kptfile"
+_MOST_CUTS: Final = 50
+"""Ours: warnings of one package."""
 
 
 def answer(frame: bytes, limits: ParseLimits) -> bytes:
@@ -33,20 +38,29 @@ def answer(frame: bytes, limits: ParseLimits) -> bytes:
     job = decode_job(frame)
     if isinstance(job, Pack):
         return encode_packed(pack(job, limits))
-    return encode_assembled(describe(job))
+    return encode_assembled(describe(job, limits))
 
 
-def describe(job: Describe) -> list[Assembled]:
-    """The records of each package, in order."""
-    repository = RepositoryKey(job.namespace, job.repository)
-    return [
-        Assembled(
-            package.name,
-            krm_project.records(repository, package.name, [(r, f.decode(facts)) for r, facts in package.revisions]),
-            (),
-        )
-        for package in job.packages
-    ]
+def describe(job: Describe, limits: ParseLimits = bounds.DEFAULT) -> list[Assembled]:
+    """The records of each package, in order; none and a finding where one is too large to be served."""
+    return [_described(package, RepositoryKey(job.namespace, job.repository), limits) for package in job.packages]
+
+
+def _described(package: Described, repository: RepositoryKey, limits: ParseLimits) -> Assembled:
+    revisions = [(revision, f.decode(facts)) for revision, facts in package.revisions]
+    known = {name for _, facts in revisions for name in facts.cut}  # told with each tree
+    try:
+        records = krm_project.records(repository, package.name, revisions, limits)
+        findings = [
+            Finding(
+                "Truncated", f"{record.key.name}: {_CUT.format(', '.join(fields))}", package=package.name, warning=True
+            )
+            for record in records
+            if (fields := sorted({*bounds.truncated(record)} - known))
+        ]
+        return Assembled(package.name, records, findings[:_MOST_CUTS])
+    except bounds.BoundError as exc:
+        return Assembled(package.name, (), [Finding(exc.reason, str(exc), package.name, package=package.name)])
 
 
 def pack(job: Pack, limits: ParseLimits) -> list[Packed]:
@@ -57,6 +71,7 @@ def pack(job: Pack, limits: ParseLimits) -> list[Packed]:
 def _packed(wanted: Wanted, job: Pack, limits: ParseLimits) -> Packed:
     try:
         contents = _read(wanted, Path(job.root), limits)
+        bounds.check_files([(path, len(content)) for path, content in contents], limits)
         hashed, size = hashlib.sha256(), 0
         for piece in tar_stream(contents):
             hashed.update(piece)
@@ -69,6 +84,8 @@ def _packed(wanted: Wanted, job: Pack, limits: ParseLimits) -> Packed:
     except DocumentError as exc:
         path = getattr(exc, "path", f.KPTFILE)
         return Packed(refusal=(exc.reason, str(exc), path), line=exc.line)
+    except bounds.BoundError as exc:
+        return Packed(refusal=(exc.reason, str(exc), ""))
     except MemoryError:
         return Packed(refusal=("TooLarge", "does not fit into the worker's memory", ""))
     return Packed(digest, f.encode(facts), blob)
@@ -115,10 +132,18 @@ def _content(path: Path, room: int) -> bytes:
 def _facts(kptfile: bytes, wanted: Wanted, content: tuple[str, int, int], limits: ParseLimits) -> f.Facts:
     said = krm_kptfile.read(kptfile, limits)
     warnings = list(wanted.warnings)
+    if said.cut:
+        warnings.append(("Truncated", _CUT.format(", ".join(said.cut)), f.KPTFILE))
     if said.duplicate_keys:
         key, line = said.duplicate_keys[0]
         more = f" and {len(said.duplicate_keys) - 1} more" if len(said.duplicate_keys) > 1 else ""
-        warnings.append(("DuplicateKey", f"line {line}: duplicate key {key!r}{more}; the last one counts", f.KPTFILE))
+        warnings.append(
+            (
+                "DuplicateKey",
+                f"line {line}: duplicate key {clip(key, LONGEST_NAME)!r}{more}; the last one counts",
+                f.KPTFILE,
+            )
+        )
     return f.Facts(
         content=content,
         display_name=said.display_name,
@@ -129,6 +154,7 @@ def _facts(kptfile: bytes, wanted: Wanted, content: tuple[str, int, int], limits
         readiness_gates=said.readiness_gates,
         upstream_lock=said.upstream_lock,
         warnings=tuple(warnings),
+        cut=said.cut,
     )
 
 

@@ -9,8 +9,9 @@ from typing import Any, Final
 import orjson
 
 from cacheserver import model
-from cacheserver.catalogs import semver
+from cacheserver.catalogs import bounds, semver
 from cacheserver.catalogs.krm_facts import Facts, Lock, Origin, Revision
+from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.model import Digest, Format, Key, Kind, Record, RepositoryKey
 
 _LABEL_VALUE: Final = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?\Z")  # Kubernetes: labels, syntax
@@ -21,12 +22,31 @@ _FORMAT: Final = str(Format.KRM)
 _Rank = tuple[semver.Version, bool, str]
 
 
-def records(repository: RepositoryKey, package: str, revisions: Sequence[tuple[Revision, Facts]]) -> list[Record]:
-    """Revisions from the lowest version up, those without one before them by name; the package last."""
+_OF_REVISION: Final = ("conditions", "readinessGates")
+_OF_PACKAGE: Final = ("keywords",)
+"""Lists whose whole stands in the Kptfile, which is part of the content."""
+
+
+def records(
+    repository: RepositoryKey,
+    package: str,
+    revisions: Sequence[tuple[Revision, Facts]],
+    limits: ParseLimits = bounds.DEFAULT,
+) -> list[Record]:
+    """Revisions from the lowest version up, those without one before them by name; the package last.
+
+    Raises: BoundError for one too large to be served.
+    """
     ordered = sorted(revisions, key=lambda pair: (_rank(pair[0]) is not None, _rank(pair[0]) or (), pair[0].name))
     latest = _latest(revision for revision, _ in revisions)
-    made = [_revision(repository, package, revision, facts, latest=revision is latest) for revision, facts in ordered]
-    return [*made, _package(repository, package, ordered, latest)]
+    made = [
+        _revision(repository, package, revision, facts, limits, latest=revision is latest)
+        for revision, facts in ordered
+    ]
+    made.append(_package(repository, package, ordered, latest, limits))
+    for record in made:
+        bounds.check(record, limits)
+    return made
 
 
 def version_of(revision: Revision) -> str:
@@ -83,7 +103,9 @@ def _lifecycle(revision: Revision) -> str:
     return "DeletionProposed" if revision.deletion_proposed else "Published"
 
 
-def _revision(repository: RepositoryKey, package: str, revision: Revision, facts: Facts, *, latest: bool) -> Record:
+def _revision(
+    repository: RepositoryKey, package: str, revision: Revision, facts: Facts, limits: ParseLimits, *, latest: bool
+) -> Record:
     digest, size, files = facts.content
     lifecycle = _lifecycle(revision)
     spec = {
@@ -117,13 +139,17 @@ def _revision(repository: RepositoryKey, package: str, revision: Revision, facts
         key=Key(Kind.REVISION, repository.namespace, repository.name, package, revision.name),
         labels=_labels(facts, own),
         spec=orjson.dumps(spec),
-        status=orjson.dumps(_present(status)),
+        status=orjson.dumps(bounds.fitted(_present(status), _OF_REVISION, _cut(facts, status), limits)),
         blobs=(Digest(digest),),
     )
 
 
 def _package(
-    repository: RepositoryKey, package: str, ordered: Sequence[tuple[Revision, Facts]], latest: Revision | None
+    repository: RepositoryKey,
+    package: str,
+    ordered: Sequence[tuple[Revision, Facts]],
+    latest: Revision | None,
+    limits: ParseLimits,
 ) -> Record:
     facts = _spokesman(ordered, latest)
     status = {
@@ -137,8 +163,12 @@ def _package(
         key=Key(Kind.PACKAGE, repository.namespace, repository.name, package),
         labels=_labels(facts, _own_labels(repository, package)),
         spec=orjson.dumps({"repository": repository.name, "packageName": package, "format": _FORMAT}),
-        status=orjson.dumps(_present(status)),
+        status=orjson.dumps(bounds.fitted(_present(status), _OF_PACKAGE, _cut(facts, status), limits)),
     )
+
+
+def _cut(facts: Facts, status: Mapping[str, Any]) -> list[str]:
+    return [name for name in facts.cut if name in status or name == "labels"]
 
 
 def _spokesman(ordered: Sequence[tuple[Revision, Facts]], latest: Revision | None) -> Facts:

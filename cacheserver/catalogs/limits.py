@@ -29,3 +29,10 @@ class ParseLimits:
     """Of one revision of a KRM package: all its files. The largest real one has 1.7 MB; a worker holds them at once."""
     package_files: int = 10_000
     """Of one revision of a KRM package. Real ones stay under 200."""
+    record_bytes: int = 256 * 1024
+    """Of one served object. Ours: a sixth of what etcd takes in a request (1.5 MiB, --max-request-bytes), and every
+    replica and list carries it. The largest real object has 30 APIs and 265 skips, 20 KB."""
+    key_bytes: int = 4096
+    """Of an object's names, percent-encoded as in its key. Real ones stay under 200."""
+    paths_bytes: int = 768 * 1024
+    """Of the list of a revision's files as JSON: it is one record, written together with 512 KiB of content."""

@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from cacheserver import model
+from cacheserver.catalogs import bounds
 from cacheserver.catalogs import facts as f
+from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.catalogs.rules import Bundle, Package
-from cacheserver.catalogs.summary import LONGEST_MESSAGE, LONGEST_NAME, MOST_CHANNELS, MOST_SKIPS, clip
 from cacheserver.model import Digest, Format, Key, Kind, Record, RepositoryKey
 
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?\Z")  # Kubernetes: labels, syntax
 _FORMAT = str(Format.FBC)
 
 
-def records(repository: RepositoryKey, package: Package) -> list[Record]:
-    """Revisions from the lowest version up, the package last."""
+_OF_REVISION: Final = ("providedAPIs", "requiredAPIs", "dependencies")
+_OF_PACKAGE: Final = ("keywords", "categories")
+"""Lists whose whole stands in the content of the revision, or of the latest one. Channels do not: never cut."""
+
+
+def records(repository: RepositoryKey, package: Package, limits: ParseLimits = bounds.DEFAULT) -> list[Record]:
+    """Revisions from the lowest version up, the package last. Raises: BoundError for one too large to be served."""
     deprecated = {(entry.schema, entry.name): entry.message for entry in package.deprecations}
     latest = next(channel.head for channel in package.channels if channel.said.name == package.said.default_channel)
     membership = _membership(package)
     made = [
-        _revision(repository, bundle, membership[bundle.said.name], deprecated, latest=bundle.said.name == latest)
+        _revision(
+            repository, bundle, membership[bundle.said.name], deprecated, limits, latest=bundle.said.name == latest
+        )
         for bundle in package.bundles
     ]
-    return [*made, _package(repository, package, deprecated, latest)]
+    made.append(_package(repository, package, deprecated, latest, limits))
+    for record in made:
+        bounds.check(record, limits)
+    return made
 
 
 def _membership(package: Package) -> dict[str, list[dict[str, Any]]]:
@@ -39,11 +50,10 @@ def _membership(package: Package) -> dict[str, list[dict[str, Any]]]:
                 "name": channel.said.name,
                 "head": True if entry.name == channel.head else None,
                 "replaces": entry.replaces,
-                "skips": list(entry.skips[:MOST_SKIPS]),
+                "skips": entry.skips,
                 "skipRange": entry.skip_range,
             }
-            if len(found[entry.name]) < MOST_CHANNELS:
-                found[entry.name].append(_present(place))
+            found[entry.name].append(_present(place))
     return found
 
 
@@ -52,6 +62,7 @@ def _revision(
     bundle: Bundle,
     channels: Sequence[Mapping[str, Any]],
     deprecated: Mapping[tuple[str, str], str],
+    limits: ParseLimits,
     *,
     latest: bool,
 ) -> Record:
@@ -70,10 +81,7 @@ def _revision(
         "image": said.image,
         "providedAPIs": [_api(api) for api in said.provided],
         "requiredAPIs": [_api(api) for api in said.required],
-        "dependencies": [
-            {"package": clip(package, LONGEST_NAME), "versionRange": clip(wanted, LONGEST_NAME)}
-            for package, wanted in said.dependencies
-        ],
+        "dependencies": [{"package": package, "versionRange": wanted} for package, wanted in said.dependencies],
         "minKubeVersion": said.about.min_kube_version,
         "deprecation": _deprecation(deprecated.get((f.BUNDLE, said.name))),
         "content": {"digest": digest, "size": size, "files": files},
@@ -85,6 +93,7 @@ def _revision(
         model.LABEL_LIFECYCLE: "Published",
         model.LABEL_LATEST: "true" if latest else "",
     }
+    cut = [name for name in said.cut if name in status]
     # The version, not the bundle's name: the same version may have another name tomorrow. rules.py refuses a package in
     # which two bundles have one version.
     naming = f"{bundle.written}/{bundle.release}" if bundle.release else bundle.written
@@ -92,17 +101,22 @@ def _revision(
         key=Key(Kind.REVISION, repository.namespace, repository.name, said.package, naming),
         labels=_labels(labels),
         spec=orjson.dumps(spec),
-        status=orjson.dumps(_present(status)),
+        status=orjson.dumps(bounds.fitted(_present(status), _OF_REVISION, cut, limits)),
         blobs=(Digest(digest),),
     )
 
 
 def _package(
-    repository: RepositoryKey, package: Package, deprecated: Mapping[tuple[str, str], str], latest: str
+    repository: RepositoryKey,
+    package: Package,
+    deprecated: Mapping[tuple[str, str], str],
+    latest: str,
+    limits: ParseLimits,
 ) -> Record:
     said = package.said
     versions = {bundle.said.name: bundle.written for bundle in package.bundles}
-    about = next(bundle.said.about for bundle in package.bundles if bundle.said.name == latest)
+    head = next(bundle.said for bundle in package.bundles if bundle.said.name == latest)
+    about = head.about
     channels = [
         _present(
             {
@@ -129,6 +143,7 @@ def _package(
         "icon": {"mediaType": media_type, "digest": digest, "size": size} if said.icon else None,
         "deprecation": _deprecation(deprecated.get((f.PACKAGE, ""))),
     }
+    cut = [name for name in head.cut if name in status]
     labels = {
         model.LABEL_REPOSITORY: repository.name,
         model.LABEL_PACKAGE: said.name,
@@ -138,7 +153,7 @@ def _package(
         key=Key(Kind.PACKAGE, repository.namespace, repository.name, said.name),
         labels=_labels(labels),
         spec=orjson.dumps({"repository": repository.name, "packageName": said.name, "format": _FORMAT}),
-        status=orjson.dumps(_present(status)),
+        status=orjson.dumps(bounds.fitted(_present(status), _OF_PACKAGE, cut, limits)),
         blobs=(Digest(digest),) if said.icon else (),
     )
 
@@ -149,12 +164,12 @@ def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _api(api: tuple[str, str, str]) -> dict[str, str]:
-    group, version, kind = (clip(part, LONGEST_NAME) for part in api)
+    group, version, kind = api
     return {"group": group, "version": version, "kind": kind}
 
 
 def _deprecation(message: str | None) -> dict[str, str] | None:
-    return {"message": clip(message, LONGEST_MESSAGE)} if message else None
+    return {"message": message} if message else None
 
 
 def _labels(wanted: Mapping[str, str]) -> dict[str, str]:

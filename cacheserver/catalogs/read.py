@@ -21,7 +21,7 @@ from cacheserver.catalogs.document import (
 )
 from cacheserver.catalogs.document import field as member
 from cacheserver.catalogs.limits import ParseLimits
-from cacheserver.catalogs.summary import clip, summarise
+from cacheserver.catalogs.summary import LONGEST_NAME, clip, summarise
 
 ICON_TYPES: Final = frozenset({"image/svg+xml", "image/png", "image/jpeg", "image/gif", "image/webp"})
 """Ours: an icon is served as one of these or not at all; the type comes from the catalog and browsers act on it."""
@@ -93,7 +93,7 @@ def read(value: JSON, limits: ParseLimits) -> tuple[f.Facts, Blob | None]:
     except DocumentError as exc:
         exc.package = meta.package
         raise
-    return f.Facts(f.Other(meta.package, meta.schema)), None
+    return f.Facts(f.Other(clip(meta.package, LONGEST_NAME), clip(meta.schema, LONGEST_NAME))), None
 
 
 def _bare(meta: Envelope) -> f.Subject:

@@ -15,7 +15,7 @@ from typing import TypeVar
 from cacheserver.catalogs import facts as f
 from cacheserver.catalogs import semver
 from cacheserver.catalogs.catalog import Finding
-from cacheserver.catalogs.summary import LONGEST_NAME, clip
+from cacheserver.catalogs.summary import LONGEST_MESSAGE, LONGEST_NAME, clip
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 _LISTED = 10
@@ -88,7 +88,7 @@ class _Check:
     def _add(self, reason: str, message: str, placed: Placed, *, warning: bool) -> None:
         self.good = self.good and warning
         if len(self.findings) < _MOST_FINDINGS:
-            message = f"package {clip(self.name, LONGEST_NAME)!r}: {message}"
+            message = clip(f"package {clip(self.name, LONGEST_NAME)!r}: {message}", LONGEST_MESSAGE)
             self.findings.append(
                 Finding(reason, message, placed.path, placed.document, placed.line, self.name, warning=warning)
             )
@@ -142,7 +142,7 @@ def _channels(checked: _Check, said: f.Package, package: Placed) -> list[Channel
         if not channel.name:
             checked.refuse("ChannelWithoutName", "channel with no name", placed)
         elif channel.name in names:
-            checked.refuse("DuplicateChannel", f"duplicate channel {channel.name!r}", placed)
+            checked.refuse("DuplicateChannel", f"duplicate {_title(channel)}", placed)
         elif len(channel.name) > LONGEST_NAME:
             checked.refuse("NameTooLong", f"{_title(channel)}: longer than {LONGEST_NAME} characters", placed)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import zstandard
@@ -16,6 +17,7 @@ from cacheserver.catalogs.document import DocumentError
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.catalogs.read import Blob, read
 from cacheserver.catalogs.splitter import Piece
+from cacheserver.catalogs.summary import LONGEST_MESSAGE, LONGEST_NAME, clip
 from cacheserver.catalogs.wire import Part, Report, Seen
 from cacheserver.model import BlobFile, BlobHead, Digest
 
@@ -127,6 +129,10 @@ class _Reader:
         if not package and not isinstance(facts.subject, f.Other):
             what = "name" if isinstance(facts.subject, f.Package) else "package"
             raise DocumentError("MissingPackage", f"{what} must be set: it says which package the document belongs to")
+        if len(package) > LONGEST_NAME:
+            shown = clip(package, LONGEST_NAME)
+            message = f"the package's name has {len(package)} characters; the limit is {LONGEST_NAME}: {shown!r}"
+            raise DocumentError("NameTooLong", message, package=shown)
         if loaded.duplicates:
             key, line = loaded.duplicates[0]
             more = f" and {len(loaded.duplicates) - 1} more" if len(loaded.duplicates) > 1 else ""
@@ -145,7 +151,7 @@ class _Reader:
 
     def _refuse(self, piece: Piece, error: DocumentError) -> None:
         if error.package:
-            self._report.spoilt.append(error.package)
+            self._report.spoilt.append(clip(error.package, LONGEST_NAME))
         else:
             self._report.unclear = True
         line = piece.line + max(error.line - 1, 0)
@@ -158,7 +164,7 @@ class _Reader:
             return
         part, documents = self._report.part, self._report.documents
         self._report.findings.append(
-            Finding(finding.reason, finding.message, part.path, documents, finding.line, warning=finding.warning)
+            replace(finding, message=clip(finding.message, LONGEST_MESSAGE), path=part.path, document=documents)
         )
 
     def _tell_untold(self) -> None:

@@ -1,4 +1,4 @@
-"""Catalog text cut to what a served summary may hold (about 2 KB an object). The content keeps everything, uncut."""
+"""Catalog text for people: one line of a description. Lists are whole, as far as a record holds them (bounds.py)."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ from collections.abc import Iterable
 from typing import Final
 
 SUMMARY_CHARACTERS: Final = 200  # api.md, Package.status.summary
-MOST_KEYWORDS: Final = 12
-MOST_CATEGORIES: Final = 8
-MOST_APIS: Final = 32
-MOST_DEPENDENCIES: Final = 16
-MOST_SKIPS: Final = 128
-MOST_CHANNELS: Final = 32
 LONGEST_NAME: Final = 253
-LONGEST_WORD: Final = 63
+"""Of a name that is served or told; and of one that a finding shows."""
+LONGEST_TEXT: Final = 4096
+"""Ours: of one text of a summary (a name, a URL). Real ones stay under 100."""
 LONGEST_MESSAGE: Final = 1024
-"""Ours, all of them: real data stays below (90 skips an entry, 24 channels a package, 40 APIs a bundle at most)."""
+"""Ours: of a finding's message. What it quotes comes from the catalog, and may be as long as a document."""
 
 _SPACE = re.compile(r"\s+")
 _MARKDOWN = re.compile(r"^[#*>\s]+")
@@ -43,7 +39,6 @@ def _is_heading(paragraph: str) -> bool:
     return not bare or (bare.startswith("#") and "\n" not in bare)
 
 
-def words(found: Iterable[str], most: int) -> tuple[str, ...]:
-    """The first `most` different non-empty words, in order, each cut to 63 characters."""
-    kept = dict.fromkeys(clip(word.strip(), LONGEST_WORD) for word in found if word.strip())
-    return tuple(kept)[:most]
+def words(found: Iterable[str]) -> list[str]:
+    """The different non-empty words, in order."""
+    return list(dict.fromkeys(word.strip() for word in found if word.strip()))

@@ -22,7 +22,7 @@ from cacheserver.config.sources import DirectorySource as DirectorySpec
 from cacheserver.errors import LeaseLostError, Unavailable
 from cacheserver.etcd.client import Client, Delete, prefix_end
 from cacheserver.ingest import Outcome, Rooms, SyncReport
-from cacheserver.ingest.status import synced
+from cacheserver.ingest.status import repository_record, synced
 from cacheserver.ingest.sync import forget, sync
 from cacheserver.model import RepositoryKey
 from cacheserver.sources import DirectorySource
@@ -598,3 +598,60 @@ async def test_versions_that_differ_in_build_metadata_only_are_two_objects(world
     world.files.package("app", "1.0.0+a.b", "1.0.0+a-b")
     assert (await world.sync()).added == 3
     assert sorted(await served(world)) == ["repo.app", "repo.app.1.0.0x--2ba-b", "repo.app.1.0.0x--2ba.b"]
+
+
+async def test_a_package_too_large_for_etcd_is_rejected_and_blocks_nobody(world: World) -> None:
+    """30,000 channels were one record of 3 MB, which etcd refused at every sync, and everything behind it."""
+    world.files.package("huge", "1.0.0").package("db", "1.0.0")
+    await world.sync()
+    before = await world.objects()
+    channels = [
+        {"schema": "olm.channel", "package": "huge", "name": f"c{at}", "entries": [{"name": "huge.v1.0.0"}]}
+        for at in range(30_000)
+    ]
+    world.files.file("huge/more.json", b"\n".join(map(orjson.dumps, channels))).package("db", "1.0.0", "1.1.0")
+    report = await world.sync()
+    assert (report.outcome, list(report.rejected), report.added) == (Outcome.APPLIED, ["huge"], 1)
+    [finding] = report.rejected["huge"]
+    assert finding.reason == "RecordTooLarge"
+    assert "channels; the limit for one object is 262144" in finding.message
+    after = await world.objects()
+    assert {name: after[name] for name in before if "huge" in name} == {
+        name: before[name] for name in before if "huge" in name
+    }
+    assert "db" in "".join(set(after) - set(before))
+    assert "RecordTooLarge" in str(report.rejected)
+    record = repository_record(world.config, synced(report), report, None, now=0.0)
+    assert record is not None
+    assert len(record.status) < 8192
+
+
+async def test_the_status_of_a_repository_stays_small_whatever_its_findings_say(world: World) -> None:
+    for at in range(25):
+        world.files.file(
+            f"p{at}.json",
+            orjson.dumps({"schema": "olm.package", "name": f"{at}" + "é" * 300_000, "defaultChannel": "x"}),
+        )
+        world.files.file(f"q{at}.json", b'{"schema": "' + b"x" * 100_000)
+    report = await world.sync()
+    assert len(report.rejected) == 25
+    record = repository_record(world.config, synced(report), report, None, now=0.0)
+    assert record is not None
+    assert len(record.status) < 64 * 1024
+
+
+async def test_an_object_with_more_than_it_can_hold_is_served_and_its_content_has_all(world: World) -> None:
+    apis = [
+        {"type": "olm.gvk", "value": {"group": "example.com", "version": "v1", "kind": f"K{n}"}} for n in range(9000)
+    ]
+    world.files.package("app", "1.0.0")
+    lines = (world.files.root / "app/catalog.yaml").read_bytes().split(b"---\n")
+    bundle = orjson.loads(lines[-1])
+    bundle["properties"] += apis
+    world.files.file("app/catalog.yaml", b"---\n".join([*lines[:-1], orjson.dumps(bundle)]))
+    report = await world.sync()
+    assert [finding.reason for finding in report.findings] == ["Truncated"]
+    status = (await world.objects())["repo.app.1.0.0"]["status"]
+    assert status["truncated"] == ["providedAPIs"]
+    whole = b"".join([piece async for piece in world.blobs.read(status["content"]["digest"])])
+    assert whole.count(b'"type":"olm.gvk"') == 9000
