@@ -14,7 +14,6 @@ import gc
 import logging
 import signal
 import ssl
-import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -29,6 +28,7 @@ from cacheserver.errors import CacheServerError, EtcdError, EtcdStartError, NoSp
 from cacheserver.etcd.client import Client, TLSFiles
 from cacheserver.etcd.version import check_supported
 from cacheserver.ingest import Ingest, Rooms, ServedBook, Space, SyncReport
+from cacheserver.ingest.disk import Mirrors, ScratchSpace, scratch_directory
 from cacheserver.ingest.git import open_for
 from cacheserver.ingest.roll import Roll
 from cacheserver.ingest.space import TROUBLE
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from cacheserver.api import Api
+    from cacheserver.catalogs.workers import Workers
     from cacheserver.cluster.kubeapi import KubeAPI
     from cacheserver.cluster.repositories import Controller
     from cacheserver.watchcache import WatchCache
@@ -87,8 +88,8 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
             max_reads=settings.serving.max_reads,
             max_watches=settings.serving.max_watches,
         )
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cacheserver-")))
-        rooms = Rooms(store, blobs, workers, scratch)
+        scratch = stack.enter_context(scratch_directory())
+        rooms = _rooms(store, blobs, workers, scratch, settings)
         if settings.from_cluster and door.kubernetes is not None:
             ingest, controller = _steered(rooms, settings, door.kubernetes, space)
         else:
@@ -126,8 +127,8 @@ async def ingest(
         client = await stack.enter_async_context(_etcd(settings))
         store = Store(client)
         await _open(store, client, settings)
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cacheserver-")))
-        rooms = Rooms(store, Blobs(client), workers, scratch)
+        scratch = stack.enter_context(scratch_directory())
+        rooms = _rooms(store, Blobs(client), workers, scratch, settings)
         await _ingest(rooms, settings, Space()).once(progress=progress, on_report=on_report, on_error=on_error)
 
 
@@ -246,6 +247,12 @@ async def _etcd(settings: Settings) -> AsyncIterator[Client]:
             tls = TLSFiles(etcd.ca_file, etcd.cert_file, etcd.key_file) if etcd.ca_file or etcd.cert_file else None
             client = Client(etcd.endpoints, tls=tls, user=etcd.user, password=etcd.password() if etcd.user else None)
         yield await stack.enter_async_context(client)
+
+
+def _rooms(store: Store, blobs: Blobs, workers: Workers, scratch: Path, settings: Settings) -> Rooms:
+    parsing = settings.parsing
+    mirrors = Mirrors(settings.etcd.data_dir / "sources", parsing.mirror_bytes)
+    return Rooms(store, blobs, workers, scratch, scratch_space=ScratchSpace(parsing.scratch_bytes), mirrors=mirrors)
 
 
 def _ingest(rooms: Rooms, settings: Settings, space: Space) -> Ingest:

@@ -322,6 +322,19 @@ class ParseSettings:
     refs: int = _setting(
         "max-refs", count(least=1, most=10_000_000), 50_000, "Most branches and tags of one git repository."
     )  # 500 packages of 100 revisions; each is about 1 KB while they are read
+    scratch_bytes: int = _setting(
+        "max-scratch-bytes",
+        size(least=1 << 20, most=1 << 44),
+        8 << 30,
+        "Most bytes of fetched sources on disk before the next is fetched; 20 at most wait to be applied or are.",
+    )  # two of the largest sources allowed
+    mirror_bytes: int = _setting(
+        "max-mirror-bytes",
+        size(least=1 << 20, most=1 << 44),
+        16 << 30,
+        "Most bytes of git's copies of repositories kept between syncs; the one used longest ago goes, and is fetched "
+        "anew when it is needed.",
+    )  # four of the largest sources allowed
     git_memory_bytes: int = _setting(
         "git-memory",
         size(least=64 << 20, most=1 << 40),

@@ -182,6 +182,8 @@ class Ingest:
     async def run(self) -> None:
         """Keep every repository in step until cancelled; survives the loss of etcd and of its lease."""
         pause_s = 0.5
+        if self._rooms.mirrors is not None and not self._lead:
+            await self._rooms.mirrors.keep_only(self._lives)
         while True:
             started = time.monotonic()
             try:
@@ -283,12 +285,16 @@ class Ingest:
         if count is None:
             log.info("repository left alone: another process ingests it", extra=about)
         else:
+            if self._rooms.mirrors is not None:
+                await self._rooms.mirrors.remove(key)
             log.info("repository removed", extra={**about, "deleted": count})
         if departure.done is not None:
             await departure.done()
 
     async def left_behind(self, present: Collection[RepositoryKey]) -> None:
         """Forget every repository that the store holds and that is not `present`: it went while nobody looked."""
+        if self._rooms.mirrors is not None:
+            await self._rooms.mirrors.keep_only(present)
         for key in await self._rooms.store.repositories():
             if key not in present:
                 self.remove(key)

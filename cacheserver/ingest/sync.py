@@ -8,11 +8,13 @@ The label of the latest revision is taken away before it is given to another: at
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -24,6 +26,7 @@ from cacheserver.catalogs.workers import Workers
 from cacheserver.config import RepositoryConfig, Validation
 from cacheserver.config.sources import GitSource
 from cacheserver.errors import BlobMissingError, NoSpace
+from cacheserver.ingest.disk import Mirrors, ScratchSpace
 from cacheserver.model import LABEL_LATEST, OBJECT_VERSION, Digest, Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import Progress, Source, Tree
 from cacheserver.store import Claim, IngestState, Store, in_parallel
@@ -80,8 +83,10 @@ last sync failed wait in a line of their own, so that an outage elsewhere delays
 asked at once."""
 FETCHES_AT_ONCE = 16
 APPLIES_AT_ONCE = 4
-"""Repositories fetched, and parsed and written, at the same time; the others wait their turn. Bounds memory, scratch
-space and the load on the loop with any number of repositories."""
+"""Repositories fetched, and parsed and written, at the same time; the others wait their turn. Bounds memory and the
+load on the loop with any number of repositories, and the trees on disk: one that was fetched keeps its place until it
+is applied, so there are as many as both together at most."""
+SCRATCH_BYTES = 8 << 30
 
 
 RELEASE = f"{catalogs.VERSION}.{OBJECT_VERSION}"
@@ -102,6 +107,15 @@ class Rooms:
     doubted: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DOUBTED_AT_ONCE))
     fetching: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(FETCHES_AT_ONCE))
     applying: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(APPLIES_AT_ONCE))
+    scratch_space: ScratchSpace = field(default_factory=lambda: ScratchSpace(SCRATCH_BYTES))
+    mirrors: Mirrors | None = None
+    """Where git's copies are bounded: in a server."""
+
+    def copies(self, config: RepositoryConfig, *, fetch: bool) -> AbstractAsyncContextManager[None]:
+        """For the time of a question, or of a fetch and what is read of it: git's copies stay where they are."""
+        if self.mirrors is None or not isinstance(config.source, GitSource):
+            return contextlib.nullcontext()
+        return self.mirrors.using(config.key) if fetch else self.mirrors.asking(config.key)
 
 
 Served = Mapping[str, Mapping[Key, int]]
@@ -140,10 +154,14 @@ async def sync(
         await on_change()
         scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=rooms.scratch, prefix=f"{config.key.name}-"))
         try:
-            await _Reading(config, source, held, rooms, state, scratch, report, progress).run()
+            async with rooms.copies(config, fetch=True):
+                await _Reading(config, source, held, rooms, state, scratch, report, progress).run()
         finally:
             # Shielded: a cancelled sync must not leave a catalog's worth of files behind.
-            await asyncio.shield(asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True))
+            try:
+                await asyncio.shield(asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True))
+            finally:
+                rooms.scratch_space.drop(scratch)
     report.elapsed_s = time.monotonic() - started
     metrics.sync_seconds.labels(report.outcome.value).observe(report.elapsed_s)
     return report
@@ -152,7 +170,7 @@ async def sync(
 async def _ask(config: RepositoryConfig, source: Source, rooms: Rooms, *, doubtful: bool) -> str:
     if not isinstance(config.source, GitSource):
         return await source.probe()
-    async with rooms.doubted if doubtful else rooms.asking:
+    async with rooms.doubted if doubtful else rooms.asking, rooms.copies(config, fetch=False):
         return await source.probe()
 
 
@@ -172,9 +190,13 @@ class _Reading:
     async def run(self) -> None:
         rooms, config = self.rooms, self.config
         await asyncio.to_thread((self.scratch / "tree").mkdir)
-        async with rooms.fetching:
-            tree = await self.source.fetch(self.scratch / "tree", self.progress)
-        async with rooms.applying:
+        async with contextlib.AsyncExitStack() as applying:
+            async with rooms.fetching:
+                await rooms.scratch_space.wait()
+                tree = await self.source.fetch(self.scratch / "tree", self.progress)
+                await rooms.scratch_space.hold(self.scratch)
+                # Within: else all repositories there are would lie fetched on disk, waiting for their turn.
+                await applying.enter_async_context(rooms.applying)
             catalog = await self._parse(tree, await self._known(), "parsed")
             if await self._is_incomplete(catalog):
                 catalog = await self._parse(tree, b"", "parsed-anew")

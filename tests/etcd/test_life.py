@@ -6,6 +6,7 @@ Real etcd and worker processes; sources that answer as the test says. With real 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -32,12 +33,15 @@ from cacheserver.errors import (
 )
 from cacheserver.etcd.client import Client, prefix_end
 from cacheserver.ingest import Ingest, Rooms, ServedBook
+from cacheserver.ingest.disk import Mirrors
 from cacheserver.ingest.pace import Pace
-from cacheserver.ingest.sync import ASKS_AT_ONCE
+from cacheserver.ingest.sync import APPLIES_AT_ONCE, ASKS_AT_ONCE, FETCHES_AT_ONCE
 from cacheserver.model import ANNOTATION_REQUESTED, Key, Kind, RepositoryKey
+from cacheserver.sources import open_source
 from cacheserver.store import PREFIX, Store
 from tests.fakes.source import Crowd, FakeSource
 from tests.support.fbc import bundle
+from tests.support.gitserver import GitRepository
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.etcd
@@ -255,6 +259,29 @@ async def test_fetches_that_never_end_delay_nobody_else(world: World) -> None:
         assert await world.condition("Reconciling", "stuck0") == ("True", "Syncing", "reading the source")
 
 
+async def test_fetched_trees_that_wait_to_be_applied_are_bounded_and_all_are_applied(world: World) -> None:
+    ingest, count = world.ingest(), 3 * FETCHES_AT_ONCE
+    for at in range(count):
+        source = FakeSource(files("1.0.0"))
+        ingest.put(world.config(f"r{at}"), lambda source=source: source)  # type: ignore[misc]  # bound at once
+
+    def trees() -> int:
+        return len(list(world.rooms.scratch.glob("*/tree/tree")))
+
+    async with contextlib.AsyncExitStack() as busy:
+        for _ in range(APPLIES_AT_ONCE):
+            await busy.enter_async_context(world.rooms.applying)
+        async with running(ingest):
+            await eventually(lambda: trees() >= FETCHES_AT_ONCE)
+            with pytest.raises(AssertionError, match="not true within"):
+                await eventually(lambda: trees() > FETCHES_AT_ONCE, within_s=0.5)
+            await busy.aclose()
+            for at in range(count):
+                await eventually(lambda at=at: world.says("Synced", f"r{at}"))  # type: ignore[misc]  # bound at once
+    assert trees() == 0
+    assert world.rooms.scratch_space.held_bytes == 0
+
+
 async def _serves(world: World, name: str, revisions: int) -> bool:
     return len(await world.versions(name)) == revisions
 
@@ -419,3 +446,24 @@ async def test_a_status_that_was_not_written_is_made_good_by_the_next_process(wo
 
 async def _counts(world: World, revisions: int) -> bool:
     return bool((await world.status()).get("revisions") == revisions)
+
+
+# --- git's copies ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_removed_repository_takes_gits_copy_of_it_along(world: World, tmp_path: Path) -> None:
+    remote = GitRepository(tmp_path / "remote")
+    remote.commit(files("1.0.0"))
+    mirrors = Mirrors(tmp_path / "sources", 1 << 30)
+    world.rooms = replace(world.rooms, mirrors=mirrors)
+    config = replace(world.config(), source=GitSource(remote.url))
+    stale = mirrors.path(RepositoryKey("ns", "went-while-nobody-looked"))
+    (stale / "mirror.git").mkdir(parents=True)
+    ingest = world.ingest()
+    ingest.put(config, lambda: open_source(config.source, cache=mirrors.path(config.key)))
+    async with running(ingest):
+        await eventually(lambda: world.says("Synced"))
+        assert not stale.exists()
+        assert (mirrors.path(config.key) / "shallow.git").is_dir()
+        ingest.remove(config.key)
+        await eventually(lambda: not mirrors.path(config.key).exists())

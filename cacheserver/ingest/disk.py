@@ -1,0 +1,206 @@
+"""What ingestion keeps on disk, and its bounds: scratch for trees that are read now, and git's copies between syncs.
+
+Knows directories and sizes, nothing of sources. Called by sync.py and runner.py; server.py makes both. Two processes
+may share a directory: what one of them uses is locked (flock), and taken away by nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Final
+
+from cacheserver.errors import SourceError, SourceTooLargeError
+from cacheserver.model import RepositoryKey
+
+_SCRATCH: Final = "cacheserver-scratch-"
+_LOCK: Final = ".lock"
+_GONE: Final = ".gone-"
+"""In front of what is being removed. No namespace and no repository begins with a dot."""
+_USE: Final = ".use"
+
+
+@contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """A directory for this process, gone when it ends; those of processes that were killed go first. Blocks."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(left / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                if _locked(descriptor, fcntl.LOCK_EX):
+                    shutil.rmtree(left, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+    path = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _locked(descriptor, fcntl.LOCK_EX)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
+
+
+class ScratchSpace:
+    """How many bytes of fetched trees lie on disk. Those under way are not known yet: each has its source's own cap."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._held: dict[Path, int] = {}
+        self._less = asyncio.Event()
+
+    @property
+    def held_bytes(self) -> int:
+        return sum(self._held.values())
+
+    async def wait(self) -> None:
+        """Until there is room for one more. What holds it is being applied, which ends."""
+        while self.held_bytes >= self._most_bytes:
+            self._less.clear()
+            await self._less.wait()
+
+    async def hold(self, tree: Path) -> None:
+        self._held[tree] = await asyncio.to_thread(_size, tree)
+
+    def drop(self, tree: Path) -> None:
+        self._held.pop(tree, None)
+        self._less.set()
+
+
+class Mirrors:
+    """git's copies of repositories, one directory each below `root`/NAMESPACE, and how many bytes they have in all."""
+
+    def __init__(self, root: Path, most_bytes: int) -> None:
+        self._root = root
+        self._most_bytes = most_bytes
+
+    def path(self, key: RepositoryKey) -> Path:
+        """Where the copies of one repository lie; not made here."""
+        return self._root / key.namespace / key.name
+
+    @asynccontextmanager
+    async def using(self, key: RepositoryKey) -> AsyncIterator[None]:
+        """For the time of a sync: nobody takes this copy away, and others that are not in use make room.
+
+        Raises: SourceTooLargeError when there is none, for those in use have it all.
+        """
+        descriptor = await asyncio.to_thread(self._use, key)
+        try:
+            os.utime(descriptor)
+            await asyncio.to_thread(self._make_room, key)
+            try:
+                yield
+            finally:
+                with contextlib.suppress(SourceTooLargeError):
+                    await asyncio.shield(asyncio.to_thread(self._make_room, key))  # It has grown.
+        finally:
+            os.close(descriptor)
+
+    @asynccontextmanager
+    async def asking(self, key: RepositoryKey) -> AsyncIterator[None]:
+        """For the time of a question to the remote, which makes no copy: nobody takes the directory away."""
+        descriptor = await asyncio.to_thread(self._use, key)
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    async def remove(self, key: RepositoryKey) -> bool:
+        """Takes a repository's copies away; False where there are none, or another process uses them."""
+        return await asyncio.to_thread(self._remove, self.path(key))
+
+    async def keep_only(self, present: Collection[RepositoryKey]) -> int:
+        """Takes away the copies of all others, and what a killed process left half removed; returns how many."""
+        return await asyncio.to_thread(self._keep_only, {self.path(key) for key in present})
+
+    def _use(self, key: RepositoryKey) -> int:
+        path = self.path(key)
+        name = path.parent / f".{path.name}{_USE}"
+        while True:
+            try:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as exc:
+                raise SourceError(f"git's copies cannot be kept in {path.parent}: {exc.strerror}") from exc
+            # Who removes holds it for a moment, and removes the file as well: then ours is one that nobody sees.
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            if _is(descriptor, name):
+                return descriptor
+            os.close(descriptor)
+
+    def _make_room(self, key: RepositoryKey) -> None:
+        sizes = {path: _size(path) for path in self._all()}
+        over = sum(sizes.values()) - self._most_bytes
+        for path in sorted(sizes, key=_used_at):
+            if over > 0 and self._remove(path):
+                over -= sizes[path]
+        if over > 0:
+            raise SourceTooLargeError(
+                f"{key.namespace}/{key.name}: git's copies of repositories that are in use have more than "
+                f"{self._most_bytes} bytes (cap `mirror_bytes`; --max-mirror-bytes raises it)"
+            )
+
+    def _keep_only(self, present: Collection[Path]) -> int:
+        for left in self._root.glob(f"*/{_GONE}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        return sum(self._remove(path) for path in self._all() if path not in present)
+
+    def _all(self) -> list[Path]:
+        return [path for path in self._root.glob("*/*") if not path.name.startswith(".") and path.is_dir()]
+
+    def _remove(self, path: Path) -> bool:
+        if not path.is_dir():
+            return False
+        name = path.parent / f".{path.name}{_USE}"
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if not _locked(descriptor, fcntl.LOCK_EX) or not _is(descriptor, name):
+                return False
+            with contextlib.suppress(OSError):
+                gone = Path(tempfile.mkdtemp(prefix=_GONE, dir=path.parent))
+                path.rename(gone / path.name)
+                shutil.rmtree(gone, ignore_errors=True)
+                name.unlink()
+            return not path.exists()
+        finally:
+            os.close(descriptor)
+
+
+def _locked(descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is(descriptor: int, path: Path) -> bool:
+    """Whether the open file is the one that has this name now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _used_at(path: Path) -> float:
+    try:
+        return (path.parent / f".{path.name}{_USE}").stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _size(directory: Path) -> int:
+    """Bytes of the files below, as they are; what goes meanwhile counts for nothing."""
+    total = 0
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(parent, name)).st_size  # noqa: PTH118 - a Path each is ten times the time
+    return total
