@@ -161,19 +161,40 @@ class NotReady(CacheServerError):
 
 
 class TooNew(CacheServerError):
-    """`requested` was not reached within the wait; the cache stands at `current`."""
+    """`requested` was not reached within the wait; the cache stands at `current`.
 
-    def __init__(self, requested: int, current: int) -> None:
+    unknown: etcd itself says that it has no such version (it was replaced or restored): to ask again is of no use.
+    """
+
+    def __init__(self, requested: int, current: int, *, unknown: bool = False) -> None:
         super().__init__(f"Too large resource version: {requested}, current: {current}")
         self.requested = requested
         self.current = current
+        self.unknown = unknown
+
+
+class StoreSlow(CacheServerError):
+    """etcd is there but did not say within the wait how far it is, so nothing can be called up to date."""
+
+    def __init__(self, waited_s: float) -> None:
+        super().__init__(
+            f"etcd did not say its newest version within {waited_s:.0f} s: try again, or ask with resourceVersion=0 "
+            "for what is in memory"
+        )
 
 
 class Expired(CacheServerError):
-    """`requested` lies before `oldest`, the first resource version that still can be served."""
+    """`requested` lies before `oldest`, the first resource version that still can be served.
 
-    def __init__(self, requested: int, oldest: int) -> None:
-        super().__init__(f"too old resource version: {requested} ({oldest})")
+    newest: set where it lies behind that, the newest there is: etcd was replaced or restored.
+    """
+
+    def __init__(self, requested: int, oldest: int, *, newest: int = 0) -> None:
+        super().__init__(
+            f"unknown resource version: {requested}; etcd was replaced or restored and its newest is {newest}"
+            if newest
+            else f"too old resource version: {requested} ({oldest})"
+        )
         self.requested = requested
         self.oldest = oldest
 

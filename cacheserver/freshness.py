@@ -1,7 +1,8 @@
 """How far the watch cache has come, how fresh that is, and those who wait for it to come further.
 
-Consistent reads share one question to the store; reads of a version to come wait for it at most 3 s. Knows nothing of
-what is cached.
+Consistent reads share one question to the store and wait at most 3 s. Then it counts whether the store is known to be
+away: while it is, reads are answered from memory at once and say so; while it is only slow, they are refused, never
+answered with what may be old. One question after the other finds out, whoever reads. Knows nothing of what is cached.
 """
 
 from __future__ import annotations
@@ -10,21 +11,24 @@ import asyncio
 import heapq
 import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
 from typing import NoReturn, Protocol
 
 from cacheserver import metrics
-from cacheserver.errors import EtcdError, NotReady, TooNew
+from cacheserver.errors import EtcdError, Expired, NotReady, StoreSlow, TooNew
 from cacheserver.store import Changes, Follower
 
 READ_WAIT_S = 3.0
 """Longest wait for freshness. Kubernetes: blockTimeout in k8s.io/apiserver/pkg/storage/cacher/watch_cache.go."""
 
 _PROGRESS_EVERY_S = 0.1  # asked again while somebody waits; Kubernetes: pkg/storage/cacher/progress
-_AWAY_AFTER_S = 3.0  # the follower hears progress every second; silent for this long, the store counts as away
+# A question unanswered for this long, with no other sign of life (the follower hears progress every second), means that
+# the store is away. Ours: under READ_WAIT_S, so that reads which wait meanwhile are answered and not refused.
+_AWAY_AFTER_S = 2.0
+_LOOK_EVERY_S = 0.25
 
 
 class Freshness(Enum):
@@ -55,6 +59,10 @@ class Feed(Protocol):
     def follow(self, after: int) -> AbstractAsyncContextManager[Follower]: ...
 
 
+_Asker = tuple[float, "asyncio.Future[int | None]"]
+"""Who wants to know the store's revision, and until when (monotonic) an answer is of use."""
+
+
 class Position:
     """See the module. The cache advances it; reads wait on it."""
 
@@ -71,8 +79,12 @@ class Position:
         # the server's limits bound them.
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._order = itertools.count()
-        self._questions: list[asyncio.Future[int]] = []
+        self._questions: list[_Asker] = []
+        self._under_way: list[_Asker] = []
         self._asked = asyncio.Event()
+        self._asking_since: float | None = None
+        self.away = False
+        """The store is known to be away: from a question that failed, or found no sign of life, to the next answer."""
 
     # --- said by the cache ---
 
@@ -101,50 +113,81 @@ class Position:
     def stale_for_s(self) -> float:
         return time.monotonic() - self._heard_at if self._heard_at else float("inf")
 
-    async def reach(self, at: ReadAt) -> None:
-        """Wait until the cache is as fresh as the read asks. While the store is away: as it is (decision 8).
+    async def reach(self, at: ReadAt) -> bool:
+        """Wait until the cache is as fresh as the read asks, 3 s at most. False: the store is away, so as it was.
 
-        Raises: NotReady before the present was reached once; TooNew when what was asked for does not come in time.
+        Raises: NotReady before the present was reached once; TooNew when what was asked for does not come in time, at
+        once when there is no such version; StoreSlow.
         """
         if not self.filled.is_set():
             raise NotReady("the cache has not read the store yet: try again in a moment, or see /readyz?verbose")
         if at.freshness is Freshness.ANY:
-            return
-        target = at.resource_version
-        if at.freshness is Freshness.CONSISTENT:
-            if self.stale_for_s > _AWAY_AFTER_S:
-                return
-            target = await self._newest()
-        if target > self.resource_version:
-            await self._wait_for(target, strict=at.freshness is not Freshness.CONSISTENT)
+            return not self.away
+        give_up_at = time.monotonic() + READ_WAIT_S
+        consistent, target = at.freshness is Freshness.CONSISTENT, at.resource_version
+        if consistent or target > self.resource_version:
+            newest = await self._newest(give_up_at)
+            if newest is None and consistent:
+                if not self.away:
+                    raise StoreSlow(READ_WAIT_S)
+                return False
+            if newest is not None and newest < target:
+                raise TooNew(target, max(newest, self.resource_version), unknown=True)
+            target = newest or 0 if consistent else target
+        if target > self.resource_version and not await self._wait_for(target, give_up_at, strict=not consistent):
+            if not consistent or not (self.away or not await self.ask_progress(target)):
+                raise TooNew(target, self.resource_version)
+            return False
+        return consistent or not self.away
 
-    async def _newest(self) -> int:
-        """The store's revision at a moment after this call began; 0 when the store does not say.
+    async def expect(self, version: int) -> None:
+        """Returns once `version` is here, or the store is known to have it; for watches that begin behind all there is.
+
+        A version to come is waited for as long as a read waits; while the store does not say, for ever, as kube does.
+        Raises: Expired when there is no such version.
+        """
+        while version > self.resource_version:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            heapq.heappush(self._waiting, (version, next(self._order), future))
+            await asyncio.wait((future,), timeout=READ_WAIT_S)
+            if future.done():
+                return
+            future.cancel()
+            newest = await self._newest(time.monotonic() + READ_WAIT_S)
+            if newest is not None and newest < version:
+                raise Expired(version, 0, newest=newest)
+            if newest is not None:
+                return
+
+    async def _newest(self, give_up_at: float) -> int | None:
+        """The store's revision at a moment after this call began; None when it is away, or does not say in time.
 
         Reads share one question: those that arrive while it is under way wait for the next one.
         """
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._questions.append(future)
+        if self.away:
+            return None
+        future: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self._questions.append((give_up_at, future))
         self._asked.set()
-        return await future
+        return await future  # doubt() ends it in time: a timer for each read would cost as much as the rest of it
 
-    async def _wait_for(self, target: int, *, strict: bool) -> None:
-        """strict: a version asked for by number is TooNew while it is not there; what the store called its newest is
-        waited for only as long as the store can be asked."""
+    async def _wait_for(self, target: int, give_up_at: float, *, strict: bool) -> bool:
+        """Whether `target` is reached in time. strict: also while the store is away; else it is given up then."""
         started = time.monotonic()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (target, next(self._order), future))
         asked = await self.ask_progress(target)
         try:
-            while (asked or strict) and not future.done() and (left := started + READ_WAIT_S - time.monotonic()) > 0:
+            while not future.done() and (left := give_up_at - time.monotonic()) > 0:
+                if not strict and (self.away or not asked):
+                    break
                 await asyncio.wait((future,), timeout=min(_PROGRESS_EVERY_S, left))
                 if not future.done():
                     asked = await self.ask_progress(target)
         finally:
             future.cancel()
         metrics.cache_read_wait_seconds.observe(time.monotonic() - started)
-        if self.resource_version < target and (strict or (asked and self.stale_for_s <= _AWAY_AFTER_S)):
-            raise TooNew(target, self.resource_version)
+        return self.resource_version >= target
 
     async def ask_progress(self, target: int) -> bool:
         """Make the follower hear how far it is. With an old etcd, by a mark that only a real need writes.
@@ -152,13 +195,16 @@ class Position:
         False: the store cannot be asked (away, or, for the mark, full).
         """
         try:
-            if self._store.progress_trusted:
-                if self.follower is not None:
-                    await self.follower.request_progress()
-            elif self.resource_version < target <= await self._store.current_revision():
-                await self._store.tick()
+            async with asyncio.timeout(READ_WAIT_S):
+                if self._store.progress_trusted:
+                    if self.follower is not None:
+                        await self.follower.request_progress()
+                elif self.resource_version < target <= await self._store.current_revision():
+                    await self._store.tick()
         except EtcdError:
             return False
+        except TimeoutError:
+            pass  # slow: whoever waits gives up by itself
         return True
 
     # --- loops of the cache's ---
@@ -168,14 +214,39 @@ class Position:
         while True:
             await self._asked.wait()
             self._asked.clear()
-            askers, self._questions = self._questions, []
+            self._under_way, self._questions = self._questions, []
+            self._asking_since = time.monotonic()
             try:
                 revision = await self._store.current_revision()
             except EtcdError:
-                revision = 0  # the read is answered from what is here, marked stale if that lasts
-            for future in askers:
-                if not future.done():
-                    future.set_result(revision)
+                self._found_away()
+            else:
+                # Back is a store that is followed again: before that its newest state would be waited for in vain.
+                self.away = self.away and self.follower is None
+                _answer(self._under_way, revision)
+            finally:
+                self._asking_since = None
+
+    async def doubt(self) -> NoReturn:
+        """Find out, whether anybody reads or not, when the store goes away and is back; end reads that waited."""
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(_LOOK_EVERY_S)
+            now = time.monotonic()
+            _answer([asker for asker in (*self._under_way, *self._questions) if asker[0] <= now], None)
+            if now - began > 2 * _LOOK_EVERY_S:
+                continue  # it was we who stood still: what the store said meanwhile is yet to be read
+            if self._asking_since is None:
+                if self.away or self.stale_for_s > _AWAY_AFTER_S:
+                    self._asked.set()
+            elif now - self._asking_since > _AWAY_AFTER_S and self.stale_for_s > _AWAY_AFTER_S:
+                self._found_away()
+
+    def _found_away(self) -> None:
+        """Nobody waits any longer for what cannot be said."""
+        self.away = True
+        _answer([*self._under_way, *self._questions], None)
+        self._questions = []
 
     async def press_on(self) -> None:
         """Until the present is reached the first time: ask how far we are. etcd drops the question while it replays."""
@@ -183,3 +254,9 @@ class Position:
             if self.goal and self.follower is not None:
                 await self.ask_progress(self.goal)
             await asyncio.sleep(_PROGRESS_EVERY_S / 4)
+
+
+def _answer(askers: Iterable[_Asker], revision: int | None) -> None:
+    for _, future in askers:
+        if not future.done():
+            future.set_result(revision)

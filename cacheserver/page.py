@@ -17,13 +17,14 @@ class Page:
     """One list answer: `runs` in order, all as of `resource_version`.
 
     next_after: where the next page begins (exclusive), None on the last. remaining: entries behind this page, known
-    only without a selector.
+    only without a selector. stale: read while the store was away, so it may be older than it.
     """
 
     runs: Sequence[Run]
     resource_version: int
     next_after: Name | None = None
     remaining: int | None = None
+    stale: bool = False
 
 
 async def cut_page(

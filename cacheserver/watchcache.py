@@ -11,7 +11,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -165,6 +165,10 @@ class Watch:
             events = self._take()
         return events
 
+    async def begun(self) -> None:
+        """Returns once there is what the watch was to begin behind, or may be. Raises: Expired when there is not."""
+        await self._cache.expect(self.position)
+
     @property
     def more(self) -> bool:
         """Whether next() would not wait."""
@@ -243,6 +247,11 @@ class WatchCache:
         await self._at.filled.wait()
 
     @property
+    def away(self) -> bool:
+        """The store is known to be away: reads are answered with the last state, which may be old."""
+        return self._at.away
+
+    @property
     def stale_for_s(self) -> float:
         """Seconds since the store was last heard from; small (under 3) while all is well."""
         return self._at.stale_for_s
@@ -250,7 +259,10 @@ class WatchCache:
     # --- reads ---
 
     async def get(self, kind: Kind, name: Name, at: ReadAt) -> Entry | None:
-        """Raises: NotReady, TooNew."""
+        """The object as it is at the return, possibly old if the cache says `away` then.
+
+        Raises: NotReady, TooNew, StoreSlow.
+        """
         await self._at.reach(at)
         return self._kept[kind].by_name.get(name)
 
@@ -266,18 +278,21 @@ class WatchCache:
     ) -> Page:
         """Entries that match, by namespace and name, all as of one resource version.
 
-        Waits at most 3 s for freshness.
-        Raises: NotReady before the first sync; TooNew if the wait runs out; Expired when an EXACT version is gone.
+        Waits at most 3 s for freshness; while the store is away not at all.
+        Raises: NotReady before the first sync; TooNew or StoreSlow if the wait runs out; Expired when an EXACT version
+        is gone.
         """
-        await self._at.reach(at)
+        stale = not await self._at.reach(at)
         kept = self._kept[kind]
         if at.freshness is Freshness.EXACT and at.resource_version != self.resource_version:
             snapshot = self._past(kept, at.resource_version)
         else:
             snapshot = self._present(kept)
             if not limit and (runs := self._indexed(kept, namespace, selector)) is not None:
-                return Page(runs, snapshot.resource_version)
+                return Page(runs, snapshot.resource_version, stale=stale)
         page = await cut_page(snapshot, namespace, selector, limit, after)
+        if stale:
+            page = replace(page, stale=True)
         if page.next_after is not None:
             self._keep(kind, snapshot)
         return page
@@ -287,8 +302,9 @@ class WatchCache:
     ) -> Watch:
         """A watcher of events behind `since`, or (since None) of `initial` state first and then what follows.
 
-        since in the future: silent until then. Neither: from now on.
-        Raises: NotReady; Expired when `since` lies before the window; TooNew when `initial` does not come within 3 s.
+        since in the future: silent until then, see Watch.begun. Neither: from now on.
+        Raises: NotReady; Expired when `since` lies before the window; TooNew or StoreSlow when `initial` does not come
+        within 3 s.
         """
         await self._at.reach(initial or ReadAt(Freshness.ANY))
         kept = self._kept[kind]
@@ -302,6 +318,10 @@ class WatchCache:
         if initial is not None:
             watch.initial = await cut_page(snapshot, namespace, selector, 0, None)
         return watch
+
+    async def expect(self, version: int) -> None:
+        """Wait a moment for a version behind all there is. Raises: Expired when the store has no such version."""
+        await self._at.expect(version)
 
     def _present(self, kept: _Kept) -> Snapshot:
         return kept.state.snapshot(self.resource_version)
@@ -350,6 +370,7 @@ class WatchCache:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow_for_ever(), name="watch cache: follow")
             group.create_task(self._at.answer_questions(), name="watch cache: barrier")
+            group.create_task(self._at.doubt(), name="watch cache: is the store away")
             group.create_task(self._at.press_on(), name="watch cache: start")
             group.create_task(self._clock(), name="watch cache: clock")
         raise AssertionError("the loops above never end")

@@ -31,7 +31,7 @@ from cacheserver.api.options import request_timeout_s
 from cacheserver.api.query import check_cost
 from cacheserver.api.readable import readable
 from cacheserver.api.render import MEMO_BYTES, Renderer
-from cacheserver.api.reply import Reply, Stream, refusal, warning, whole
+from cacheserver.api.reply import Reply, Stream, refusal, whole
 from cacheserver.api.resource import Resource
 from cacheserver.api.resources import served
 from cacheserver.api.status import (
@@ -49,9 +49,6 @@ from cacheserver.memo import Memo
 from cacheserver.watchcache import WatchCache
 
 log = logging.getLogger(__name__)
-
-STALE_AFTER_S: Final = 15.0
-"""Silence of the store that clients are warned of; shorter ones are leader elections and restarts."""
 
 _REMEMBERED_BYTES: Final = 8 << 20  # of request lines: some 4,000; clients ask the same over and over
 
@@ -195,7 +192,7 @@ class Api:
                 await gate.authorize(identity, attributes)
             if asked.resource is None:
                 raise no_such_path()
-            call = Call(request, attributes, asked.query, asked.resource, self._staleness())
+            call = Call(request, attributes, asked.query, asked.resource)
             if asked.is_watch or "timeout" not in asked.query:
                 return await self._verbs.answer(call)  # the cache bounds its own waits
             async with asyncio.timeout(request_timeout_s(asked.query)):
@@ -224,15 +221,6 @@ class Api:
             return whole(self._version)
         body = await asyncio.to_thread(generate_latest, metrics.registry())
         return whole(body, content_type=CONTENT_TYPE_PLAIN_0_0_4)
-
-    def _staleness(self) -> bytes:
-        """A warning for clients while the store is away and answers are old."""
-        silent_s = self._cache.stale_for_s
-        if silent_s < STALE_AFTER_S or not self._cache.ready:
-            return b""
-        return warning(
-            f"served from memory: etcd has not been heard from for {silent_s:.0f} s, this may be out of date"
-        )
 
 
 def _refused(request: web.BaseRequest, query: Query, error: StatusError) -> Reply:

@@ -80,6 +80,11 @@ def warning(text: str) -> bytes:
     return header("Warning", f'299 - "{text}"')
 
 
+def served_from_memory(silent_s: float) -> bytes:
+    """The warning of an answer that was made while etcd was away. silent_s: since it was last heard from."""
+    return warning(f"served from memory: etcd has not been heard from for {silent_s:.0f} s, this may be out of date")
+
+
 @lru_cache(maxsize=256)
 def _fixed_lines(status: int, content_type: str, cache_control: str) -> bytes:
     """Status line and the headers that repeat."""

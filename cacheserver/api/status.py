@@ -13,7 +13,7 @@ from typing import Final
 import orjson
 
 from cacheserver.access import Attributes
-from cacheserver.errors import BlobMissingError, CacheServerError, EtcdError, Expired, NotReady, TooNew
+from cacheserver.errors import BlobMissingError, CacheServerError, EtcdError, Expired, NotReady, StoreSlow, TooNew
 
 _INCONSISTENT = (
     "The provided continue parameter is too old to display a consistent list result. You can start a new list without "
@@ -46,7 +46,9 @@ class StatusError(CacheServerError):
         retry_after_s: int = 0,
         continue_token: str = "",
         allow: str = "",
+        retry_by_itself: bool = True,
     ) -> None:
+        """retry_by_itself: False keeps retry_after_s out of the header, on which clients repeat the same request."""
         super().__init__(message)
         self.code = code
         self.reason = reason
@@ -55,6 +57,7 @@ class StatusError(CacheServerError):
         self.retry_after_s = retry_after_s
         self.continue_token = continue_token
         self.allow = allow
+        self._retry_by_itself = retry_by_itself
 
     def status(self) -> bytes:
         """The Status object as compact JSON, without a newline."""
@@ -86,7 +89,7 @@ class StatusError(CacheServerError):
     def headers(self) -> bytes:
         """Extra header lines."""
         lines = b""
-        if self.retry_after_s:
+        if self.retry_after_s and self._retry_by_itself:
             lines += b"Retry-After: %d\r\n" % self.retry_after_s
         if self.allow:
             lines += f"Allow: {self.allow}\r\n".encode()
@@ -233,7 +236,9 @@ def internal_error(cause: str) -> StatusError:
 def too_large_resource_version(error: TooNew) -> StatusError:
     # k8s.io/apiserver/pkg/storage/errors.go: clients match the cause, older ones the message
     cause = Cause("ResourceVersionTooLarge", "Too large resource version")
-    return StatusError(504, "Timeout", f"Timeout: {error}", causes=[cause], retry_after_s=1)
+    # On the header client-go asks for the same up to ten times (rest/with_retry.go) before an informer lists anew.
+    message = f"Timeout: {error}"
+    return StatusError(504, "Timeout", message, causes=[cause], retry_after_s=1, retry_by_itself=not error.unknown)
 
 
 def from_error(error: CacheServerError) -> StatusError:
@@ -243,6 +248,8 @@ def from_error(error: CacheServerError) -> StatusError:
             return error
         case TooNew():
             return too_large_resource_version(error)
+        case StoreSlow():
+            return StatusError(504, "Timeout", f"Timeout: {error}", retry_after_s=1)
         case Expired():
             return expired(str(error))
         case NotReady():

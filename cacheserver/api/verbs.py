@@ -30,7 +30,7 @@ from cacheserver.api.options import (
     watch_request,
 )
 from cacheserver.api.render import Listing, Renderer
-from cacheserver.api.reply import Reply, Stream, whole
+from cacheserver.api.reply import Reply, Stream, served_from_memory, whole
 from cacheserver.api.resource import Resource
 from cacheserver.api.status import (
     StatusError,
@@ -44,7 +44,7 @@ from cacheserver.api.status import (
     unsupported_media_type,
 )
 from cacheserver.api.watch import Watches
-from cacheserver.errors import Expired
+from cacheserver.errors import Expired, TooNew
 from cacheserver.snapshot import Entry
 from cacheserver.watchcache import Page, WatchCache
 
@@ -54,13 +54,12 @@ _PATCH_TYPES = ("application/json-patch+json", "application/merge-patch+json", "
 
 @dataclass(slots=True)
 class Call:
-    """One request for a resource. extra: header lines for a good answer."""
+    """One request for a resource."""
 
     request: web.BaseRequest
     attributes: Attributes
     query: Query
     resource: Resource
-    extra: bytes
 
 
 class Verbs:
@@ -128,17 +127,18 @@ class Verbs:
         accepted = negotiate(headers.get("Accept", ""), Answer.OBJECT)
         form = form_of(accepted, call.query)
         entry = await self._entry(call)
+        extra = self._staleness(stale=self._cache.away)
         pretty = wants_pretty(call.query, headers.get("User-Agent", ""), accepted=accepted.pretty)
         if resource.derived:
             if form.shape is Shape.OBJECT:
                 return await revisionresources.answer(
-                    call.request, self._blobs, entry, accepted.encoding, pretty=pretty, extra=call.extra
+                    call.request, self._blobs, entry, accepted.encoding, pretty=pretty, extra=extra
                 )
             entry = revisionresources.derived(entry)
         body = forms.one(resource, form, entry, int(self._now()))
         if pretty or accepted.encoding is Encoding.YAML:
             body = readable.readable(body, accepted.encoding, pretty=pretty)
-        return whole(body, content_type=accepted.encoding.media_type, extra=call.extra)
+        return whole(body, content_type=accepted.encoding.media_type, extra=extra)
 
     async def _subresource(self, call: Call) -> Reply | Stream:
         manifest = orjson.loads((await self._entry(call)).body)
@@ -154,7 +154,7 @@ class Verbs:
         form = form_of(accepted, call.query)
         wanted = list_request(call.query, resource.all_selectable, namespace)
         page = await self._page(call, wanted)
-        runs = page.runs
+        extra, runs = self._staleness(stale=page.stale), page.runs
         if resource.derived:
             runs = await revisionresources.derived_runs(self._blobs, runs, files=form.shape is Shape.OBJECT)
         token = encode_token(page.resource_version, page.next_after) if page.next_after else ""
@@ -163,12 +163,12 @@ class Verbs:
         listing = Listing(resource, namespace, form, runs, envelope, whole_list)
         pretty = wants_pretty(call.query, headers.get("User-Agent", ""), accepted=accepted.pretty)
         if (pretty or accepted.encoding is Encoding.YAML) and call.request.method != "HEAD":
-            return await self._readable_list(call, listing, accepted)
+            return await self._readable_list(call, listing, accepted, extra)
         gzip = accepts_gzip(headers.get("Accept-Encoding", ""))
-        return await self._renderer.reply(listing, gzip=gzip, extra=call.extra)
+        return await self._renderer.reply(listing, gzip=gzip, extra=extra)
 
     async def _page(self, call: Call, wanted: ListRequest) -> Page:
-        """Raises: StatusError 410 with a fresh token where there is one to give."""
+        """Raises: StatusError 410 with a fresh token where there is one to give, or to a token of another etcd."""
         try:
             return await self._cache.list(
                 call.resource.source,
@@ -178,14 +178,20 @@ class Verbs:
                 limit=wanted.limit,
                 after=wanted.after,
             )
-        except Expired:
+        except (Expired, TooNew) as exc:
+            if isinstance(exc, TooNew) and not (exc.unknown and wanted.paged):
+                raise
             if wanted.after is not None:
                 raise expired_page(fresh_token(wanted.after)) from None
             raise expired() from None
 
-    async def _readable_list(self, call: Call, listing: Listing, accepted: Accepted) -> Stream:
+    def _staleness(self, *, stale: bool) -> bytes:
+        """A header line for an answer that may be old, since the store is away."""
+        return served_from_memory(self._cache.stale_for_s) if stale else b""
+
+    async def _readable_list(self, call: Call, listing: Listing, accepted: Accepted, extra: bytes) -> Stream:
         stream = Stream(call.request, content_type=accepted.encoding.value)
-        stream.start(call.extra)
+        stream.start(extra)
         await readable.send_list(stream, listing, accepted.encoding, int(self._now()))
         return stream
 
@@ -196,4 +202,4 @@ class Verbs:
         form = form_of(accepted, call.query)
         wanted = watch_request(call.query, call.resource.all_selectable)
         namespace = call.attributes.namespace
-        return await self._watches.serve(call.request, call.resource, namespace, wanted, form, call.extra)
+        return await self._watches.serve(call.request, call.resource, namespace, wanted, form)

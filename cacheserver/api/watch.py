@@ -21,10 +21,10 @@ from cacheserver.api.channel import Batch, Channel
 from cacheserver.api.forms import Form, error_frame
 from cacheserver.api.options import WatchRequest
 from cacheserver.api.query import Selection
-from cacheserver.api.reply import Stream
+from cacheserver.api.reply import Stream, served_from_memory
 from cacheserver.api.resource import Resource
 from cacheserver.api.status import from_error, shutting_down
-from cacheserver.errors import Expired, TooNew
+from cacheserver.errors import Expired, StoreSlow, TooNew
 from cacheserver.watchcache import Event, Page, Watch, WatchCache
 
 _SHORTEST_S: Final = 1800.0  # kube: --min-request-timeout; a watch without a timeout gets once to twice this
@@ -63,7 +63,6 @@ class Watches:
         namespace: str,
         wanted: WatchRequest,
         form: Form,
-        extra: bytes,
     ) -> Stream:
         """Run one watch to its end. Raises: StatusError 503 when stopping; NotReady; before anything was sent."""
         if self._stopping:
@@ -78,11 +77,12 @@ class Watches:
                 namespace=namespace or None,
                 selector=wanted.selection,
             )
-        except (Expired, TooNew) as exc:  # kube tells these inside the stream, clients expect them there
-            stream.start(extra)
+        except (Expired, StoreSlow, TooNew) as exc:  # kube tells these inside the stream, clients expect them there
+            stream.start()
             await stream.write(error_frame(from_error(exc).status()))
             stream.end()
             return stream
+        extra = served_from_memory(self._cache.stale_for_s) if self._cache.away else b""
         meters.running.inc()
         meters.watchers.inc()
         try:
@@ -194,6 +194,7 @@ class _Session:
             if end_bookmark:
                 await self._bookmark(watch.initial.resource_version, ends_initial=True)
             watch.initial = None  # lets go of a whole state
+        await watch.begun()
         while True:
             wait_s = max(self._next_bookmark - time.monotonic(), 0.001) if self._bookmarks else _SHORTEST_S
             # A client that is owed columns is told alone: its first event is another one than everybody's.

@@ -5,6 +5,7 @@ feed.put("team-a", "app", labels={"x": "1"})
 async with running(WatchCache(feed, PROJECTIONS)) as cache: ...
 feed.put(...)           # followers see it
 feed.hold()             # followers hear nothing until release()
+feed.hang()             # questions for the newest revision are not answered until unhang()
 feed.break_streams()    # every follower ends with Unavailable
 feed.compact()          # a follower that starts behind it gets Compacted
 """
@@ -58,12 +59,15 @@ class FakeFeed:
         self.away = False
         self.full = False
         self.ticks = 0
+        self.questions = 0
         self._values: dict[bytes, Change] = {}
         self._log: list[Change] = []
         self._compacted = 0
         self._moved = asyncio.Condition()
         self._open = asyncio.Event()
         self._open.set()
+        self._answering = asyncio.Event()
+        self._answering.set()
         self._broken = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -129,6 +133,12 @@ class FakeFeed:
         self._open.set()
         self._notify()
 
+    def hang(self) -> None:
+        self._answering.clear()
+
+    def unhang(self) -> None:
+        self._answering.set()
+
     def break_streams(self) -> None:
         self._broken += 1
         self._notify()
@@ -155,6 +165,8 @@ class FakeFeed:
     # --- what the cache asks ---
 
     async def current_revision(self) -> int:
+        self.questions += 1
+        await self._answering.wait()
         if self.away:
             raise Unavailable("the fake is away")
         return self.revision

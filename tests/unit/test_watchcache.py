@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 import orjson
 import pytest
 
-from cacheserver.errors import Expired, NotReady, TooNew
+from cacheserver.errors import Expired, NotReady, StoreSlow, TooNew
 from cacheserver.model import Kind
 from cacheserver.watchcache import Event, EventType, Freshness, Page, ReadAt, Watch, WatchCache
 from tests.fakes.feed import PROJECTIONS, FakeFeed, running
+from tests.support.waiting import eventually
 
 ANY = ReadAt(Freshness.ANY)
 CONSISTENT = ReadAt(Freshness.CONSISTENT)
@@ -122,42 +123,155 @@ async def test_with_an_old_etcd_freshness_costs_a_tick_only_when_it_is_needed() 
     assert first.resource_version == again.resource_version
 
 
-async def test_an_old_etcd_that_takes_no_mark_is_read_as_it_was() -> None:
+async def test_an_old_etcd_that_takes_no_mark_is_read_as_it_was_and_that_is_said() -> None:
     feed = FakeFeed(progress_trusted=False)
     async with running(WatchCache(feed, PROJECTIONS)) as cache:
         feed.put("ns", "a")
         await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
         feed.write_elsewhere()
         feed.full = True
-        assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == ["a"]
+        page = await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+        assert (names(page), page.stale) == (["a"], True)
 
 
-async def test_a_read_of_a_version_to_come_waits_for_it(feed: FakeFeed, cache: WatchCache) -> None:
-    reading = asyncio.create_task(cache.list(Kind.PACKAGE, at_least(feed.revision + 1), selector=ALL))
-    await asyncio.sleep(0)
-    feed.put("ns", "a")
+async def test_a_read_of_a_version_that_is_on_its_way_waits_for_it(feed: FakeFeed, cache: WatchCache) -> None:
+    feed.hold()
+    version = feed.put("ns", "a")
+    reading = asyncio.create_task(cache.list(Kind.PACKAGE, at_least(version), selector=ALL))
+    await eventually(lambda: feed.questions > 0)
+    feed.release()
     assert names(await reading) == ["a"]
 
 
-async def test_a_read_of_a_version_that_does_not_come_is_too_new(
+# --- versions that the store never had: it was replaced, or restored from yesterday ---
+
+
+@pytest.mark.parametrize("at", [at_least(10_000), exact(10_000)], ids=["not older than", "exact"])
+async def test_a_read_of_a_version_that_there_is_not_is_refused_without_waiting_for_it(
+    feed: FakeFeed, cache: WatchCache, monkeypatch: pytest.MonkeyPatch, at: ReadAt
+) -> None:
+    monkeypatch.setattr("cacheserver.freshness.READ_WAIT_S", 3600.0)
+    async with asyncio.timeout(10):
+        with pytest.raises(TooNew) as caught:
+            await cache.list(Kind.PACKAGE, at, selector=ALL)
+        with pytest.raises(TooNew):
+            await cache.get(Kind.PACKAGE, ("ns", "a"), at)
+    assert (caught.value.requested, caught.value.current, caught.value.unknown) == (10_000, feed.revision, True)
+
+
+async def test_a_watch_from_a_version_that_there_is_not_is_told_to_list_anew(
     feed: FakeFeed, cache: WatchCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cacheserver.freshness.READ_WAIT_S", 0.01)
-    with pytest.raises(TooNew) as caught:
-        await cache.list(Kind.PACKAGE, at_least(10_000), selector=ALL)
-    assert (caught.value.requested, caught.value.current) == (10_000, feed.revision)
+    watch = await watching(cache, 10_000)
+    with pytest.raises(Expired, match="replaced or restored"):
+        await watch.begun()
 
 
-async def test_while_the_store_is_away_reads_answer_from_the_last_state(
+async def test_a_watch_from_a_version_on_its_way_is_not_refused(
     feed: FakeFeed, cache: WatchCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cacheserver.freshness.READ_WAIT_S", 0.01)
+    feed.hold()
+    feed.put("ns", "a")
+    watch = await watching(cache, feed.put("ns", "b"))
+    await watch.begun()
+    feed.put("ns", "c")
+    feed.release()
+    assert [event.name[1] for event in await take(watch, 1)] == ["c"]
+
+
+async def test_while_the_store_does_not_say_a_watch_from_the_future_is_not_refused(
+    feed: FakeFeed, cache: WatchCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cacheserver.freshness.READ_WAIT_S", 0.01)
+    feed.hang()
+    watch = await watching(cache, feed.revision + 1)
+    begun = asyncio.create_task(watch.begun())
+    await eventually(lambda: feed.questions > 0)
+    await asyncio.wait((begun,), timeout=0.1)
+    assert not begun.done()
+    feed.put("ns", "a")
+    await begun
+
+
+# --- a store that is slow, and one that is away ---
+
+
+async def test_a_store_that_does_not_answer_in_time_but_lives_is_slow_and_nothing_old_is_served(
+    feed: FakeFeed, cache: WatchCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cacheserver.freshness.READ_WAIT_S", 0.05)
+    monkeypatch.setattr("cacheserver.freshness._AWAY_AFTER_S", 3600.0)  # the follower hears from it
+    feed.put("ns", "a")
+    feed.hang()
+    async with asyncio.timeout(10):
+        with pytest.raises(StoreSlow, match="resourceVersion=0"):
+            await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+        assert not (await cache.list(Kind.PACKAGE, ANY, selector=ALL)).stale
+    feed.unhang()
+    assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == ["a"]
+
+
+async def test_a_follower_that_lags_makes_a_consistent_read_fail_not_lie(
+    feed: FakeFeed, cache: WatchCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cacheserver.freshness.READ_WAIT_S", 0.05)
+    monkeypatch.setattr("cacheserver.freshness._AWAY_AFTER_S", -1.0)  # silent, but for the answers to questions
+    feed.hold()
+    feed.put("ns", "a")
+    with pytest.raises(TooNew) as caught:
+        await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+    assert not caught.value.unknown
+
+
+async def test_a_store_that_gives_no_sign_of_life_is_found_out_once_and_for_all_readers(
+    feed: FakeFeed, cache: WatchCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed.put("ns", "a")
+    await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+    monkeypatch.setattr("cacheserver.freshness._AWAY_AFTER_S", 0.02)
+    monkeypatch.setattr("cacheserver.freshness._LOOK_EVERY_S", 0.01)
+    feed.hang()
+    feed.hold()
+    pages = await asyncio.gather(*(cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL) for _ in range(100)))
+    assert all(names(page) == ["a"] and page.stale for page in pages)
+    monkeypatch.setattr("cacheserver.freshness.READ_WAIT_S", 0.0)  # from here on nobody waits at all
+    asked = feed.questions
+    for _ in range(100):
+        page = await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+        assert (names(page), page.stale, cache.away) == (["a"], True, True)
+    assert feed.questions == asked
+    feed.unhang()
+    feed.release()
+    await eventually(lambda: not cache.away)
+
+
+async def test_a_store_that_went_is_noticed_while_nobody_reads(
+    feed: FakeFeed, cache: WatchCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cacheserver.freshness._AWAY_AFTER_S", 0.02)
+    monkeypatch.setattr("cacheserver.freshness._LOOK_EVERY_S", 0.01)
+    feed.hang()
+    feed.hold()
+    await eventually(lambda: cache.away)
+    feed.unhang()
+    await eventually(lambda: not cache.away)
+
+
+async def test_while_the_store_is_away_reads_answer_from_the_last_state_and_say_so(
+    feed: FakeFeed, cache: WatchCache
 ) -> None:
     feed.put("ns", "a")
     await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
     feed.away = True
     feed.break_streams()
-    assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == ["a"]
-    monkeypatch.setattr("cacheserver.freshness._AWAY_AFTER_S", -1.0)
-    assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == ["a"]
+    for at in (CONSISTENT, ANY, at_least(feed.revision)):
+        page = await cache.list(Kind.PACKAGE, at, selector=ALL)
+        assert (names(page), page.stale) == (["a"], True)
+    feed.away = False
+    await eventually(lambda: not cache.away)
+    assert not (await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)).stale
 
 
 async def test_pages_are_of_one_version_while_writes_go_on(feed: FakeFeed, cache: WatchCache) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from cacheserver.watchcache import WatchCache
+from cacheserver.api.options import encode_token
 from tests.fakes.api import METADATA, METADATA_LIST, TABLE, World, api_world
+from tests.support.waiting import eventually
 
 ITEM = "namespaces/team/packages/r.a"
 
@@ -121,26 +122,58 @@ async def test_bad_parameters_are_refused_by_name(six: World) -> None:
     assert (await six.get(ITEM, unknown="ignored")).status == 200
 
 
-async def test_a_version_yet_to_come_is_waited_for_as_long_as_the_client_wants(six: World) -> None:
-    answer = await six.get(ITEM, resourceVersion="999999", timeout="20ms")
+async def test_a_version_on_its_way_is_waited_for_as_long_as_the_client_wants(six: World) -> None:
+    six.feed.hold()
+    six.package("late")
+    answer = await six.get(ITEM, resourceVersion=str(six.feed.revision), timeout="20ms")
     assert (answer.status, answer.json["reason"]) == (504, "Timeout")
 
 
-class LongAway(WatchCache):
-    """A cache whose store has been silent for a minute."""
+@pytest.mark.parametrize("path", [ITEM, "packages"])
+async def test_a_version_that_there_is_not_is_refused_so_that_informers_list_anew_at_once(
+    six: World, path: str
+) -> None:
+    answer = await six.get(path, resourceVersion="999999")
+    details = answer.json["details"]
+    assert (answer.status, details["causes"][0]["reason"]) == (504, "ResourceVersionTooLarge")
+    assert details["retryAfterSeconds"] == 1
+    assert "Retry-After" not in answer.headers, "client-go would ask for the same ten times first"
 
-    @property
-    def stale_for_s(self) -> float:
-        return 60.0
+
+async def test_a_token_of_an_etcd_that_was_replaced_is_expired(six: World) -> None:
+    answer = await six.get("packages", query={"continue": encode_token(999_999, ("team", "r.a"))})
+    assert (answer.status, answer.json["reason"]) == (410, "Expired")
+    assert answer.json["metadata"]["continue"]
 
 
 async def test_the_last_state_is_served_with_a_warning_while_the_store_is_away() -> None:
-    async with api_world(cache_type=LongAway) as world:
+    async with api_world() as world:
         world.package("a")
         await world.settled()
-        answer = await world.get(ITEM)
-        assert answer.status == 200
-        assert answer.headers["Warning"].startswith('299 - "served from memory: etcd has not been heard from for 60 s')
+        assert "Warning" not in (await world.get(ITEM)).headers
+        world.feed.away = True
+        world.feed.break_streams()
+        for path in (ITEM, "packages", "packages?resourceVersion=0", "packages?limit=1"):
+            answer = await world.get(path)
+            assert answer.status == 200
+            assert answer.headers["Warning"].startswith('299 - "served from memory: etcd has not been heard from for')
+        async with world.watch(resourceVersion=str(world.feed.revision)) as lines:
+            assert "Warning" in lines.response.headers
+        world.feed.away = False
+        await eventually(lambda: not world.cache.away)
+        assert "Warning" not in (await world.get(ITEM)).headers
+
+
+@pytest.mark.parametrize("path", [ITEM, "packages"])
+async def test_a_slow_store_makes_a_timeout_that_says_what_to_do(
+    six: World, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cacheserver.freshness.READ_WAIT_S", 0.05)
+    six.feed.hang()
+    answer = await six.get(path)
+    assert (answer.status, answer.json["reason"], answer.headers["Retry-After"]) == (504, "Timeout", "1")
+    assert "resourceVersion=0" in answer.json["message"]
+    assert (await six.get(path, resourceVersion="0")).status == 200
 
 
 async def test_before_the_first_read_of_the_store_clients_are_told_to_retry() -> None:

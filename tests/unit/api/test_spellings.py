@@ -166,8 +166,8 @@ def _token(resource_version: object, start: str) -> str:
         (_token([12], "team/r.\0"), 400),
         (base64.urlsafe_b64encode(b"[" * 30_000).decode(), 400),
         (encode_token(1, ("team", "r.")), 410),  # of a version that is not kept any more
-        (encode_token(2**62, ("team", "r.")), 504),  # of one that never was
-        (_token(2**64 - 1, "team/r.\0"), 504),
+        (encode_token(2**62, ("team", "r.")), 410),  # of one that never was, or of an etcd that was replaced
+        (_token(2**64 - 1, "team/r.\0"), 410),
     ],
     ids=range(11),
 )

@@ -91,6 +91,24 @@ async def test_a_version_before_the_window_is_told_in_the_stream_and_ends_it(six
             await lines.next()
 
 
+async def test_a_watch_from_a_version_that_there_is_not_is_told_410_in_the_stream(
+    six: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cacheserver.freshness.READ_WAIT_S", 0.01)
+    async with six.watch(resourceVersion="999999") as lines:
+        event = await lines.next()
+        assert (event["type"], event["object"]["code"], event["object"]["reason"]) == ("ERROR", 410, "Expired")
+        with pytest.raises(EOFError):
+            await lines.next()
+
+
+async def test_a_watch_that_ends_before_a_version_is_known_to_be_none_ends_cleanly(six: World) -> None:
+    """As kube's does, and within the wait that a read of such a version has there."""
+    async with six.watch(resourceVersion="999999", timeoutSeconds="1") as lines:
+        with pytest.raises(EOFError):
+            await lines.next()
+
+
 async def test_a_rebuilt_cache_tells_its_watchers_to_list_again(six: World) -> None:
     async with six.watch(resourceVersion="16") as lines:
         six.feed.replace_cluster()
