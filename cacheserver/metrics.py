@@ -244,6 +244,11 @@ def _cumulative(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[st
 
 
 requests = _Requests()
+connections_refused = Counter(
+    "cacheserver_connections_refused",
+    "Clients turned away before their request was looked at, by reason.",
+    ("reason",),
+)
 inflight = Gauge(
     "apiserver_current_inflight_requests",
     "Requests being answered now.",

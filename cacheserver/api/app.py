@@ -20,7 +20,7 @@ from cacheserver import metrics
 from cacheserver.api.accounting import Accounting, Series
 from cacheserver.api.attributes import Attributes, Query, check_size, parse_query, read_attributes
 from cacheserver.api.auth import OPEN_PATHS, Gate, privileged
-from cacheserver.api.connection import SecureServer
+from cacheserver.api.connection import LINE_BYTES, LINES, LINGERING_S, SecureServer, Server, introduce
 from cacheserver.api.content import Blobs
 from cacheserver.api.discovery import Discovery
 from cacheserver.api.health import Health, HealthCheck, version_document
@@ -182,6 +182,8 @@ class Api:
         identity = None
         if gate is not None and attributes.path not in OPEN_PATHS:
             identity = await gate.identify(request)
+        if gate is None or identity is not None:
+            introduce(request)
         if not attributes.resource:
             if gate is not None and identity is not None:
                 await gate.authorize(identity, attributes)
@@ -238,19 +240,20 @@ def _refused(request: web.BaseRequest, query: Query, error: StatusError) -> Repl
     return refusal(error, body, content_type=encoding.value)
 
 
-def make_server(api: Api, *, secure: bool = False) -> web.Server:
+def make_server(api: Api, *, secure: bool = False) -> Server:
     """An aiohttp server of `api`, with the limits that Kubernetes' clients and its aggregator need.
 
     secure: for a listener with TLS.
     """
-    return (SecureServer if secure else web.Server)(
+    return (SecureServer if secure else Server)(
         api.handle,
         access_log=None,
         # A watch whose client went away while nothing happens would otherwise live on to its deadline.
         handler_cancellation=True,
         keepalive_timeout=120.0,  # over the aggregator's 90 s: closing earlier races with its reuse
-        max_line_size=64 << 10,
-        max_field_size=64 << 10,
-        max_headers=512,  # every group of a user is a header line of its own
-        lingering_time=1.0,  # a refused body is read this long, so that the client gets to see the refusal
+        max_line_size=LINE_BYTES,
+        max_field_size=LINE_BYTES,
+        max_headers=LINES,
+        lingering_time=LINGERING_S,
+        auto_decompress=False,  # nobody reads bodies, and a small one can become a large one
     )

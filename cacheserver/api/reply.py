@@ -38,7 +38,9 @@ _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\
 _NOT_MODIFIED: Final = HTTPStatus.NOT_MODIFIED.value
 _AUDIT_ID: Final = re.compile(r"[!-~]{1,64}\Z")
 _STALL_S: Final = 60.0  # ours: a client that takes no byte for so long is gone, or holds our memory for nothing
-_UNSENT_BYTES: Final = 64 << 10  # in the transport; with more an answer waits. Its own limit over TLS: 512
+UNSENT_BYTES: Final = 64 << 10
+"""Written and not taken yet, of one connection; with more an answer waits, and what was asked behind it."""
+
 _JOIN_BELOW: Final = 64 << 10  # bodies under this go out in one write with their headers
 
 
@@ -154,17 +156,22 @@ class Reply(web.StreamResponse):  # aiohttp wants one returned; all it calls is 
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Write the rest, as fast as the client takes it."""
-        if self._request is None or not self._parts:
+        request = self._request
+        if request is None:
             return
-        transport = _open_transport(self._request)
-        transport.set_write_buffer_limits(high=_UNSENT_BYTES)
+        if not self._parts:
+            # However small: a client that asks on and on and takes no answer would pile them up.
+            if request.protocol.writing_paused:
+                await _drain(request)
+            return
+        transport = _open_transport(request)
         unyielding = 0  # bytes
         for part in self._parts:
             for piece in _slices(transport, part):
-                _open_transport(self._request).write(piece)
+                _open_transport(request).write(piece)
                 unyielding += len(piece)
-                if self._request.protocol.writing_paused:
-                    await _drain(self._request)
+                if request.protocol.writing_paused:
+                    await _drain(request)
                 elif unyielding >= CHUNK_BYTES:
                     await asyncio.sleep(0)  # a client as fast as we are must not keep the loop to itself
                 else:
@@ -237,7 +244,6 @@ class Stream(web.StreamResponse):
         transport = self._protocol.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client went away")
-        transport.set_write_buffer_limits(high=_UNSENT_BYTES)
         transport.write(head)
         self._request.writer.output_size = 1  # tells aiohttp that it cannot send an error page any more
 

@@ -155,6 +155,11 @@ def too_many_requests() -> StatusError:
     )
 
 
+def header_too_large(problem: str) -> StatusError:
+    """RFC 6585, section 5; Go's net/http says it as plain text."""
+    return StatusError(431, "RequestHeaderFieldsTooLarge", f"the request's header is too large: {problem}")
+
+
 def not_found(group: str, resource: str, name: str) -> StatusError:
     name = brief(name) if len(name) > 253 else name  # longer than any name
     details = {"name": name, "group": group, "kind": resource}

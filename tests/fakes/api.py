@@ -17,6 +17,7 @@ import aiohttp
 import orjson
 
 from cacheserver.api import PROJECTIONS, Api, Gate, HealthCheck, make_server
+from cacheserver.api.connection import Server
 from cacheserver.model import Digest, Kind
 from cacheserver.watchcache import WatchCache
 from tests.fakes.blobs import FakeBlobs
@@ -76,6 +77,7 @@ class World:
         self.url = ""
         self.api: Api
         self.session: aiohttp.ClientSession
+        self.server: Server
 
     # --- what is served ---
 
@@ -165,7 +167,7 @@ async def api_world(
         max_watches=max_watches,
         now=lambda: world.time,
     )
-    server = make_server(world.api)
+    server = world.server = make_server(world.api)
     listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
     world.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
     try:

@@ -1,0 +1,222 @@
+"""All connections of a server together: what they may hold, how long, and who has to go when it is too much.
+
+One connection holds little (connection.py); ten thousand do not. Whoever has not shown who it is goes first.
+Nothing here waits; a look around every few seconds ends what is late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, Protocol
+
+from cacheserver import metrics
+
+log = logging.getLogger(__name__)
+
+HEADER_WITHIN_S: Final = 32.0
+"""For a header to be complete, from its first byte, or from the connection's begin for the first one.
+
+k8s.io/apiserver/pkg/server/secure_serving.go: ReadHeaderTimeout."""
+
+LARGE_BYTES: Final = 16 << 10
+"""A header over this counts as large: it is kept as long as its request, and a watch lasts."""
+
+CLOSE_WITHIN_S: Final = 60.0
+"""For a client to take what a closed connection still has for it."""
+
+_LOOK_EVERY_S: Final = 5.0
+_TELL_EVERY_S: Final = 10.0  # lines of log about the same
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What all connections together may hold.
+
+    strangers: clients that have not shown who they are; one that means well asks as soon as it is connected.
+    unfinished_bytes: of headers that are not complete. large_bytes: of large ones whose requests are being answered.
+    Headers hold about three times their bytes: as they came, as text, and by name.
+    """
+
+    strangers: int = 1024
+    unfinished_bytes: int = 16 << 20
+    large_bytes: int = 32 << 20
+
+
+class Refusal(Enum):
+    """Why a connection, or a request, is turned away; the name is the metric's label, the value is what it is told."""
+
+    HEADER = "it has more than 256 KiB"
+    LARGE = "it has more than 16 KiB, and there is no room for another such one; send less, or try again later"
+    UNFINISHED = "headers that are not complete hold too much"
+    LATE = "its header was not complete within 32 s"
+    STRANGERS = "too many connections have not shown who they are"
+    UNTAKEN = "it did not take within 60 s what a closed connection had for it"
+    MALFORMED = "it is no request of HTTP/1"
+    FILES = "no more files can be open"
+
+
+class Member(Protocol):
+    """A connection, as a crowd knows it (connection.py)."""
+
+    since: float
+    large: int
+    stranger: str
+    transport: asyncio.Transport | None
+
+
+class Crowd:
+    """One per server."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, connections: Mapping[Any, asyncio.Transport]) -> None:
+        """connections: all that are open, kept up to date by the owner."""
+        self.room = Room()
+        self._loop = loop
+        self._connections = connections
+        # In the order of their `since`, which is the order of the clock.
+        self._unfinished: dict[Member, int] = {}
+        self._unfinished_bytes = 0
+        self._large_bytes = 0
+        self._strangers: dict[str, dict[Member, None]] = {}
+        self._stranger_count = 0
+        self._closing: dict[asyncio.Transport, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._told: dict[Refusal, _Told] = {}
+
+    # --- a connection's life ---
+
+    def enter(self, connection: Member) -> None:
+        """A new one: a stranger, whose first header is awaited from now on."""
+        transport = connection.transport
+        peer = transport.get_extra_info("peername") if transport is not None else None
+        address = str(peer[0]) if peer else "?"
+        connection.stranger = address
+        self._strangers.setdefault(address, {})[connection] = None
+        self._stranger_count += 1
+        if self._stranger_count > self.room.strangers:
+            self._send_a_stranger_away()
+        self._await_header(connection, 0)
+        if self._timer is None:
+            self._timer = self._loop.call_later(_LOOK_EVERY_S, self._look_around)
+
+    def leave(self, connection: Member) -> None:
+        self._forget_header(connection)
+        self._large_bytes -= connection.large
+        connection.large = 0
+        if connection.stranger:
+            self.introduce(connection)
+
+    def introduce(self, connection: Member) -> None:
+        """It is a stranger no more."""
+        address, connection.stranger = connection.stranger, ""
+        known = self._strangers[address]
+        del known[connection]
+        if not known:
+            del self._strangers[address]
+        self._stranger_count -= 1
+
+    def _send_a_stranger_away(self) -> None:
+        """The oldest of the address that has most of them: many from one place push out each other, and nobody else."""
+        crowded = max(self._strangers.values(), key=len)
+        self._turn_away(next(iter(crowded)), Refusal.STRANGERS)
+
+    # --- headers ---
+
+    def grow(self, connection: Member, size: int) -> None:
+        """Some bytes more of a header that is not complete."""
+        self._await_header(connection, size)
+        while self._unfinished_bytes > self.room.unfinished_bytes:
+            # Who takes longest, among those who hold something: a client that means well sends its header at once.
+            self._turn_away(next(one for one, held in self._unfinished.items() if held), Refusal.UNFINISHED)
+
+    def complete(self, connection: Member, size: int) -> bool:
+        """A header of about `size` bytes came whole. False: it is large, and there is no room for it."""
+        self._forget_header(connection)
+        large = size if size > LARGE_BYTES else 0
+        if large and self._large_bytes - connection.large + large > self.room.large_bytes:
+            return False
+        self._large_bytes += large - connection.large
+        connection.large = large
+        return True
+
+    def _await_header(self, connection: Member, size: int) -> None:
+        if not connection.since:
+            connection.since = self._loop.time()
+        self._unfinished[connection] = self._unfinished.get(connection, 0) + size
+        self._unfinished_bytes += size
+
+    def _forget_header(self, connection: Member) -> None:
+        connection.since = 0.0
+        self._unfinished_bytes -= self._unfinished.pop(connection, 0)
+
+    # --- turning away ---
+
+    def refused(self, why: Refusal) -> None:
+        """Count it, and tell the log now and then."""
+        metrics.connections_refused.labels(why.name.lower()).inc()
+        self._tell(why, {"reason": why.value})
+
+    def malformed(self, client: str | None, reason: str) -> None:
+        """Somebody sent what is no request. reason: a line of ours, with few of the client's bytes."""
+        metrics.connections_refused.labels(Refusal.MALFORMED.name.lower()).inc()
+        self._tell(Refusal.MALFORMED, {"reason": reason, "client": client})
+
+    def _tell(self, why: Refusal, fields: Mapping[str, object]) -> None:
+        told = self._told.setdefault(why, _Told())
+        more = told.due(self._loop.time())
+        if more is not None:
+            log.warning("a client was turned away", extra={**fields, "more": more})
+
+    def _turn_away(self, connection: Member, why: Refusal) -> None:
+        """End it without an answer. It leaves at once, and its socket in the loop's next turn."""
+        self.leave(connection)
+        self.refused(why)
+        if connection.transport is not None:
+            connection.transport.abort()
+
+    # --- now and then ---
+
+    def _look_around(self) -> None:
+        self._timer = None
+        self.look(self._loop.time())
+        if self._connections:
+            self._timer = self._loop.call_later(_LOOK_EVERY_S, self._look_around)
+
+    def look(self, now: float) -> None:
+        """End what is late as of `now`, on the loop's clock; about 1 ms for 10,000 connections."""
+        for connection in list(self._unfinished):
+            if now - connection.since < HEADER_WITHIN_S:
+                break
+            self._turn_away(connection, Refusal.LATE)
+        before = self._closing
+        self._closing = {t: before.get(t, now) for t in self._connections.values() if t.is_closing()}
+        for transport, since in self._closing.items():
+            if now - since >= CLOSE_WITHIN_S:
+                self.refused(Refusal.UNTAKEN)
+                transport.abort()
+
+    def close(self) -> None:
+        """No more looking around."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class _Told:
+    """When the log was told of something, and how often it happened since."""
+
+    def __init__(self) -> None:
+        self._next = float("-inf")
+        self._more = 0
+
+    def due(self, now: float) -> int | None:
+        """How many were not told of since the last line, where it is time for one."""
+        if now < self._next:
+            self._more += 1
+            return None
+        more, self._more = self._more, 0
+        self._next = now + _TELL_EVERY_S
+        return more
