@@ -57,34 +57,46 @@ def _compile(pattern: str) -> re.Pattern[str]:
     return re.compile(f"{'' if anchored else '(?:.*/)?'}{body}{'/.+' if directory else '(?:/.*)?'}\\Z", re.DOTALL)
 
 
-_TOKEN = re.compile(
-    r"(?P<inner>\*\*/)|(?P<tail>/\*\*\Z)|(?P<star>\*+)|(?P<any>\?)|\\(?P<escaped>.)|(?P<set>\[[!^]?\]?[^\]]*\])"
-)
+_ANY_DEPTH = re.compile(r"(?:\A|(?<=/))\*\*/")
+_TOKEN = re.compile(r"(?P<tail>/\*\*\Z)|(?P<star>\*+)|(?P<any>\?)|\\(?P<escaped>.)|(?P<set>\[[!^]?\]?[^\]]*\])")
 
 
 def _translate(pattern: str) -> str:
-    out: list[str] = []
+    """The pattern as a regular expression that never tries one place twice: `*a*a*a*b` is no bomb.
+
+    What stands between two `**/`, or two `*`, is taken at the first place where it fits and never moved: the wildcard
+    behind it reaches all that a later place would.
+    """
+    first, *deeper = _ANY_DEPTH.split(pattern)
+    out = [_segment(first)]
+    out += [f"(?>(?:[^/]*/)*?{_segment(middle)})" for middle in deeper[:-1]]
+    out += [f"(?:.*/)?{_segment(last)}" for last in deeper[-1:]]
+    return "".join(out)
+
+
+def _segment(pattern: str) -> str:
+    """A pattern without `**/`. Elsewhere several asterisks are one (gitignore(5))."""
+    parts = [""]  # between the stars
     at = 0
     while at < len(pattern):
         token = _TOKEN.match(pattern, at)
         if not token:
-            out.append(re.escape(pattern[at]))
+            parts[-1] += re.escape(pattern[at])
             at += 1
             continue
         at = token.end()
-        if token["inner"]:
-            out.append("(?:.*/)?")
+        if token["star"]:
+            parts.append("")
         elif token["tail"]:
-            out.append("/.+")
-        elif token["star"]:
-            out.append("[^/]*")
+            parts[-1] += "/.+"
         elif token["any"]:
-            out.append("[^/]")
+            parts[-1] += "[^/]"
         elif token["set"]:
-            out.append(_set(token["set"]))
+            parts[-1] += _set(token["set"])
         else:
-            out.append(re.escape(token["escaped"] or ""))
-    return "".join(out)
+            parts[-1] += re.escape(token["escaped"] or "")
+    first, *starred = parts
+    return first + "".join(f"(?>[^/]*?{part})" for part in starred[:-1]) + "".join(f"[^/]*{p}" for p in starred[-1:])
 
 
 def _set(written: str) -> str:
