@@ -7,7 +7,8 @@ from what the code declares, so the pages are never edited by hand and never mer
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -86,7 +87,7 @@ def metric_families() -> str:
         "",
         "`/metrics` has these in Prometheus' text format. Names are kube-apiserver's where the meaning is the same.",
         "",
-        *_head("metric", "type", "meaning"),
+        *_head("metric", "type", "labels", "meaning"),
     ]
     return _page(lines, _metric_rows())
 
@@ -94,7 +95,8 @@ def metric_families() -> str:
 def _metric_rows() -> Iterator[str]:
     for family in sorted(metrics.registry().collect(), key=lambda family: family.name):
         name = f"{family.name}_total" if family.type == "counter" else family.name
-        yield _row(_code(name), family.type, family.documentation)
+        labels: Sequence[str] = getattr(family, "_labelnames", ())  # prometheus_client keeps them to itself
+        yield _row(_code(name), family.type, ", ".join(map(_code, labels)), family.documentation)
 
 
 def error_classes() -> Iterator[type[errors.CacheServerError]]:
@@ -167,7 +169,12 @@ def _head(*names: str) -> tuple[str, str]:
 
 
 def _row(*cells: str) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(_cell, cells)) + " |"
+
+
+def _cell(text: str) -> str:
+    """Fit for a table of Markdown, where a bar ends the cell, and `<` outside of code begins HTML."""
+    return re.sub(r"(`[^`]*`)|<", lambda found: found[1] or "&lt;", text).replace("|", "\\|")
 
 
 def _code(text: str) -> str:

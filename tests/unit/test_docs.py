@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
-from cacheserver import errors
+from cacheserver import errors, model
 from cacheserver.config import CONFIG_FLAG, SETTINGS
 from cacheserver.config.repositories import Defaults, from_path
 from tools import reference
@@ -53,6 +53,13 @@ def test_nothing_else_lies_among_the_generated_pages() -> None:
 def test_every_setting_and_error_says_what_it_means() -> None:
     assert [setting.flag for setting in SETTINGS if not setting.help.endswith(".")] == []
     assert [found.__name__ for found in reference.error_classes() if not vars(found).get("__doc__")] == []
+
+
+def test_every_label_and_annotation_of_ours_is_explained() -> None:
+    ours = {value for name, value in vars(model).items() if name.startswith(("LABEL_", "ANNOTATION_"))}
+    page = reference.PAGES["kinds.md"]()
+    assert len(ours) > 5
+    assert sorted(name for name in ours if f"| `{name}` | " not in page) == []
 
 
 # --- reasons ------------------------------------------------------------------------------------------------------
