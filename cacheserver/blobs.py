@@ -13,7 +13,7 @@ import hashlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 
 import orjson
@@ -24,12 +24,14 @@ from cacheserver.errors import BlobMissingError
 from cacheserver.etcd.client import Client, Compare, Delete, Put
 from cacheserver.model import BlobFile, BlobHead, Digest
 from cacheserver.store import PREFIX, Store, in_parallel
+from cacheserver.zstd import Blocks
 
 log = logging.getLogger(__name__)
 
 _BLOB = PREFIX + b"blob/"
 _CHUNK_BYTES = 512 << 10  # architecture.md, decision 3: far below etcd's 1.5 MiB request limit
-_FEED_BYTES = 16 << 10  # compressed bytes fed to the decompressor at once: bounds what comes out in one piece
+_TURN_BYTES = 256 << 10  # unpacked in one turn of the loop: under 1 ms
+_WINDOW_BYTES = 8 << 20  # that a frame may ask the decompressor to remember; ours ask for 2 MiB
 _PLAIN_HEAD_BYTES = 32 << 10
 _HEADS_KEPT = 4096
 _COLLECT_AFTER_S = 3600.0
@@ -62,7 +64,7 @@ class Blobs:
         return head
 
     async def read(self, digest: Digest) -> AsyncIterator[bytes]:
-        """The uncompressed bytes in pieces; one chunk and one piece in memory at a time.
+        """The uncompressed bytes in pieces of 128 KiB at most; one chunk and one piece in memory at a time.
 
         Raises: BlobMissingError when the blob, or a part of it, is not there; EtcdError.
         """
@@ -70,23 +72,29 @@ class Blobs:
         if not found:
             raise BlobMissingError(f"content {digest} is not in the store")
         head, chunks = _decode_head(digest, found[0].value)
-        decompressor = zstandard.ZstdDecompressor().decompressobj()
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES).decompressobj()
+        blocks = Blocks()
         left = head.size
         for index in range(chunks):
             chunk = (await self._client.range(_chunk_key(digest, index))).key_values
             if not chunk:
                 raise BlobMissingError(f"content {digest} is not complete in the store: chunk {index} is missing")
             compressed = chunk[0].value
-            for at in range(0, len(compressed), _FEED_BYTES):
+            unyielding = 0
+            for step in _steps(digest, blocks, compressed):
                 try:
-                    piece = decompressor.decompress(compressed[at : at + _FEED_BYTES])
+                    piece = decompressor.decompress(step)
                 except zstandard.ZstdError as exc:
                     raise BlobMissingError(f"content {digest} is damaged in the store: chunk {index}: {exc}") from exc
                 left -= len(piece)
+                unyielding += len(piece)
                 if left < 0:
                     raise BlobMissingError(f"content {digest} is damaged in the store: over its {head.size} bytes")
                 if piece:
                     yield piece
+                if unyielding >= _TURN_BYTES:
+                    await asyncio.sleep(0)  # a chunk can stand for gigabytes, and a reader may take them as fast
+                    unyielding = 0
 
     # --- write ---
 
@@ -173,6 +181,14 @@ class Blobs:
             await self._client.txn([unchanged], [Delete(prefix, prefix[:-1] + b"0")])
             self._heads.pop(Digest("sha256:" + prefix.split(b"/")[-2].decode()), None)
         return len(due)
+
+
+def _steps(digest: Digest, blocks: Blocks, compressed: bytes) -> Iterator[bytes]:
+    """The next of the frame in parts that unpack to one block at most. Raises: BlobMissingError when it is none."""
+    try:
+        yield from blocks.feed(compressed)
+    except ValueError as exc:
+        raise BlobMissingError(f"content {digest} is damaged in the store: {exc}") from exc
 
 
 def _compressed(content: bytes, scratch: Path) -> tuple[Digest, Path]:

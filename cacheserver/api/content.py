@@ -17,11 +17,12 @@ from aiohttp import web
 from isal import isal_zlib
 
 from cacheserver.api import pack
+from cacheserver.api.budget import READER_BYTES, Budget
 from cacheserver.api.documents import matches
 from cacheserver.api.negotiate import choose
 from cacheserver.api.reply import JSON, NO_CACHE, Reply, Stream, header
 from cacheserver.api.resource import Manifest, look
-from cacheserver.api.status import not_acceptable, not_found
+from cacheserver.api.status import StatusError, not_acceptable, not_found
 from cacheserver.content import TarReader
 from cacheserver.errors import BlobMissingError
 from cacheserver.model import GROUP, BlobHead, Digest
@@ -29,6 +30,9 @@ from cacheserver.model import GROUP, BlobHead, Digest
 GZIP: Final = "application/gzip"
 TAR: Final = "application/x-tar"
 INLINE_BYTES: Final = 128 << 10  # content up to this is encoded on the loop: under 1 ms, a thread's switch costs more
+
+JSON_FILE_BYTES: Final = 15 << 20
+"""Of one file that is written as JSON: it is held whole, four times, and all readers share 64 MiB."""
 
 _OFFERED: Final = (GZIP, TAR, JSON)
 _IMAGE: Final = re.compile(r"image/[a-z0-9.+-]{1,64}\Z")
@@ -73,11 +77,24 @@ async def icon(request: web.BaseRequest, blobs: Blobs, manifest: Manifest) -> Re
     return Reply(200, parts, size, content_type=media_type, cache_control=_ICON_CACHE, extra=extra)
 
 
-async def files(request: web.BaseRequest, blobs: Blobs, manifest: Manifest) -> Reply | Stream:
+def held_as_json(head: BlobHead) -> int:
+    """Bytes that writing its files as JSON takes: the largest one whole, as it is, as text and written.
+
+    Raises: StatusError 406 where that is too much.
+    """
+    path, size = max(head.files, key=lambda file: file[1], default=("", 0))
+    if size > JSON_FILE_BYTES:
+        most = JSON_FILE_BYTES >> 20
+        said = f"file {path!r} has {size} bytes; over {most} MiB no file comes as JSON: ask its revision's content"
+        raise StatusError(406, "NotAcceptable", f"{said} as {GZIP} or {TAR}")
+    return READER_BYTES + 4 * size
+
+
+async def files(request: web.BaseRequest, blobs: Blobs, manifest: Manifest, budget: Budget) -> Reply | Stream:
     """A revision's files: a gzipped tar, a plain one, or JSON `{resources, binaryResources}`, by Accept.
 
     Immutable for an hour when published, but for branches: a tag can be moved in git, so not for ever.
-    Raises: StatusError 404 without content, 406; BlobMissingError, EtcdError.
+    Raises: StatusError 404 without content, 406, 429 when readers hold too much; BlobMissingError, EtcdError.
     """
     digest = Digest(look(manifest, "status", "content", "digest"))
     if not digest:
@@ -91,11 +108,13 @@ async def files(request: web.BaseRequest, blobs: Blobs, manifest: Manifest) -> R
     extra = header("ETag", f'"{digest}"') + header("Vary", "Accept") + header("X-Content-Type-Options", "nosniff")
     if matches(request.headers.get("If-None-Match", ""), f'"{digest}"'):
         return Reply(304, content_type="", cache_control=cache_control, extra=extra)
-    if await blobs.head(digest) is None:
+    head = await blobs.head(digest)
+    if head is None:
         raise BlobMissingError(f"content {digest} is not in the store")
     stream = Stream(request, content_type=media_type, cache_control=cache_control)
     pieces = {GZIP: _gzipped_tar, TAR: _read, JSON: _json_document}[media_type](blobs, digest)
-    await send(stream, pieces, extra)
+    async with budget.hold(held_as_json(head) if media_type is JSON else READER_BYTES):
+        await send(stream, pieces, extra)
     return stream
 
 

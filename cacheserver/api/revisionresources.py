@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import orjson
 from aiohttp import web
 
-from cacheserver.api.content import Blobs, gzipped, json_files, send
+from cacheserver.api.budget import Budget
+from cacheserver.api.content import Blobs, gzipped, held_as_json, json_files, send
 from cacheserver.api.negotiate import Encoding, accepts_gzip
 from cacheserver.api.readable import readable
 from cacheserver.api.render import GZIP_ABOVE
@@ -105,14 +106,36 @@ async def _heads(blobs: Blobs, revisions: Sequence[Entry]) -> list[BlobHead | No
 
 
 async def answer(
-    request: web.BaseRequest, blobs: Blobs, revision: Entry, encoding: Encoding, *, pretty: bool, extra: bytes
+    request: web.BaseRequest,
+    blobs: Blobs,
+    budget: Budget,
+    revision: Entry,
+    encoding: Encoding,
+    *,
+    pretty: bool,
+    extra: bytes,
 ) -> Reply | Stream:
-    """The answer to a get: the object with its files. Raises: BlobMissingError, EtcdError."""
+    """The answer to a get: the object with its files.
+
+    Raises: StatusError 406 for a file too large for JSON, 429 when readers hold too much; BlobMissingError, EtcdError.
+    """
     parts = _parts(revision)
     head = await blobs.head(Digest(parts.digest)) if parts.digest else None
     if parts.digest and head is None:
         raise BlobMissingError(f"content {parts.digest} of {revision.name[1]} is not in the store")
-    pieces = _document(blobs, parts, head)
+    async with budget.hold(held_as_json(head) if head is not None else 0):
+        return await _answer(request, _document(blobs, parts, head), head, encoding, pretty=pretty, extra=extra)
+
+
+async def _answer(
+    request: web.BaseRequest,
+    pieces: AsyncGenerator[bytes, None],
+    head: BlobHead | None,
+    encoding: Encoding,
+    *,
+    pretty: bool,
+    extra: bytes,
+) -> Reply | Stream:
     if (pretty or encoding is Encoding.YAML) and (head is None or head.size <= _READABLE_MOST):
         body = b"".join([piece async for piece in pieces])
         body = await asyncio.to_thread(readable, body, encoding, pretty=pretty)

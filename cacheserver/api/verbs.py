@@ -10,6 +10,7 @@ from aiohttp import web
 
 from cacheserver.api import content, forms, readable, revisionresources
 from cacheserver.api.attributes import Attributes, Query
+from cacheserver.api.budget import Budget
 from cacheserver.api.content import Blobs
 from cacheserver.api.forms import Shape
 from cacheserver.api.negotiate import (
@@ -71,6 +72,7 @@ class Verbs:
         """now: seconds since the epoch."""
         self._cache = cache
         self._blobs = blobs
+        self._budget = Budget()
         self._renderer = renderer
         self._watches = watches
         self._now = now
@@ -132,7 +134,7 @@ class Verbs:
         if resource.derived:
             if form.shape is Shape.OBJECT:
                 return await revisionresources.answer(
-                    call.request, self._blobs, entry, accepted.encoding, pretty=pretty, extra=extra
+                    call.request, self._blobs, self._budget, entry, accepted.encoding, pretty=pretty, extra=extra
                 )
             entry = revisionresources.derived(entry)
         body = forms.one(resource, form, entry, int(self._now()))
@@ -144,7 +146,7 @@ class Verbs:
         manifest = orjson.loads((await self._entry(call)).body)
         if call.attributes.subresource == "icon":
             return await content.icon(call.request, self._blobs, manifest)
-        return await content.files(call.request, self._blobs, manifest)
+        return await content.files(call.request, self._blobs, manifest, self._budget)
 
     # --- lists ---
 

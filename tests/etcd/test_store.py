@@ -174,6 +174,15 @@ async def test_content_comes_back_in_pieces_and_exact(client: Client, tmp_path: 
     assert b"".join([piece async for piece in blobs.read(file.head.digest)]) == content
 
 
+async def test_content_that_packs_well_comes_in_small_pieces_too(client: Client, tmp_path: Path) -> None:
+    blobs = Blobs(client)
+    file = blob(tmp_path, bytes(60 << 20))
+    await blobs.put(file)
+    sizes = [len(piece) async for piece in blobs.read(file.head.digest)]
+    assert sum(sizes) == 60 << 20
+    assert max(sizes) <= 128 << 10
+
+
 async def test_absent_and_incomplete_content_is_named(client: Client, tmp_path: Path) -> None:
     blobs = Blobs(client)
     missing = Digest("sha256:" + "0" * 64)
