@@ -86,7 +86,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
             gate=door.gate,
             list_cache_bytes=kept.list_cache_bytes,
             max_reads=settings.serving.max_reads,
-            max_watches=settings.serving.max_watches,
+            max_watches=limits.watches_that_fit(settings.serving.max_watches),
         )
         scratch = stack.enter_context(scratch_directory())
         rooms = _rooms(store, blobs, workers, scratch, settings)

@@ -188,7 +188,8 @@ class Api:
             if gate is not None and identity is not None:
                 await gate.authorize(identity, attributes)
             return await self._other(request, attributes, asked.text)
-        self._in_flight.enter(watch=asked.is_watch, exempt=identity is not None and privileged(identity))
+        user = identity.user if identity is not None else ""
+        self._in_flight.enter(user, watch=asked.is_watch, exempt=identity is not None and privileged(identity))
         try:
             if gate is not None and identity is not None:
                 await gate.authorize(identity, attributes)
@@ -196,11 +197,15 @@ class Api:
                 raise no_such_path()
             call = Call(request, attributes, asked.query, asked.resource)
             if asked.is_watch or "timeout" not in asked.query:
-                return await self._verbs.answer(call)  # the cache bounds its own waits
-            async with asyncio.timeout(request_timeout_s(asked.query)):
-                return await self._verbs.answer(call)
+                reply = await self._verbs.answer(call)  # the cache bounds its own waits
+            else:
+                async with asyncio.timeout(request_timeout_s(asked.query)):
+                    reply = await self._verbs.answer(call)
+            if isinstance(reply, Reply):
+                await reply.send(request)  # in flight until it is taken
+            return reply
         finally:
-            self._in_flight.leave(watch=asked.is_watch)
+            self._in_flight.leave(user, watch=asked.is_watch)
 
     async def _other(self, request: web.BaseRequest, attributes: Attributes, query: str) -> Reply | Stream:
         """Everything that is no resource."""

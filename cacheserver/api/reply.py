@@ -133,6 +133,8 @@ class Reply(web.StreamResponse):  # aiohttp wants one returned; all it calls is 
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Write everything that fits one write. Called by aiohttp when the handler has returned this."""
+        if self._request is not None:
+            return None  # it was sent already
         self._request = request
         transport = request.transport
         if transport is None or transport.is_closing():
@@ -152,7 +154,15 @@ class Reply(web.StreamResponse):  # aiohttp wants one returned; all it calls is 
             *body,
         )
         transport.write(b"".join(pieces))
+        if self._parts:
+            request.writer.output_size = 1  # what fails from here on breaks off
         return None
+
+    async def send(self, request: web.BaseRequest) -> None:
+        """Write all of it, as fast as the client takes it; aiohttp finds nothing left to do."""
+        await self.prepare(request)
+        await self.write_eof()
+        self._parts = ()
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Write the rest, as fast as the client takes it."""

@@ -148,11 +148,9 @@ def _quoted(text: str) -> str:
 _GO_ESCAPES = {'"': '\\"', "\\": "\\\\", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\v": "\\v"}
 
 
-def too_many_requests() -> StatusError:
+def too_many_requests(message: str = "Too many requests, please try again later.") -> StatusError:
     """k8s.io/apiserver/pkg/server/filters/maxinflight.go, which says it as plain text."""
-    return StatusError(
-        429, "TooManyRequests", "Too many requests, please try again later.", details={}, retry_after_s=1
-    )
+    return StatusError(429, "TooManyRequests", message, details={}, retry_after_s=1)
 
 
 def header_too_large(problem: str) -> StatusError:

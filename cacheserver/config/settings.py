@@ -255,13 +255,15 @@ class ServingSettings:
         count(least=1, most=100_000),
         400,
         "Most requests for resources answered at the same time, watches aside; one more gets 429 and comes back. "
+        "An answer counts until its client has taken it; one user has a fourth of them. "
         "Members of system:masters are never refused; discovery and health do not count.",
     )  # kube-apiserver's
     max_watches: int = _setting(
         "max-watches",
         count(least=1, most=1_000_000),
         10_000,
-        "Most watches open at the same time; one more gets 429 and comes back.",
+        "Most watches open at the same time, half of them by one user; one more gets 429 and comes back. "
+        "Fewer where the limit of open files is too low, which the log says.",
     )  # a watch over TLS holds 35 KB (measured): 10,000 are 350 MB
     shutdown_grace_s: float = _setting(
         "shutdown-grace",

@@ -16,7 +16,7 @@ from cacheserver import metrics
 from cacheserver.api.connection import BODY_BYTES, HEADER_BYTES, Connection
 from cacheserver.api.crowd import CLOSE_WITHIN_S, HEADER_WITHIN_S, Room
 from cacheserver.api.reply import UNSENT_BYTES
-from tests.fakes.api import BASE, World
+from tests.fakes.api import BASE, World, api_world
 from tests.support.waiting import eventually
 
 GET = b"GET /openapi/v2 HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -100,6 +100,20 @@ async def test_requests_behind_an_answer_that_nobody_takes_are_not_read(world: W
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
         assert len(connection._messages) <= 32
+
+
+async def test_an_answer_counts_until_it_is_taken() -> None:
+    async with api_world(max_reads=1) as world:
+        for i in range(400):
+            world.package(f"p{i}", summary="x" * 20_000)
+        await world.settled()
+        async with connected(world) as (client, connection):
+            await client.send(f"GET {BASE}/packages HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            await eventually(lambda: connection.writing_paused)
+            assert (await world.get("namespaces/team/packages/r.p1")).status == 429
+            assert (await world.get("/readyz")).status == 200
+        answers = (await world.get("namespaces/team/packages/r.p1") for _ in range(100))
+        assert 200 in [answer.status async for answer in answers]  # it left, and made room
 
 
 async def test_a_long_pipeline_is_answered_to_its_end_when_the_client_takes_it(six: World) -> None:

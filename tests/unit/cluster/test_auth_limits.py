@@ -57,6 +57,21 @@ async def test_one_read_too_many_is_told_to_come_back(pki: PKI) -> None:
         assert (await guarded.get(proxied="alice")).status == 200
 
 
+async def test_one_user_has_a_share_and_leaves_the_rest_to_others(pki: PKI) -> None:
+    async with guarded_world(pki, max_reads=8) as guarded:
+        for user in ("alice", "bob"):
+            guarded.kube.allow(user, resource="packages")
+        guarded.kube.hang()
+        first = [asyncio.create_task(guarded.get(f"{BASE}/packages?limit={n}", proxied="alice")) for n in (1, 2)]
+        await eventually(lambda: guarded.world.api._in_flight._now[0] == 2)
+        refused = await guarded.get(proxied="alice")
+        assert refused.status == 429
+        assert refused.json["message"].startswith("Too many requests of this user, who has 2 at a time")
+        other = asyncio.create_task(guarded.get(proxied="bob"))
+        guarded.kube.let_go()
+        assert [answer.status for answer in await asyncio.gather(*first, other)] == [200, 200, 200]
+
+
 async def test_a_client_that_leaves_makes_room(pki: PKI) -> None:
     async with guarded_world(pki, max_reads=1) as guarded:
         guarded.kube.allow("alice", resource="packages")
