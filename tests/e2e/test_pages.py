@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import StartServer
+from tests.support.krm import KRMRepository
 from tests.support.pages import Command, Shell, alike, commands, serve_flags
 from tests.support.waiting import eventually
 
@@ -58,6 +60,38 @@ async def test_a_page_about_the_examples(name: str, start_server: StartServer, c
     server = start_server(*_absolute(EXAMPLES, checkout))
     await eventually(lambda: len(server.names("packagerevisions")) == 15, within_s=30)
     assert _check(Shell(checkout, f"127.0.0.1:{server.port}"), ROOT / name) > 0
+
+
+async def test_how_git_becomes_revisions(start_server: StartServer, tmp_path: Path) -> None:
+    """The table of docs/sources.md, against a repository with the refs that it names."""
+    page = (ROOT / "docs" / "sources.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\| (?:tag|branch|directory) `.*$", page, re.MULTILINE)
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in lines]
+    repository = KRMRepository(tmp_path / "blueprints")
+    repository.package("network/dns", "1")
+    for tag in ("v1", "v2", "v1.4.0"):
+        repository.tag(f"network/dns/{tag}")
+    for branch in ("drafts/network/dns/bigger", "proposed/network/dns/smaller", "deletionProposed/network/dns/v1"):
+        repository.branch(branch)
+    assert {row[0] for row in rows if not row[0].startswith("directory")} == _refs(repository) - {"tag `network/dns/v1"}
+    server = start_server("--catalog", f"blueprints=git+{repository.url}")
+    await eventually(lambda: len(server.names("packagerevisions")) == 6, within_s=30)
+    served = {
+        item["spec"]["revision"]: (
+            item["spec"]["lifecycle"], item["spec"]["version"] or "empty", str(item["status"]["revisionNumber"])
+        )
+        for item in server.list("packagerevisions", "?fieldSelector=spec.packageName%3Dnetwork/dns")["items"]
+    }  # fmt: skip
+    said = {revision: (lifecycle, version, number) for _, _, lifecycle, revision, version, number in rows if revision}
+    assert len(said) == 5
+    assert served == {**said, "v1": ("DeletionProposed", "v1", "1")}
+
+
+def _refs(repository: KRMRepository) -> set[str]:
+    """Each as the page writes it, but for the last quote; the branch itself left out."""
+    kinds = {"tags": "tag", "heads": "branch"}
+    named = (ref.split("/", 2) for ref in repository.git("for-each-ref", "--format=%(refname)").splitlines())
+    return {f"{kinds[kind]} `{short}" for _, kind, short in named if short != "main"}
 
 
 def _asks(command: Command, page: Path) -> bool:
