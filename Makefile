@@ -18,7 +18,7 @@ PYTHON ?= $(firstword $(shell for p in python3 python3.14 python3.13 python3.12 
 SOURCE ?= example=examples/catalogs
 LISTEN ?= 127.0.0.1:8001
 
-.PHONY: quick check unit etcd e2e test run bench image proto docs clean help
+.PHONY: quick check unit etcd e2e hostile test run bench image proto docs clean help
 
 quick: check unit ## check and unit tests (the default)
 
@@ -36,6 +36,9 @@ etcd: $(STAMP) ## tests on a real etcd
 
 e2e: $(STAMP) ## tests of whole servers with real clients
 	$(BIN)/python -m pytest tests/e2e
+
+hostile: $(STAMP) ## attacks on a whole server, in full size: minutes
+	CACHESERVER_TEST_HOSTILE=1 $(BIN)/python -m pytest tests/hostile -s
 
 test: check ## everything: check, unit, etcd, e2e
 	$(BIN)/python -m pytest tests -n auto --dist loadfile

@@ -46,6 +46,10 @@ class ServerProcess:
         assert self._child is not None
         return self._child.pid
 
+    @property
+    def alive(self) -> bool:
+        return self._child is not None and self._child.poll() is None
+
     def spawn(self) -> None:
         """Starts and does not wait."""
         flags = ["serve", "--listen", f"127.0.0.1:{self.port}", *self.arguments]

@@ -1,0 +1,272 @@
+"""Clients who mean harm, in a process of their own and from an address of their own. Each is bounded in count and time.
+
+`python -m tests.hostile.clients` reads the server's place, an attack's name and its arguments as one line of stdin,
+and prints what came of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import ssl
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+from tests.support.server import API
+from tests.support.strangers import ADDRESS, Crowd, Stranger, strangers
+
+Told = dict[str, Any]
+_ANSWER_S: Final = 20.0
+
+
+@dataclass(frozen=True)
+class Enemy:
+    url: str
+    ca: str
+    tokens: Mapping[str, str]
+
+    def crowd(self) -> AbstractAsyncContextManager[Crowd]:
+        return strangers(self.url, ssl.create_default_context(cafile=self.ca))
+
+    def head(self, target: str, user: str, *lines: str, method: str = "GET") -> str:
+        """A request of this user's, of nobody's if empty."""
+        who = (f"Authorization: Bearer {self.tokens[user]}",) if user else ()
+        return "\r\n".join((f"{method} {target} HTTP/1.1", "Host: x", *who, *lines, "", ""))
+
+
+async def _each(crowd: Crowd, count: int, act: Callable[[Stranger, int], Awaitable[None]]) -> Counter[str]:
+    """`count` strangers at once; what became of those whose connection broke."""
+    broken: Counter[str] = Counter()
+
+    async def one(number: int) -> None:
+        try:
+            [stranger] = await crowd.connect()
+            await act(stranger, number)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError) as exc:
+            broken[type(exc).__name__] += 1
+
+    await asyncio.gather(*(one(number) for number in range(count)))
+    return broken
+
+
+async def _answer(stranger: Stranger) -> tuple[int, bytes]:
+    """Status and body of the next answer, which says its length; (0, b"") when the server closed."""
+    async with asyncio.timeout(_ANSWER_S):
+        head = await stranger.reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+        body = await stranger.reader.readexactly(int(length[1]) if length else 0)
+    return int(head.split(maxsplit=2)[1]), body
+
+
+async def unread_pipelines(
+    enemy: Enemy, *, user: str, target: str, connections: int, requests: int, hold_s: float
+) -> Told:
+    """Asks and asks and reads nothing."""
+    piece = enemy.head(target, user, "Accept: application/json").encode() * 100
+    sent = 0
+    async with enemy.crowd() as crowd:
+
+        async def ask(stranger: Stranger, _: int) -> None:
+            nonlocal sent
+            stranger.pause()
+            with suppress(TimeoutError):  # the server has stopped reading, which is all that it has to do
+                async with asyncio.timeout(hold_s):
+                    for _ in range(requests // 100):
+                        await stranger.send(piece)
+                        sent += len(piece)
+
+        broken = await _each(crowd, connections, ask)
+        await asyncio.sleep(hold_s)
+    return {"sent": sent, "broken": broken}
+
+
+async def distinct_headers(enemy: Enemy, *, user: str, name: str, count: int, size: int, target: str) -> Told:
+    """A header that is another, and as long, at each request."""
+    statuses: Counter[int] = Counter()
+    longest = 0
+
+    async def ask(stranger: Stranger, number: int) -> None:
+        nonlocal longest
+        for at in range(number, count, 8):
+            value = (
+                f"application/json;x={at:06}".ljust(size, "y") if name != "Authorization" else f"Bearer {at:0{size}}"
+            )
+            await stranger.send(enemy.head(target, user, f"{name}: {value}"))
+            status, body = await _answer(stranger)
+            statuses[status] += 1
+            longest = max(longest, len(body) if status >= 400 else 0)
+
+    async with enemy.crowd() as crowd:
+        broken = await _each(crowd, 8, ask)
+    return {"statuses": statuses, "broken": broken, "longest_refusal": longest}
+
+
+async def header_flood(enemy: Enemy, *, connections: int, lines: int, size: int, hold_s: float) -> Told:
+    """Header lines without end: as many as allowed, as long as allowed, and never the blank one."""
+    line = ("x-%06d: ".ljust(size, "z") + "\r\n").replace("%06d", "000000").encode()
+    statuses: Counter[int] = Counter()
+
+    async def ask(stranger: Stranger, _: int) -> None:
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(hold_s):
+                await stranger.send("GET /livez HTTP/1.1\r\nHost: x\r\n")
+                for _ in range(lines):
+                    await stranger.send(line)
+        with suppress(TimeoutError):
+            statuses[await stranger.status(within_s=hold_s)] += 1
+
+    async with enemy.crowd() as crowd:
+        broken = await _each(crowd, connections, ask)
+    return {"statuses": statuses, "broken": broken}
+
+
+async def huge_selectors(enemy: Enemy, *, user: str, clients: int, each: int, terms: int, kind: str) -> Told:
+    """Selectors of as many terms as a request line holds."""
+    selector = quote(",".join(["a"] * terms) if kind == "label" else ",".join(["metadata.name=a"] * (terms // 8)))
+    target = f"{API}/namespaces/tenant/packages?{kind}Selector={selector.replace('%2C', ',')}"
+    statuses: Counter[int] = Counter()
+    longest, said = 0, ""
+
+    async def ask(stranger: Stranger, _: int) -> None:
+        nonlocal longest, said
+        for _ in range(each):
+            await stranger.send(enemy.head(target, user))
+            status, body = await _answer(stranger)
+            statuses[status] += 1
+            if status >= 400:
+                longest, said = max(longest, len(body)), body[:2000].decode(errors="replace")
+
+    async with enemy.crowd() as crowd:
+        broken = await _each(crowd, clients, ask)
+    return {"statuses": statuses, "broken": broken, "longest_refusal": longest, "said": said}
+
+
+async def distinct_watches(enemy: Enemy, *, user: str, count: int, namespace: str, hold_s: float, read: bool) -> Told:
+    """Watches of which no two select alike. read: they take what they are told; else they take nothing."""
+    statuses: Counter[int] = Counter()
+    taken = 0
+
+    async def watch(stranger: Stranger, number: int) -> None:
+        nonlocal taken
+        target = f"{API}/namespaces/{namespace}/packagerevisions?watch=1&resourceVersion=0"
+        await stranger.send(enemy.head(f"{target}&labelSelector=x!=v{number}", user))
+        statuses[await stranger.status()] += 1
+        if not read:
+            stranger.pause()
+            await asyncio.sleep(hold_s)
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(hold_s):
+                while piece := await stranger.reader.read(1 << 16):
+                    taken += len(piece)
+
+    async with enemy.crowd() as crowd:
+        broken = await _each(crowd, count, watch)
+    return {"statuses": statuses, "broken": broken, "taken": taken}
+
+
+async def malformed(enemy: Enemy, *, count: int, connections: int) -> Told:
+    """What is no HTTP, again and again, over TLS as all else; with long lines for whoever logs them."""
+    garbage: Sequence[bytes] = (
+        b"\x00\x01\x02" * 100 + b"\r\n\r\n",
+        b"GET / HTTP/9.9\r\nHost: x\r\n\r\n",
+        b"GET " + b"a" * 30_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"bad header " * 2000 + b"\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET x:/\x1b[31mred HTTP/1.1\r\nHost: x\r\n\r\n",
+    )
+    statuses: Counter[int] = Counter()
+
+    async def ask(_: Stranger, number: int) -> None:
+        for at in range(number, count, connections):
+            async with enemy.crowd() as own:
+                [stranger] = await own.send(1, garbage[at % len(garbage)])
+                statuses[await stranger.status()] += 1
+
+    async with enemy.crowd() as crowd:
+        broken = await _each(crowd, connections, ask)
+    return {"statuses": statuses, "broken": broken}
+
+
+async def stalled_readers(enemy: Enemy, *, user: str, target: str, readers: int, accept: str, hold_s: float) -> Told:
+    """Readers that take the first line of a long answer, and nothing more."""
+    statuses: Counter[int] = Counter()
+
+    async def ask(stranger: Stranger, _: int) -> None:
+        await stranger.send(enemy.head(target, user, f"Accept: {accept}"))
+        statuses[await stranger.status()] += 1
+        stranger.pause()
+        await asyncio.sleep(hold_s)
+
+    async with enemy.crowd() as crowd:
+        broken = await _each(crowd, readers, ask)
+    return {"statuses": statuses, "broken": broken}
+
+
+async def slow_bodies(enemy: Enemy, *, user: str, connections: int, hold_s: float) -> Told:
+    """Bodies that nobody asked for, endless, in chunks and of a great length."""
+    statuses: Counter[int] = Counter()
+    piece = b"8000\r\n" + bytes(0x8000) + b"\r\n"
+
+    async def ask(stranger: Stranger, number: int) -> None:
+        framing = "Transfer-Encoding: chunked" if number % 2 else "Content-Length: 99999999999"
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(hold_s):
+                await stranger.send(enemy.head(f"{API}/packages", user, framing, method="POST"))
+                while True:
+                    await stranger.send(piece)
+        with suppress(TimeoutError):
+            statuses[await stranger.status(within_s=5)] += 1
+
+    async with enemy.crowd() as crowd:
+        broken = await _each(crowd, connections, ask)
+    return {"statuses": statuses, "broken": broken}
+
+
+async def unfinished_handshakes(enemy: Enemy, *, connections: int, hold_s: float) -> Told:
+    """Connections that never say who they are."""
+    place = urlsplit(enemy.url)
+    held, refused = [], 0
+    for number in range(connections):
+        try:
+            async with asyncio.timeout(5):
+                _, writer = await asyncio.open_connection(place.hostname, place.port, local_addr=(ADDRESS, 0))
+            writer.write(b"\x16\x03\x01\x40\x00" if number % 2 else b"")
+            held.append(writer)
+        except (OSError, TimeoutError):
+            refused += 1
+    await asyncio.sleep(hold_s)
+    for writer in held:
+        writer.transport.abort()
+    return {"held": len(held), "refused": refused}
+
+
+_ATTACKS: Mapping[str, Callable[..., Awaitable[Told]]] = {
+    attack.__name__: attack
+    for attack in (
+        unread_pipelines,
+        distinct_headers,
+        header_flood,
+        huge_selectors,
+        distinct_watches,
+        malformed,
+        stalled_readers,
+        slow_bodies,
+        unfinished_handshakes,
+    )
+}
+
+
+async def _main(place: Mapping[str, Any]) -> Told:
+    enemy = Enemy(place["url"], place["ca"], place["tokens"])
+    return await _ATTACKS[place["attack"]](enemy, **place["job"])
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(_main(json.loads(sys.stdin.readline())))))

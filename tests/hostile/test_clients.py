@@ -1,0 +1,132 @@
+"""Clients who mean harm, with and without credentials, against a server that serves others meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tests.hostile.arena import Arena, Measured
+from tests.hostile.conftest import WHOLE, whole_only
+from tests.hostile.judge import judge
+from tests.support.server import API
+
+pytestmark = [pytest.mark.hostile, pytest.mark.asyncio(loop_scope="session")]
+
+HOLD_S = 8.0 if WHOLE else 1.0
+
+
+@asynccontextmanager
+async def attacked(arena: Arena, name: str) -> AsyncIterator[Measured]:
+    """While the block runs an honest client measures; then the judge speaks."""
+    async with arena.measured(name) as measured:
+        yield measured
+    await judge(arena, measured)
+
+
+async def attack(arena: Arena, what: str, **job: Any) -> dict[str, Any]:
+    """One of tests/hostile/clients.py; what it tells."""
+    title = f"{what} {' '.join(str(value) for value in job.values())}"
+    async with attacked(arena, title):
+        told = await arena.attack(what, **job)
+    print(told)
+    return told
+
+
+async def test_nothing_at_all(arena: Arena) -> None:
+    """What the others cost: how fast the machine is while nobody attacks."""
+    async with attacked(arena, "nobody"):
+        await asyncio.sleep(HOLD_S)
+
+
+@pytest.mark.parametrize(
+    ("user", "target"),
+    [("", "/livez"), ("", "/openapi/v2"), ("tenant", "/openapi/v2"), ("tenant", f"{API}/namespaces/tenant/packages")],
+)
+async def test_answers_that_nobody_reads_wait(arena: Arena, user: str, target: str) -> None:
+    requests = 20_000 if WHOLE else 4000
+    told = await attack(
+        arena, "unread_pipelines", user=user, target=target, connections=20, requests=requests, hold_s=HOLD_S
+    )
+    assert told["sent"] > 0
+
+
+@pytest.mark.parametrize("user", ["", "tenant"])
+@pytest.mark.parametrize("name", ["Accept", "Accept-Encoding", "User-Agent", "X-Remote-User", "Audit-Id"])
+async def test_long_headers_are_not_remembered(arena: Arena, user: str, name: str) -> None:
+    if not WHOLE and name != "Accept":
+        pytest.skip("only in `make hostile`")
+    told = await attack(
+        arena, "distinct_headers", user=user, name=name, count=1000 if WHOLE else 300, size=60_000, target="/openapi/v2"
+    )
+    assert told["longest_refusal"] < 8192
+    assert sum(told["statuses"].values()) + sum(told["broken"].values()) > 0
+
+
+@whole_only
+@pytest.mark.parametrize("size", [40, 4000])
+async def test_tokens_that_nobody_gave_out_are_forgotten(arena: Arena, size: int) -> None:
+    told = await attack(
+        arena, "distinct_headers", user="", name="Authorization", count=4000, size=size, target="/version"
+    )
+    assert set(told["statuses"]) <= {"401", "429", "431", "400", "503"}
+
+
+async def test_headers_without_end_are_cut_off(arena: Arena) -> None:
+    told = await attack(arena, "header_flood", connections=64 if WHOLE else 16, lines=512, size=60_000, hold_s=HOLD_S)
+    assert set(told["statuses"]) <= {"400", "431", "408", "0"}
+
+
+@pytest.mark.parametrize("kind", ["label", "field"])
+@pytest.mark.parametrize(("user", "terms"), [("tenant", 31_000), ("tenant", 14_000), ("nobody", 14_000)])
+async def test_selectors_have_a_most(arena: Arena, user: str, terms: int, kind: str) -> None:
+    told = await attack(arena, "huge_selectors", user=user, clients=32, each=20 if WHOLE else 3, terms=terms, kind=kind)
+    assert set(told["statuses"]) <= {"400", "431"}
+    assert told["longest_refusal"] < 4096
+
+
+@pytest.mark.parametrize("read", [True, False])
+async def test_watches_that_all_select_otherwise_cost_little(arena: Arena, read: bool) -> None:
+    count = 2500 if WHOLE else 300
+    async with attacked(arena, f"distinct_watches {count} {'read' if read else 'stopped'}") as measured:
+        process = await arena.child(
+            "tests.hostile.clients",
+            {
+                "attack": "distinct_watches",
+                "job": {"user": "reader", "count": count, "namespace": "honest", "hold_s": 3 * HOLD_S, "read": read},
+            },
+        )
+        for number in range(3):
+            await arena.change(f"{measured.name} {number}")
+        told, _ = await process.communicate()
+    print(told.decode())
+    assert process.returncode == 0
+
+
+async def test_what_is_no_http_is_told_once(arena: Arena) -> None:
+    count = 20_000 if WHOLE else 600
+    async with attacked(arena, f"malformed {count}") as measured:
+        told = await arena.attack("malformed", count=count, connections=16)
+    assert set(told["statuses"]) <= {"400", "0"}
+    assert len(measured.logged) < (256 << 10)
+
+
+@whole_only
+@pytest.mark.parametrize("user", ["", "tenant"])
+async def test_bodies_that_nobody_asked_for_are_not_kept(arena: Arena, user: str) -> None:
+    await attack(arena, "slow_bodies", user=user, connections=100, hold_s=HOLD_S)
+
+
+@whole_only
+async def test_connections_that_do_not_say_who_they_are_keep_nobody_out(arena: Arena) -> None:
+    await attack(arena, "unfinished_handshakes", connections=1500, hold_s=HOLD_S)
+
+
+@whole_only
+@pytest.mark.parametrize("accept", ["application/json", "application/json;as=Table;v=v1;g=meta.k8s.io"])
+async def test_lists_that_nobody_reads_are_shared(arena: Arena, accept: str) -> None:
+    target = f"{API}/namespaces/honest/packagerevisions"
+    await attack(arena, "stalled_readers", user="reader", target=target, readers=200, accept=accept, hold_s=HOLD_S)
