@@ -24,6 +24,7 @@ from cacheserver.model import LABEL_PACKAGE, METADATA_OPEN, SPEC_OPEN, Kind, wit
 from cacheserver.page import Page, cut_page
 from cacheserver.snapshot import Entry, Name, Run, Snapshot, State
 from cacheserver.store import Change, Changes
+from cacheserver.turns import TURN_COST, Turns
 from cacheserver.window import Event, EventType, Selector, Window, restamped
 
 log = logging.getLogger(__name__)
@@ -225,6 +226,8 @@ class WatchCache:
         self._kept = {kind: _Kept(kind, window_events, window_bytes) for kind in projections}
         self._names: dict[bytes, Name] = {}
         self._at = Position(store)
+        self.turns = Turns()
+        """For all matching of this process, of lists here and of events in the API."""
         self._cluster_id = 0
         # Pages under way; each shares every segment that did not change since.
         self._snapshots: OrderedDict[tuple[Kind, int], Snapshot] = OrderedDict()
@@ -290,7 +293,7 @@ class WatchCache:
             snapshot = self._present(kept)
             if not limit and (runs := self._indexed(kept, namespace, selector)) is not None:
                 return Page(runs, snapshot.resource_version, stale=stale)
-        page = await cut_page(snapshot, namespace, selector, limit, after)
+        page = await cut_page(snapshot, namespace, selector, limit, after, self.turns)
         if stale:
             page = replace(page, stale=True)
         if page.next_after is not None:
@@ -316,7 +319,7 @@ class WatchCache:
         snapshot = self._present(kept)
         watch = Watch(self, kept, snapshot.resource_version, None)
         if initial is not None:
-            watch.initial = await cut_page(snapshot, namespace, selector, 0, None)
+            watch.initial = await cut_page(snapshot, namespace, selector, 0, None, self.turns)
         return watch
 
     async def expect(self, version: int) -> None:
@@ -333,6 +336,8 @@ class WatchCache:
             names: Sequence[Name] = [(namespace, required["metadata.name"])]
         elif (package := required.get("spec.packageName") or required.get(LABEL_PACKAGE)) is not None:
             names = sorted(kept.by_package.get(package, ()))
+            if len(names) * selector.cost > TURN_COST:
+                return None
         else:
             return None
         found = [entry for name in names if (entry := kept.by_name.get(name)) is not None]

@@ -24,6 +24,11 @@ class Selector(Protocol):
     @property
     def everything(self) -> bool: ...
     @property
+    def cost(self) -> int:
+        """Of one call of `matches`, in steps of about 0.2 us."""
+        ...
+
+    @property
     def required(self) -> Mapping[str, str]: ...
     def matches(self, labels: Mapping[str, str], fields: Mapping[str, str]) -> bool: ...
 
@@ -66,8 +71,11 @@ class Event:
             self._deleted = restamped(self.kind, self.old, self.resource_version)
         return self._deleted
 
-    def seen_by(self, namespace: str | None, selector: Selector) -> tuple[EventType, Entry] | None:
-        """What a watcher with this selector gets: selector transitions become ADDED and DELETED; None: nothing."""
+    def seen_by(self, namespace: str | None, selector: Selector) -> EventType | None:
+        """How a watcher with this selector sees it: selector transitions are ADDED and DELETED; None: not at all.
+
+        ADDED and MODIFIED bring `new`, DELETED brings `deleted`.
+        """
         if namespace is not None and self.name[0] != namespace:
             return None
         old, new = self.old, self.new
@@ -76,11 +84,9 @@ class Event:
         else:
             was = old is not None and selector.matches(old.labels, old.fields)
             is_ = new is not None and selector.matches(new.labels, new.fields)
-        if is_ and new is not None:
-            return (EventType.MODIFIED if was else EventType.ADDED), new
-        if was and self.deleted is not None:
-            return EventType.DELETED, self.deleted
-        return None
+        if is_:
+            return EventType.MODIFIED if was else EventType.ADDED
+        return EventType.DELETED if was else None
 
 
 class Window:

@@ -85,13 +85,19 @@ class Term(NamedTuple):
 class Selection:
     """What a list or watch selects; implements watchcache.Selector.
 
-    text: the selectors as sent: equal texts select alike.
+    text: the selectors as sent: equal texts select alike. cost: of matching one object, as Selector has it.
     """
 
     text: str = ""
     required: Mapping[str, str] = field(default_factory=dict)
     labels: tuple[Term, ...] = ()
     fields: tuple[Term, ...] = ()
+    cost: int = 2
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes in memory, about."""
+        return 600 + 2 * len(self.text) + 300 * sum(1 + len(term.values) for term in (*self.labels, *self.fields))
 
     @property
     def everything(self) -> bool:
@@ -129,7 +135,8 @@ def parse_selection(labels: str, fields: str, selectable: Collection[str]) -> Se
     required: dict[str, str] = {}
     label_terms = _parse_labels(labels, required, selectable)
     field_terms = _parse_fields(fields, required, selectable)
-    return Selection(f"{labels}\0{fields}", required, label_terms, field_terms)
+    cost = 2 + len(label_terms) + len(field_terms)
+    return Selection(f"{labels}\0{fields}", required, label_terms, field_terms, cost)
 
 
 # --- labels -------------------------------------------------------------------------------------------------------

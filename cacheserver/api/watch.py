@@ -1,4 +1,4 @@
-"""Watches: each a cursor into the cache's window, told by its channel as long as it keeps up (channel.py).
+"""Watches: each a cursor into the cache's window, told by its resource's channel as long as it keeps up (channel.py).
 
 A client that does not keep up catches up alone; when it falls off the window it is told 410.
 Protocol: k8s.io/apiserver/pkg/endpoints/handlers/watch.go and pkg/storage/cacher.
@@ -17,7 +17,8 @@ from typing import Final
 from aiohttp import web
 
 from cacheserver.api.accounting import Accounting, WatchMeters
-from cacheserver.api.channel import Batch, Channel
+from cacheserver.api.audience import Audience
+from cacheserver.api.channel import Batch, Channel, Shared
 from cacheserver.api.forms import Form, error_frame
 from cacheserver.api.options import WatchRequest
 from cacheserver.api.query import Selection
@@ -33,7 +34,7 @@ _BEFORE_END_S: Final = 2.0  # kube: a last bookmark so long before the deadline
 _INITIAL_BYTES: Final = 128 << 10  # of initial events joined in one turn of the loop
 
 
-_ChannelKey = tuple[str, str, str, Form, bool]
+_ChannelKey = tuple[str, Form, bool]
 
 
 @dataclass(slots=True)
@@ -52,6 +53,7 @@ class Watches:
         self._accounting = accounting
         self._now = now
         self._channels: dict[_ChannelKey, _Open] = {}
+        self._shared = Shared(cache.turns, now)
         self._deadlines: dict[Stream, asyncio.Timeout] = {}
         self._none_left = asyncio.Event()
         self._stopping = False
@@ -86,42 +88,49 @@ class Watches:
         meters.running.inc()
         meters.watchers.inc()
         try:
-            with self._channel(resource, namespace, wanted.selection, form, stream, watch) as channel:
-                await self._run(stream, watch, channel, wanted, meters, extra)
+            with self._joined(resource, namespace, wanted.selection, form, stream, watch) as (channel, audience):
+                await self._run(stream, watch, channel, audience, wanted, meters, extra)
         finally:
             meters.running.dec()
             meters.watchers.dec()
         return stream
 
     @contextmanager
-    def _channel(
+    def _joined(
         self, resource: Resource, namespace: str, selection: Selection, form: Form, stream: Stream, watch: Watch
-    ) -> Iterator[Channel]:
-        """The one that all watches of the same share; it runs as long as one of them does."""
-        key = (resource.plural, namespace, selection.text, form, stream.chunked_body)
+    ) -> Iterator[tuple[Channel, Audience]]:
+        """The channel that all watches of a resource and form share; it runs as long as one of them does."""
+        key = (resource.plural, form, stream.chunked_body)
         open_ = self._channels.get(key)
         if open_ is None:
             meters, chunked = self._accounting.watches(resource), stream.chunked_body
-            channel = Channel(
-                resource, namespace, selection, form, meters, self._now, watch.from_now(), chunked=chunked
-            )
+            channel = Channel(resource, form, meters, self._shared, watch.from_now(), chunked=chunked)
             task = asyncio.create_task(channel.run(), name=f"channel: {resource.plural}")
             open_ = self._channels[key] = _Open(channel, task)
         open_.users += 1
+        audience = open_.channel.join(namespace, selection)
         try:
-            yield open_.channel
+            yield open_.channel, audience
         finally:
+            open_.channel.quit(audience)
             open_.users -= 1
             if not open_.users:
                 open_.task.cancel()
                 del self._channels[key]
 
     async def _run(
-        self, stream: Stream, watch: Watch, channel: Channel, wanted: WatchRequest, meters: WatchMeters, extra: bytes
+        self,
+        stream: Stream,
+        watch: Watch,
+        channel: Channel,
+        audience: Audience,
+        wanted: WatchRequest,
+        meters: WatchMeters,
+        extra: bytes,
     ) -> None:
         # Not for secrets: spreads the reconnects of many clients.
         timeout_s = wanted.timeout_s or random.uniform(_SHORTEST_S, 2 * _SHORTEST_S)  # noqa: S311
-        session = _Session(stream, watch, channel, meters, self._now, timeout_s, bookmarks=wanted.bookmarks)
+        session = _Session(stream, watch, channel, audience, meters, self._now, timeout_s, bookmarks=wanted.bookmarks)
         try:
             async with asyncio.timeout(timeout_s) as deadline:
                 self._deadlines[stream] = deadline
@@ -168,6 +177,7 @@ class _Session:
         stream: Stream,
         watch: Watch,
         channel: Channel,
+        audience: Audience,
         meters: WatchMeters,
         now: Callable[[], float],
         timeout_s: float,
@@ -177,6 +187,7 @@ class _Session:
         self.watch = watch
         self._stream = stream
         self._channel = channel
+        self._audience = audience
         self._meters = meters
         self._now = now
         self._bookmarks = bookmarks
@@ -198,7 +209,7 @@ class _Session:
         while True:
             wait_s = max(self._next_bookmark - time.monotonic(), 0.001) if self._bookmarks else _SHORTEST_S
             # A client that is owed columns is told alone: its first event is another one than everybody's.
-            if not self._columns and self._channel.follow(self):
+            if not self._columns and self._channel.follow(self, self._audience):
                 await self._follow(wait_s)
             else:
                 await self._send(await watch.next(timeout_s=wait_s))
@@ -227,7 +238,7 @@ class _Session:
             await self._following
         finally:
             timer.cancel()
-            self._channel.leave(self)
+            self._channel.leave(self, self._audience)
         await self._stream.drain()
 
     # --- alone ---
@@ -235,7 +246,7 @@ class _Session:
     async def _send(self, events: Sequence[Event]) -> None:
         if not events:
             return
-        batch = self._channel.batch(events, columns=self._columns)
+        batch = await self._channel.batch(self._audience, events, columns=self._columns)
         if batch.count:
             self._columns = False
             self._sent = batch.last

@@ -29,6 +29,8 @@ class Labelled:
     labels: Mapping[str, str] = field(default_factory=dict)
     required: Mapping[str, str] = field(default_factory=dict)
 
+    cost = 3
+
     @property
     def everything(self) -> bool:
         return not self.labels and not self.required
@@ -353,14 +355,14 @@ async def test_a_watch_from_a_list_sees_exactly_what_came_after(feed: FakeFeed, 
     feed.put("ns", "a", labels={"x": "1"})
     feed.put("ns", "b")
     last = feed.delete("ns", "a")
-    seen = [event.seen_by(None, ALL) for event in await take(watch, 3)]
-    assert [(s[0], s[1].name[1]) for s in seen if s] == [
+    events = await take(watch, 3)
+    assert [(event.seen_by(None, ALL), event.name[1]) for event in events] == [
         (EventType.MODIFIED, "a"),
         (EventType.ADDED, "b"),
         (EventType.DELETED, "a"),
     ]
-    assert seen[2] is not None
-    gone = orjson.loads(seen[2][1].body)
+    assert events[2].deleted is not None
+    gone = orjson.loads(events[2].deleted.body)
     assert gone["metadata"]["resourceVersion"] == str(last)
     assert gone["metadata"]["labels"] == {"x": "1"}
     assert watch.position == last
@@ -381,11 +383,12 @@ async def test_a_selector_turns_changes_of_labels_into_coming_and_going(feed: Fa
     watch = await watching(cache, feed.revision, on)
     for value in ("0", "1", "1", "2", "0"):
         feed.put("ns", "a", labels={"on": value}, status=orjson.dumps({"n": feed.revision}))
-    seen = [event.seen_by(None, on) for event in await take(watch, 5)]
-    assert [s and s[0] for s in seen] == [None, EventType.ADDED, EventType.MODIFIED, EventType.DELETED, None]
-    assert seen[3] is not None
-    assert seen[3][1].labels == {"on": "1"}
-    assert seen[3][1].resource_version == feed.revision - 1
+    events = await take(watch, 5)
+    seen = [event.seen_by(None, on) for event in events]
+    assert seen == [None, EventType.ADDED, EventType.MODIFIED, EventType.DELETED, None]
+    assert events[3].deleted is not None
+    assert events[3].deleted.labels == {"on": "1"}
+    assert events[3].deleted.resource_version == feed.revision - 1
 
 
 async def test_a_watch_from_the_future_is_silent_until_then(feed: FakeFeed, cache: WatchCache) -> None:
@@ -479,8 +482,8 @@ async def seen_since(cache: WatchCache, feed: FakeFeed, since: int) -> list[tupl
     """Every event behind `since`, as (type, name)."""
     await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
     watch = await watching(cache, since)
-    seen = [event.seen_by(None, ALL) for event in await watch.next(timeout_s=0)]
-    return [(s[0].value, s[1].name[1]) for s in seen if s]
+    seen = [(event.seen_by(None, ALL), event.name[1]) for event in await watch.next(timeout_s=0)]
+    return [(type_.value, name) for type_, name in seen if type_]
 
 
 async def test_an_object_that_moves_to_another_key_is_changed_and_stays(feed: FakeFeed, cache: WatchCache) -> None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from cacheserver.api.accounting import Accounting
-from cacheserver.api.channel import Batch, Channel
+from cacheserver.api.channel import Batch, Channel, Shared
 from cacheserver.api.forms import OBJECT
 from cacheserver.api.query import Selection
 from cacheserver.api.resources import PACKAGE
@@ -34,8 +34,8 @@ class Crowd:
         return await self.cache.watch(Kind.PACKAGE, since=since, initial=None, namespace=None, selector=EVERYTHING)
 
     async def open(self) -> Channel:
-        meters = Accounting().watches(PACKAGE)
-        return Channel(PACKAGE, "", EVERYTHING, OBJECT, meters, lambda: 0.0, await self.cursor(), chunked=False)
+        meters, shared = Accounting().watches(PACKAGE), Shared(self.cache.turns, lambda: 0.0)
+        return Channel(PACKAGE, OBJECT, meters, shared, await self.cursor(), chunked=False)
 
     def write(self, count: int = 1) -> None:
         for _ in range(count):
@@ -45,12 +45,13 @@ class Crowd:
 class Client:
     """A watcher: follows when it can, catches up alone when not. takes: whether it keeps up."""
 
-    def __init__(self, channel: Channel, watch: Watch) -> None:
+    def __init__(self, channel: Channel, watch: Watch, namespace: str = "", selection: Selection = EVERYTHING) -> None:
         self.watch = watch
         self.takes = True
         self.got: list[int] = []
         self.alone = 0
         self._channel = channel
+        self._audience = channel.join(namespace, selection)
         self._free = asyncio.Event()
 
     def tell(self, batch: Batch) -> bool:
@@ -63,16 +64,16 @@ class Client:
     async def run(self) -> None:
         while True:
             self._free.clear()
-            if self._channel.follow(self):
+            if self._channel.follow(self, self._audience):
                 try:
                     await self._free.wait()
                 finally:
-                    self._channel.leave(self)
+                    self._channel.leave(self, self._audience)
             else:
                 events = await self.watch.next(timeout_s=1)
                 if events:
                     self.alone += 1
-                    self._take(self._channel.batch(events))
+                    self._take(await self._channel.batch(self._audience, events))
 
     def _take(self, batch: Batch) -> None:
         self.got += [int(line.split(b'"resourceVersion":"', 1)[1].split(b'"')[0]) for line in batch.chunk.splitlines()]
