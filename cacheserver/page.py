@@ -7,10 +7,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from cacheserver.model import LABEL_REPOSITORY
-from cacheserver.snapshot import Name, Run, Snapshot
+from cacheserver.snapshot import Entry, Name, Run, Snapshot
 from cacheserver.turns import Turns
-from cacheserver.window import Selector
+from cacheserver.window import Event, Selector
 
+_PUTS, _PUT_COST = 50, 40  # one makes a segment anew: 8 us
 _SLICE_COST = 2048  # of a selector, matched before the others are asked for the next turn: 0.4 ms
 
 
@@ -49,6 +50,24 @@ async def cut_page(
             runs.append(run)
             room -= len(run.entries)
     return Page(runs, snapshot.resource_version)
+
+
+async def rewind(present: Snapshot, events: Sequence[Event], resource_version: int, turns: Turns) -> Snapshot:
+    """The state at `resource_version`, of which `events` lead to `present`, oldest first."""
+    before: dict[Name, Entry | None] = {}
+    for at in range(0, len(events), _SLICE_COST):
+        await turns.spend(_SLICE_COST)
+        for event in events[at : at + _SLICE_COST]:
+            before.setdefault(event.name, event.old)
+    past = present.copy()
+    for count, (name, entry) in enumerate(before.items()):
+        if count % _PUTS == 0:
+            await turns.spend(_PUTS * _PUT_COST)
+        if entry is None:
+            past.remove(name)
+        else:
+            past.put(entry)
+    return past.snapshot(resource_version)
 
 
 async def _matching(

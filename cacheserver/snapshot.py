@@ -173,16 +173,11 @@ class Snapshot:
             outside += sum(entry.name[0] != namespace and entry.name > after for entry in {*within[0], *within[-1]})
         return sum(map(len, within)) - outside
 
-    def rewound(self, changes: Mapping[Name, Entry | None], resource_version: int) -> Snapshot:
-        """The state before: each name in `changes` as it was at `resource_version` (None: it was not there)."""
-        past = State()
-        past._segments, past._firsts, past._count = self._segments.copy(), self._firsts.copy(), self.count
-        for name, entry in changes.items():
-            if entry is None:
-                past.remove(name)
-            else:
-                past.put(entry)
-        return past.snapshot(resource_version)
+    def copy(self) -> State:
+        """To be changed; shares every segment that is not."""
+        state = State()
+        state._segments, state._firsts, state._count = self._segments.copy(), self._firsts.copy(), self.count
+        return state
 
 
 class State:

@@ -21,7 +21,7 @@ from cacheserver import metrics
 from cacheserver.errors import Compacted, EtcdError, Expired
 from cacheserver.freshness import Feed, Freshness, Position, ReadAt
 from cacheserver.model import LABEL_PACKAGE, METADATA_OPEN, SPEC_OPEN, Kind, with_resource_version
-from cacheserver.page import Page, cut_page
+from cacheserver.page import Page, cut_page, rewind
 from cacheserver.snapshot import Entry, Name, Run, Snapshot, State
 from cacheserver.store import Change, Changes
 from cacheserver.turns import TURN_COST, Turns
@@ -35,6 +35,10 @@ _SLICE = 128  # entries decoded between two turns of the loop: about 3 ms
 # Revisions; the furthest that etcd still has. etcd replays 1,000 in 100 ms (measured), and nobody is served meanwhile.
 _LOOK_BACK = (5_000, 500, 0)
 _KEPT_SNAPSHOTS = 64  # of pages under way; past that the oldest is rebuilt from the window, or is gone
+# Each holds whatever changed since, which is everything after a while: Kubernetes' continue tokens end after as long
+# (k8s.io/apiserver/pkg/storage/storagebackend: DefaultCompactInterval).
+_KEPT_S = 300.0
+_REWIND_WAIT_S = 10.0
 
 
 Projection = Callable[[Mapping[str, Any]], tuple[Mapping[str, str], Mapping[str, str], tuple[bytes, bytes]]]
@@ -230,7 +234,9 @@ class WatchCache:
         """For all matching of this process, of lists here and of events in the API."""
         self._cluster_id = 0
         # Pages under way; each shares every segment that did not change since.
-        self._snapshots: OrderedDict[tuple[Kind, int], Snapshot] = OrderedDict()
+        self._snapshots: OrderedDict[tuple[Kind, int], tuple[Snapshot, float]] = OrderedDict()
+        self._rewinding = asyncio.Lock()
+        self._last_past: tuple[tuple[Kind, int, int], Snapshot] | None = None
         metrics.cache_capacity.set(window_events)
 
     # --- state of the cache itself ---
@@ -288,7 +294,7 @@ class WatchCache:
         stale = not await self._at.reach(at)
         kept = self._kept[kind]
         if at.freshness is Freshness.EXACT and at.resource_version != self.resource_version:
-            snapshot = self._past(kept, at.resource_version)
+            snapshot = await self._past(kept, at.resource_version)
         else:
             snapshot = self._present(kept)
             if not limit and (runs := self._indexed(kept, namespace, selector)) is not None:
@@ -348,24 +354,45 @@ class WatchCache:
         )
         return [Run(matching, None)] if matching else []
 
-    def _past(self, kept: _Kept, resource_version: int) -> Snapshot:
-        """The state at a version before the present, from pages under way or by undoing the window's events."""
-        known = self._snapshots.get((kept.kind, resource_version))
-        if known is not None:
-            return known
-        window = kept.window
-        if resource_version < window.floor:
-            raise Expired(resource_version, window.floor)
-        before: dict[Name, Entry | None] = {}
-        for event in window.since(window.index_after(resource_version)):
-            before.setdefault(event.name, event.old)
-        return self._present(kept).rewound(before, resource_version)
+    async def _past(self, kept: _Kept, resource_version: int) -> Snapshot:
+        """The state at a version before the present, from pages under way or by undoing the window's events.
+
+        Raises: Expired; TimeoutError when too many others want other versions.
+        """
+        # One at a time: each takes up to 70 ms of CPU and holds a copy of what changed, and the next may want the same.
+        async with asyncio.timeout(_REWIND_WAIT_S), self._rewinding:
+            known = self._snapshots.get((kept.kind, resource_version))
+            if known is not None:
+                return known[0]
+            window = kept.window
+            if resource_version < window.floor:
+                raise Expired(resource_version, window.floor)
+            last = self._last_past
+            if last is not None and last[0] == (kept.kind, window.epoch, resource_version):
+                return last[1]
+            # No await between the two: the events are exactly what lies between that version and this state.
+            events, present, epoch = (
+                window.since(window.index_after(resource_version)),
+                self._present(kept),
+                window.epoch,
+            )
+            past = await rewind(present, events, resource_version, self.turns)
+            if window.epoch != epoch:
+                raise Expired(resource_version, window.floor)
+            self._last_past = (kept.kind, epoch, resource_version), past
+            return past
 
     def _keep(self, kind: Kind, snapshot: Snapshot) -> None:
         key = (kind, snapshot.resource_version)
-        self._snapshots[key] = snapshot
+        self._snapshots[key] = snapshot, time.monotonic()
         self._snapshots.move_to_end(key)
         if len(self._snapshots) > _KEPT_SNAPSHOTS:
+            self._snapshots.popitem(last=False)
+
+    def _forget_pages(self, now: float) -> None:
+        """Those that nobody asked for in a while; the last of the past at once. now: monotonic."""
+        self._last_past = None
+        while self._snapshots and next(iter(self._snapshots.values()))[1] < now - _KEPT_S:
             self._snapshots.popitem(last=False)
 
     # --- keeping in step ---
@@ -517,6 +544,7 @@ class WatchCache:
             await asyncio.sleep(1)
             now = time.monotonic()
             self._at.forget_the_gone()
+            self._forget_pages(now)
             for kind, kept in self._kept.items():
                 kept.watchers.wake(due_before=now)
                 metrics.storage_objects.labels(kind.value).set(len(kept.state))

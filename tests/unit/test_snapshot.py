@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cacheserver.model import Kind
+from cacheserver.page import rewind
 from cacheserver.snapshot import SEGMENT_SIZE, Entry, Name, Snapshot, State
+from cacheserver.turns import Turns
+from cacheserver.window import Event
 
 names = st.tuples(st.sampled_from(["a", "b", "c"]), st.text(alphabet="abc.-", min_size=1, max_size=3))
 steps = st.lists(st.tuples(names, st.booleans()), max_size=200)
@@ -71,16 +76,17 @@ def test_runs_with_a_prefix_are_those_whose_names_begin_so(
 
 
 @given(steps, st.integers(0, 200))
-def test_undoing_changes_gives_back_the_past(steps: list[tuple[Name, bool]], cut: int) -> None:
+def test_undoing_events_gives_back_the_past(steps: list[tuple[Name, bool]], cut: int) -> None:
     state = State()
     model: dict[Name, Entry] = {}
     past: dict[Name, Entry] = {}
-    before: dict[Name, Entry | None] = {}
+    events: list[Event] = []
     for version, (name, present) in enumerate(steps):
         if version == cut:
             past = dict(model)
-        if version >= cut:
-            before.setdefault(name, model.get(name))
+        old, new = model.get(name), entry(name, version) if present else None
+        if version >= cut and (old or new):
+            events.append(Event(Kind.PACKAGE, version, old, new))
         if present:
             model[name] = entry(name, version)
             state.put(model[name])
@@ -89,7 +95,7 @@ def test_undoing_changes_gives_back_the_past(steps: list[tuple[Name, bool]], cut
             model.pop(name, None)
     if cut >= len(steps):
         past = dict(model)
-    rewound = state.snapshot(len(steps)).rewound(before, cut)
+    rewound = asyncio.run(rewind(state.snapshot(len(steps)), events, cut, Turns()))
     assert [e for run in rewound.runs() for e in run.entries] == [past[name] for name in sorted(past)]
 
 

@@ -6,6 +6,7 @@ Left to tests/etcd: the same promises on a real etcd, random and long.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ import pytest
 
 from cacheserver.errors import Expired, NotReady, StoreSlow, TooNew
 from cacheserver.model import Kind
+from cacheserver.turns import Turns
 from cacheserver.watchcache import Event, EventType, Freshness, Page, ReadAt, Watch, WatchCache
 from tests.fakes.feed import PROJECTIONS, FakeFeed, running
 from tests.support.waiting import eventually
@@ -288,6 +290,85 @@ async def test_pages_are_of_one_version_while_writes_go_on(feed: FakeFeed, cache
     assert names(rest) == ["c", "d", "e"]
     assert rest.resource_version == first.resource_version
     assert (rest.next_after, rest.remaining) == (None, None)
+
+
+@pytest.fixture
+async def roomy(feed: FakeFeed) -> AsyncIterator[WatchCache]:
+    """With a window of the usual size."""
+    async with running(WatchCache(feed, PROJECTIONS)) as cache:
+        yield cache
+
+
+async def test_more_pages_under_way_than_are_kept_go_on_where_they_were(feed: FakeFeed, roomy: WatchCache) -> None:
+    """Those whose state is kept no more are told from the window, each as of its own version."""
+    begun: list[tuple[Page, list[str]]] = []
+    there: set[str] = set()
+    for i in range(150):
+        name = f"n{i * 7 % 40:02}"
+        if name in there:
+            feed.delete("ns", name)
+        else:
+            feed.put("ns", name)
+        there ^= {name}
+        page = await roomy.list(Kind.PACKAGE, CONSISTENT, selector=ALL, limit=3)
+        begun.append((page, sorted(there)))
+    for page, expected in begun:
+        found = names(page)
+        while page.next_after is not None:
+            at = exact(page.resource_version)
+            page = await roomy.list(Kind.PACKAGE, at, selector=ALL, limit=10, after=page.next_after)
+            found += names(page)
+        assert found == expected
+    assert len(roomy._snapshots) <= 64
+
+
+async def test_a_page_of_the_past_is_made_a_little_a_turn(feed: FakeFeed, roomy: WatchCache) -> None:
+    class Counted(Turns):
+        spent = 0
+        most = 0
+
+        async def spend(self, cost: int) -> None:
+            self.spent, self.most = self.spent + cost, max(self.most, cost)
+            await super().spend(cost)
+
+    since = feed.put("ns", "first")
+    for i in range(1_000):
+        feed.put("ns", f"n{i}")
+    await roomy.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+    roomy.turns = turns = Counted()
+    asked = (roomy.list(Kind.PACKAGE, exact(since), selector=ALL, limit=1) for _ in range(20))
+    assert [names(page) for page in await asyncio.gather(*asked)] == [["first"]] * 20
+    assert turns.most <= 2048
+    assert 1_000 * 40 <= turns.spent < 2 * 1_000 * 50  # the work is done once, and those who want the same share it
+
+
+async def test_pages_that_nobody_goes_on_with_are_forgotten(feed: FakeFeed, cache: WatchCache) -> None:
+    for name in "abc":
+        feed.put("ns", name)
+    await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL, limit=1)
+    cache._forget_pages(time.monotonic() + 200)
+    assert cache._snapshots
+    cache._forget_pages(time.monotonic() + 400)
+    assert not cache._snapshots
+
+
+async def test_a_page_of_a_store_that_was_replaced_meanwhile_is_expired(feed: FakeFeed, cache: WatchCache) -> None:
+    class Replaced(Turns):
+        async def spend(self, cost: int) -> None:
+            if feed.cluster_id == 1:
+                feed.replace_cluster()
+                feed.put("ns", "other")
+                async with asyncio.timeout(5):
+                    while cache.resource_version > 5:
+                        await asyncio.sleep(0.001)
+
+    since = feed.put("ns", "a")
+    feed.put("ns", "b")
+    await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+    cache.turns = Replaced()
+    with pytest.raises(Expired):
+        await cache.list(Kind.PACKAGE, exact(since), selector=ALL, limit=1)
+    assert not cache._snapshots
 
 
 async def test_a_page_with_a_selector_is_filled_and_says_no_remaining_count(feed: FakeFeed, cache: WatchCache) -> None:
