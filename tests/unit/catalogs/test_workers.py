@@ -48,9 +48,12 @@ def children() -> list[int]:
 
 
 async def test_hostile_files_are_blamed_and_the_others_served(parsed: Parse, tmp_path: Path) -> None:
-    for name in ("a.yaml", "z.yaml"):
-        text = (FIXTURES / "kettle.yaml").read_text().replace("kettle", f"kettle-{name[0]}")
-        (tmp_path / name).write_text(text)
+    for name in ("a", "z"):
+        # Each where it is at home: in the directory of a file that nobody can read, it would be held back.
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "it.yaml").write_text(
+            (FIXTURES / "kettle.yaml").read_text().replace("kettle", f"kettle-{name}")
+        )
     (tmp_path / "brackets.yaml").write_text("[" * 40_000)
     (tmp_path / "brackets.json").write_text('{"a":' * 40_000)
     (tmp_path / "bomb.yaml").write_bytes((FIXTURES / "bad" / "AliasExpansion.yaml").read_bytes())
