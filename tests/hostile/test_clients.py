@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.hostile.arena import Arena, Measured
-from tests.hostile.conftest import WHOLE, whole_only
+from tests.hostile.conftest import LEAST_S, WHOLE, whole_only
 from tests.hostile.judge import judge
 from tests.support.server import API
 
@@ -22,7 +22,7 @@ HOLD_S = 8.0 if WHOLE else 1.0
 @asynccontextmanager
 async def attacked(arena: Arena, name: str) -> AsyncIterator[Measured]:
     """While the block runs an honest client measures; then the judge speaks."""
-    async with arena.measured(name) as measured:
+    async with arena.measured(name, least_s=LEAST_S) as measured:
         yield measured
     await judge(arena, measured)
 
