@@ -14,14 +14,15 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 import zstandard
 
 from cacheserver import metrics
-from cacheserver.errors import BlobMissingError
-from cacheserver.etcd.client import Client, Compare, Delete, Put
+from cacheserver.errors import BlobMissingError, Unavailable
+from cacheserver.etcd.client import Client, Compare, Delete, Put, prefix_end
 from cacheserver.model import BlobFile, BlobHead, Digest
 from cacheserver.store import PREFIX, Store, in_parallel
 from cacheserver.zstd import Blocks
@@ -35,6 +36,8 @@ _WINDOW_BYTES = 8 << 20  # that a frame may ask the decompressor to remember; ou
 _PLAIN_HEAD_BYTES = 32 << 10
 _HEADS_KEPT = 4096
 _COLLECT_AFTER_S = 3600.0
+_WALK_KEYS = 8  # etcd loads values also where keys alone are asked for: 8 chunks are 4 MiB of its memory
+_PUT_TRIES = 3
 
 
 class Blobs:
@@ -44,7 +47,7 @@ class Blobs:
         self._client = client
         # Immutable by digest, so never stale while the blob exists. When full, the least recently used goes.
         self._heads: OrderedDict[Digest, BlobHead] = OrderedDict()
-        self._unreferenced: dict[bytes, tuple[int, float]] = {}
+        self._unreferenced: dict[bytes, tuple[_Marks, float]] = {}
 
     # --- read ---
 
@@ -99,20 +102,37 @@ class Blobs:
     # --- write ---
 
     async def put(self, blob: BlobFile) -> int:
-        """Store the blob's file; the head goes last. Returns compressed bytes written. Idempotent."""
+        """Store the blob's file; the head goes last. Returns compressed bytes written. Idempotent.
+
+        Raises: NoSpace, Unavailable (also where its chunks were collected again and again).
+        """
+        for _ in range(_PUT_TRIES):
+            if written := await self._put_once(blob):
+                metrics.blob_bytes.inc(written)
+                return written
+        raise Unavailable(f"content {blob.head.digest} could not be stored whole: its chunks were collected")
+
+    async def _put_once(self, blob: BlobFile) -> int:
+        """Bytes written; 0 when chunks written before the head are not those that are there any more."""
         digest = blob.head.digest
         written = chunks = 0
+        first: list[Compare] = []
         with await asyncio.to_thread(blob.path.open, "rb") as file:
             chunk = await asyncio.to_thread(file.read, _CHUNK_BYTES)
             while len(chunk) == _CHUNK_BYTES:
                 await self._client.put(_chunk_key(digest, chunks), chunk)
+                if not first:
+                    # A collection takes all chunks or none: while the first stands, so do the others. By its creation,
+                    # since another writer of the same content may well put it again.
+                    stands = (await self._client.range(_chunk_key(digest, 0), keys_only=True)).key_values
+                    if not stands:
+                        return 0
+                    first = [Compare(_chunk_key(digest, 0), "create_revision", stands[0].create_revision)]
                 chunks, written = chunks + 1, written + len(chunk)
                 chunk = await asyncio.to_thread(file.read, _CHUNK_BYTES)
         head = Put(_key(digest) + b"head", _encode_head(blob.head, chunks + 1))
-        await self._client.txn([], [Put(_chunk_key(digest, chunks), chunk), head])
-        written += len(chunk)
-        metrics.blob_bytes.inc(written)
-        return written
+        stored = await self._client.txn(first, [Put(_chunk_key(digest, chunks), chunk), head])
+        return written + len(chunk) if stored.succeeded else 0
 
     async def put_bytes(self, content: bytes, media_type: str, scratch: Path) -> Digest:
         """Store bytes that no file holds yet; returns their digest. Absent and present alike end up present."""
@@ -152,35 +172,68 @@ class Blobs:
 
     # --- collect ---
 
-    async def collect(self, store: Store) -> int:
-        """Delete blobs that nothing has referred to for an hour; returns how many. Call it now and then.
+    async def collect(self, store: Store) -> Collected:
+        """Delete content that nothing has referred to for an hour, and chunks that never got their head.
 
-        Two passes at least: a blob is deleted only if an earlier pass saw it unreferenced and unchanged, and only
-        while its head is still the one seen (ingest touches a blob before it refers to it).
+        Call it now and then. Two passes at least: a blob is deleted only if an earlier pass saw it so and unchanged,
+        and only while it is the one seen: ingest touches a head before it refers to it, and a writer adds no head to
+        chunks that went (see put).
         """
-        heads: dict[bytes, int] = {}
-        async for page in self._client.pages(_BLOB, keys_only=True):
-            heads.update((kv.key, kv.mod_revision) for kv in page.key_values if kv.key.endswith(b"/head"))
-        referenced = {_key(digest) + b"head" for digest in await store.referenced_blobs()}
+        found = await self._walk()
+        referenced = {_key(digest): digest for digest in await store.referenced_blobs()}
         now = time.monotonic()
-        due: list[bytes] = []
-        seen: dict[bytes, tuple[int, float]] = {}
-        for key, mod_revision in heads.items():
-            if key in referenced:
-                continue
-            revision, since = self._unreferenced.get(key, (mod_revision, now))
-            if revision != mod_revision:
-                since = now
-            seen[key] = (mod_revision, since)
-            if now - since >= _COLLECT_AFTER_S:
-                due.append(key)
+        seen: dict[bytes, tuple[_Marks, float]] = {}
+        for prefix, marks in found.items():
+            if prefix not in referenced or not marks.head:
+                before, since = self._unreferenced.get(prefix, (marks, now))
+                seen[prefix] = (marks, since if before == marks else now)
         self._unreferenced = seen
-        for key in due:
-            unchanged = Compare(key, "mod_revision", seen[key][0])
-            prefix = key.removesuffix(b"head")
-            await self._client.txn([unchanged], [Delete(prefix, prefix[:-1] + b"0")])
-            self._heads.pop(Digest("sha256:" + prefix.split(b"/")[-2].decode()), None)
-        return len(due)
+        deleted = 0
+        for prefix, (marks, since) in seen.items():
+            if now - since >= _COLLECT_AFTER_S:
+                same = [Compare(prefix + b"head", "mod_revision", marks.head)]
+                if not marks.head:
+                    same.append(Compare(marks.first, "mod_revision", marks.first_at))
+                if (await self._client.txn(same, [Delete(prefix, prefix[:-1] + b"0")])).succeeded:
+                    deleted += 1
+                    self._heads.pop(Digest("sha256:" + prefix.split(b"/")[-2].decode()), None)
+        # What was stored after the walk is referred to and was not seen: ask again before calling it lost.
+        unseen = [digest for prefix, digest in referenced.items() if prefix not in found or not found[prefix].head]
+        return Collected(deleted, await self.absent(unseen))
+
+    async def _walk(self) -> dict[bytes, _Marks]:
+        """Every blob of which anything is stored, complete or not, by its prefix."""
+        found: dict[bytes, _Marks] = {}
+        key, end = _BLOB, prefix_end(_BLOB)
+        while True:
+            page = await self._client.range(key, end, limit=_WALK_KEYS, keys_only=True)
+            for kv in page.key_values:
+                prefix, _, part = kv.key.rpartition(b"/")
+                marks = found.setdefault(prefix + b"/", _Marks(kv.key, kv.mod_revision))
+                if part == b"head":
+                    marks.head = kv.mod_revision
+            if not page.more:
+                return found
+            last, _, part = page.key_values[-1].key.rpartition(b"/")
+            # A head stands behind its chunks: those that are left of them need not be looked at.
+            key = last + b"/head" if part < b"head" else page.key_values[-1].key + b"\0"
+
+
+@dataclass(slots=True)
+class _Marks:
+    """By which a blob is recognised: its first key with the revision that wrote it, and its head's (0: none yet)."""
+
+    first: bytes
+    first_at: int
+    head: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """deleted: how many blobs went. lost: what is referred to and not in the store."""
+
+    deleted: int
+    lost: set[Digest]
 
 
 def _steps(digest: Digest, blocks: Blocks, compressed: bytes) -> Iterator[bytes]:

@@ -18,6 +18,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -222,12 +223,31 @@ class Store:
 
     async def referenced_blobs(self) -> set[Digest]:
         """Digest of every blob that a served object or a sync's state refers to (at least those)."""
-        found: set[Digest] = set()
-        for prefix in (_SERVED, _INGEST):
+        return {digest async for _, digests in self._references() for digest in digests}
+
+    async def _references(self) -> AsyncIterator[tuple[RepositoryKey, AbstractSet[Digest]]]:
+        """What packages, revisions and syncs' states refer to. Not a Repository: the digest there is its source's."""
+        for prefix in (_INGEST, *(_SERVED + kind.value.encode() + b"/" for kind in (Kind.PACKAGE, Kind.REVISION))):
             async for page in self._client.pages(prefix, page_bytes=1 << 20):
                 for kv in page.key_values:
-                    found.update(blob_references(kv.value))
-        return found
+                    namespace, name, *_ = kv.key.removeprefix(prefix).split(b"/")
+                    key = RepositoryKey(_component_of(namespace), _component_of(name))
+                    if prefix != _INGEST:
+                        yield key, blob_references(kv.value)
+                    elif index := _decode_state(kv.value).index:
+                        yield key, {Digest(index)}
+
+    async def forget_those_who_miss(self, lost: AbstractSet[Digest]) -> Sequence[RepositoryKey]:
+        """Forget what the last sync saw of every repository that refers to one of `lost`; returns them, sorted.
+
+        So the next sync reads all of its source again. One that just finished is left alone: it is looked at later.
+        """
+        found = {repository async for repository, digests in self._references() if not lost.isdisjoint(digests)}
+        for repository in found:
+            key = _ingest_key(repository)
+            for kv in (await self._client.range(key)).key_values:
+                await self._client.txn([Compare(key, "mod_revision", kv.mod_revision)], [Delete(key)])
+        return sorted(found)
 
     # --- claims ---
 

@@ -24,7 +24,7 @@ from cacheserver.ingest import status
 from cacheserver.ingest.pace import Pace
 from cacheserver.ingest.space import Space
 from cacheserver.ingest.sync import Outcome, Rooms, SyncReport, count_served, forget, sync
-from cacheserver.model import Key, Kind, Record, RepositoryKey, Stored
+from cacheserver.model import Digest, Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import Progress, Source
 from cacheserver.store import Claim, Session, Store
 
@@ -139,6 +139,7 @@ class Ingest:
         self._lives: dict[RepositoryKey, _Life] = {}
         self._gone: dict[RepositoryKey, _Departure] = {}
         self._leader: Claim | None = None
+        self._missed: set[Digest] = set()
         self._changed = asyncio.Event()
         self._holder = f"{socket.gethostname()}/{os.getpid()}"
 
@@ -415,13 +416,28 @@ class Ingest:
             return previous
         return await self._book.write(await hold.herald(), record, previous) or previous
 
+    async def _tidy(self) -> int:
+        """One pass over what is stored: content that nobody needs goes, and what is missing is asked for once."""
+        found = await self._rooms.blobs.collect(self._rooms.store)
+        new = found.lost - self._missed
+        self._missed = found.lost
+        if new:
+            for key in await self._rooms.store.forget_those_who_miss(new):
+                log.warning(
+                    "content that is served is missing from etcd; its source is read again",
+                    extra={"namespace": key.namespace, "repository": key.name, "first": min(new)},
+                )
+                if (life := self._lives.get(key)) is not None:
+                    life.wanted.set()
+        return found.deleted
+
     async def _collect(self, session: Session) -> None:
         """Now and then remove content that nothing refers to; one process at a time."""
         await self._patiently(lambda: session.claim("collector"), "the claim to collect content")
         while True:
             await asyncio.sleep(_COLLECT_EVERY_S)
             try:
-                count = await self._rooms.blobs.collect(self._rooms.store)
+                count = await self._tidy()
             except LeaseLostError:
                 raise
             except EtcdError as exc:

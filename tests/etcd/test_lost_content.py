@@ -47,3 +47,20 @@ async def test_content_of_a_changed_package_that_is_missing_is_stored_again(worl
     await world.sync()
     assert await world.blobs.head(digest) is not None
     assert b"".join([piece async for piece in world.blobs.read(digest)])
+
+
+async def test_missing_content_of_a_source_that_does_not_move_is_noticed_and_brought_back(world: World) -> None:
+    world.files.package("app", "1.0.0").package("db", "2.0.0")
+    await world.sync()
+    served, digest = await world.objects(), await content_of(world, "repo.app.1.0.0")
+    assert (await world.blobs.collect(world.store)).lost == set()
+    await lose(world, digest)
+    found = await world.blobs.collect(world.store)
+    assert found.lost == {digest}
+    assert await world.store.forget_those_who_miss(found.lost) == [KEY]
+    since = await world.store.current_revision()
+    await world.sync()
+    assert (await world.blobs.collect(world.store)).lost == set()
+    assert b"".join([piece async for piece in world.blobs.read(digest)])
+    assert await world.events(since) == [], "the objects never changed"
+    assert await world.objects() == served
