@@ -142,6 +142,12 @@ class SourceTooLargeError(SourceError):
     reason = "SourceTooLarge"
 
 
+class SyncTooLongError(SourceError):
+    """The source was read and applied for longer than a sync may take (`--sync-timeout`); what was served stays."""
+
+    reason = "SyncTooLong"
+
+
 # --- catalogs -----------------------------------------------------------------------------------------------------
 
 

@@ -252,7 +252,15 @@ async def _etcd(settings: Settings) -> AsyncIterator[Client]:
 def _rooms(store: Store, blobs: Blobs, workers: Workers, scratch: Path, settings: Settings) -> Rooms:
     parsing = settings.parsing
     mirrors = Mirrors(settings.etcd.data_dir / "sources", parsing.mirror_bytes)
-    return Rooms(store, blobs, workers, scratch, scratch_space=ScratchSpace(parsing.scratch_bytes), mirrors=mirrors)
+    return Rooms(
+        store,
+        blobs,
+        workers,
+        scratch,
+        timeout_s=parsing.sync_timeout_s,
+        scratch_space=ScratchSpace(parsing.scratch_bytes),
+        mirrors=mirrors,
+    )
 
 
 def _ingest(rooms: Rooms, settings: Settings, space: Space) -> Ingest:

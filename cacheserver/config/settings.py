@@ -361,6 +361,12 @@ class ParseSettings:
         60.0,
         "Longest time for one file, or 4Mi of a larger one, to be parsed; then its worker is replaced.",
     )  # 4 MiB take 0.3 s at 13 MB/s: what takes 60 s does not end
+    sync_timeout_s: float = _setting(
+        "sync-timeout",
+        quantities.duration(least_s=10, most_s=24 * 3600),
+        1800.0,
+        "Longest time that a sync of a repository works: asks, fetches, parses, writes; without waits for its turn.",
+    )  # 4Gi, the most that a source may bring, at 2.4 MB/s; the largest public catalogs take 10 s
     worker_memory_bytes: int = _setting(
         "worker-memory",
         size(least=128 << 20, most=1 << 40),

@@ -46,6 +46,7 @@ _REMEDIES = {
     "SourceInvalid": "repair the source; it is refused until it changes",
     "SourceTooLarge": "raise the cap, or make the source smaller",
     "SourceFailed": "it is tried again at each interval",
+    "SyncTooLong": "it is tried again at each interval; raise --sync-timeout, or make the source smaller or faster",
     "NoSpace": "it goes on by itself when etcd takes writes again",
     "CatalogFailed": "it is tried again by itself; `cacheserver validate` tells more",
 }

@@ -13,8 +13,8 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -25,8 +25,9 @@ from cacheserver.catalogs import Catalog, Finding, ParsedPackage, parse
 from cacheserver.catalogs.workers import Workers
 from cacheserver.config import RepositoryConfig, Validation
 from cacheserver.config.sources import GitSource
-from cacheserver.errors import BlobMissingError, NoSpace
+from cacheserver.errors import BlobMissingError, NoSpace, SyncTooLongError
 from cacheserver.ingest.disk import Mirrors, ScratchSpace
+from cacheserver.ingest.shares import Shares
 from cacheserver.model import LABEL_LATEST, OBJECT_VERSION, Digest, Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import Progress, Source, Tree
 from cacheserver.store import Claim, IngestState, Store, in_parallel
@@ -89,6 +90,12 @@ is applied, so there are as many as both together at most."""
 SCRATCH_BYTES = 8 << 30
 
 
+SLOW_AT_ONCE = 4
+"""Of those who take long at a step, at the same time; see shares.py. Beside them the others go on."""
+SYNC_TIMEOUT_S = 1800.0
+"""Seconds of work that a sync may take, waiting for its turn left out. See the setting sync-timeout."""
+
+
 RELEASE = f"{catalogs.VERSION}.{OBJECT_VERSION}"
 """What is made of a source, as opposed to what the source says. Another release than the last sync's reads everything
 again and writes what differs: served objects stay meanwhile, and watchers see MODIFIED."""
@@ -103,10 +110,11 @@ class Rooms:
     workers: Workers
     scratch: Path
     release: str = RELEASE
-    asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ASKS_AT_ONCE))
-    doubted: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DOUBTED_AT_ONCE))
-    fetching: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(FETCHES_AT_ONCE))
-    applying: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(APPLIES_AT_ONCE))
+    timeout_s: float = SYNC_TIMEOUT_S
+    asking: Shares = field(default_factory=lambda: Shares(ASKS_AT_ONCE - SLOW_AT_ONCE, SLOW_AT_ONCE))
+    doubted: Shares = field(default_factory=lambda: Shares(DOUBTED_AT_ONCE, SLOW_AT_ONCE))
+    fetching: Shares = field(default_factory=lambda: Shares(FETCHES_AT_ONCE - SLOW_AT_ONCE, SLOW_AT_ONCE))
+    applying: Shares = field(default_factory=lambda: Shares(APPLIES_AT_ONCE, SLOW_AT_ONCE))
     scratch_space: ScratchSpace = field(default_factory=lambda: ScratchSpace(SCRATCH_BYTES))
     mirrors: Mirrors | None = None
     """Where git's copies are bounded: in a server."""
@@ -145,7 +153,8 @@ async def sync(
     started = time.monotonic()
     report = SyncReport(config.key)
     state = await rooms.store.read_state(config.key)
-    digest = await _ask(config, source, rooms, doubtful=doubtful)
+    budget = _Budget(rooms.timeout_s)
+    digest = await _ask(config, source, rooms, budget, doubtful=doubtful)
     same = state is not None and (state.digest, state.settings) == (digest, _settings(config, rooms.release))
     if same and said in (None, digest):
         report.digest = digest
@@ -155,7 +164,7 @@ async def sync(
         scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=rooms.scratch, prefix=f"{config.key.name}-"))
         try:
             async with rooms.copies(config, fetch=True):
-                await _Reading(config, source, held, rooms, state, scratch, report, progress).run()
+                await _Reading(config, source, held, rooms, state, scratch, report, progress, budget).run()
         finally:
             # Shielded: a cancelled sync must not leave a catalog's worth of files behind.
             try:
@@ -167,10 +176,36 @@ async def sync(
     return report
 
 
-async def _ask(config: RepositoryConfig, source: Source, rooms: Rooms, *, doubtful: bool) -> str:
+class _Budget:
+    """The time that one sync may work. Time that it waits for a place is not spent."""
+
+    def __init__(self, seconds: float) -> None:
+        self._all = self._left = seconds
+
+    @asynccontextmanager
+    async def spent(self, doing: str) -> AsyncIterator[None]:
+        """doing: completes the message of SyncTooLongError, which this raises."""
+        began = time.monotonic()
+        limit = asyncio.timeout(self._left)
+        try:
+            async with limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            told = f"the sync worked for {self._all:.0f} s (--sync-timeout) and was ended while {doing}"
+            raise SyncTooLongError(told) from None
+        finally:
+            self._left = max(0.0, self._left - (time.monotonic() - began))
+
+
+async def _ask(config: RepositoryConfig, source: Source, rooms: Rooms, budget: _Budget, *, doubtful: bool) -> str:
+    asking = "asking the source whether it changed"
     if not isinstance(config.source, GitSource):
-        return await source.probe()
-    async with rooms.doubted if doubtful else rooms.asking, rooms.copies(config, fetch=False):
+        async with budget.spent(asking):
+            return await source.probe()
+    turn = (rooms.doubted if doubtful else rooms.asking).turn(config.key)
+    async with turn, rooms.copies(config, fetch=False), budget.spent(asking):
         return await source.probe()
 
 
@@ -186,17 +221,21 @@ class _Reading:
     scratch: Path
     report: SyncReport
     progress: Progress
+    budget: _Budget
 
     async def run(self) -> None:
         rooms, config = self.rooms, self.config
         await asyncio.to_thread((self.scratch / "tree").mkdir)
         async with contextlib.AsyncExitStack() as applying:
-            async with rooms.fetching:
+            async with rooms.fetching.turn(config.key) as fetched:
                 await rooms.scratch_space.wait()
-                tree = await self.source.fetch(self.scratch / "tree", self.progress)
+                async with self.budget.spent("fetching the source"):
+                    tree = await self.source.fetch(self.scratch / "tree", self.progress)
+                fetched()
                 await rooms.scratch_space.hold(self.scratch)
                 # Within: else all repositories there are would lie fetched on disk, waiting for their turn.
-                await applying.enter_async_context(rooms.applying)
+                await applying.enter_async_context(rooms.applying.turn(config.key))
+            await applying.enter_async_context(self.budget.spent("reading and applying the catalog"))
             catalog = await self._parse(tree, await self._known(), "parsed")
             if await self._is_incomplete(catalog):
                 catalog = await self._parse(tree, b"", "parsed-anew")

@@ -35,7 +35,7 @@ from cacheserver.etcd.client import Client, prefix_end
 from cacheserver.ingest import Ingest, Rooms, ServedBook
 from cacheserver.ingest.disk import Mirrors
 from cacheserver.ingest.pace import Pace
-from cacheserver.ingest.sync import APPLIES_AT_ONCE, ASKS_AT_ONCE, FETCHES_AT_ONCE
+from cacheserver.ingest.sync import APPLIES_AT_ONCE, ASKS_AT_ONCE, FETCHES_AT_ONCE, SLOW_AT_ONCE
 from cacheserver.model import ANNOTATION_REQUESTED, Key, Kind, RepositoryKey
 from cacheserver.sources import open_source
 from cacheserver.store import PREFIX, Store
@@ -269,12 +269,13 @@ async def test_fetched_trees_that_wait_to_be_applied_are_bounded_and_all_are_app
         return len(list(world.rooms.scratch.glob("*/tree/tree")))
 
     async with contextlib.AsyncExitStack() as busy:
-        for _ in range(APPLIES_AT_ONCE):
-            await busy.enter_async_context(world.rooms.applying)
+        for at in range(APPLIES_AT_ONCE):
+            await busy.enter_async_context(world.rooms.applying.turn(RepositoryKey(f"busy{at}", "r")))
         async with running(ingest):
-            await eventually(lambda: trees() >= FETCHES_AT_ONCE)
+            share = (FETCHES_AT_ONCE - SLOW_AT_ONCE) * 3 // 4  # of one namespace
+            await eventually(lambda: trees() >= share)
             with pytest.raises(AssertionError, match="not true within"):
-                await eventually(lambda: trees() > FETCHES_AT_ONCE, within_s=0.5)
+                await eventually(lambda: trees() > share, within_s=0.5)
             await busy.aclose()
             for at in range(count):
                 await eventually(lambda at=at: world.says("Synced", f"r{at}"))  # type: ignore[misc]  # bound at once
@@ -467,3 +468,35 @@ async def test_a_removed_repository_takes_gits_copy_of_it_along(world: World, tm
         assert (mirrors.path(config.key) / "shallow.git").is_dir()
         ingest.remove(config.key)
         await eventually(lambda: not mirrors.path(config.key).exists())
+
+
+# --- slow ones -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_sync_that_works_for_too_long_is_ended_and_says_so(world: World) -> None:
+    source = FakeSource(files("1.0.0"))
+    source.fetch_hangs = True
+    ingest = Ingest(replace(world.rooms, timeout_s=0.2), ServedBook(world.store))
+    ingest.put(world.config(), lambda: source)
+    async with running(ingest):
+        await eventually(lambda: world.says("SyncTooLong"))
+        _, _, message = await world.condition()
+        assert "fetching the source" in message
+        assert "--sync-timeout" in message
+
+
+async def test_many_that_are_slow_in_one_namespace_delay_no_other_namespace(world: World) -> None:
+    """More than there are places to fetch, and none of them ever ends."""
+    ingest, slow = world.ingest(), [FakeSource(files("1.0.0")) for _ in range(40)]
+    for at, stuck in enumerate(slow):
+        stuck.fetch_hangs = True
+        ingest.put(world.config(f"stuck{at}"), lambda stuck=stuck: stuck)  # type: ignore[misc]  # bound at once
+    async with running(ingest):
+        await eventually(lambda: all(stuck.asked for stuck in slow))
+        good = replace(world.config("good"), key=RepositoryKey("other", "good"))
+        ingest.put(good, lambda: FakeSource(files("1.0.0")))
+        await eventually(lambda: _is_served(world, good.key))
+
+
+async def _is_served(world: World, key: RepositoryKey) -> bool:
+    return bool(await world.store.served_keys(key))
