@@ -50,3 +50,54 @@ def test_only_settings_read_a_variable() -> None:
     # House rule: read once at start. Handing the environment to a child process, or to config.load, is no read.
     reads = re.compile(r"os\.environ(\.get\(|\[)|os\.getenv")
     assert [path.name for path in FILES if reads.search(path.read_text(encoding="utf-8"))] == ["settings.py"]
+
+
+def _shared(tree: ast.AST) -> set[str]:
+    """Names that a function changes for those around it."""
+    return {name for node in ast.walk(tree) if isinstance(node, ast.Nonlocal | ast.Global) for name in node.names}
+
+
+def _lost_updates(source: str) -> list[int]:
+    """Lines that read what others can change, wait, and write it: what was written meanwhile is lost."""
+    tree = ast.parse(source)
+    shared, found = _shared(tree), []
+    for node in ast.walk(tree):
+        targets: list[ast.expr]
+        sums: list[ast.expr]
+        if isinstance(node, ast.AugAssign):
+            targets, sums = [node.target], [node.value]
+        elif isinstance(node, ast.Assign):
+            # x = x + await ...: a sum of both. In x = await f(x) it is for f to know what it does.
+            targets = node.targets
+            names = {ast.unparse(target) for target in targets}
+            pairs = [part for part in ast.walk(node.value) if isinstance(part, ast.BinOp)]
+            sums = [pair for pair in pairs if names & {ast.unparse(side) for side in (pair.left, pair.right)}]
+        else:
+            continue
+        waits = any(isinstance(part, ast.Await) for each in sums for part in ast.walk(each))
+        if waits and any(not isinstance(target, ast.Name) or target.id in shared for target in targets):
+            found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_shared_is_read_before_a_wait_and_written_after_it(path: Path) -> None:
+    assert _lost_updates(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "lost"),
+    [
+        ("count += await remove()", True),
+        ("count = count + await remove()", True),
+        ("self.count += await remove()", True),
+        ("self.sizes[key] += await remove()", True),
+        ("self.count = self.count + len(await remove())", True),
+        ("mine += await remove()", False),
+        ("self.count = await remove()", False),
+        ("removed = await remove(); self.count += removed", False),
+    ],
+)
+def test_a_lost_update_is_recognised(line: str, lost: bool) -> None:
+    source = f"async def f(self):\n    count = mine = 0\n    async def g():\n        nonlocal count\n        {line}"
+    assert bool(_lost_updates(source)) is lost
