@@ -140,6 +140,14 @@ class Endpoint:
         )
         return stub(timeout=timeout, metadata=metadata)
 
+    async def leaving(self) -> None:
+        """Returns when the connection ends, or the member says that it takes no more questions on it (GOAWAY).
+
+        A stream outlives that: etcd that was asked to stop waits for it, seven seconds by default (etcd: stopServers
+        in server/embed/etcd.go), and so does whoever stops it. No limit: call it beside a stream, and cancel it.
+        """
+        await self._channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+
     async def close(self) -> None:
         for channel in (*self._retired, self._channel):
             await channel.close()

@@ -1,7 +1,8 @@
 """One watch on one stream: reads ahead into a bounded buffer, hands out whole revisions, notices a dead server.
 
-Two tasks, owned by the open watch: `_read` takes responses off the stream, `_check_liveness` asks for a sign of life
-every second. Never resumes by itself: the caller knows what it has applied and opens a new watch from there.
+Three tasks, owned by the open watch: `_read` takes responses off the stream, `_check_liveness` asks for a sign of life
+every second, `_let_go` ends the stream when etcd is about to stop, which waits for it. Never resumes by itself: the
+caller knows what it has applied and opens a new watch from there.
 """
 
 from __future__ import annotations
@@ -76,10 +77,11 @@ class Watch:
         self._tasks = [
             asyncio.create_task(self._read(), name="etcd watch reader"),
             asyncio.create_task(self._check_liveness(), name="etcd watch liveness"),
+            asyncio.create_task(self._let_go(), name="etcd watch departure"),
         ]
 
     async def close(self) -> None:
-        """Ends the stream and both tasks."""
+        """Ends the stream and its tasks."""
         self._transport.open_streams.discard(self._stream.cancel)
         self._stream.cancel()
         for task in self._tasks:
@@ -191,6 +193,11 @@ class Watch:
             await self._fail(exc)
         finally:
             self._over()
+
+    async def _let_go(self) -> None:
+        await self._endpoint.leaving()
+        await self._fail(self._unavailable("etcd closes the connection"))
+        self._over()
 
     def _over(self) -> None:
         """Whatever ended a task, a client closed under us included: the consumer must not wait for ever."""

@@ -43,6 +43,11 @@ def test_every_flag_has_its_reason_above_it() -> None:
     assert [lines[number].strip() for number in flags if not lines[number - 1].strip().startswith("#")] == []
 
 
+def test_no_service_makes_variables_that_etcd_takes_for_settings() -> None:
+    [statefulset] = documents(CONFIGS / "base" / "statefulset.yaml")
+    assert statefulset["spec"]["template"]["spec"]["enableServiceLinks"] is False
+
+
 @pytest.mark.parametrize(("name", "members"), [("base", 1), ("three", 3)])
 def test_the_initial_cluster_names_each_replica(name: str, members: int) -> None:
     file = CONFIGS / name / ("statefulset.yaml" if name == "base" else "members.yaml")

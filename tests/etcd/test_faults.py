@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from pathlib import Path
 
 import pytest
 
 from cacheserver.errors import Unavailable
-from cacheserver.etcd.client import Client, Watch
+from cacheserver.etcd.client import Client, TLSFiles, Watch
 from cacheserver.etcd.version import Version
 from tests.conftest import StartEtcd
+from tests.support.certificates import Authority
+from tests.support.etcd import ServerTLS
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.etcd
@@ -120,3 +123,20 @@ async def test_another_cluster_at_the_same_address_has_another_id(start_etcd: St
         one.kill()
         await client.range(b"a")
         assert client.cluster_id not in (0, before)
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+async def test_an_etcd_that_stops_does_not_wait_for_the_watch(
+    start_etcd: StartEtcd, tmp_path: Path, secure: bool
+) -> None:
+    authority = Authority(tmp_path / "authority") if secure else None
+    tls = ServerTLS(authority.certificate, *authority.issue("etcd")) if authority else None
+    process = start_etcd(tls=tls)
+    files = TLSFiles(authority.certificate, *authority.issue("cache")) if authority else None
+    async with Client([process.endpoint], tls=files) as client, client.watch(b"a", start_revision=1) as watch:
+        await client.newest_revision(b"a")
+        end = asyncio.create_task(asyncio.to_thread(process.terminate))
+        with pytest.raises(Unavailable, match="closes the connection"):
+            await drain(watch)
+        async with asyncio.timeout(4):  # it gives streams five seconds, and two election timeouts
+            await end
