@@ -28,6 +28,8 @@ _PROGRESS_EVERY_S = 0.1  # asked again while somebody waits; Kubernetes: pkg/sto
 # A question unanswered for this long, with no other sign of life (the follower hears progress every second), means that
 # the store is away. Ours: under READ_WAIT_S, so that reads which wait meanwhile are answered and not refused.
 _AWAY_AFTER_S = 2.0
+# The same where the follower's stream broke, which a store that is only slow does not do: then silence is no riddle.
+_BROKEN_AFTER_S = 0.5
 _LOOK_EVERY_S = 0.25
 
 
@@ -236,10 +238,11 @@ class Position:
             _answer([asker for asker in (*self._under_way, *self._questions) if asker[0] <= now], None)
             if now - began > 2 * _LOOK_EVERY_S:
                 continue  # it was we who stood still: what the store said meanwhile is yet to be read
+            patience_s = _BROKEN_AFTER_S if self.follower is None and self.filled.is_set() else _AWAY_AFTER_S
             if self._asking_since is None:
-                if self.away or self.stale_for_s > _AWAY_AFTER_S:
+                if self.away or self.stale_for_s > patience_s:
                     self._asked.set()
-            elif now - self._asking_since > _AWAY_AFTER_S and self.stale_for_s > _AWAY_AFTER_S:
+            elif now - self._asking_since > patience_s and self.stale_for_s > patience_s:
                 self._found_away()
 
     def _found_away(self) -> None:

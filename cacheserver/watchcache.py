@@ -431,7 +431,7 @@ class WatchCache:
             finally:
                 self._at.follower = None
             await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, 2.0)
+            pause_s = min(pause_s * 2, 1.0)
 
     async def _is_another_store(self) -> bool:
         """True when etcd was replaced or restored: its revisions are not the ones that clients know."""

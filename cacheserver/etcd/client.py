@@ -172,15 +172,28 @@ class Client:
         key: any that we may read, the same in every call. Raises: Unavailable, EtcdPermissionDenied.
         """
         began, line_s = perf_counter(), self._deadline_s / _LINE_SHARE
+        line = self._line_to(key)
         try:
-            message = await self._line_to(key).ask(await self._transport.metadata(self._deadline_s), line_s)
+            message = await line.ask(await self._transport.metadata(self._deadline_s), line_s)
             header = pb.RangeResponse.FromString(message).header
-        except (LineDown, DecodeError):
+        except (LineDown, DecodeError) as why:
             left_s = self._deadline_s - min(perf_counter() - began, line_s)
-            return (await self.range(key, count_only=True, deadline_s=left_s)).revision
+            return await self._ordinarily(line, why, key, left_s)
+        if line.missed:
+            line.found()
         wire.RANGE.observe(perf_counter() - began)
         self._transport.cluster_id = header.cluster_id
         return header.revision
+
+    async def _ordinarily(self, line: Line, why: Exception, key: bytes, deadline_s: float) -> int:
+        """As newest_revision, where the line had no answer."""
+        answered = False
+        try:
+            revision = (await self.range(key, count_only=True, deadline_s=deadline_s)).revision
+            answered = True
+        finally:
+            line.passed_over(why, answered=answered)
+        return revision
 
     def _line_to(self, key: bytes) -> Line:
         """To the current endpoint."""

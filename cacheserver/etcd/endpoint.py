@@ -20,10 +20,14 @@ _OPTIONS: list[tuple[str, int]] = [
     # Ours: no limit, because the store pages by bytes; gRPC's 4 MiB would refuse a page of large values.
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # Default back-off grows to two minutes; etcd restarts in about a second. `min` limits one attempt to connect.
+    # Default back-off grows to two minutes; etcd restarts in about a second. `min` limits one attempt to connect, such
+    # as one to the address of a pod that is gone, which nobody refuses.
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 3_000),
+    ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # A replaced pod has another address. A name is looked up again after each failed attempt to connect, by default at
+    # most every 30 s (gRPC: GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS), which is how long it then took to be found.
+    ("grpc.dns_min_time_between_resolutions_ms", 500),
     # A peer that vanished without a FIN. etcd drops clients that ping more often than every 5 s
     # (--grpc-keepalive-min-time). keepalive alone did not notice a stopped etcd; ping_timeout did.
     ("grpc.keepalive_time_ms", 10_000),

@@ -9,6 +9,7 @@ by `client`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from time import monotonic
 from typing import Final, cast
@@ -18,8 +19,12 @@ from cacheserver.etcd.endpoint import Address, Metadata
 from cacheserver.etcd.values import TLSFiles
 from cacheserver.x509 import outgoing_context
 
+log = logging.getLogger(__name__)
+
 _AGAIN_AFTER_S: Final = 1.0
 """Between two connections, the ordinary call does alone: it must not fail twice each time while etcd is away."""
+_TOLD_AFTER_S: Final = 10.0
+"""For so long etcd answers in the ordinary way and never in this one: that is no restart any more, and is told."""
 
 # RFC 9113 section 6
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
@@ -35,6 +40,10 @@ _LAST_STREAM: Final = 1 << 24
 
 class LineDown(Exception):  # noqa: N818 - a state; it never leaves this package
     """No answer on this way."""
+
+
+class _NotTried(LineDown):
+    """It is too early to connect again, or somebody does."""
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -91,6 +100,9 @@ class Line:
         self._tried_at = float("-inf")
         self._metadata: Metadata | None = None
         self._block = b""
+        self._missed_since: float | None = None
+        self._why = ""
+        self._told = False
 
     async def ask(self, metadata: Metadata, timeout_s: float) -> bytes:
         """The answer's message. Raises: LineDown, at once when there is no connection and none is to be tried."""
@@ -104,7 +116,33 @@ class Line:
                 return await connection.ask(self._block, self._body)
         except (OSError, ValueError, LineDown) as exc:  # TimeoutError is an OSError
             self.close()
-            raise LineDown(str(exc)) from exc
+            raise LineDown(str(exc) or type(exc).__name__) from exc
+
+    @property
+    def missed(self) -> bool:
+        """Whether the ordinary call was made instead since the last `found`."""
+        return self._missed_since is not None
+
+    def found(self) -> None:
+        """An answer came this way again."""
+        if self._told:
+            log.info("etcd answers in the quick way again", extra={"endpoint": self.address.url})
+        self._missed_since, self._told = None, False
+
+    def passed_over(self, why: Exception, *, answered: bool) -> None:
+        """The ordinary call was made instead. answered: by etcd, so that it lies with this way alone."""
+        now = monotonic()
+        if not isinstance(why.__cause__, _NotTried):
+            self._why = str(why) or type(why).__name__
+        if not answered or self._missed_since is None:
+            self._missed_since = now
+        elif not self._told and now - self._missed_since >= _TOLD_AFTER_S:
+            self._told = True
+            log.warning(
+                "etcd never answers in the quick way, so each consistent read costs five times the processor time;"
+                " the ordinary way works",
+                extra={"endpoint": self.address.url, "error": self._why},
+            )
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -113,7 +151,7 @@ class Line:
 
     async def _connect(self) -> _Connection:
         if self._connecting or monotonic() - self._tried_at < _AGAIN_AFTER_S:
-            raise LineDown("not connected")
+            raise _NotTried("not connected")
         self._connecting, self._tried_at = True, monotonic()
         try:
             self.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -206,6 +207,22 @@ async def test_nobody_there_is_told_at_once() -> None:
     line = Line(parse_address("unix:/nowhere"), TLSFiles(), "/path", b"question")
     with pytest.raises(LineDown):
         await line.ask((), 5)
+
+
+async def test_a_way_that_never_answers_while_etcd_does_is_told_once_with_its_cause(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cacheserver.etcd.line._TOLD_AFTER_S", 0.0)
+    caplog.set_level(logging.INFO)
+    line = Line(parse_address("unix:/nowhere"), TLSFiles(), "/path", b"question")
+    for etcd_answers in (False, False, True, True, True):
+        with pytest.raises(LineDown) as down:
+            await line.ask((), 5)
+        line.passed_over(down.value, answered=etcd_answers)
+    [told] = caplog.records
+    assert "No such file" in told.__dict__["error"]
+    line.found()
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
 async def test_metadata_of_any_length_goes_with_the_question() -> None:

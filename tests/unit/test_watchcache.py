@@ -251,6 +251,23 @@ async def test_a_store_that_gives_no_sign_of_life_is_found_out_once_and_for_all_
     await eventually(lambda: not cache.away)
 
 
+async def test_a_store_whose_stream_broke_need_not_be_silent_for_long_to_count_as_away(
+    feed: FakeFeed, cache: WatchCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed.put("ns", "a")
+    await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+    monkeypatch.setattr("cacheserver.freshness._AWAY_AFTER_S", 3600.0)
+    monkeypatch.setattr("cacheserver.freshness._BROKEN_AFTER_S", 0.02, raising=False)
+    monkeypatch.setattr("cacheserver.freshness._LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("cacheserver.freshness.READ_WAIT_S", 1.0)
+    feed.hang()
+    feed.break_streams()
+    page = await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+    assert (names(page), page.stale) == (["a"], True)
+    feed.unhang()
+    await eventually(lambda: not cache.away)
+
+
 async def test_a_store_that_went_is_noticed_while_nobody_reads(
     feed: FakeFeed, cache: WatchCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
