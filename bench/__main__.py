@@ -12,27 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import (
-    catalog,
-    catalogd,
-    compare,
-    fbc,
-    fill,
-    herd,
-    kube,
-    opm,
-    packageserver,
-    peers,
-    scale,
-    secured,
-    serve,
-    sources,
-    watch,
-)
+from bench import catalog, compare, herd, scale, secured, serve, sources, watch
 from bench.errors import BenchError
+from bench.load import fbc, fill
 from bench.options import Options
+from bench.peers import catalogd, known, kube, opm, packageserver
 from bench.processes import ROOT, find_etcd
-from bench.report import Report, machine
+from bench.report.table import Report, machine
 
 _DESCRIPTION = """\
 Measure cacheserver from outside, on loopback: etcd, the server and the load each in processes of their own.
@@ -115,7 +101,7 @@ def _measure(what: str, options: Options, report: Report) -> None:
         _say("memory")
         scale.per_ten_thousand(options, report)
     if what in ("compare", "olm", "all"):
-        peers.note_absent(report, options)
+        known.note_absent(report, options)
     if what in ("compare", "secured", "all"):
         _with_kube(what, options, report)
     if what in ("olm", "all"):
@@ -127,7 +113,7 @@ def _measure(what: str, options: Options, report: Report) -> None:
 
 def _with_kube(what: str, options: Options, report: Report) -> None:
     """Raises: BenchError, where it was asked for and there is no kube-apiserver."""
-    binary = kube.find(options.peers.get(peers.KUBE_APISERVER))
+    binary = kube.find(options.peers.get(known.KUBE_APISERVER))
     if binary is not None and what == "secured":
         _say("secured")
         secured.measure(options, report, binary)
@@ -142,8 +128,8 @@ def _with_kube(what: str, options: Options, report: Report) -> None:
 
 def _with_olm(what: str, options: Options, report: Report) -> None:
     """opm, package-server and catalogd, as many as are given. Raises: BenchError, where none is but was asked for."""
-    loader, server, catalogs = (options.peers.get(name) for name in (peers.OPM, peers.PACKAGE_SERVER, peers.CATALOGD))
-    cluster = kube.find(options.peers.get(peers.KUBE_APISERVER))
+    loader, server, catalogs = (options.peers.get(name) for name in (known.OPM, known.PACKAGE_SERVER, known.CATALOGD))
+    cluster = kube.find(options.peers.get(known.KUBE_APISERVER))
     if loader is None and server is None and catalogs is None and what != "all":
         raise BenchError("no peer: --peer opm=PATH, package-server=PATH or catalogd=PATH")
     if loader is not None:
@@ -167,7 +153,7 @@ def _say(stage: str) -> None:
 
 def _beside(given: Sequence[str]) -> Path | None:
     """The etcd that lies beside the kube-apiserver that was named: one that it can use well."""
-    path = dict(map(peers.parse, given)).get(peers.KUBE_APISERVER)
+    path = dict(map(known.parse, given)).get(known.KUBE_APISERVER)
     return path.parent / "etcd" if path and (path.parent / "etcd").is_file() else None
 
 
@@ -185,7 +171,7 @@ def _options(given: argparse.Namespace, work: Path) -> Options:
         shape=fill.Shape(packages=given.packages, object_bytes=given.object_bytes, seed=given.seed),
         watch_seconds=given.watch_seconds,
         informers=given.informers,
-        peers={name: path.absolute() for name, path in map(peers.parse, given.peer)},
+        peers={name: path.absolute() for name, path in map(known.parse, given.peer)},
         scale_minutes=given.minutes,
         bundle=given.bundle.absolute() if given.bundle else None,
         more_catalogs=[path.absolute() for path in given.more_catalogs],
@@ -246,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=PATH",
-        help=f"a program to compare with: {', '.join(peers.NAMES)}",
+        help=f"a program to compare with: {', '.join(known.NAMES)}",
     )
     add("--minutes", type=float, default=15.0, help="that `scale` may take; what does not fit is named (default 15)")
     add("--seed", type=int, default=1, help="of everything that is generated (default 1)")

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import orjson
 
-from bench import fbc, fill, processes, serve, watchers
+from bench import processes, serve
 from bench.errors import BenchError
+from bench.load import fbc, fill, watchers
 from bench.options import Options
 from bench.processes import Etcd, Finished
-from bench.report import Report, Sample
+from bench.report.table import Report, Sample
 from bench.serve import Question
 from bench.target import API, NAMESPACED, Target, fetch, list_version
 
@@ -34,7 +35,7 @@ def measure(options: Options, report: Report) -> None:
                 report.add("ingest, unchanged", _command(_ingest(catalog, etcd, options), "under 0.3 s"))
                 first_change(catalog)
                 report.add("ingest, one changed bundle", _command(_ingest(catalog, etcd, options), ""))
-                processes.ask("bench.fill", fill.Forget(etcd.endpoint), fill.Forgotten, options.work)
+                processes.ask("bench.load.fill", fill.Forget(etcd.endpoint), fill.Forgotten, options.work)
                 # As after a crash before the last write, or with another version of the settings: all of it is compared
                 # with what etcd holds, and nothing is written.
                 report.add("ingest, replay of what is there", _command(_ingest(catalog, etcd, options), ""))
@@ -122,7 +123,7 @@ def _one_change(catalog: Path, etcd: Etcd, options: Options, report: Report) -> 
         job = watchers.Job(
             server.url, f"{path}?watch=true&resourceVersion={version}", 1, expect=1, longest_s=_CHANGE_WITHIN_S
         )
-        with processes.helper("bench.watchers", job, options.work) as helper:
+        with processes.helper("bench.load.watchers", job, options.work) as helper:
             helper.answer(watchers.Ready, within_s=30)
             before = server.child.cpu_s()
             began = time.perf_counter()

@@ -11,13 +11,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench import bare, crs, herd, kube, processes, serve, watch
+from bench import herd, processes, serve, watch
 from bench.errors import BenchError
-from bench.figures import CPU
-from bench.kube import Kube
+from bench.load import bare
 from bench.options import Options
+from bench.peers import crs, kube
+from bench.peers.kube import Kube
 from bench.processes import Server
-from bench.report import Ratio, Report, Sample
+from bench.report.figures import CPU
+from bench.report.table import Ratio, Report, Sample
 from bench.serve import Question
 from bench.target import Target, fetch
 
@@ -86,7 +88,7 @@ def _rate(made: crs.Filled) -> Sample:
 def _through(peer: Kube, options: Options) -> watch.Write:
     def write(load: watch.Load) -> watch.Churned:
         job = crs.Churn(crs.Peer.of(peer.target), options.shape, load.writes, load.rate)
-        return processes.ask("bench.crs", job, watch.Churned, options.work)
+        return processes.ask("bench.peers.crs", job, watch.Churned, options.work)
 
     return write
 

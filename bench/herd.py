@@ -5,11 +5,12 @@ KEP-3157: watch with sendInitialEvents, ended by a bookmark. What a restarted co
 
 from __future__ import annotations
 
-from bench import processes, watchers
+from bench import processes
 from bench.errors import BenchError
+from bench.load import watchers
 from bench.options import Options
 from bench.processes import Etcd
-from bench.report import Report, Sample
+from bench.report.table import Report, Sample
 from bench.target import Target
 
 _QUERY = "watch=true&sendInitialEvents=true&allowWatchBookmarks=true&resourceVersionMatch=NotOlderThan"
@@ -43,7 +44,7 @@ def ask(options: Options, target: Target) -> Sample:
         cpu_of=target.pids,
         from_start=True,
     )
-    with processes.helper("bench.watchers", job, options.work) as helper:
+    with processes.helper("bench.load.watchers", job, options.work) as helper:
         helper.answer(watchers.Ready, within_s=_LONGEST_S)
         done = helper.answer(watchers.Result, within_s=_LONGEST_S + 5)
     if done.ended or done.fewest < each:

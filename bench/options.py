@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import fbc, fill
+from bench.load import fbc, fill
 from bench.processes import EtcdBinary
 
 

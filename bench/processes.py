@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 import orjson
 
 from bench.errors import BenchError
-from bench.figures import Memory, Peak, cpu_s, family, memory
+from bench.report.figures import Memory, Peak, cpu_s, family, memory
 from bench.target import Target
 from cacheserver.etcd.binary import distributed_binary
 from cacheserver.etcd.supervise import command

@@ -14,12 +14,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote
 
-from bench import fill, load, processes, serve, watch
+from bench import processes, serve, watch
 from bench.errors import BenchError
-from bench.figures import memory
+from bench.load import fill, http
 from bench.options import Options
 from bench.processes import Etcd, Server
-from bench.report import Report, Sample
+from bench.report.figures import memory
+from bench.report.table import Report, Sample
 from bench.serve import Question
 from bench.target import NAMESPACED
 
@@ -69,7 +70,7 @@ def per_ten_thousand(options: Options, report: Report) -> None:
     packages = _MEASURED // REVISIONS_A_PACKAGE
     shape = dataclasses.replace(options.shape, packages=packages, revisions=REVISIONS_A_PACKAGE)
     with processes.etcd(options.etcd, options.work) as empty, processes.etcd(options.etcd, options.work) as full:
-        processes.ask("bench.fill", fill.Fill(full.endpoint, shape), fill.Filled, options.work)
+        processes.ask("bench.load.fill", fill.Fill(full.endpoint, shape), fill.Filled, options.work)
         for _ in range(options.rounds):
             held = []
             for etcd in (empty, full):
@@ -86,7 +87,9 @@ def _revisions(count: int, options: Options, report: Report) -> None:
     packages = max(1, count // REVISIONS_A_PACKAGE)
     shape = dataclasses.replace(options.shape, packages=packages, revisions=REVISIONS_A_PACKAGE)
     with processes.etcd(options.etcd, options.work) as etcd:
-        done = processes.ask("bench.fill", fill.Fill(etcd.endpoint, shape), fill.Filled, options.work, within_s=900)
+        done = processes.ask(
+            "bench.load.fill", fill.Fill(etcd.endpoint, shape), fill.Filled, options.work, within_s=900
+        )
         at = f"at {count:,} revisions"
         report.add(f"fill etcd {at}", Sample(done.seconds, "s", {"objects/s": done.objects / done.seconds}))
         held = etcd.child.memory()
@@ -181,7 +184,7 @@ def _together(servers: Sequence[Server], name: str, options: Options) -> Sample:
         for server in servers:
             target = server.target
             (question,) = (each for each in serve.questions(options, target) if each.name == name)
-            job = load.Job(
+            job = http.Job(
                 target.url,
                 question.paths,
                 question.connections,
@@ -190,12 +193,12 @@ def _together(servers: Sequence[Server], name: str, options: Options) -> Sample:
                 cpu_of=target.pids,
                 begin_at=begin_at,
             )
-            helpers.append(stack.enter_context(processes.helper("bench.load", job, options.work)))
-        done = [helper.answer(load.Result, within_s=120) for helper in helpers]
+            helpers.append(stack.enter_context(processes.helper("bench.load.http", job, options.work)))
+        done = [helper.answer(http.Result, within_s=120) for helper in helpers]
     return summed(name, done, os.cpu_count() or 1)
 
 
-def summed(name: str, done: Sequence[load.Result], cores: int) -> Sample:
+def summed(name: str, done: Sequence[http.Result], cores: int) -> Sample:
     """What clients counted at the same time, as one. Raises: BenchError when any failed, or their times differed."""
     for each in done:
         if each.failures or not each.requests:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 from contextlib import ExitStack
 
-from bench import kube, processes, serve, watch
+from bench import processes, serve, watch
 from bench.options import Options
+from bench.peers import kube
 from bench.processes import Identity, Server
-from bench.report import Report, Sample
-from cacheserver.certs import Subject, Usage
+from bench.report.table import Report, Sample
+from cacheserver.security.certs import Subject, Usage
 
 _GROUP = "readers"
 _RBAC = "/apis/rbac.authorization.k8s.io/v1"

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from bench import fill, load, processes
+from bench import processes
 from bench.errors import BenchError
+from bench.load import fill, http
 from bench.options import Options
 from bench.processes import Server
-from bench.report import Report, Sample
+from bench.report.table import Report, Sample
 from bench.target import TABLE, Target, fetch, list_metadata
 
 _PAGE = 500
@@ -43,7 +44,7 @@ class Question:
 def filled(options: Options, report: Report) -> Iterator[processes.Etcd]:
     """An etcd that holds the shape's packages."""
     with processes.etcd(options.etcd, options.work) as etcd:
-        done = processes.ask("bench.fill", fill.Fill(etcd.endpoint, options.shape), fill.Filled, options.work)
+        done = processes.ask("bench.load.fill", fill.Fill(etcd.endpoint, options.shape), fill.Filled, options.work)
         rate = Sample(done.objects / done.seconds, "objects/s", {"objects": done.objects})
         report.add("fill etcd through the store, one process", rate)
         yield etcd
@@ -109,7 +110,7 @@ def questions(options: Options, target: Target) -> list[Question]:
 
 def ask(question: Question, target: Target, options: Options) -> Sample:
     """One round of one question. Raises: BenchError when any answer is not 200."""
-    job = load.Job(
+    job = http.Job(
         target.url,
         question.paths,
         question.connections,
@@ -120,11 +121,11 @@ def ask(question: Question, target: Target, options: Options) -> Sample:
         key=target.key,
         cpu_of=target.pids,
     )
-    done = processes.ask("bench.load", job, load.Result, options.work)
+    done = processes.ask("bench.load.http", job, http.Result, options.work)
     return answered(question.name, done, question.unit, aim=question.aim, requests=question.requests)
 
 
-def answered(name: str, done: load.Result, unit: str, *, aim: str = "", requests: int = 1) -> Sample:
+def answered(name: str, done: http.Result, unit: str, *, aim: str = "", requests: int = 1) -> Sample:
     """What a load maker counted; `requests` of them to an answer. Raises: BenchError when any failed."""
     if done.failures or not done.requests:
         raise BenchError(f"{name}: {done.failures} of {done.requests} failed: {done.last_failure}")

@@ -18,13 +18,14 @@ from pathlib import Path
 
 import orjson
 
-from bench import krm, load, processes
+from bench import processes
 from bench.catalog import copy_catalog, first_change
 from bench.errors import BenchError
-from bench.images import Registry
+from bench.load import http, krm
+from bench.load.images import Registry
 from bench.options import Options
 from bench.processes import Etcd
-from bench.report import Report, Sample
+from bench.report.table import Report, Sample
 from bench.target import API, fetch
 
 _NAME = "bench"
@@ -231,9 +232,9 @@ def _synced(server: processes.Server) -> bool:
     return b'"lastSyncedAt"' in fetch(server.target, "/apis/config.cacheserver.dev/v1alpha1/repositories")
 
 
-def _asked(server: processes.Server, paths: list[str], options: Options, seconds: float) -> load.Result:
-    job = load.Job(server.url, paths, _READ_CONNECTIONS, seconds)
-    done = processes.ask("bench.load", job, load.Result, options.work)
+def _asked(server: processes.Server, paths: list[str], options: Options, seconds: float) -> http.Result:
+    job = http.Job(server.url, paths, _READ_CONNECTIONS, seconds)
+    done = processes.ask("bench.load.http", job, http.Result, options.work)
     if done.failures or not done.requests:
         raise BenchError(f"{done.failures} of {done.requests} failed: {done.last_failure}")
     return done
@@ -241,7 +242,7 @@ def _asked(server: processes.Server, paths: list[str], options: Options, seconds
 
 def _asked_while_ingesting(
     server: processes.Server, paths: list[str], tree: Path, options: Options
-) -> tuple[load.Result, int]:
+) -> tuple[http.Result, int]:
     """Every bundle changes again and again, and the server is told, for as long as the questions last."""
     done = threading.Event()
     rounds = 0

@@ -10,7 +10,7 @@ from typing import Final
 import orjson
 
 from bench.errors import BenchError
-from bench.load import address
+from bench.load.http import address
 
 API: Final = "/apis/cacheserver.dev/v1alpha1"
 NAMESPACED: Final = f"{API}/namespaces/default"

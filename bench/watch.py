@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench import fill, processes, watchers
+from bench import processes
 from bench.errors import BenchError
-from bench.figures import latency
+from bench.load import fill, watchers
 from bench.options import Options
 from bench.processes import Etcd
-from bench.report import Report, Sample
+from bench.report.figures import latency
+from bench.report.table import Report, Sample
 from bench.target import Target, list_version
 
 _SAMPLED_STREAMS = 50
@@ -46,7 +47,7 @@ def into_etcd(options: Options, etcd: Etcd) -> Write:
 
     def write(load: Load) -> fill.Churned:
         churn = fill.Churn(etcd.endpoint, options.shape, load.writes, load.rate)
-        return processes.ask("bench.fill", churn, fill.Churned, options.work)
+        return processes.ask("bench.load.fill", churn, fill.Churned, options.work)
 
     return write
 
@@ -94,7 +95,7 @@ def run(wanted: Load, options: Options, write: Write, target: Target, *, settle_
         key=target.key,
         cpu_of=target.pids,
     )
-    with processes.helper("bench.watchers", job, options.work) as helper:
+    with processes.helper("bench.load.watchers", job, options.work) as helper:
         ready = helper.answer(watchers.Ready, within_s=120)
         churned = write(wanted)
         watched = helper.answer(watchers.Result, within_s=job.longest_s)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from cacheserver import errors, metrics, model
-from cacheserver.api.reference import reference
-from cacheserver.cli import FAILED, INTERRUPTED, OK, USAGE
+from cacheserver.api.describe.reference import reference
+from cacheserver.cli.main import FAILED, INTERRUPTED, OK, USAGE
 from cacheserver.config import CONFIG_ENV, CONFIG_FLAG, SETTINGS, SUBJECTS
 
 DIRECTORY: Final = Path(__file__).parents[1] / "docs" / "reference"

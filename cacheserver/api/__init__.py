@@ -4,6 +4,6 @@ from cacheserver.api.app import Api, make_server
 from cacheserver.api.auth import Gate, Identity, ReviewingGate
 from cacheserver.api.content import Blobs
 from cacheserver.api.health import HealthCheck
-from cacheserver.api.resources import PROJECTIONS
+from cacheserver.api.kinds.revision import PROJECTIONS
 
 __all__ = ["PROJECTIONS", "Api", "Blobs", "Gate", "HealthCheck", "Identity", "ReviewingGate", "make_server"]

@@ -17,23 +17,23 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from cacheserver import metrics
-from cacheserver.api.accounting import Accounting, Series
 from cacheserver.api.attributes import Attributes, Query, check_size, parse_query, read_attributes
 from cacheserver.api.auth import OPEN_PATHS, Gate, privileged
-from cacheserver.api.connection import LINE_BYTES, LINES, LINGERING_S, SecureServer, Server, introduce
 from cacheserver.api.content import Blobs
-from cacheserver.api.discovery import Discovery
+from cacheserver.api.describe.discovery import Discovery
+from cacheserver.api.describe.openapi import OpenAPI
 from cacheserver.api.health import Health, HealthCheck, version_document
-from cacheserver.api.inflight import READS, WATCHES, InFlight
-from cacheserver.api.negotiate import Answer, Encoding, negotiate, wants_pretty
-from cacheserver.api.openapi import OpenAPI
+from cacheserver.api.http.accounting import Accounting, Series
+from cacheserver.api.http.connection import LINE_BYTES, LINES, LINGERING_S, SecureServer, Server, introduce
+from cacheserver.api.http.inflight import READS, WATCHES, InFlight
+from cacheserver.api.http.negotiate import Answer, Encoding, negotiate, wants_pretty
+from cacheserver.api.http.reply import Reply, Stream, refusal, whole
+from cacheserver.api.kinds.resource import Resource
+from cacheserver.api.kinds.revision import served
 from cacheserver.api.options import request_timeout_s
-from cacheserver.api.query import check_cost
 from cacheserver.api.readable import readable
 from cacheserver.api.render import MEMO_BYTES, Renderer
-from cacheserver.api.reply import Reply, Stream, refusal, whole
-from cacheserver.api.resource import Resource
-from cacheserver.api.resources import served
+from cacheserver.api.selectors import check_cost
 from cacheserver.api.status import (
     StatusError,
     from_error,
@@ -43,10 +43,10 @@ from cacheserver.api.status import (
     timed_out,
 )
 from cacheserver.api.verbs import Call, Verbs
-from cacheserver.api.watch import Watches
+from cacheserver.api.watching.watch import Watches
+from cacheserver.cache.watchcache import WatchCache
 from cacheserver.errors import CacheServerError
 from cacheserver.memo import Memo
-from cacheserver.watchcache import WatchCache
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
-from cacheserver.access import Attributes
 from cacheserver.api.status import bad_request
+from cacheserver.security.identity import Attributes
 
 __all__ = ["Attributes", "Query", "check_size", "parse_query", "read_attributes", "truthy"]
 

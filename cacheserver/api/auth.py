@@ -11,9 +11,9 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from cacheserver.access import Attributes, Identity, Verdict
 from cacheserver.api.status import bad_request, forbidden, internal_error, unauthorized
 from cacheserver.errors import KubernetesError
+from cacheserver.security.identity import Attributes, Identity, Verdict
 
 __all__ = ["OPEN_PATHS", "Authenticator", "Authorizer", "Gate", "Identity", "ReviewingGate", "privileged"]
 

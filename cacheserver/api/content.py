@@ -16,14 +16,14 @@ import orjson
 from aiohttp import web
 from isal import isal_zlib
 
-from cacheserver.api import pack
-from cacheserver.api.budget import READER_BYTES, Budget
-from cacheserver.api.documents import matches
-from cacheserver.api.negotiate import choose
-from cacheserver.api.reply import JSON, NO_CACHE, Reply, Stream, header
-from cacheserver.api.resource import Manifest, look
+from cacheserver.api.http import pack
+from cacheserver.api.http.budget import READER_BYTES, Budget
+from cacheserver.api.http.documents import matches
+from cacheserver.api.http.negotiate import choose
+from cacheserver.api.http.reply import JSON, NO_CACHE, Reply, Stream, header
+from cacheserver.api.kinds.resource import Manifest, look
 from cacheserver.api.status import StatusError, not_acceptable, not_found
-from cacheserver.content import TarReader
+from cacheserver.archive import TarReader
 from cacheserver.errors import BlobMissingError
 from cacheserver.model import GROUP, BlobHead, Digest
 
@@ -49,7 +49,7 @@ _DEFAULT_ICON_ETAG: Final = '"default-1"'
 
 
 class Blobs(Protocol):
-    """Content by digest (cacheserver.blobs)."""
+    """Content by digest (cacheserver.store.blobs)."""
 
     async def head(self, digest: Digest) -> BlobHead | None: ...
 

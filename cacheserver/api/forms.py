@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from cacheserver.api.ages import age
-from cacheserver.api.resource import Resource
-from cacheserver.snapshot import Entry
-from cacheserver.window import EventType
+from cacheserver.api.kinds.resource import Resource
+from cacheserver.cache.snapshot import Entry
+from cacheserver.cache.window import EventType
 
 
 class Shape(Enum):

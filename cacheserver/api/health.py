@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 
 import orjson
 
-from cacheserver.api.reply import TEXT, Reply, header, whole
+from cacheserver.api.http.reply import TEXT, Reply, header, whole
 from cacheserver.api.status import no_such_path
 
 log = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import orjson
 
 from cacheserver.api.attributes import Query, truthy
-from cacheserver.api.query import Selection, parse_selection
+from cacheserver.api.selectors import Selection, parse_selection
 from cacheserver.api.status import Cause, bad_request, brief, invalid
-from cacheserver.snapshot import Name
-from cacheserver.watchcache import Freshness, ReadAt
+from cacheserver.cache.snapshot import Name
+from cacheserver.cache.watchcache import Freshness, ReadAt
 
 _EXACT = "Exact"
 _NOT_OLDER_THAN = "NotOlderThan"

@@ -8,9 +8,9 @@ import orjson
 import yaml
 
 from cacheserver.api.forms import item_maker
-from cacheserver.api.negotiate import Encoding
+from cacheserver.api.http.negotiate import Encoding
+from cacheserver.api.http.reply import Stream
 from cacheserver.api.render import Listing
-from cacheserver.api.reply import Stream
 
 _YAML_MOST = 1 << 20  # bytes of JSON; PyYAML writes about 1 MB/s
 _SLICE = 64 << 10  # bytes of JSON printed in one turn of the loop: about 1 ms

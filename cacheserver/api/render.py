@@ -13,19 +13,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from cacheserver.api import pack
 from cacheserver.api.forms import FOREVER, Envelope, Form, ItemMaker, Shape, item_maker
-from cacheserver.api.pack import Packed
-from cacheserver.api.reply import Reply, header
-from cacheserver.api.resource import Resource
-from cacheserver.snapshot import Entry, Run
+from cacheserver.api.http import pack
+from cacheserver.api.http.pack import Packed
+from cacheserver.api.http.reply import Reply, header
+from cacheserver.api.kinds.resource import Resource
+from cacheserver.cache.snapshot import Entry, Run
 
 GZIP_ABOVE: Final = 128 << 10  # bytes; k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/writers.go
 MEMO_BYTES: Final = 32 << 20  # of finished lists, all together; when full, the least recently used goes
 _MEMO_LISTS: Final = 32  # each holds on to the segments it was made of, so their number has a bound too
 
 _CHUNK: Final = 1 << 20  # bytes joined in one turn of the loop, where they are kept: under 1 ms
-_PASSING_CHUNK: Final = 192 << 10  # where they are not: larger blocks are mapped anew each time (heap.py)
+_PASSING_CHUNK: Final = 192 << 10  # where they are not: larger blocks are mapped anew each time (server/memory.py)
 _ROWS_A_TURN: Final = 1000  # rows made in one turn of the loop: about 3 ms
 _PACK_A_TURN: Final = 4 << 20  # bytes compressed by one call in a thread: about 5 ms
 _GZIPPED: Final = header("Content-Encoding", "gzip") + header("Vary", "Accept-Encoding")

@@ -12,8 +12,8 @@ from typing import Final
 
 import orjson
 
-from cacheserver.access import Attributes
 from cacheserver.errors import BlobMissingError, CacheServerError, EtcdError, Expired, NotReady, StoreSlow, TooNew
+from cacheserver.security.identity import Attributes
 
 _INCONSISTENT = (
     "The provided continue parameter is too old to display a consistent list result. You can start a new list without "

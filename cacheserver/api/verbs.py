@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import orjson
 from aiohttp import web
 
-from cacheserver.api import content, forms, readable, revisionresources
+from cacheserver.api import content, forms, readable
 from cacheserver.api.attributes import Attributes, Query
-from cacheserver.api.budget import Budget
 from cacheserver.api.content import Blobs
 from cacheserver.api.forms import Shape
-from cacheserver.api.negotiate import (
+from cacheserver.api.http.budget import Budget
+from cacheserver.api.http.negotiate import (
     Accepted,
     Answer,
     Encoding,
@@ -22,6 +22,9 @@ from cacheserver.api.negotiate import (
     negotiate,
     wants_pretty,
 )
+from cacheserver.api.http.reply import Reply, Stream, served_from_memory, whole
+from cacheserver.api.kinds import contents
+from cacheserver.api.kinds.resource import Resource
 from cacheserver.api.options import (
     ListRequest,
     encode_token,
@@ -31,8 +34,6 @@ from cacheserver.api.options import (
     watch_request,
 )
 from cacheserver.api.render import Listing, Renderer
-from cacheserver.api.reply import Reply, Stream, served_from_memory, whole
-from cacheserver.api.resource import Resource
 from cacheserver.api.status import (
     StatusError,
     bad_request,
@@ -44,10 +45,10 @@ from cacheserver.api.status import (
     not_found,
     unsupported_media_type,
 )
-from cacheserver.api.watch import Watches
+from cacheserver.api.watching.watch import Watches
+from cacheserver.cache.snapshot import Entry
+from cacheserver.cache.watchcache import Page, WatchCache
 from cacheserver.errors import Expired, TooNew
-from cacheserver.snapshot import Entry
-from cacheserver.watchcache import Page, WatchCache
 
 _READ_METHODS = "GET, HEAD"
 _PATCH_TYPES = ("application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml")
@@ -133,10 +134,10 @@ class Verbs:
         pretty = wants_pretty(call.query, headers.get("User-Agent", ""), accepted=accepted.pretty)
         if resource.derived:
             if form.shape is Shape.OBJECT:
-                return await revisionresources.answer(
+                return await contents.answer(
                     call.request, self._blobs, self._budget, entry, accepted.encoding, pretty=pretty, extra=extra
                 )
-            entry = revisionresources.derived(entry)
+            entry = contents.derived(entry)
         body = forms.one(resource, form, entry, int(self._now()))
         if pretty or accepted.encoding is Encoding.YAML:
             body = readable.readable(body, accepted.encoding, pretty=pretty)
@@ -158,7 +159,7 @@ class Verbs:
         page = await self._page(call, wanted)
         extra, runs = self._staleness(stale=page.stale), page.runs
         if resource.derived:
-            runs = await revisionresources.derived_runs(self._blobs, runs, files=form.shape is Shape.OBJECT)
+            runs = await contents.derived_runs(self._blobs, runs, files=form.shape is Shape.OBJECT)
         token = encode_token(page.resource_version, page.next_after) if page.next_after else ""
         envelope = forms.list_envelope(resource, form, page.resource_version, token, page.remaining)
         whole_list = wanted.selection.everything and not token and wanted.after is None

@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cacheserver.catalogs import facts, krm_facts
 from cacheserver.catalogs.catalog import Catalog, Files, Finding, ParsedPackage, Progress
+from cacheserver.catalogs.fbc.facts import FORMAT_VERSION as FBC_VERSION
+from cacheserver.catalogs.krm.facts import FORMAT_VERSION as KRM_VERSION
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.model import Format, RepositoryKey
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["VERSION", "Catalog", "Files", "Finding", "ParseLimits", "ParsedPackage", "Progress", "Workers", "parse"]
 
-VERSION: Final = f"{facts.FORMAT_VERSION}.{krm_facts.FORMAT_VERSION}"
+VERSION: Final = f"{FBC_VERSION}.{KRM_VERSION}"
 """Of what parse() makes of a source; when another made what is served, the source is read again, changed or not."""
 
 _KPTFILE: Final = "Kptfile"
@@ -58,20 +59,22 @@ async def parse(
     Raises: CatalogError when no worker can be started, SourceError where a git repository's mirror cannot be read.
     Never for bad content: that is among the findings.
     """
-    from cacheserver.catalogs.krm_refs import Refs  # noqa: PLC0415 - what follows: as Workers, and each for its own
+    from cacheserver.catalogs.krm.mirror import Refs  # noqa: PLC0415 - what follows: as Workers, and each for its own
 
     if isinstance(tree, Refs):
-        from cacheserver.catalogs import krm_git  # noqa: PLC0415
+        from cacheserver.catalogs.krm import git  # noqa: PLC0415
 
         with workers.lane() as lane:
-            return await krm_git.Parse(tree, key, workers, lane, scratch, write_blobs=write_blobs).run(known, progress)
+            return await git.Parse(tree, key, workers, lane, scratch, write_blobs=write_blobs).run(known, progress)
     if format is None:
         format = Format.KRM if any(path.rpartition("/")[2] == _KPTFILE for path in tree.files) else Format.FBC  # noqa: A001
     with workers.lane() as lane:
         if format is Format.KRM:
-            from cacheserver.catalogs import krm  # noqa: PLC0415
+            from cacheserver.catalogs.krm import directory  # noqa: PLC0415
 
-            return await krm.Parse(tree, key, workers, lane, scratch, write_blobs=write_blobs).run(known, progress)
-        from cacheserver.catalogs import fbc  # noqa: PLC0415
+            return await directory.Parse(tree, key, workers, lane, scratch, write_blobs=write_blobs).run(
+                known, progress
+            )
+        from cacheserver.catalogs.fbc import parse  # noqa: PLC0415
 
-        return await fbc.Parse(tree, key, workers, lane, scratch, write_blobs=write_blobs).run(known, progress)
+        return await parse.Parse(tree, key, workers, lane, scratch, write_blobs=write_blobs).run(known, progress)

@@ -68,7 +68,7 @@ class Catalog:
     unreadable: True when some file could not be parsed, so packages may be missing through no wish of the author.
     findings: everything found, rejections and warnings, in order of path and document.
     index: opaque bytes to hand in as `known` next time (it covers the good packages only).
-    blobs: digest -> file in scratch: icons, and packages' files as a tar (content.py). Those of `packages` only.
+    blobs: digest -> file in scratch: icons, and packages' files as a tar (archive.py). Those of `packages` only.
     """
 
     packages: Sequence[ParsedPackage]

@@ -19,13 +19,13 @@ from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
-from cacheserver.access import Identity
 from cacheserver.cluster.kubeapi import KubeAPI
 from cacheserver.cluster.remembered import Remembered
 from cacheserver.cluster.trust import Published, Trust
 from cacheserver.errors import KubernetesError
 from cacheserver.memo import Memo
-from cacheserver.tls import Peer, peer_of
+from cacheserver.security.identity import Identity
+from cacheserver.security.tls import Peer, peer_of
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from cacheserver.access import Attributes, Identity, Verdict
 from cacheserver.cluster.kubeapi import KubeAPI, Object
 from cacheserver.cluster.remembered import Remembered
+from cacheserver.security.identity import Attributes, Identity, Verdict
 
 KEEP_S: Final = 10.0  # k8s.io/apiserver/pkg/server/options/authorization.go: AllowCacheTTL and DenyCacheTTL
 _MOST_BYTES: Final = 8 << 20  # some 6,000 answers; k8s.io/apiserver/plugin/pkg/authorizer/webhook has 8,192 of any size

@@ -23,9 +23,9 @@ import yaml
 
 import cacheserver
 from cacheserver import metrics
-from cacheserver.access import Identity, Verdict
 from cacheserver.cluster.library import load
 from cacheserver.errors import ConfigError, KubernetesError, KubernetesExpired, KubernetesUnavailable
+from cacheserver.security.identity import Identity, Verdict
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ import orjson
 
 from cacheserver.cluster.follow import FIRST_PAUSE_S, Listed, follow
 from cacheserver.cluster.kubeapi import KubeAPI
-from cacheserver.tls import Peer
-from cacheserver.x509 import Authority, parse_bundle, pem_blocks
+from cacheserver.security.tls import Peer
+from cacheserver.security.x509 import Authority, parse_bundle, pem_blocks
 
 log = logging.getLogger(__name__)
 

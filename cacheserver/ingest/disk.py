@@ -1,7 +1,7 @@
 """What ingestion keeps on disk, and its bounds: scratch for trees that are read now, and git's copies between syncs.
 
-Knows directories and sizes, nothing of sources. Called by sync.py and runner.py; server.py makes both. Two processes
-may share a directory: what one of them uses is locked (flock), and taken away by nobody.
+Knows directories and sizes, nothing of sources. Called by sync.py and runner.py; server/serve.py makes both. Two
+processes may share a directory: what one of them uses is locked (flock), and taken away by nobody.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from cacheserver.ingest.space import Space
 from cacheserver.ingest.sync import Outcome, Rooms, SyncReport, count_served, forget, sync
 from cacheserver.model import Digest, Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import Progress, Source
-from cacheserver.store import Claim, Session, Store
+from cacheserver.store.objects import Claim, Session, Store
 
 log = logging.getLogger(__name__)
 

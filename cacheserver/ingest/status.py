@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from cacheserver.catalogs.held import REASON as HELD_BACK
+from cacheserver.catalogs.fbc.held import REASON as HELD_BACK
 from cacheserver.catalogs.summary import LONGEST_NAME, clip
 from cacheserver.config import RepositoryConfig
 from cacheserver.errors import CacheServerError, CatalogError, EtcdError, NoSpace, SourceError

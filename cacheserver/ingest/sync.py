@@ -20,7 +20,6 @@ from enum import Enum
 from pathlib import Path
 
 from cacheserver import catalogs, metrics
-from cacheserver.blobs import Blobs
 from cacheserver.catalogs import Catalog, Finding, ParsedPackage, parse
 from cacheserver.catalogs.workers import Workers
 from cacheserver.config import RepositoryConfig, Validation
@@ -30,7 +29,8 @@ from cacheserver.ingest.disk import Mirrors, ScratchSpace
 from cacheserver.ingest.shares import Shares
 from cacheserver.model import LABEL_LATEST, OBJECT_VERSION, Digest, Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import Progress, Source, Tree
-from cacheserver.store import Claim, IngestState, Store, in_parallel
+from cacheserver.store.blobs import Blobs
+from cacheserver.store.objects import Claim, IngestState, Store, in_parallel
 
 log = logging.getLogger(__name__)
 

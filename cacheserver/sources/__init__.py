@@ -13,7 +13,7 @@ from cacheserver.sources.directory import DirectorySource
 from cacheserver.sources.tree import Limits, Progress, Source, Tree
 
 if TYPE_CHECKING:
-    from cacheserver.sources.git import GitRefsSource
+    from cacheserver.sources.git.source import GitRefsSource
 
 __all__ = [
     "Access",
@@ -59,8 +59,8 @@ def open_source(
             return _open_image(source, limits, access)
         case spec.GitSource():
             # Imported here, as in _open_image: git costs a command that reads a directory a tenth of its time.
-            from cacheserver.sources.git import GitSource  # noqa: PLC0415
-            from cacheserver.sources.git_command import Remote  # noqa: PLC0415
+            from cacheserver.sources.git.command import Remote  # noqa: PLC0415
+            from cacheserver.sources.git.source import GitSource  # noqa: PLC0415
 
             if cache is None:
                 raise SourceInvalidError(f"{source}: git needs a cache directory")
@@ -70,10 +70,10 @@ def open_source(
 
 def _open_image(source: spec.OCISource | spec.OCILayoutSource, limits: Limits | None, access: Access) -> Source:
     # Imported here: aiohttp costs a command that reads a directory a quarter of its time.
-    from cacheserver.sources.oci import OCISource  # noqa: PLC0415
-    from cacheserver.sources.oci_layout import Layout  # noqa: PLC0415
-    from cacheserver.sources.reference import ImageReference  # noqa: PLC0415
-    from cacheserver.sources.registry import Registry  # noqa: PLC0415
+    from cacheserver.sources.oci.layout import Layout  # noqa: PLC0415
+    from cacheserver.sources.oci.reference import ImageReference  # noqa: PLC0415
+    from cacheserver.sources.oci.registry import Registry  # noqa: PLC0415
+    from cacheserver.sources.oci.source import OCISource  # noqa: PLC0415
 
     if isinstance(source, spec.OCILayoutSource):
         return OCISource(Layout(source.path), limits)
@@ -88,8 +88,8 @@ def open_refs(
 
     Raises: SourceInvalidError also for a ref that is no branch: packages are discovered from one.
     """
-    from cacheserver.sources.git import GitRefsSource  # noqa: PLC0415 - as in open_source
-    from cacheserver.sources.git_command import Remote  # noqa: PLC0415
+    from cacheserver.sources.git.command import Remote  # noqa: PLC0415
+    from cacheserver.sources.git.source import GitRefsSource  # noqa: PLC0415 - as in open_source
 
     access = access or Access()
     branch = ""

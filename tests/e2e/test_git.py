@@ -25,8 +25,8 @@ from cacheserver.errors import (
     SourceTooLargeError,
 )
 from cacheserver.sources import GitCredentials, Limits, Tree
-from cacheserver.sources.git import GitMirror, GitRefsSource, GitSource
-from cacheserver.sources.git_command import Git, Remote
+from cacheserver.sources.git.command import Git, Remote
+from cacheserver.sources.git.source import GitMirror, GitRefsSource, GitSource
 from tests.support.certificates import Authority
 from tests.support.gitserver import GitDaemon, GitHTTPS, GitRepository, basic
 from tests.support.waiting import eventually

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.figures import memory
-from bench.fill import Fill, Shape, fill
+from bench.load.fill import Fill, Shape, fill
+from bench.report.figures import memory
 from tests.conftest import StartEtcd
 from tests.e2e.conftest import StartServer
 from tests.support.certificates import Authority

@@ -26,9 +26,9 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from cacheserver import certs
-from cacheserver.certs import Subject, Usage
 from cacheserver.config import Defaults, from_cluster
+from cacheserver.security import certs
+from cacheserver.security.certs import Subject, Usage
 from tests.support.certificates import Authority
 from tests.support.etcd import EtcdProcess, FoundEtcd, free_ports
 from tests.support.fbc import catalog

@@ -26,9 +26,9 @@ from cacheserver.errors import (
     SourceTooLargeError,
 )
 from cacheserver.sources import Access, DockerConfig, Limits, Tree, open_source
-from cacheserver.sources.oci import OCISource
-from cacheserver.sources.reference import ImageReference
-from cacheserver.sources.registry import Registry
+from cacheserver.sources.oci.reference import ImageReference
+from cacheserver.sources.oci.registry import Registry
+from cacheserver.sources.oci.source import OCISource
 from tests.support.certificates import Authority
 from tests.support.registry import (
     DOCKER_LIST,

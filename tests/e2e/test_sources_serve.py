@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from bench.figures import family, memory
+from bench.report.figures import family, memory
 from tests.e2e.conftest import StartServer
 from tests.support.fbc import catalog
 from tests.support.gitserver import GitRepository

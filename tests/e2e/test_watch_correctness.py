@@ -19,7 +19,6 @@ import aiohttp
 import orjson
 import pytest
 
-from cacheserver.blobs import Blobs
 from cacheserver.catalogs.workers import Workers
 from cacheserver.config import RepositoryConfig
 from cacheserver.config.sources import DirectorySource as DirectorySpec
@@ -28,7 +27,8 @@ from cacheserver.ingest import Rooms
 from cacheserver.ingest.sync import sync
 from cacheserver.model import Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import DirectorySource
-from cacheserver.store import PREFIX, Claim, Store
+from cacheserver.store.blobs import Blobs
+from cacheserver.store.objects import PREFIX, Claim, Store
 from tests.e2e.conftest import StartServer
 from tests.support.fbc import catalog
 from tests.support.history import History, Match, Seen

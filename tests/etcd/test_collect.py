@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from cacheserver import blobs as module
-from cacheserver.blobs import Blobs
 from cacheserver.etcd.client import Client, RangeResult
 from cacheserver.model import BlobFile
-from cacheserver.store import PREFIX, Store
+from cacheserver.store import blobs as module
+from cacheserver.store.blobs import Blobs
+from cacheserver.store.objects import PREFIX, Store
 from tests.conftest import StartEtcd
 from tests.etcd.test_store import blob
 from tests.support.etcd import EtcdProcess

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from cacheserver.blobs import Blobs
 from cacheserver.catalogs.workers import Workers
 from cacheserver.errors import NoSpace
 from cacheserver.etcd.client import Client, prefix_end
@@ -18,7 +17,8 @@ from cacheserver.etcd.version import Version
 from cacheserver.ingest import Ingest, Rooms, ServedBook
 from cacheserver.ingest.space import Space
 from cacheserver.model import RepositoryKey
-from cacheserver.store import Store
+from cacheserver.store.blobs import Blobs
+from cacheserver.store.objects import Store
 from tests.conftest import StartEtcd
 from tests.etcd.test_life import World, files, running
 from tests.fakes.source import FakeSource

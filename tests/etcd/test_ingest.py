@@ -15,7 +15,6 @@ from typing import Any
 import orjson
 import pytest
 
-from cacheserver.blobs import Blobs
 from cacheserver.catalogs.workers import Workers
 from cacheserver.config import RepositoryConfig, Validation
 from cacheserver.config.sources import DirectorySource as DirectorySpec
@@ -26,7 +25,8 @@ from cacheserver.ingest.status import repository_record, synced
 from cacheserver.ingest.sync import forget, sync
 from cacheserver.model import RepositoryKey
 from cacheserver.sources import DirectorySource
-from cacheserver.store import PREFIX, Change, Claim, Session, Store
+from cacheserver.store.blobs import Blobs
+from cacheserver.store.objects import PREFIX, Change, Claim, Session, Store
 from tests.support.fbc import FBCCatalog, catalog
 from tests.support.history import History
 

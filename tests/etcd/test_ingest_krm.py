@@ -12,19 +12,19 @@ import orjson
 import pytest
 from blockbuster import blockbuster_ctx
 
-from cacheserver.blobs import Blobs
+from cacheserver.archive import TarReader
 from cacheserver.catalogs.workers import Workers
 from cacheserver.config import RepositoryConfig
 from cacheserver.config.sources import DirectorySource as DirectorySpec
 from cacheserver.config.sources import GitRef, GitSource, RefKind, SourceSpec
-from cacheserver.content import TarReader
 from cacheserver.etcd.client import Client, prefix_end
 from cacheserver.ingest import Outcome, Rooms, SyncReport
-from cacheserver.ingest.git import open_for
+from cacheserver.ingest.reading import open_for
 from cacheserver.ingest.sync import sync
 from cacheserver.model import LABEL_LATEST, Digest, Format, RepositoryKey
 from cacheserver.sources import Source
-from cacheserver.store import PREFIX, Claim, Session, Store
+from cacheserver.store.blobs import Blobs
+from cacheserver.store.objects import PREFIX, Claim, Session, Store
 from tests.support.krm import KRMRepository, annotated, kptfile
 
 pytestmark = pytest.mark.etcd

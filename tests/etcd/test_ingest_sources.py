@@ -14,17 +14,17 @@ from typing import Any
 import orjson
 import pytest
 
-from cacheserver.blobs import Blobs
 from cacheserver.catalogs.workers import Workers
 from cacheserver.config import RepositoryConfig
 from cacheserver.config.sources import DirectorySource, GitRef, GitSource, OCISource, RefKind, SourceSpec
 from cacheserver.etcd.client import Client, prefix_end
 from cacheserver.ingest import Outcome, Rooms, SyncReport
-from cacheserver.ingest.git import open_for
+from cacheserver.ingest.reading import open_for
 from cacheserver.ingest.sync import sync
 from cacheserver.model import RepositoryKey
 from cacheserver.sources import Source
-from cacheserver.store import PREFIX, Claim, Session, Store
+from cacheserver.store.blobs import Blobs
+from cacheserver.store.objects import PREFIX, Claim, Session, Store
 from tests.support.fbc import catalog
 from tests.support.gitserver import GitRepository
 from tests.support.krm import KRMRepository

@@ -17,7 +17,6 @@ import orjson
 import pytest
 
 from cacheserver import metrics
-from cacheserver.blobs import Blobs
 from cacheserver.catalogs.workers import Workers
 from cacheserver.config import RepositoryConfig
 from cacheserver.config.sources import GitSource
@@ -38,7 +37,8 @@ from cacheserver.ingest.pace import Pace
 from cacheserver.ingest.sync import APPLIES_AT_ONCE, ASKS_AT_ONCE, FETCHES_AT_ONCE, SLOW_AT_ONCE
 from cacheserver.model import ANNOTATION_REQUESTED, Key, Kind, RepositoryKey
 from cacheserver.sources import open_source
-from cacheserver.store import PREFIX, Store
+from cacheserver.store.blobs import Blobs
+from cacheserver.store.objects import PREFIX, Store
 from tests.fakes.source import Crowd, FakeSource
 from tests.support.fbc import bundle
 from tests.support.gitserver import GitRepository

@@ -11,12 +11,12 @@ import orjson
 import pytest
 import zstandard
 
-from cacheserver import blobs as blobs_module
-from cacheserver.blobs import Blobs
 from cacheserver.errors import BlobMissingError, ConfigError, LeaseLostError
 from cacheserver.etcd.client import Client, prefix_end
 from cacheserver.model import BlobFile, BlobHead, Digest, Key, Kind, Record, RepositoryKey
-from cacheserver.store import PREFIX, Claim, IngestState, Session, Store
+from cacheserver.store import blobs as blobs_module
+from cacheserver.store.blobs import Blobs
+from cacheserver.store.objects import PREFIX, Claim, IngestState, Session, Store
 
 pytestmark = pytest.mark.etcd
 

@@ -17,9 +17,9 @@ import aiohttp
 import orjson
 
 from cacheserver.api import PROJECTIONS, Api, Gate, HealthCheck, make_server
-from cacheserver.api.connection import Server
+from cacheserver.api.http.connection import Server
+from cacheserver.cache.watchcache import WatchCache
 from cacheserver.model import Digest, Kind
-from cacheserver.watchcache import WatchCache
 from tests.fakes.blobs import FakeBlobs
 from tests.fakes.feed import NOW, FakeFeed, running
 

@@ -1,11 +1,11 @@
-"""Content in memory, with the promises of cacheserver.blobs.Blobs; can be away, and can lose a blob."""
+"""Content in memory, with the promises of cacheserver.store.blobs.Blobs; can be away, and can lose a blob."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Mapping
 
-from cacheserver.content import tar_stream
+from cacheserver.archive import tar_stream
 from cacheserver.errors import BlobMissingError, Unavailable
 from cacheserver.model import BlobHead, Digest
 

@@ -1,4 +1,5 @@
-"""A store under the test's control: same promises as cacheserver.store.Store gives the watch cache, all in memory.
+"""A store under the test's control: same promises as cacheserver.store.objects.Store gives the watch cache, all in
+memory.
 
 feed = FakeFeed()
 feed.put("team-a", "app", labels={"x": "1"})
@@ -18,10 +19,10 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from cacheserver.cache.watchcache import WatchCache
 from cacheserver.errors import Compacted, NoSpace, Unavailable
 from cacheserver.model import Key, Kind, Record, encode
-from cacheserver.store import Change, Changes, Follower
-from cacheserver.watchcache import WatchCache
+from cacheserver.store.objects import Change, Changes, Follower
 
 NOW = "2026-01-02T03:04:05Z"
 

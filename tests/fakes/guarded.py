@@ -23,7 +23,7 @@ from cacheserver.cluster.authentication import Authentication, Tokens
 from cacheserver.cluster.authorization import Authorization
 from cacheserver.cluster.kubeapi import KubeAPI
 from cacheserver.cluster.trust import Published, Trust
-from cacheserver.tls import ServingTLS
+from cacheserver.security.tls import ServingTLS
 from tests.fakes.api import BASE, Answer, World, api_world
 from tests.fakes.kube import KubeStandIn
 from tests.support.certificates import Authority

@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from bench.figures import family, memory
+from bench.report.figures import family, memory
 from tests.fakes.guarded import PKI
 from tests.fakes.kube import KubeStandIn
 from tests.support.etcd import EtcdProcess, FoundEtcd

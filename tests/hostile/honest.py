@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from bench.figures import latency
+from bench.report.figures import latency
 from tests.support.server import API
 
 _QUESTIONS = {

@@ -21,7 +21,7 @@ from cacheserver.catalogs import ParseLimits, parse
 from cacheserver.catalogs.workers import Workers
 from cacheserver.config.sources import GitSource, SourceSpec, parse_source
 from cacheserver.errors import CacheServerError
-from cacheserver.ingest.git import open_for
+from cacheserver.ingest.reading import open_for
 from cacheserver.model import Format, RepositoryKey
 from cacheserver.sources import Limits
 

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cacheserver.certs import Authority, Subject, Usage
 from cacheserver.etcd.supervise import command
+from cacheserver.security.certs import Authority, Subject, Usage
 from tests.support.etcd import EtcdProcess, FoundEtcd, find_etcd, free_ports
 
 _READY_WITHIN_S = 90.0

@@ -17,10 +17,13 @@ from typing import Any
 import pytest
 import yaml
 
-from cacheserver import certs, metrics
-from cacheserver.api.resource import Column, Field, Type
-from cacheserver.api.resources import REPOSITORY, served
+from cacheserver import metrics
+from cacheserver.api.kinds.resource import Column, Field, Type
+from cacheserver.api.kinds.revision import REPOSITORY, served
 from cacheserver.config import SETTINGS, check_listen, load, unknown_environment
+from cacheserver.security import certs
+
+pytestmark = pytest.mark.processes
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 KUBERNETES = CONFIGS / "kubernetes"

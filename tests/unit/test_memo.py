@@ -6,11 +6,11 @@ import tracemalloc
 
 import pytest
 
-from cacheserver.access import Attributes, Identity
-from cacheserver.api.negotiate import ACCEPT_CHARACTERS, Answer, negotiate
+from cacheserver.api.http.negotiate import ACCEPT_CHARACTERS, Answer, negotiate
 from cacheserver.api.status import StatusError
 from cacheserver.cluster.authorization import review_spec
 from cacheserver.memo import Memo
+from cacheserver.security.identity import Attributes, Identity
 
 
 def test_what_is_asked_for_stays_and_the_rest_goes() -> None:

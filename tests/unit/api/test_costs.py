@@ -8,7 +8,7 @@ import pytest
 
 from cacheserver.api.attributes import PARAMETERS, PATH_CHARACTERS, QUERY_CHARACTERS
 from cacheserver.api.options import decode_token, encode_token, resource_version
-from cacheserver.api.query import SELECTOR_CHARACTERS, SELECTOR_TERMS, parse_selection
+from cacheserver.api.selectors import SELECTOR_CHARACTERS, SELECTOR_TERMS, parse_selection
 from cacheserver.api.status import StatusError
 from tests.fakes.api import BASE, World
 

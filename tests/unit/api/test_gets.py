@@ -168,7 +168,7 @@ async def test_the_last_state_is_served_with_a_warning_while_the_store_is_away()
 async def test_a_slow_store_makes_a_timeout_that_says_what_to_do(
     six: World, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cacheserver.freshness.READ_WAIT_S", 0.05)
+    monkeypatch.setattr("cacheserver.cache.freshness.READ_WAIT_S", 0.05)
     six.feed.hang()
     answer = await six.get(path)
     assert (answer.status, answer.json["reason"], answer.headers["Retry-After"]) == (504, "Timeout", "1")

@@ -20,7 +20,7 @@ from cacheserver.api.options import (
     watch_request,
 )
 from cacheserver.api.status import StatusError
-from cacheserver.watchcache import Freshness, ReadAt
+from cacheserver.cache.watchcache import Freshness, ReadAt
 
 names = st.text(alphabet="abz019.-", min_size=1, max_size=40).filter(lambda name: name not in (".", ".."))
 

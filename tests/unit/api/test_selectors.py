@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cacheserver.api.query import EVERYTHING, parse_selection
+from cacheserver.api.selectors import EVERYTHING, parse_selection
 from cacheserver.api.status import StatusError
 
 SELECTABLE = ("metadata.name", "metadata.namespace", "spec.packageName")

@@ -15,9 +15,9 @@ from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cacheserver.access import Attributes, Identity
 from cacheserver.api.options import encode_token, fresh_token
 from cacheserver.api.status import forbidden
+from cacheserver.security.identity import Attributes, Identity
 from tests.fakes.api import BASE, World, api_world
 
 MINE = f"{BASE}/namespaces/team/packages"

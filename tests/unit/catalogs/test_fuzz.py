@@ -1,6 +1,6 @@
 """Nonsense into everything that reads bytes of strangers: findings and refusals, no crash, no unbounded memory.
 
-Tar archives: tests/unit/sources/test_layers.py. CACHESERVER_TEST_FUZZ makes it longer (CONTRIBUTING.md).
+Tar archives: tests/unit/sources/oci/test_layers.py. CACHESERVER_TEST_FUZZ makes it longer (CONTRIBUTING.md).
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from cacheserver.catalogs import fbc_jobs, goyaml, krm_commits, krm_kptfile, krm_pack, splitter
-from cacheserver.catalogs.document import DocumentError
-from cacheserver.catalogs.krm_wire import Pack, Wanted, decode_packed
-from cacheserver.catalogs.krm_wire import encode_job as encode_krm_job
+from cacheserver.catalogs.documents import goyaml, splitter
+from cacheserver.catalogs.documents.document import DocumentError
+from cacheserver.catalogs.fbc import jobs
+from cacheserver.catalogs.krm import commits, kptfile, pack
+from cacheserver.catalogs.krm.wire import Pack, Wanted, decode_packed
+from cacheserver.catalogs.krm.wire import encode_job as encode_krm_job
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.catalogs.wire import Part, Report, Scan, decode_reports, encode_job
 from tests.support.fbc import bundle
 from tests.support.fuzz import FUZZ, within
-from tests.support.krm import kptfile
+from tests.support.krm import kptfile as kptfile_text
+
+pytestmark = pytest.mark.processes
 
 LIMITS = ParseLimits(
     file_bytes=1 << 20, document_bytes=1 << 16, documents=200, depth=50, containers=5000, alias_bytes=1 << 16
@@ -74,7 +78,7 @@ def scanned(content: bytes, *, known: bytes = b"") -> list[Report]:
             Part("f.yaml", 0, cut), Part("f.yaml", cut, len(content))
         ]  # fmt: skip
         job = encode_job(Scan(str(root), str(scratch), "", parts, True))
-        reports = decode_reports(fbc_jobs.answer(job, LIMITS))
+        reports = decode_reports(jobs.answer(job, LIMITS))
         assert {path.name for path in Path(home).iterdir()} == {"root", "scratch"}
         assert [path.name for path in root.iterdir()] == ["f.yaml"]
         return reports
@@ -193,7 +197,7 @@ def packed(files: dict[str, bytes]) -> None:
             names.append((path, str(at)))
         job = encode_krm_job(Pack(str(root), str(scratch), [Wanted("p", names, "")]))
         with within(MEMORY):
-            (answer,) = decode_packed(krm_pack.answer(job, LIMITS))
+            (answer,) = decode_packed(pack.answer(job, LIMITS))
         assert bool(answer.refusal) != bool(answer.facts)
 
 
@@ -211,7 +215,7 @@ def test_fuzz_kptfiles(content: bytes) -> None:
     VALUES,
 )
 def test_fuzz_kptfiles_with_parts_of_any_shape(part: str, value: Any) -> None:
-    document = orjson.loads(kptfile("pkg", info={"keywords": ["a"], "readinessGates": [{"conditionType": "x"}]}))
+    document = orjson.loads(kptfile_text("pkg", info={"keywords": ["a"], "readinessGates": [{"conditionType": "x"}]}))
     document[part] = value
     packed({"Kptfile": _json(document)})
     nested = {
@@ -223,7 +227,7 @@ def test_fuzz_kptfiles_with_parts_of_any_shape(part: str, value: Any) -> None:
     nested["metadata"] = {"name": value, "labels": value}
     content = _json(nested)
     try:
-        krm_kptfile.read(content, LIMITS)
+        kptfile.read(content, LIMITS)
     except DocumentError as refusal:
         _told(refusal, content)
 
@@ -245,7 +249,7 @@ LINES = st.lists(
 @FUZZ
 @given(LINES)
 def test_fuzz_commits(raw: bytes) -> None:
-    found = krm_commits.parse(raw)
+    found = commits.parse(raw)
     assert len(found.annotations) + len(found.bad) <= 64
     assert found.committed_s >= 0
 
@@ -253,7 +257,7 @@ def test_fuzz_commits(raw: bytes) -> None:
 @FUZZ
 @given(st.binary(max_size=400), st.sampled_from([20, 32]))
 def test_fuzz_trees_of_a_commits_search(raw: bytes, name_bytes: int) -> None:
-    for mode, _ in krm_commits._parse_tree(raw, name_bytes).values():
+    for mode, _ in commits._parse_tree(raw, name_bytes).values():
         assert mode >= 0
 
 

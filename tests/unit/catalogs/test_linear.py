@@ -12,11 +12,13 @@ from typing import Any
 import orjson
 import pytest
 
-from cacheserver.catalogs import ParseLimits, bundle, facts, rules, splitter
-from cacheserver.catalogs.document import JSON, DocumentError, Object
-from cacheserver.catalogs.goyaml import load
-from cacheserver.catalogs.krm_facts import Origin, Revision
-from cacheserver.catalogs.krm_index import Known, KnownPackage
+from cacheserver.catalogs import ParseLimits
+from cacheserver.catalogs.documents import splitter
+from cacheserver.catalogs.documents.document import JSON, DocumentError, Object
+from cacheserver.catalogs.documents.goyaml import load
+from cacheserver.catalogs.fbc import bundle, facts, rules
+from cacheserver.catalogs.krm.facts import Origin, Revision
+from cacheserver.catalogs.krm.index import Known, KnownPackage
 
 LIMITS = replace(ParseLimits(), containers=10_000_000)
 

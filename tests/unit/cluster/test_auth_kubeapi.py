@@ -13,6 +13,8 @@ from cacheserver.errors import ConfigError, KubernetesError, KubernetesExpired, 
 from tests.fakes.guarded import PKI, Clock
 from tests.fakes.kube import SERVICE_TOKEN, KubeStandIn
 
+pytestmark = pytest.mark.processes
+
 SECRETS = "/api/v1/namespaces/team/secrets"
 
 

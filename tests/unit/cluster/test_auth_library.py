@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import sys
 
+import pytest
+
 from cacheserver.cluster.library import load
+
+pytestmark = pytest.mark.processes
 
 
 def _known() -> dict[str, object]:

@@ -11,6 +11,8 @@ from tests.fakes.api import BASE, World, api_world
 from tests.fakes.guarded import PKI, Guarded, ask, guarded_world
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 ALICE: Mapping[str, str] = {"X-Remote-User": "alice"}
 
 

@@ -15,6 +15,8 @@ from tests.fakes.kube import TRUST
 from tests.support.certificates import Authority
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 CONFIG_MAPS = TRUST.rpartition("/")[0]
 PROXIED = {"X-Remote-User": "alice"}
 

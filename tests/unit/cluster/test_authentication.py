@@ -12,6 +12,8 @@ import pytest
 from tests.fakes.guarded import PACKAGES, Guarded, ask
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 UNAUTHORIZED = {
     "kind": "Status",
     "apiVersion": "v1",

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from cacheserver.access import Attributes, Identity
 from cacheserver.cluster.authorization import review_spec
 from cacheserver.cluster.remembered import Remembered
+from cacheserver.security.identity import Attributes, Identity
 from tests.fakes.api import BASE
 from tests.fakes.guarded import PACKAGES, Guarded
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.processes
 
 REVIEWS = "POST /apis/authorization.k8s.io/v1/subjectaccessreviews"
 ALL = f"{BASE}/packages"

@@ -17,6 +17,8 @@ from cacheserver.errors import SecretInvalidError, SecretNotFoundError, SourceNe
 from cacheserver.model import RepositoryKey
 from cacheserver.sources import Access, Source, Tree
 
+pytestmark = pytest.mark.processes
+
 HIDDEN = "h1dden-w0rd"
 PEM = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 KEY = f"-----BEGIN OPENSSH PRIVATE KEY-----\n{HIDDEN}\n".encode()

@@ -23,9 +23,11 @@ from cacheserver.config import Defaults, RepositoryConfig
 from cacheserver.errors import SecretForbiddenError, SecretNotFoundError, SpecInvalidError, Unavailable
 from cacheserver.model import RepositoryKey
 from cacheserver.sources import Access, Source, Tree
-from cacheserver.store import Claim
+from cacheserver.store.objects import Claim
 from tests.fakes.kube import KubeStandIn
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.processes
 
 ROOT = "/apis/config.cacheserver.dev/v1alpha1"
 IMAGE = "registry.example.com/team/catalog:v1"

@@ -13,6 +13,8 @@ from cacheserver.config.repositories import from_path
 from cacheserver.errors import ConfigError
 from cacheserver.model import Format, RepositoryKey
 
+pytestmark = pytest.mark.processes
+
 IMAGE = "registry.example.com/team/catalog:v1"
 
 

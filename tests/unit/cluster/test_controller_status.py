@@ -19,9 +19,11 @@ from cacheserver.cluster.status import StatusBook
 from cacheserver.config import OCISource, RepositoryConfig
 from cacheserver.errors import Unavailable
 from cacheserver.model import Key, Kind, Record, RepositoryKey, Stored
-from cacheserver.store import Claim
+from cacheserver.store.objects import Claim
 from tests.fakes.kube import KubeStandIn
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.processes
 
 KEY = RepositoryKey("team", "a")
 PATH = "/apis/config.cacheserver.dev/v1alpha1/namespaces/team/repositories/a"

@@ -16,6 +16,8 @@ from tests.support.gitserver import GitDaemon
 from tests.support.registry import Image, write_layout
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 _MOST_BYTES = 300 * bombs.MIB
 """Of the whole process, of which 60 MB are the program."""
 

@@ -1,0 +1,1 @@
+"""Makers of load and of data to put it on."""

@@ -1,0 +1,1 @@
+"""Other programs that do what cacheserver does, to measure beside it."""

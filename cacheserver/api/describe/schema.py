@@ -1,0 +1,269 @@
+"""JSON schemas and operations of the served kinds, in OpenAPI v3's words, from their declarations.
+
+What clients need of them: x-kubernetes-group-version-kind on kinds (a list) and operations (one), x-kubernetes-action,
+selectable fields. `kubectl explain` shows every description.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from cacheserver.api.http.reply import JSON, YAML
+from cacheserver.api.kinds.resource import (
+    Field,
+    Resource,
+    Subresource,
+    Type,
+    flag,
+    number,
+    records,
+    text,
+    text_map,
+    texts,
+    time,
+)
+
+Json = dict[str, object]
+
+_META: Final = "io.k8s.apimachinery.pkg.apis.meta.v1"
+_TABLE: Final = f"{JSON};as=Table;v=v1;g=meta.k8s.io"
+
+_OBJECT_META: Final = (
+    text("name", "Unique in the namespace, for one kind."),
+    text("namespace", "Namespace of the object."),
+    text("uid", "Identity over time: derived from kind, namespace and name, so it survives a rebuilt cache."),
+    text("resourceVersion", "Version of the object: the etcd revision of its last change. Opaque to clients."),
+    number("generation", "Counts the changes of spec."),
+    time("creationTimestamp", "When the object was first seen."),
+    text_map("labels", "Labels, for selecting."),
+    text_map("annotations", "Annotations."),
+    records(
+        "ownerReferences",
+        "The Repository that the object comes from; in a cluster only.",
+        text("apiVersion", "API version of the owner.", required=True),
+        text("kind", "Kind of the owner.", required=True),
+        text("name", "Name of the owner.", required=True),
+        text("uid", "Identity of the owner.", required=True),
+        flag("controller", "True when the owner controls this object."),
+        flag("blockOwnerDeletion", "True when the owner waits for this object's deletion."),
+    ),
+    texts("finalizers", "Always empty: the objects are read-only."),
+)
+_LIST_META: Final = (
+    text("resourceVersion", "Version of the list; a watch may begin there."),
+    text("continue", "Token that fetches the next page; empty on the last."),
+    number("remainingItemCount", "How many items follow this page; told only without selectors."),
+)
+
+
+def components(resources: Iterable[Resource]) -> Json:
+    """The schemas of the kinds, their lists, and what those refer to."""
+    found: Json = {
+        f"{_META}.ObjectMeta": {
+            "type": "object",
+            "description": "Metadata that all objects have.",
+            "properties": _properties(_OBJECT_META),
+        },
+        f"{_META}.ListMeta": {
+            "type": "object",
+            "description": "Metadata that all lists have.",
+            "properties": _properties(_LIST_META),
+        },
+    }
+    for row in resources:
+        found[_name(row, row.kind)] = _kind_schema(row)
+        found[_name(row, row.list_kind)] = _list_schema(row)
+    return found
+
+
+def _name(row: Resource, kind: str) -> str:
+    """`dev.cacheserver.v1alpha1.Package`: kube's way to name schemas."""
+    return f"{'.'.join(reversed(row.group.split('.')))}.{row.version}.{kind}"
+
+
+def _gvk(row: Resource, kind: str) -> Json:
+    return {"group": row.group, "version": row.version, "kind": kind}
+
+
+def _type_meta() -> Json:
+    return {
+        "apiVersion": {"type": "string", "description": "Group and version of the API."},
+        "kind": {"type": "string", "description": "Kind of the object."},
+    }
+
+
+def _kind_schema(row: Resource) -> Json:
+    return {
+        "type": "object",
+        "description": row.description,
+        "properties": {
+            **_type_meta(),
+            "metadata": _described_reference("Standard metadata.", f"{_META}.ObjectMeta"),
+            **_properties((row.spec, row.status)),
+        },
+        "x-kubernetes-group-version-kind": [_gvk(row, row.kind)],
+        "x-kubernetes-selectable-fields": [{"fieldPath": path} for path in row.selectable],
+    }
+
+
+def _list_schema(row: Resource) -> Json:
+    return {
+        "type": "object",
+        "description": f"A list of {row.kind}.",
+        "required": ["items"],
+        "properties": {
+            **_type_meta(),
+            "metadata": _described_reference("Standard list metadata.", f"{_META}.ListMeta"),
+            "items": {
+                "type": "array",
+                "description": "The objects, by namespace and name.",
+                "items": _reference(_name(row, row.kind)),
+            },
+        },
+        "x-kubernetes-group-version-kind": [_gvk(row, row.list_kind)],
+    }
+
+
+def _reference(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _described_reference(description: str, name: str) -> Json:
+    return {"description": description, "allOf": [_reference(name)]}
+
+
+def _properties(fields: Sequence[Field]) -> Json:
+    return {field.name: _field_schema(field) for field in fields}
+
+
+def _field_schema(field: Field) -> Json:
+    described: Json = {"description": field.description}
+    match field.type:
+        case Type.STRING:
+            enum = {"enum": list(field.enum)} if field.enum else {}
+            return {**described, "type": "string", **enum}
+        case Type.TIME:
+            return {**described, "type": "string", "format": "date-time"}
+        case Type.INTEGER:
+            return {**described, "type": "integer", "format": "int64"}
+        case Type.BOOLEAN:
+            return {**described, "type": "boolean"}
+        case Type.STRINGS:
+            return {**described, "type": "array", "items": {"type": "string"}}
+        case Type.MAP:
+            return {**described, "type": "object", "additionalProperties": {"type": "string"}}
+        case Type.OBJECT:
+            return {**described, **_object_schema(field)}
+        case Type.OBJECTS:
+            return {**described, "type": "array", "items": _object_schema(field)}
+
+
+def _object_schema(field: Field) -> Json:
+    required = [inner.name for inner in field.fields if inner.required]
+    schema: Json = {"type": "object", "properties": _properties(field.fields)}
+    if required:
+        schema["required"] = required
+    return schema
+
+
+# --- operations ---------------------------------------------------------------------------------------------------
+
+
+def _parameter(name: str, where: str, type_: str, description: str) -> Json:
+    found: Json = {"name": name, "in": where, "description": description, "schema": {"type": type_}}
+    if where == "path":
+        found["required"] = True
+    return found
+
+
+_NAMESPACE: Final = _parameter("namespace", "path", "string", "Namespace of the objects.")
+_OBJECT_NAME: Final = _parameter("name", "path", "string", "Name of the object.")
+_PRETTY: Final = _parameter("pretty", "query", "string", "If true, the answer is indented.")
+_VERSION: Final = _parameter(
+    "resourceVersion", "query", "string", "How fresh the answer must be; 0: any state will do."
+)
+_LIST: Final = (
+    _parameter("labelSelector", "query", "string", "Only objects whose labels match."),
+    _parameter("fieldSelector", "query", "string", "Only objects whose fields match; see the selectable fields."),
+    _VERSION,
+    _parameter("resourceVersionMatch", "query", "string", "How resourceVersion is meant: Exact or NotOlderThan."),
+    _parameter("limit", "query", "integer", "Most objects on a page; the answer then says how to go on."),
+    _parameter("continue", "query", "string", "Token of the page to go on from."),
+    _parameter("watch", "query", "boolean", "Stream changes instead of listing."),
+    _parameter("allowWatchBookmarks", "query", "boolean", "Send BOOKMARK events now and then."),
+    _parameter("sendInitialEvents", "query", "boolean", "Begin a watch with the present state, closed by a bookmark."),
+    _parameter("timeoutSeconds", "query", "integer", "When the server ends a watch."),
+    _PRETTY,
+)
+
+
+def operations(resources: Iterable[Resource]) -> dict[str, Mapping[str, object]]:
+    """OpenAPI path items of the resources and of their group-versions."""
+    paths: dict[str, Mapping[str, object]] = {}
+    for row in resources:
+        base = f"/apis/{row.api_version}"
+        paths.setdefault(f"{base}/", _discovery_item(row))
+        collection = f"{base}/namespaces/{{namespace}}/{row.plural}"
+        paths[f"{base}/{row.plural}"] = _list_item(row, every_namespace=True)
+        paths[collection] = _list_item(row, every_namespace=False)
+        paths[f"{collection}/{{name}}"] = _get_item(row)
+        for sub in row.subresources:
+            paths[f"{collection}/{{name}}/{sub.name}"] = _subresource_item(row, sub)
+    return paths
+
+
+def _identity(row: Resource, action: str, part: str) -> str:
+    group = "".join(word.capitalize() for word in row.group.split("."))
+    return f"{action}{group}{row.version.capitalize()}{part}"
+
+
+def _responses(media_types: Sequence[str], schema: Json) -> Json:
+    content = {media_type: {"schema": schema} for media_type in media_types}
+    return {"200": {"description": "OK", "content": content}, "401": {"description": "Unauthorized"}}
+
+
+def _operation(row: Resource, action: str, verb: str, description: str, part: str, responses: Json) -> Json:
+    return {
+        "tags": [_identity(row, "", "")],
+        "operationId": _identity(row, verb, part),
+        "description": description,
+        "x-kubernetes-action": action,
+        "x-kubernetes-group-version-kind": _gvk(row, row.kind),
+        "responses": responses,
+    }
+
+
+def _discovery_item(row: Resource) -> Json:
+    responses = {"200": {"description": "OK"}, "401": {"description": "Unauthorized"}}
+    return {
+        "get": {
+            "tags": [_identity(row, "", "")],
+            "operationId": _identity(row, "get", "APIResources"),
+            "description": "The resources of this group and version.",
+            "responses": responses,
+        }
+    }
+
+
+def _list_item(row: Resource, *, every_namespace: bool) -> Json:
+    part = f"{row.kind}ForAllNamespaces" if every_namespace else f"Namespaced{row.kind}"
+    description = f"List or watch objects of kind {row.kind}." if "watch" in row.verbs else f"List {row.kind}."
+    responses = _responses((JSON, YAML, _TABLE), _reference(_name(row, row.list_kind)))
+    operation = _operation(row, "list", "list", description, part, responses)
+    operation["parameters"] = list(_LIST)
+    return {"get": operation, "parameters": [] if every_namespace else [_NAMESPACE]}
+
+
+def _get_item(row: Resource) -> Json:
+    responses = _responses((JSON, YAML, _TABLE), _reference(_name(row, row.kind)))
+    operation = _operation(row, "get", "read", f"Read one {row.kind}.", f"Namespaced{row.kind}", responses)
+    operation["parameters"] = [_VERSION, _PRETTY]
+    return {"get": operation, "parameters": [_OBJECT_NAME, _NAMESPACE]}
+
+
+def _subresource_item(row: Resource, sub: Subresource) -> Json:
+    responses = _responses(sub.media_types, {"type": "string", "format": "binary"})
+    part = f"Namespaced{row.kind}{sub.name.capitalize()}"
+    operation = _operation(row, "get", "read", sub.description, part, responses)
+    return {"get": operation, "parameters": [_OBJECT_NAME, _NAMESPACE]}

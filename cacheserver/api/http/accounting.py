@@ -1,0 +1,95 @@
+"""Counts what the API does, with kube-apiserver's labels (k8s.io/apiserver/pkg/endpoints/metrics/metrics.go).
+
+Label values come from our own declarations, never from a request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from cacheserver import metrics
+from cacheserver.api.attributes import Attributes
+from cacheserver.api.kinds.resource import Resource
+
+COMPONENT: Final = "cacheserver"
+_VERBS: Final = {
+    "get": "GET",
+    "list": "LIST",
+    "watch": "WATCH",
+    "create": "POST",
+    "update": "PUT",
+    "patch": "PATCH",
+    "delete": "DELETE",
+    "deletecollection": "DELETECOLLECTION",
+    "post": "POST",
+    "put": "PUT",
+    "head": "GET",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WatchMeters:
+    """What one resource's watches count with."""
+
+    running: metrics.Gauge
+    watchers: metrics.Gauge
+    events: metrics.Counter
+    sent_bytes: metrics.Counter
+    initial: metrics.Counter
+    terminated: metrics.Counter
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Where requests of one kind are counted: a meter for each code that was answered."""
+
+    labels: metrics.RequestLabels
+    meters: dict[int, metrics.RequestMeter]
+
+    def answered(self, code: int, seconds: float, size: int | None) -> None:
+        """Count one request. size: bytes of the body; None for a watch, whose time and size say nothing."""
+        meter = self.meters.get(code)
+        if meter is None:
+            meter = self.meters[code] = metrics.requests.meter(self.labels, code)
+        meter.count += 1
+        if size is not None:
+            meter.observe(seconds, size)
+
+
+class Accounting:
+    """One per process."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        # As many as there are kinds of requests: bounded by our declarations, not by what is asked.
+        self._series: dict[metrics.RequestLabels, Series] = {}
+        self._watches: dict[Resource, WatchMeters] = {}
+        metrics.inflight.labels("readOnly").set_function(lambda: self.in_flight)
+        metrics.inflight.labels("mutating").set(0)
+
+    def series(self, attributes: Attributes, resource: Resource | None) -> Series:
+        verb = _VERBS.get(attributes.verb, "other")
+        if resource is None:
+            labels = metrics.RequestLabels(verb, "", "", "", "", "")
+        else:
+            part = attributes.subresource
+            named = part if resource.subresource(part) else ""
+            labels = metrics.RequestLabels(
+                verb, resource.group, resource.version, resource.plural, named, attributes.scope
+            )
+        return self._series.setdefault(labels, Series(labels, {}))
+
+    def watches(self, resource: Resource) -> WatchMeters:
+        meters = self._watches.get(resource)
+        if meters is None:
+            plural = resource.plural
+            meters = self._watches[resource] = WatchMeters(
+                metrics.longrunning.labels("WATCH", resource.group, resource.version, plural, "", "", COMPONENT),
+                metrics.watchers.labels(plural),
+                metrics.watch_events.labels(resource.group, resource.version, plural),
+                metrics.watch_events_bytes.labels(plural),
+                metrics.init_events.labels(plural),
+                metrics.terminated_watchers.labels(plural),
+            )
+        return meters

@@ -1,0 +1,296 @@
+"""One client's connection: how it is read, and what one connection may hold. What all of them hold: crowd.py.
+
+aiohttp's own protocol parses and answers; this stands around it, because what it bounds (a header line, their number,
+32 requests that wait) multiplies, and because it tells its log whatever a client sends. Decides nothing of requests.
+
+Danger: it looks at a few names that aiohttp keeps to itself (`_messages`, `_request_count`, `_request_in_progress`,
+`_waiter`, `_buffer_paused`). tests/unit/api/http/test_hostile_wire.py says what has to hold when aiohttp changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import _ErrInfo
+
+from cacheserver.api.http.connections import LARGE_BYTES, Crowd, Refusal
+from cacheserver.api.http.reply import UNSENT_BYTES, Reply
+from cacheserver.api.status import StatusError, bad_request, header_too_large, internal
+
+LINE_BYTES: Final = 64 << 10
+"""The request line, and any header line: tokens and OIDC's groups have a few KB."""
+
+LINES: Final = 512
+"""Header lines: every group of a user is one of its own, when kube-apiserver asks for it."""
+
+HEADER_BYTES: Final = 256 << 10
+"""All of a request's header. Go's servers, kube-apiserver among them, take 1 MB (net/http: DefaultMaxHeaderBytes); what
+it hands on was in one certificate or token, and 512 groups of 500 bytes fit. A read more may come until it is seen."""
+
+BODY_BYTES: Final = 256 << 10
+"""Parsed of a body. Nothing here takes one: what is more is thrown away until the answer's lingering is over."""
+
+LINGERING_S: Final = 1.0
+"""A refused body is read so long behind the answer, so that the client gets to see it; then the connection ends."""
+
+_receive: Final = web.RequestHandler.data_received
+_TOO_LARGE: Final = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+_NO_REQUEST: Final = Exception("no request")
+_READ_BYTES: Final = 64 << 10  # four records of TLS; what is more comes with the next call
+_FAREWELL_S: Final = 0.5  # Go's net/http: rstAvoidanceDelay
+_REASON_MOST: Final = 100  # characters of what is wrong with a request: they may be the client's
+
+
+class Connection(web.RequestHandler):
+    """A connection as the server and the API know it."""
+
+    __slots__ = ("_body", "_crowd", "_deaf", "_unfinished", "large", "since", "stranger")
+
+    def __init__(self, manager: Server, **kwargs: Any) -> None:
+        super().__init__(manager, **kwargs)
+        self._crowd = manager.crowd
+        self._unfinished = 0  # bytes of the header that is not complete yet, or of a body
+        self._body: StreamReader | None = None  # of the last request, while it is not complete
+        self._deaf = False  # nothing more is parsed; the connection ends with the next answer
+        self.since = 0.0
+        """Begin of an unfinished header on the loop's clock; 0: there is none."""
+        self.large = 0
+        """Bytes of the header of the request being answered, where they are many."""
+        self.stranger = ""
+        """The address of a client that has not shown who it is."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        assert self.transport is not None
+        # The limit is 512 KiB over TLS by default, and every connection may fill it.
+        self.transport.set_write_buffer_limits(high=UNSENT_BYTES)
+        self._crowd.enter(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._crowd.leave(self)
+        super().connection_lost(exc)
+
+    # --- what comes in ---
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        known = self._request_count
+        _receive(self, data)
+        if self._request_count != known:
+            self._complete(self._unfinished + len(data))
+        elif data:
+            self._unfinished += len(data)
+            self._incomplete(len(data))
+
+    def _complete(self, size: int) -> None:
+        """The header of a request, or of several, has come; of `size` bytes, with what came behind it."""
+        self._unfinished = 0
+        if (self.since or self.large or size > LARGE_BYTES) and not self._crowd.complete(self, size):
+            self._messages.clear()
+            self.refuse(Refusal.LARGE)
+            return
+        messages = self._messages
+        message, payload = messages[-1]
+        if payload is EMPTY_PAYLOAD:
+            self._body = None
+            if isinstance(message, _ErrInfo):
+                self._malformed(message.exc)
+        else:
+            self._body = None if payload.is_eof() else payload
+        if self._request_in_progress or len(messages) > 1:
+            self._hold()
+
+    def _incomplete(self, size: int) -> None:
+        """Some bytes of a header, or of a body, and the end of neither."""
+        body = self._body
+        if body is None:
+            if self._unfinished > HEADER_BYTES:
+                self.refuse(Refusal.HEADER)
+            else:
+                self._crowd.grow(self, size)
+        elif body.is_eof():
+            self._body = None
+            self._unfinished = 0
+        elif self._unfinished > BODY_BYTES:
+            self._deaf = True
+
+    def _malformed(self, exc: BaseException) -> None:
+        """What came last is no request; its answer is all that is kept of it."""
+        self._deaf = True
+        # Its traceback leads to a frame that leads to it, and both to all that was read: megabytes, until the garbage
+        # collector comes by, which on a server that holds much is seldom (server/serve.py).
+        exc.__traceback__ = None
+        reason = _reason(exc)
+        self._crowd.malformed(str(self.peername[0]) if self.peername else "?", reason)
+        status = HTTPStatus.BAD_REQUEST
+        if isinstance(exc, LineTooLong):
+            status, reason = _TOO_LARGE, f"a line of it has more than {LINE_BYTES >> 10} KiB"
+        elif reason.startswith("Too many headers"):
+            status, reason = _TOO_LARGE, f"it has more than {LINES} lines"
+        self._messages[-1] = (_ErrInfo(status, _NO_REQUEST, reason), EMPTY_PAYLOAD)
+
+    def refuse(self, why: Refusal) -> None:
+        """Answer, behind what is being answered, that the header is too much; nothing more is read."""
+        self._deaf = True
+        self._crowd.refused(why)
+        self._messages.append((_ErrInfo(_TOO_LARGE, _NO_REQUEST, why.value), EMPTY_PAYLOAD))
+        self._request_count += 1
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        self._hold()
+
+    # --- requests that wait for the one before ---
+
+    def _hold(self) -> None:
+        """Read nothing more while a request waits: those of one read are all that a connection holds."""
+        waits = len(self._messages) > (not self._request_in_progress)
+        if waits and not self._buffer_paused:
+            self._pause_reading_for_buffer()
+
+    def _resume_reading_if_drained(self) -> None:
+        # aiohttp asks at every request that it takes, as long as reading is held.
+        if self._messages and not self._upgraded:
+            return
+        super()._resume_reading_if_drained()
+        self._hold()
+
+    # --- what is no request ---
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what is no request; the connection ends behind it.
+
+        aiohttp's would log a traceback with the client's bytes for each, and say which software this is.
+        Raises: ConnectionError when there is nobody to answer.
+        """
+        if exc is _NO_REQUEST:
+            too_large = status == _TOO_LARGE
+            said = message or ""
+            return Farewell(
+                header_too_large(said) if too_large else bad_request(f"this is no request of HTTP/1: {said}")
+            )
+        if isinstance(exc, ConnectionError):  # it left, or takes nothing
+            raise exc
+        if request.writer.output_size > 0:
+            raise ConnectionError("half an answer is out already") from exc
+        self.logger.error("answering failed", exc_info=exc)  # the API catches its own: a defect here
+        return Farewell(internal())
+
+
+class Farewell(Reply):
+    """A refusal behind which the connection ends, with a moment for the client to take it.
+
+    Closing with bytes unread makes the kernel tell the client that the connection is reset, and forget the answer.
+    """
+
+    def __init__(self, error: StatusError) -> None:
+        body = error.status() + b"\n"
+        super().__init__(error.code, (body,), len(body), extra=error.headers())
+
+    @property
+    def keep_alive(self) -> bool:
+        return False
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        await super().write_eof(data)
+        await asyncio.sleep(_FAREWELL_S)
+
+
+class Server(web.Server):
+    """An aiohttp server whose connections are bounded."""
+
+    def __init__(self, handler: Any, **kwargs: Any) -> None:
+        """handler: of a request. kwargs: of the protocol."""
+        super().__init__(handler, **kwargs)
+        self.crowd = Crowd(self._loop, self._connections)
+
+    def __call__(self) -> web.RequestHandler:
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        self.crowd.close()
+        await super().shutdown(timeout)
+
+    def _make_request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: web.RequestHandler,
+        writer: AbstractStreamWriter,
+        task: asyncio.Task[None],
+    ) -> web.BaseRequest:
+        if message.upgrade:
+            # aiohttp loses what came behind a request that asks for another protocol. We speak no other; so its answer
+            # says that it is the last one, and the client asks the rest again (RFC 9112, section 9.3.2).
+            message = message._replace(should_close=True)
+        return web.BaseRequest(message, payload, protocol, writer, task, self._loop)
+
+
+class SecureServer(Server):
+    """For a listener with TLS."""
+
+    # One for all connections: what was read is copied out before the loop does anything else.
+    _buffer: Final = memoryview(bytearray(_READ_BYTES))
+
+    def __call__(self) -> asyncio.BufferedProtocol:  # type: ignore[override] # whoever listens takes any protocol
+        return _Buffered(super().__call__(), self._buffer)
+
+
+class _Buffered(asyncio.BufferedProtocol):
+    """Reads into one buffer, and hands everything to the connection.
+
+    For a protocol that takes bytes, uvloop makes 256 KiB of them at every read and shrinks them to what came; the C
+    library maps and unmaps so much (server/memory.py), which was a third of the CPU of a small answer. Without TLS it
+    has no such habit.
+    """
+
+    def __init__(self, inner: web.RequestHandler, buffer: memoryview) -> None:
+        self._inner = inner
+        self._buffer = buffer
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._inner.data_received(bytes(self._buffer[:nbytes]))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._inner.connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._inner.connection_lost(exc)
+
+    def eof_received(self) -> None:
+        self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+
+def introduce(request: web.BaseRequest) -> None:
+    """Whoever sent this has shown who it is."""
+    connection = request.protocol
+    if isinstance(connection, Connection) and connection.stranger:
+        connection._crowd.introduce(connection)
+
+
+def _reason(exc: BaseException | None) -> str:
+    """What is wrong, in a line: the first of aiohttp's, behind which it repeats what was sent."""
+    text = exc.message if isinstance(exc, BadHttpMessage) else str(exc)
+    return text.strip().partition("\n")[0].rstrip(":").strip()[:_REASON_MOST]

@@ -1,0 +1,1 @@
+"""The served kinds, one file each: row, columns, fields, projection."""

@@ -1,0 +1,159 @@
+"""PackageRevisionResources: a kind computed from package revisions and their content; nothing of it is stored.
+
+A list carries paths, sizes and digest; a get streams the files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import orjson
+from aiohttp import web
+
+from cacheserver.api.content import Blobs, gzipped, held_as_json, json_files, send
+from cacheserver.api.http.budget import Budget
+from cacheserver.api.http.negotiate import Encoding, accepts_gzip
+from cacheserver.api.http.reply import Reply, Stream, header, whole
+from cacheserver.api.kinds.resource import Manifest, look
+from cacheserver.api.kinds.revision import PACKAGE_REVISION_RESOURCES as ROW
+from cacheserver.api.readable import readable
+from cacheserver.api.render import GZIP_ABOVE
+from cacheserver.cache.snapshot import Entry, Run, Segment
+from cacheserver.errors import BlobMissingError
+from cacheserver.model import BlobHead, Digest
+
+_READABLE_MOST = 1 << 20  # bytes of content; more is sent as compact JSON (which is YAML too) as it comes
+_HEADS_AT_ONCE = 32
+
+_OPEN = f'{{"apiVersion":"{ROW.api_version}","kind":"{ROW.kind}","metadata":'.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """One object without its files. spec lacks its closing brace."""
+
+    metadata: bytes
+    spec: bytes
+    digest: str
+    manifest: Manifest
+
+
+def _parts(revision: Entry) -> _Parts:
+    manifest = orjson.loads(revision.body)
+    metadata = dict(manifest["metadata"])
+    # Ours: the uid follows from the revision's, so it is as stable.
+    metadata["uid"] = str(uuid.uuid5(uuid.UUID(metadata["uid"]), ROW.plural))
+    spec = {name: look(manifest, "spec", name) for name in ("packageName", "repository", "revision")}
+    digest = look(manifest, "status", "content", "digest")
+    return _Parts(orjson.dumps(metadata), orjson.dumps(spec)[:-1], digest, manifest)
+
+
+def derived(revision: Entry, head: BlobHead | None = None) -> Entry:
+    """The entry of this kind that goes with a revision's. head: of the content, for a list's paths and sizes."""
+    parts = _parts(revision)
+    status: dict[str, object] = {"digest": parts.digest}
+    if head is not None:
+        status["files"] = [{"path": path, "size": size} for path, size in head.files]
+    labels, fields, cells = ROW.projection(parts.manifest)
+    return Entry(
+        name=revision.name,
+        resource_version=revision.resource_version,
+        body=b"".join((_OPEN, parts.metadata, b',"spec":', parts.spec, b'},"status":', orjson.dumps(status), b"}")),
+        metadata_start=len(_OPEN),
+        metadata_end=len(_OPEN) + len(parts.metadata) - 1,
+        labels=labels,
+        fields=fields,
+        cells=cells,
+        created=revision.created,
+    )
+
+
+async def derived_runs(blobs: Blobs, runs: Sequence[Run], *, files: bool) -> Sequence[Run]:
+    """Runs of this kind for runs of revisions; kept on their segments. files: paths and sizes too.
+
+    Raises: EtcdError.
+    """
+    key = f"{ROW.plural} with files" if files else ROW.plural
+    out: list[Run] = []
+    for run in runs:
+        known: Segment | None = run.segment.ready.get(key) if run.segment is not None else None
+        if known is None:
+            heads = await _heads(blobs, run.entries) if files else [None] * len(run.entries)
+            known = Segment(tuple(map(derived, run.entries, heads)))
+            if run.segment is not None and (not files or None not in heads):
+                run.segment.ready[key] = known
+            await asyncio.sleep(0)
+        out.append(Run(known.entries, known if run.segment is not None else None))
+    return out
+
+
+async def _heads(blobs: Blobs, revisions: Sequence[Entry]) -> list[BlobHead | None]:
+    """Of each revision's content, in order; None where there is none."""
+    gate = asyncio.Semaphore(_HEADS_AT_ONCE)
+
+    async def one(revision: Entry) -> BlobHead | None:
+        digest = _parts(revision).digest
+        if not digest:
+            return None
+        async with gate:
+            return await blobs.head(Digest(digest))
+
+    return list(await asyncio.gather(*map(one, revisions)))
+
+
+async def answer(
+    request: web.BaseRequest,
+    blobs: Blobs,
+    budget: Budget,
+    revision: Entry,
+    encoding: Encoding,
+    *,
+    pretty: bool,
+    extra: bytes,
+) -> Reply | Stream:
+    """The answer to a get: the object with its files.
+
+    Raises: StatusError 406 for a file too large for JSON, 429 when readers hold too much; BlobMissingError, EtcdError.
+    """
+    parts = _parts(revision)
+    head = await blobs.head(Digest(parts.digest)) if parts.digest else None
+    if parts.digest and head is None:
+        raise BlobMissingError(f"content {parts.digest} of {revision.name[1]} is not in the store")
+    async with budget.hold(held_as_json(head) if head is not None else 0):
+        return await _answer(request, _document(blobs, parts, head), head, encoding, pretty=pretty, extra=extra)
+
+
+async def _answer(
+    request: web.BaseRequest,
+    pieces: AsyncGenerator[bytes, None],
+    head: BlobHead | None,
+    encoding: Encoding,
+    *,
+    pretty: bool,
+    extra: bytes,
+) -> Reply | Stream:
+    if (pretty or encoding is Encoding.YAML) and (head is None or head.size <= _READABLE_MOST):
+        body = b"".join([piece async for piece in pieces])
+        body = await asyncio.to_thread(readable, body, encoding, pretty=pretty)
+        return whole(body, content_type=encoding.value, extra=extra)
+    stream = Stream(request, content_type=encoding.value)
+    if head is not None and head.size > GZIP_ABOVE and accepts_gzip(request.headers.get("Accept-Encoding", "")):
+        extra += header("Content-Encoding", "gzip") + header("Vary", "Accept-Encoding")
+        pieces = gzipped(pieces)
+    await send(stream, pieces, extra)
+    return stream
+
+
+async def _document(blobs: Blobs, parts: _Parts, head: BlobHead | None) -> AsyncGenerator[bytes, None]:
+    yield b"".join((_OPEN, parts.metadata, b',"spec":', parts.spec, b","))
+    if head is None:
+        yield b'"resources":{},"binaryResources":{}'
+    else:
+        async with aclosing(json_files(blobs, head.digest)) as pieces:
+            async for piece in pieces:
+                yield piece
+    yield b'},"status":' + orjson.dumps({"digest": parts.digest}) + b"}\n"

@@ -1,0 +1,217 @@
+"""What a served kind declares of itself: names, verbs, columns, selectable fields, and a schema with every field told.
+
+Everything that speaks of kinds in general (discovery, OpenAPI, tables, projections, docs) reads these declarations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+import orjson
+
+from cacheserver.cache.snapshot import Entry
+from cacheserver.cache.watchcache import Projection
+from cacheserver.model import VERSION, Kind
+
+Manifest = Mapping[str, Any]
+"""A decoded served object."""
+
+
+class Type(StrEnum):
+    """JSON types of a field; the plural ones are arrays."""
+
+    STRING = "string"
+    TIME = "RFC 3339 time in UTC"
+    INTEGER = "integer"
+    BOOLEAN = "boolean"
+    OBJECT = "object"
+    STRINGS = "array of string"
+    OBJECTS = "array of object"
+    MAP = "object of string values"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field. fields: of OBJECT and OBJECTS. enum: the only values a string takes."""
+
+    name: str
+    type: Type
+    description: str
+    fields: tuple[Field, ...] = ()
+    enum: tuple[str, ...] = ()
+    required: bool = False
+
+
+def text(name: str, description: str, *, enum: tuple[str, ...] = (), required: bool = False) -> Field:
+    return Field(name, Type.STRING, description, enum=enum, required=required)
+
+
+def time(name: str, description: str) -> Field:
+    return Field(name, Type.TIME, description)
+
+
+def number(name: str, description: str) -> Field:
+    return Field(name, Type.INTEGER, description)
+
+
+def flag(name: str, description: str) -> Field:
+    return Field(name, Type.BOOLEAN, description)
+
+
+def texts(name: str, description: str) -> Field:
+    return Field(name, Type.STRINGS, description)
+
+
+def text_map(name: str, description: str) -> Field:
+    return Field(name, Type.MAP, description)
+
+
+def record(name: str, description: str, *fields: Field) -> Field:
+    return Field(name, Type.OBJECT, description, fields)
+
+
+def records(name: str, description: str, *fields: Field) -> Field:
+    return Field(name, Type.OBJECTS, description, fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A Table column. wide: only with `-o wide`. value: the cell; None marks the one age column (see Resource.born)."""
+
+    name: str
+    description: str
+    value: Callable[[Manifest], str | int | bool] | None
+    type: str = "string"
+    wide: bool = False
+    format: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Subresource:
+    """A read-only part of an object with a media type of its own."""
+
+    name: str
+    description: str
+    media_types: tuple[str, ...]
+
+
+def name_column() -> Column:
+    return Column("Name", "Name of the object, unique in its namespace.", _name, format="name")
+
+
+def _name(manifest: Manifest) -> str:
+    return str(manifest["metadata"]["name"])
+
+
+def created(entry: Entry) -> int:
+    return entry.created
+
+
+@dataclass(frozen=True, eq=False)
+class Resource:
+    """One row: all that is particular to one served kind.
+
+    source: the stored kind that it is served from; derived says that its objects are computed from those.
+    selectable: field paths for fieldSelector. hidden: further paths that `born` needs.
+    born: when the age column's age began, in seconds since the epoch; 0 for never.
+    """
+
+    kind: str
+    plural: str
+    singular: str
+    short_names: tuple[str, ...]
+    group: str
+    description: str
+    verbs: tuple[str, ...]
+    source: Kind
+    columns: tuple[Column, ...]
+    selectable: tuple[str, ...]
+    spec: Field
+    status: Field
+    subresources: tuple[Subresource, ...] = ()
+    derived: bool = False
+    hidden: tuple[str, ...] = ()
+    born: Callable[[Entry], int] = created
+    version: str = VERSION
+    categories: tuple[str, ...] = field(default=("catalog",))
+
+    @cached_property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}"
+
+    @cached_property
+    def list_kind(self) -> str:
+        return f"{self.kind}List"
+
+    @cached_property
+    def all_selectable(self) -> tuple[str, ...]:
+        return ("metadata.name", "metadata.namespace", *self.selectable)
+
+    @cached_property
+    def column_definitions(self) -> bytes:
+        """A Table's columnDefinitions as JSON."""
+        return orjson.dumps(
+            [
+                {
+                    "name": column.name,
+                    "type": column.type,
+                    "format": column.format,
+                    "description": column.description,
+                    "priority": 1 if column.wide else 0,
+                }
+                for column in self.columns
+            ]
+        )
+
+    def subresource(self, name: str) -> Subresource | None:
+        return next((sub for sub in self.subresources if sub.name == name), None)
+
+    @cached_property
+    def projection(self) -> Projection:
+        """For the watch cache: (labels, selectable fields, cells around the age)."""
+        paths = [(path, tuple(path.split("."))) for path in (*self.all_selectable, *self.hidden)]
+        age_at = next(i for i, column in enumerate(self.columns) if column.value is None)
+        before = [column.value for column in self.columns[:age_at] if column.value]
+        after = [column.value for column in self.columns[age_at + 1 :] if column.value]
+
+        def project(manifest: Manifest) -> tuple[Mapping[str, str], Mapping[str, str], tuple[bytes, bytes]]:
+            labels: Mapping[str, str] = manifest["metadata"].get("labels") or {}
+            fields = {path: look(manifest, *steps) for path, steps in paths}
+            head = b"".join(orjson.dumps(value(manifest)) + b"," for value in before) + b'"'
+            tail = b'"' + b"".join(b"," + orjson.dumps(value(manifest)) for value in after)
+            return labels, fields, (head, tail)
+
+        return project
+
+
+def look(manifest: Manifest, *path: str) -> str:
+    """The string at a path; empty when there is none."""
+    found: Any = manifest
+    for step in path:
+        found = found.get(step) if isinstance(found, dict) else None
+    return "" if found is None else str(found)
+
+
+def look_number(manifest: Manifest, *path: str) -> int:
+    """The number at a path, or how many there are if it is a list; 0 when there is none."""
+    *steps, last = path
+    parent: Any = manifest
+    for step in steps:
+        parent = parent.get(step) if isinstance(parent, dict) else None
+    found = parent.get(last) if isinstance(parent, dict) else None
+    if isinstance(found, Sequence) and not isinstance(found, str):
+        return len(found)
+    return found if isinstance(found, int) else 0
+
+
+def seconds_of(timestamp: str) -> int:
+    """RFC 3339 in UTC to seconds since the epoch; 0 for what is no time."""
+    try:
+        return int(datetime.strptime(timestamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp())
+    except ValueError:
+        return 0

@@ -1,0 +1,111 @@
+"""Who watches the same, and which of many such audiences a change may concern: an index by what selectors require.
+
+2,500 watches that each wait for another package are 2,500 questions a change when all are asked, and one look-up here.
+Decides nothing: what the index finds is still to be matched. Used by channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from cacheserver.api.selectors import Must, Selection
+from cacheserver.cache.snapshot import Entry
+from cacheserver.cache.watchcache import Event
+
+if TYPE_CHECKING:
+    from cacheserver.api.watching.channel import Follower
+
+_SET_MOST: Final = 16  # values of a set that an audience is found by, each a place of some 400 bytes in the index
+
+
+class Audience:
+    """All who watch one namespace (None: all) and selection of a channel, by what they were told."""
+
+    __slots__ = ("found_by", "namespace", "selection", "told", "users", "waiting")
+
+    def __init__(self, namespace: str | None, selection: Selection) -> None:
+        self.namespace = namespace
+        self.selection = selection
+        self.users = 0
+        self.told: dict[Follower, None] = {}
+        """Level with the channel's cursor."""
+        self.waiting: dict[Follower, None] = {}
+        """To be told next what the cursor took."""
+        self.found_by: Sequence[_Place] = ()
+
+
+_Place = tuple[str, str, str]
+"""A fact of an object: (what, key, value)."""
+
+# Not an Enum, whose hash is a function of Python's: a change is looked up under each of its facts.
+_NAMESPACE: Final = "namespace"
+_FIELD: Final = "field"
+_LABEL: Final = "label"
+_LABELLED: Final = "has the label"
+
+
+class Audiences:
+    """Every audience has one or more places where a change finds it, or it is asked of every change."""
+
+    def __init__(self) -> None:
+        self._always: dict[Audience, None] = {}
+        self._places: dict[_Place, dict[Audience, None]] = {}
+
+    def add(self, audience: Audience) -> None:
+        """By the requirement that fewest others are found by, so that one that all share does not gather them."""
+        best = min(
+            _requirements(audience), key=lambda places: max(len(self._places.get(p, ())) for p in places), default=()
+        )
+        audience.found_by = best
+        for place in best:
+            self._places.setdefault(place, {})[audience] = None
+        if not best:
+            self._always[audience] = None
+
+    def remove(self, audience: Audience) -> None:
+        self._always.pop(audience, None)
+        for place in audience.found_by:
+            there = self._places[place]
+            del there[audience]
+            if not there:
+                del self._places[place]
+
+    def concerned(self, event: Event) -> Sequence[Audience]:
+        """Each audience that may see it, once; those that are not among them do not."""
+        found = dict(self._always)
+        if self._places:
+            old, new = event.old, event.new
+            for place in _facts(event.name[0], new or old):
+                if (there := self._places.get(place)) is not None:
+                    found.update(there)
+            if old is not None and new is not None and (old.labels != new.labels or old.fields != new.fields):
+                for place in _facts("", old):
+                    if (there := self._places.get(place)) is not None:
+                        found.update(there)
+        return list(found)
+
+
+def _requirements(audience: Audience) -> Iterator[Sequence[_Place]]:
+    """Each: places of which an object has one if it matches. Without those that every object may fulfil."""
+    for term in audience.selection.fields:
+        # A field that is not there counts as empty, and no fact tells so.
+        if term.must is Must.BE_ONE_OF and len(term.values) <= _SET_MOST and "" not in term.values:
+            yield [(_FIELD, term.key, value) for value in term.values]
+    for term in audience.selection.labels:
+        if term.must is Must.BE_ONE_OF and len(term.values) <= _SET_MOST:
+            yield [(_LABEL, term.key, value) for value in term.values]
+        elif term.must not in (Must.NOT_BE_ANY_OF, Must.NOT_BE_THERE):
+            yield [(_LABELLED, term.key, "")]
+    if audience.namespace is not None:
+        yield [(_NAMESPACE, "", audience.namespace)]
+
+
+def _facts(namespace: str, entry: Entry | None) -> Iterator[_Place]:
+    yield _NAMESPACE, "", namespace
+    if entry is not None:
+        for key, value in entry.fields.items():
+            yield _FIELD, key, value
+        for key, value in entry.labels.items():
+            yield _LABEL, key, value
+            yield _LABELLED, key, ""

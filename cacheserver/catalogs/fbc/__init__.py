@@ -1,0 +1,1 @@
+"""File-based catalogs of the Operator Lifecycle Manager (FBC)."""

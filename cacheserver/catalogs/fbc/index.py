@@ -1,0 +1,80 @@
+"""What is remembered of a parsed catalog, so that the next parse reads only what changed. Opaque outside this room.
+
+zstd over lines: a heading with the version, then for each good package `P name input_hash revisions`, followed by its
+documents, `D sha256 facts`, behind the file that they stand in, `F path` with the path as a JSON string. Documents of
+no package of ours stand under the name `-`. A package that was held or rejected stays as it was when it was good.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import orjson
+import zstandard
+
+from cacheserver.catalogs.fbc.facts import FORMAT_VERSION
+from cacheserver.model import RepositoryKey
+
+_HEADING: Final = f"cacheserver fbc {FORMAT_VERSION}".encode()
+_FILE: Final = b"F "
+_NO_PACKAGE: Final = "-"  # no package name: rules.py wants a letter or digit at both ends
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """documents: sha256 in hex -> (package, facts, path). packages: name -> (input hash, revisions)."""
+
+    documents: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
+    packages: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+
+
+def input_hash(repository: RepositoryKey, documents: Iterable[str]) -> str:
+    """Over all that a package's records are made from: format, repository, digests of its documents in any order."""
+    hashed = hashlib.sha256(f"{FORMAT_VERSION}\0{repository.namespace}\0{repository.name}".encode())
+    for sha256 in sorted(documents):
+        hashed.update(bytes.fromhex(sha256))
+    return hashed.hexdigest()
+
+
+def decode(index: bytes) -> Known:
+    """What encode() was given; nothing known when it is empty, damaged, or of another version. Slow for the loop."""
+    try:
+        lines = zstandard.ZstdDecompressor().decompress(index).split(b"\n") if index else []
+    except zstandard.ZstdError:
+        return Known()
+    if not lines or lines[0] != _HEADING:
+        return Known()
+    documents: dict[str, tuple[str, str, str]] = {}
+    packages: dict[str, tuple[str, int]] = {}
+    package = path = ""
+    for line in lines[1:]:
+        if line.startswith(_FILE):
+            path = orjson.loads(line.removeprefix(_FILE))
+            continue
+        kind, first, rest = line.decode().split(" ", 2)
+        if kind == "P":
+            package = "" if first == _NO_PACKAGE else first
+            found, revisions = rest.split(" ")
+            if package:
+                packages[package] = (found, int(revisions))
+        else:
+            documents[first] = (package, rest, path)
+    return Known(documents, packages)
+
+
+def encode(packages: Mapping[str, tuple[str, int]], documents: Mapping[str, Sequence[tuple[str, str, str]]]) -> bytes:
+    """packages: as Known's. documents: package (empty for none) -> (sha256, facts, path). Slow for the loop."""
+    lines = [_HEADING]
+    for package in sorted(documents):
+        found, revisions = packages.get(package, ("-", 0))
+        lines.append(f"P {package or _NO_PACKAGE} {found} {revisions}".encode())
+        path = None
+        for sha256, facts, at in sorted(documents[package], key=lambda document: (document[2], document[0])):
+            if at != path:
+                path = at
+                lines.append(_FILE + orjson.dumps(at))
+            lines.append(f"D {sha256} {facts}".encode())
+    return zstandard.ZstdCompressor(level=3, write_content_size=True).compress(b"\n".join(lines))

@@ -1,0 +1,329 @@
+"""One FBC catalog, from files to records: plans, deals out to workers, puts together. Parses nothing on the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, TypeVar
+
+import orjson
+
+from cacheserver.catalogs.catalog import Catalog, Files, Finding, ParsedPackage, Progress
+from cacheserver.catalogs.documents import splitter
+from cacheserver.catalogs.fbc import ignore, index
+from cacheserver.catalogs.fbc.held import Damage, held
+from cacheserver.catalogs.limits import MIB
+from cacheserver.catalogs.wire import (
+    Assemble,
+    Assembled,
+    Group,
+    Located,
+    Part,
+    Report,
+    Scan,
+    Select,
+    decode_assembled,
+    decode_reports,
+    encode_job,
+)
+from cacheserver.catalogs.workers import Lane, Workers
+from cacheserver.errors import CatalogError, WorkerCrashedError
+from cacheserver.model import BlobFile, RepositoryKey
+
+_BATCH_BYTES: Final = 512 * 1024
+"""Small files share a job until then: a round trip costs 0.3 ms."""
+_BATCH_FILES: Final = 64
+_PART_BYTES: Final = 4 * MIB
+"""Larger YAML files are read in parts, by several workers: 0.2 s each."""
+_ASSEMBLE_BYTES: Final = 128 * 1024
+_MOST_FINDINGS: Final = 10_000
+"""Ours: who mends these will see the others."""
+_AHEAD: Final = 2
+"""Jobs under way for one parse, per worker: the next one is ready when a worker is."""
+
+
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """Everything the scan found. documents: package -> (sha256, where it stands)."""
+
+    documents: dict[str, list[tuple[str, Located]]] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    blobs: dict[str, BlobFile] = field(default_factory=dict)
+    damages: dict[str, Damage] = field(default_factory=dict)
+
+    def damaged(self, cause: Finding, *, everything: bool = False) -> None:
+        """A file that was not read, or not to its end."""
+        self.findings.append(cause)
+        self.damages[cause.path] = Damage(cause, unclear=True, everything=everything)
+
+    def take(self, report: Report, findings: Sequence[Finding]) -> None:
+        """A part's findings, and what its refused documents may speak of."""
+        self.findings += findings
+        if report.spoilt or report.unclear:
+            unnamed = Finding("Unreadable", "a document cannot be used", report.part.path)
+            cause = next((found for found in findings if not found.warning), unnamed)
+            damage = self.damages.setdefault(report.part.path, Damage(cause))
+            damage.packages.update(report.spoilt)
+            damage.unclear |= report.unclear
+
+
+class Parse:
+    """One run. Not to be used twice."""
+
+    def __init__(
+        self, tree: Files, key: RepositoryKey, workers: Workers, lane: Lane, scratch: Path, *, write_blobs: bool
+    ) -> None:
+        self._tree = tree
+        self._key = key
+        self._workers = workers
+        self._lane = lane
+        self._scratch = scratch
+        self._write_blobs = write_blobs
+        self._found = _Gathered()
+
+    async def run(self, known: bytes, progress: Progress) -> Catalog:
+        """Raises: CatalogError when the pool itself cannot go on."""
+        await asyncio.to_thread(self._scratch.mkdir, parents=True, exist_ok=True)
+        remembered = await asyncio.to_thread(index.decode, known)
+        digests = ""
+        if remembered.documents:
+            digests = str(self._scratch / "known")
+            await asyncio.to_thread(_write_digests, Path(digests), remembered)
+        parts = await asyncio.to_thread(_plan, self._tree.root, await self._select(), self._found)
+        await self._scan(parts, digests, remembered, progress)
+        return await self._judge(remembered)
+
+    async def _select(self) -> Sequence[str]:
+        """The files that are catalog, by the ignore files among them; what the source refused becomes a finding."""
+        refused = dict(self._tree.refused)
+        paths = [*self._tree.files, *refused]
+        ignores = [path for path in self._tree.files if path.rpartition("/")[2] == ignore.FILE]
+        if ignores:
+            job = encode_job(Select(str(self._tree.root), paths, ignores))
+            try:
+                answer: list[str] | str = orjson.loads(await self._workers.run(self._lane, job, ignores[0]))
+            except WorkerCrashedError as exc:
+                answer = str(exc)
+            if isinstance(answer, str):
+                self._found.damaged(Finding("InvalidIgnoreFile", answer, ignores[0]), everything=True)
+                answer = [path for path in paths if path not in ignores]
+            paths = answer
+        kept = set(paths)
+        for path, reason in refused.items():
+            unread = path.rpartition("/")[2] == ignore.FILE
+            if unread or path in kept:
+                self._found.damaged(Finding("Refused", reason, path), everything=unread)
+        return [path for path in paths if path not in refused]
+
+    async def _scan(self, batches: list[list[Part]], digests: str, known: index.Known, progress: Progress) -> None:
+        total = sum(part.end - part.start for batch in batches for part in batch)
+        done = documents = 0
+
+        async def one(batch: list[Part]) -> list[Report]:
+            nonlocal done, documents
+            reports = await self._read(batch, digests)
+            documents += sum(report.documents for report in reports)
+            if documents > self._workers.limits.documents:
+                # As a whole: nobody can say which of the documents are too many, and each costs memory here.
+                raise CatalogError(f"more than {self._workers.limits.documents} documents in one catalog")
+            done += sum(part.end - part.start for part in batch)
+            progress("parsing", done, total)
+            return reports
+
+        reports = await self._each(batches, one)
+        reports.sort(key=lambda report: (report.part.path, report.part.start))
+        self._place(reports, known)
+
+    async def _read(self, parts: list[Part], digests: str, *, alone: bool = False) -> list[Report]:
+        """The reports of `parts`. When their worker dies, each is tried again alone: the kernel may have killed it for
+        another's greed, and the file to blame must be known."""
+        job = encode_job(Scan(str(self._tree.root), str(self._scratch), digests, parts, self._write_blobs))
+        try:
+            return decode_reports(await self._workers.run(self._lane, job, parts[0].path))
+        except WorkerCrashedError as exc:
+            if alone or (len(parts) == 1 and isinstance(exc.__cause__, TimeoutError)):
+                return [Report(parts[0], findings=[Finding("WorkerCrashed", str(exc), parts[0].path)], unclear=True)]
+        return [report for part in parts for report in await self._read([part], digests, alone=True)]
+
+    def _place(self, reports: Iterable[Report], known: index.Known) -> None:
+        """Documents under their packages. What was counted within a part is counted within its file from here on."""
+        documents = lines = 0
+        path = ""
+        for report in reports:
+            if report.part.path != path:
+                path, documents, lines = report.part.path, 0, 0
+            findings = [
+                replace(
+                    found,
+                    document=found.document and found.document + documents,
+                    line=found.line and found.line + lines,
+                )
+                for found in report.findings
+            ]
+            self._found.take(report, findings)
+            for seen in report.seen:
+                package, facts = (seen.package, seen.facts) if seen.facts else known.documents[seen.sha256][:2]
+                located = Located(facts, path, seen.document + documents, seen.line + lines)
+                self._found.documents.setdefault(package, []).append((seen.sha256, located))
+            for blob in report.blobs:
+                self._found.blobs[blob.head.digest] = blob
+            documents += report.documents
+            lines += report.lines
+
+    async def _judge(self, known: index.Known) -> Catalog:
+        """Packages that changed are assembled, the others are counted."""
+        # A document that could not be read may have belonged to any package, or been one.
+        unreadable = any(not finding.warning for finding in self._found.findings)
+        rejected: dict[str, Sequence[Finding]] = {
+            name: [why] for name, why in sorted((await asyncio.to_thread(self._held, known)).items())
+        }
+        self._found.findings += [why for [why] in rejected.values()]
+        hashes = await asyncio.to_thread(self._hashes, rejected)
+        unchanged = {name for name, found in hashes.items() if known.packages.get(name, ("", 0))[0] == found}
+        batches = _groups(self._found.documents, hashes.keys() - unchanged)
+        assembled = await self._each(batches, self._assemble)
+        good = {name: known.packages[name] for name in unchanged}
+        packages: list[ParsedPackage] = []
+        for one in sorted(assembled, key=lambda one: one.name):
+            self._found.findings += one.findings
+            if one.records:
+                packages.append(ParsedPackage(one.name, hashes[one.name], one.records))
+                good[one.name] = (hashes[one.name], len(one.records) - 1)
+            else:
+                rejected[one.name] = one.findings
+        digests = [digest for package in packages for record in package.records for digest in record.blobs]
+        return Catalog(
+            packages=packages,
+            unchanged=sorted(unchanged),
+            rejected=rejected,
+            unreadable=unreadable,
+            findings=_told(self._found.findings),
+            index=await asyncio.to_thread(self._index, good, known, rejected),
+            blobs={digest: self._found.blobs[digest] for digest in digests if digest in self._found.blobs},
+            revisions=sum(revisions for _, revisions in good.values()),
+        )
+
+    def _held(self, known: index.Known) -> dict[str, Finding]:
+        here = {name: [located.path for _, located in documents] for name, documents in self._found.documents.items()}
+        return held(self._found.damages, here, known)
+
+    def _hashes(self, without: Collection[str]) -> dict[str, str]:
+        return {
+            name: index.input_hash(self._key, (sha256 for sha256, _ in documents))
+            for name, documents in self._found.documents.items()
+            if name and name not in without
+        }
+
+    def _index(self, good: Mapping[str, tuple[str, int]], known: index.Known, rejected: Collection[str]) -> bytes:
+        """Of a package that is not good now: as it was when it was, which is what is served of it."""
+        documents = {
+            name: [(sha256, located.facts, located.path) for sha256, located in found]
+            for name, found in self._found.documents.items()
+            if not name or name in good
+        }
+        kept = {name: known.packages[name] for name in rejected if name in known.packages}
+        for sha256, (name, facts, path) in known.documents.items():
+            if name in kept:
+                documents.setdefault(name, []).append((sha256, facts, path))
+        return index.encode({**good, **kept}, documents)
+
+    async def _assemble(self, groups: list[Group], *, alone: bool = False) -> list[Assembled]:
+        """As _read: when the worker dies, each package is tried again alone."""
+        namespace, repository = self._key.namespace, self._key.name
+        job = encode_job(Assemble(namespace, repository, groups))
+        try:
+            answer = await self._workers.run(self._lane, job, f"package {groups[0].name}")
+            return decode_assembled(answer, namespace, repository)
+        except WorkerCrashedError as exc:
+            if alone:
+                name, first = groups[0].name, groups[0].documents[0]
+                finding = Finding("WorkerCrashed", str(exc), first.path, first.document, first.line, name)
+                return [Assembled(name, (), [finding])]
+        return [one for group in groups for one in await self._assemble([group], alone=True)]
+
+    async def _each(self, batches: Sequence[_B], do: Callable[[_B], Awaitable[list[_A]]]) -> list[_A]:
+        """Everything that `do` makes of the batches, in no order. Raises: CatalogError."""
+        waiting, found = iter(batches), []
+
+        async def take() -> None:
+            for batch in waiting:
+                found.extend(await do(batch))
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(min(len(batches), _AHEAD * self._workers.count)):
+                    tasks.create_task(take(), name=f"parse {self._key.namespace}/{self._key.name}")
+        except ExceptionGroup as group:
+            failed = group.subgroup(CatalogError)
+            if failed is None:
+                raise
+            raise CatalogError(str(failed.exceptions[0])) from group
+        return found
+
+
+def _told(findings: list[Finding]) -> list[Finding]:
+    """In order of path and document; with very many, the last of them are only counted."""
+    ordered = sorted(findings, key=lambda found: (found.path, found.document, found.line))
+    if len(ordered) > _MOST_FINDINGS:
+        ordered[_MOST_FINDINGS:] = [Finding("MoreFindings", f"{len(ordered) - _MOST_FINDINGS} more are not listed")]
+    return ordered
+
+
+def _write_digests(path: Path, known: index.Known) -> None:
+    path.write_bytes(b"".join(bytes.fromhex(sha256) for sha256 in known.documents))
+
+
+def _plan(root: Path, paths: Sequence[str], found: _Gathered) -> list[list[Part]]:
+    """Jobs, the largest first so that all workers end together. Files that cannot be read become findings."""
+    parts: list[Part] = []
+    for path in paths:
+        try:
+            parts += _parts(root, path)
+        except OSError as exc:
+            found.damaged(Finding("Unreadable", f"cannot be read: {exc.strerror}", path))
+    parts.sort(key=lambda part: part.start - part.end)
+    return list(_batched(parts))
+
+
+def _parts(root: Path, path: str) -> list[Part]:
+    size = (root / path).stat().st_size
+    if size > 2 * _PART_BYTES:
+        with splitter.mapped(root / path) as view:
+            # JSON is 10 times as fast, and its documents cannot be found from the middle.
+            if not splitter.is_json(view):
+                return [Part(path, at, min(at + _PART_BYTES, size)) for at in range(0, size, _PART_BYTES)]
+    return [Part(path, 0, size)]
+
+
+def _batched(parts: Iterable[Part]) -> Iterator[list[Part]]:
+    batch: list[Part] = []
+    size = 0
+    for part in parts:
+        if batch and (size + part.end - part.start > _BATCH_BYTES or len(batch) >= _BATCH_FILES):
+            yield batch
+            batch, size = [], 0
+        batch.append(part)
+        size += part.end - part.start
+    if batch:
+        yield batch
+
+
+def _groups(documents: Mapping[str, list[tuple[str, Located]]], names: Iterable[str]) -> list[list[Group]]:
+    """Packages in jobs of about _ASSEMBLE_BYTES of facts."""
+    batches: list[list[Group]] = []
+    room = 0
+    for name in sorted(names):
+        group = Group(name, [located for _, located in documents[name]])
+        size = sum(len(located.facts) for located in group.documents)
+        if size > room:
+            batches.append([])
+            room = _ASSEMBLE_BYTES
+        batches[-1].append(group)
+        room -= size
+    return batches

@@ -1,0 +1,214 @@
+"""Files into facts and blobs, document by document; runs in a worker. A document that cannot be used is a finding."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import zstandard
+
+from cacheserver.catalogs.catalog import Finding
+from cacheserver.catalogs.documents import gorules, goyaml, splitter
+from cacheserver.catalogs.documents.document import DocumentError
+from cacheserver.catalogs.documents.splitter import Piece
+from cacheserver.catalogs.fbc import facts as f
+from cacheserver.catalogs.fbc.read import Blob, read
+from cacheserver.catalogs.limits import ParseLimits
+from cacheserver.catalogs.summary import LONGEST_MESSAGE, LONGEST_NAME, clip
+from cacheserver.catalogs.wire import Part, Report, Seen
+from cacheserver.model import BlobFile, BlobHead, Digest
+
+ZSTD_LEVEL = 3  # model.BlobFile
+
+Load = Callable[[bytes], Iterator[goyaml.Loaded]]
+
+
+def scan(part: Part, root: Path, known: frozenset[bytes], scratch: Path | None, limits: ParseLimits) -> Report:
+    """What the part holds. Whatever is wrong with the file is among the findings; nothing is raised for it.
+
+    known: sha256 of documents that need no parsing. scratch: where blobs go; None writes none.
+    """
+    report = Report(part)
+    reader = _Reader(report, known, scratch, limits)
+    try:
+        size = (root / part.path).stat().st_size
+        if size > limits.file_bytes:
+            if part.start == 0:
+                message = f"{size} bytes; the limit for a file is {limits.file_bytes}"
+                report.findings.append(Finding("FileTooLarge", message, part.path))
+                report.unclear = True
+            return report
+        with splitter.mapped(root / part.path) as view:
+            if part.start == 0 and splitter.is_json(view):
+                reader.json_stream(view)
+            else:
+                reader.yaml_stream(view, part.start, part.end)
+    except OSError as exc:
+        report.findings.append(Finding("Unreadable", f"cannot be read: {exc.strerror}", part.path))
+        report.unclear = True
+    return report
+
+
+class _TooManyDocumentsError(Exception):
+    """The rest of the file is not read."""
+
+
+class _Reader:
+    """Turns the pieces of one part into its report."""
+
+    def __init__(self, report: Report, known: frozenset[bytes], scratch: Path | None, limits: ParseLimits) -> None:
+        self._report = report
+        self._known = known
+        self._scratch = scratch
+        self._limits = limits
+        self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
+        self._untold = self._untold_warnings = 0
+
+    def json_stream(self, view: splitter.View) -> None:
+        """A stream that begins as JSON turns into YAML where the second document at the latest is no JSON (as in
+        apimachinery's YAMLOrJSONDecoder): `{a: b}` is YAML."""
+        for piece in splitter.json_pieces(view, self._limits.document_bytes):
+            try:
+                self._read(piece, self._load_json)
+            except _TooManyDocumentsError:
+                break
+            except DocumentError as exc:
+                if exc.reason == "JSONSyntax" and self._report.documents <= 2 and self._is_yaml(piece):
+                    self._report.documents -= 1
+                    self.yaml_stream(view[piece.at :], 0, len(view), line=piece.line)
+                    return
+                self._refuse(piece, exc)
+        self._tell_untold()
+
+    def yaml_stream(self, view: splitter.View, start: int, end: int, *, line: int = 1) -> None:
+        for piece in splitter.yaml_pieces(view, start, end, self._limits.document_bytes):
+            piece.line += line - 1
+            self._report.lines = piece.next_line - 1
+            try:
+                self._read(piece, self._load_yaml)
+            except _TooManyDocumentsError:
+                break
+            except DocumentError as exc:
+                self._refuse(piece, exc)
+        self._tell_untold()
+
+    def _read(self, piece: Piece, load: Load) -> None:
+        """Adds the piece's documents. Raises: DocumentError for one that cannot be used."""
+        if not piece.error and not piece.raw.strip():
+            return
+        if self._report.documents >= self._limits.documents:
+            message = f"more than {self._limits.documents} documents; the rest of the file is not read"
+            self._report.findings.append(Finding("TooManyDocuments", message, self._report.part.path, line=piece.line))
+            self._report.unclear = True
+            raise _TooManyDocumentsError
+        self._report.documents += 1
+        if piece.error:
+            raise piece.error
+        digest = hashlib.sha256(piece.raw)
+        if digest.digest() in self._known:
+            self._seen(piece, digest.hexdigest(), "", "")
+            return
+        try:
+            for at, loaded in enumerate(load(piece.raw)):
+                # Only objects on one line come after a first one. They are never known, and so parsed each time.
+                self._report.documents += at > 0
+                digest.update(b"\n%d" % at if at else b"")
+                self._document(piece, digest.hexdigest(), loaded)
+        except MemoryError:
+            raise DocumentError("TooLarge", "does not fit into the worker's memory") from None
+
+    def _document(self, piece: Piece, sha256: str, loaded: goyaml.Loaded) -> None:
+        if isinstance(loaded.value, goyaml.Nothing):
+            self._report.documents -= 1
+            return
+        facts, blob = read(loaded.value, self._limits)
+        package = f.package_of(facts.subject)
+        if not package and not isinstance(facts.subject, f.Other):
+            what = "name" if isinstance(facts.subject, f.Package) else "package"
+            raise DocumentError("MissingPackage", f"{what} must be set: it says which package the document belongs to")
+        if len(package) > LONGEST_NAME:
+            shown = clip(package, LONGEST_NAME)
+            message = f"the package's name has {len(package)} characters; the limit is {LONGEST_NAME}: {shown!r}"
+            raise DocumentError("NameTooLong", message, package=shown)
+        if loaded.duplicates:
+            key, line = loaded.duplicates[0]
+            more = f" and {len(loaded.duplicates) - 1} more" if len(loaded.duplicates) > 1 else ""
+            message = f"duplicate key {key!r}{more}; the last one counts"
+            self._add(Finding("DuplicateKey", message, line=piece.line + line - 1, warning=True))
+        if blob and self._scratch:
+            try:
+                self._report.blobs.append(self._store(blob, self._scratch))
+            except DocumentError as exc:
+                exc.package = package
+                raise
+        self._seen(piece, sha256, package, f.encode(facts))
+
+    def _seen(self, piece: Piece, sha256: str, package: str, facts: str) -> None:
+        self._report.seen.append(Seen(sha256, package, facts, self._report.documents, piece.line))
+
+    def _refuse(self, piece: Piece, error: DocumentError) -> None:
+        if error.package:
+            self._report.spoilt.append(clip(error.package, LONGEST_NAME))
+        else:
+            self._report.unclear = True
+        line = piece.line + max(error.line - 1, 0)
+        self._add(Finding(error.reason, str(error), line=line))
+
+    def _add(self, finding: Finding) -> None:
+        if len(self._report.findings) >= self._limits.findings:
+            self._untold += not finding.warning
+            self._untold_warnings += finding.warning
+            return
+        part, documents = self._report.part, self._report.documents
+        self._report.findings.append(
+            replace(finding, message=clip(finding.message, LONGEST_MESSAGE), path=part.path, document=documents)
+        )
+
+    def _tell_untold(self) -> None:
+        for count, warning in ((self._untold, False), (self._untold_warnings, True)):
+            if count:
+                message = f"{count} more {'warnings' if warning else 'findings'} in this file are not listed"
+                self._report.findings.append(Finding("MoreFindings", message, self._report.part.path, warning=warning))
+
+    def _load_yaml(self, raw: bytes) -> Iterator[goyaml.Loaded]:
+        yield goyaml.load(raw, self._limits)
+
+    def _load_json(self, raw: bytes) -> Iterator[goyaml.Loaded]:
+        """Usually one; several when objects share a line. Duplicate keys: the last one wins, untold."""
+        try:
+            yield goyaml.Loaded(gorules.from_json(raw, self._limits))
+        except DocumentError as exc:
+            if exc.reason != "JSONSyntax":
+                raise
+            try:
+                several = list(splitter.objects(raw))
+            except ValueError:
+                raise exc from None
+            if len(several) < 2:
+                raise
+            for one in several:
+                yield goyaml.Loaded(gorules.from_json(one, self._limits))
+
+    def _is_yaml(self, piece: Piece) -> bool:
+        try:
+            return isinstance(goyaml.load(piece.raw.partition(b"\n---")[0], self._limits).value, dict)
+        except DocumentError:
+            return False
+
+    def _store(self, blob: Blob, scratch: Path) -> BlobFile:
+        """The blob as one zstd frame in scratch, under its digest. Raises: DocumentError when the disk is full."""
+        digest = hashlib.sha256(blob.content).hexdigest()
+        path = scratch / f"{digest}.zst"
+        if not path.exists():
+            # Another worker may be writing the same, or die while it does: whole or not at all.
+            own = scratch / f"{digest}.{os.getpid()}"
+            try:
+                own.write_bytes(self._compressor.compress(blob.content))
+                own.replace(path)
+            except OSError as exc:
+                raise DocumentError("ScratchFailed", f"its content cannot be set aside: {exc.strerror}") from exc
+        head = BlobHead(Digest(f"sha256:{digest}"), len(blob.content), blob.media_type, blob.files)
+        return BlobFile(head, path)

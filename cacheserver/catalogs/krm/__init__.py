@@ -1,0 +1,1 @@
+"""Packages of Kubernetes resources with a Kptfile (KRM)."""

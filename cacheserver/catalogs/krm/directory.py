@@ -1,0 +1,166 @@
+"""A directory of KRM packages: every directory with a Kptfile is one, with a single revision, `local`.
+
+What a directory source shows as a file is one, links inside its root included (Kubernetes volumes are made of them).
+Directories below a package are that package's files, whatever Kptfiles they hold (krm-packages.md 4.1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from cacheserver.catalogs.catalog import Catalog, Files, Finding, Progress
+from cacheserver.catalogs.krm import index
+from cacheserver.catalogs.krm.discover import owner_of
+from cacheserver.catalogs.krm.facts import KPTFILE, Origin, Problem, Revision
+from cacheserver.catalogs.krm.jobs import Jobs
+from cacheserver.catalogs.krm.judge import Gathered, judge
+from cacheserver.catalogs.krm.wire import Pack, Packed, Wanted
+from cacheserver.catalogs.limits import MIB
+from cacheserver.catalogs.workers import Lane, Workers
+from cacheserver.model import RepositoryKey
+
+LOCAL: Final = "local"
+"""spec.revision of what a directory holds: it has no history, so it is the one there is. Its number is a branch's, -1:
+no version, and never the latest (design, The API)."""
+
+_AND: Final = "+"
+"""Between the digest and the warnings in a tree's key."""
+_BATCH_BYTES: Final = 2 * MIB
+_BATCH_TREES: Final = 64
+
+
+@dataclass(slots=True)
+class _Package:
+    """directory: relative to the root, empty for the root itself. files: relative to the root."""
+
+    name: str
+    directory: str
+    files: list[str] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    refusal: Problem | None = None
+    size: int = 0
+
+    def inside(self, path: str) -> str:
+        """`path` relative to the package."""
+        return path.removeprefix(f"{self.directory}/") if self.directory else path
+
+    def warned(self) -> str:
+        """A hash of the warnings, empty without any."""
+        return hashlib.sha256(repr(self.warnings).encode()).hexdigest()[:16] if self.warnings else ""
+
+
+class Parse:
+    """One run. Not to be used twice."""
+
+    def __init__(
+        self, tree: Files, key: RepositoryKey, workers: Workers, lane: Lane, scratch: Path, *, write_blobs: bool
+    ) -> None:
+        self._tree = tree
+        self._key = key
+        self._jobs = Jobs(key, workers, lane)
+        self._scratch = scratch
+        self._write_blobs = write_blobs
+        self._found = Gathered()
+
+    async def run(self, known: bytes, progress: Progress) -> Catalog:
+        """Raises: CatalogError when the pool itself cannot go on."""
+        await asyncio.to_thread(self._scratch.mkdir, parents=True, exist_ok=True)
+        remembered = await asyncio.to_thread(index.decode, known)
+        packages = await asyncio.to_thread(self._discover)
+        total, done = sum(package.size for package in packages), 0
+
+        async def read(batch: list[_Package]) -> None:
+            nonlocal done
+            await self._read(batch, remembered)
+            done += sum(package.size for package in batch)
+            progress("parsing", done, total)
+
+        await self._jobs.each(list(_batched(packages)), read)
+        return await judge(self._found, self._key, remembered, self._jobs)
+
+    def _discover(self) -> list[_Package]:
+        """Packages by directory, the largest first; what the source refused becomes a finding. Blocks."""
+        marked = {path.rpartition("/")[0] for path in self._tree.files if path.rpartition("/")[2] == KPTFILE}
+        packages: dict[str, _Package] = {}
+        for path in self._tree.files:
+            directory = owner_of(path, marked)
+            if directory is not None:
+                # api.md, Identity: a package is its path, which the root has none of.
+                package = packages.setdefault(directory, _Package(directory or self._key.name, directory))
+                package.files.append(path)
+                package.size += _size(self._tree.root / path)
+        for path, reason in self._tree.refused:
+            directory = owner_of(path, marked)
+            self._refused(path, reason, packages[directory] if directory is not None else None)
+        return sorted(packages.values(), key=lambda package: -package.size)
+
+    def _refused(self, path: str, reason: str, package: _Package | None) -> None:
+        """Ours: a link or a pipe is left out of a package and told; a file that should be there makes it incomplete."""
+        lost = "cannot be read" in reason
+        if package is None:
+            self._found.unreadable |= lost
+            self._found.findings.append(Finding("Refused", reason, path, warning=not lost))
+        elif lost:
+            package.refusal = ("Unreadable", reason, package.inside(path))
+        else:
+            package.warnings.append(("LeftOut", reason, package.inside(path)))
+
+    async def _read(self, batch: list[_Package], known: index.Known) -> None:
+        scratch = str(self._scratch) if self._write_blobs else ""
+        wanted: list[tuple[_Package, Wanted]] = []
+        for package in batch:
+            refusal = package.refusal or self._oversized(package) or self._jobs.unnameable(package.name, LOCAL)
+            if refusal:
+                self._take(package, Packed(refusal=refusal), known)
+                continue
+            last = known.revision(package.name, LOCAL)
+            digest, _, warned = last.tree.partition(_AND) if last else ("", "", "")
+            files = [(package.inside(path), path) for path in package.files]
+            recognised = digest if warned == package.warned() else ""
+            wanted.append((package, Wanted(package.name, files, recognised, package.warnings)))
+        if wanted:
+            job = Pack(str(self._tree.root), scratch, [tree for _, tree in wanted])
+            for (package, _), packed in zip(wanted, await self._jobs.pack(job), strict=True):
+                self._take(package, packed, known)
+
+    def _oversized(self, package: _Package) -> Problem | None:
+        limits = self._jobs.limits
+        if len(package.files) > limits.package_files:
+            return (
+                "TooManyFiles",
+                f"{len(package.files)} files; the limit for one revision is {limits.package_files}",
+                "",
+            )
+        if package.size > limits.package_bytes:
+            return "TooLarge", f"{package.size} bytes; the limit for one revision is {limits.package_bytes}", ""
+        return None
+
+    def _take(self, package: _Package, packed: Packed, known: index.Known) -> None:
+        # What was left out is no part of the content, but of the facts; and equal trees mean equal facts.
+        revision = Revision(LOCAL, Origin.LOCAL, f"{packed.digest}{_AND}{package.warned()}")
+        self._found.take(package.name, revision, packed, package.directory, known)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # The worker will meet the same, and say so.
+
+
+def _batched(packages: Iterable[_Package]) -> Iterator[list[_Package]]:
+    batch: list[_Package] = []
+    size = 0
+    for package in packages:
+        if batch and (size + package.size > _BATCH_BYTES or len(batch) >= _BATCH_TREES):
+            yield batch
+            batch, size = [], 0
+        batch.append(package)
+        size += package.size
+    if batch:
+        yield batch

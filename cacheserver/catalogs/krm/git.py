@@ -1,0 +1,265 @@
+"""KRM packages of a git repository: discovered in its refs, read through its mirror, nothing checked out.
+
+A tree of files whose key is known is neither read nor parsed again, and a tag or draft that stands where it stood is
+not even listed. What is wrong with one revision stays with it (krm_judge.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from cacheserver.catalogs.catalog import Catalog, Finding, Progress
+from cacheserver.catalogs.krm import discover, index
+from cacheserver.catalogs.krm.commits import Commits
+from cacheserver.catalogs.krm.discover import Files, Place
+from cacheserver.catalogs.krm.facts import KPTFILE, Lock, Origin, Revision
+from cacheserver.catalogs.krm.jobs import Jobs
+from cacheserver.catalogs.krm.judge import Gathered, judge
+from cacheserver.catalogs.krm.mirror import HEADS, Refs
+from cacheserver.catalogs.krm.stage import Stage
+from cacheserver.catalogs.workers import Lane, Workers
+from cacheserver.errors import SourceInvalidError, SourceNotFoundError, SourceTooLargeError
+from cacheserver.model import RepositoryKey
+
+_BATCH_TREES: Final = 16
+"""Of one job: about 1 MB of real packages, on disk until it is done."""
+_MOST_TOLD: Final = 50
+"""Warnings of one kind; the rest is counted. Repositories with thousands of release tags exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A revision whose tree is known by key. files: None where its facts are known."""
+
+    place: Place
+    revision: Revision
+    files: Files | None = None
+
+    @property
+    def where(self) -> str:
+        """As git writes it: REF:PATH."""
+        return f"{self.place.ref}:{self.place.directory}"
+
+
+class Parse:
+    """One run. Not to be used twice."""
+
+    def __init__(
+        self, tree: Refs, key: RepositoryKey, workers: Workers, lane: Lane, scratch: Path, *, write_blobs: bool
+    ) -> None:
+        self._mirror = tree.mirror
+        self._url = tree.url
+        self._directory = tree.directory.strip("/")
+        self._key = key
+        self._jobs = Jobs(key, workers, lane)
+        self._commits = Commits(tree.mirror)
+        self._stage = Stage(tree.mirror, self._jobs, scratch, write_blobs=write_blobs)
+        self._scratch = scratch
+        self._known = index.Known()
+        self._found = Gathered()
+        self._barren: set[str] = set()
+
+    async def run(self, known: bytes, progress: Progress) -> Catalog:
+        """Closes the mirror. Raises: SourceError from it, CatalogError when the pool itself cannot go on."""
+        try:
+            await asyncio.to_thread(self._scratch.mkdir, parents=True, exist_ok=True)
+            self._known = await asyncio.to_thread(index.decode, known)
+            await self._read(await self._discover(), progress)
+        finally:
+            await self._mirror.aclose()
+        self._found.barren = frozenset(self._barren)
+        return await judge(self._found, self._key, self._known, self._jobs)
+
+    # --- discover ---
+
+    async def _discover(self) -> list[_Candidate]:
+        named = await asyncio.to_thread(discover.by_name, self._mirror.refs, self._directory, self._key.name)
+        branch = await self._branch()
+        places, rivals = discover.without_rivals([*named.places, *branch])
+        self._tell("DuplicateRevision", [(place.ref, why, place.package) for place, why in rivals])
+        candidates: list[_Candidate] = []
+        fresh: list[tuple[Place, Files]] = []
+        for place in places:
+            if (problem := self._jobs.unnameable(place.package, place.name)) is not None:
+                self._refuse(place, problem[0], problem[1])
+            elif place in branch:
+                fresh.append((place, branch[place]))
+            elif (known := self._stands(place)) is not None:
+                candidates.append(_Candidate(place, known))
+            elif (files := await self._files(place, named)) is not None:
+                fresh.append((place, files))
+        candidates += await self._dated(fresh, {place.directory for place in branch})
+        self._found.ignored_tags = len(named.ignored)
+        self._tell("IgnoredTag", [(ref, why, "") for ref, why in named.ignored])
+        self._tell("IgnoredDraft", [(ref, why, "") for ref, why in named.useless])
+        return [self._marked(candidate, named.deletions) for candidate in candidates]
+
+    async def _branch(self) -> dict[Place, Files]:
+        """What the branch holds; nothing where the repository is empty, or the branch has no such directory."""
+        ref = self._mirror.refs.get(f"{HEADS}{self._mirror.branch}")
+        if ref is None:
+            return {}
+        self._found.head = ref.commit
+        try:
+            listing = await self._mirror.ls_tree(ref.commit, self._directory)
+        except SourceNotFoundError:
+            why = f"the branch has no directory {self._directory!r}: only tags and drafts are served"
+            self._tell("NoDirectory", [(self._mirror.branch, why, "")])
+            return {}
+        packages, odd = await asyncio.to_thread(discover.on_branch, listing, self._directory)
+        self._tell("OddKptfile", [(f"{self._mirror.branch}:{path}", why, "") for path, why in odd])
+        found: dict[Place, Files] = {}
+        for files in packages:
+            package = discover.package_name(files.directory, self._directory, self._key.name)
+            assert package is not None, "the listing is of our directory"
+            branch = self._mirror.branch
+            found[Place(package, files.directory, branch, Origin.BRANCH, ref.commit, branch)] = files
+        return found
+
+    def _stands(self, place: Place) -> Revision | None:
+        """The revision as known, when its ref leads where it led: the same commit holds the same files."""
+        known = self._known.revision(place.package, place.name)
+        if (
+            known is None
+            or known.origin is not place.origin
+            or known.lock is None
+            or known.tree not in self._known.trees
+        ):
+            return None
+        return known if known.lock == self._lock(place, place.commit) else None
+
+    async def _files(self, place: Place, named: discover.Named) -> Files | None:
+        """A tag's or draft's files; None where there is no package, which is noted in `named`."""
+        barren = f"{place.commit} {place.directory}"
+        files: Files | None = None
+        if barren not in self._known.barren:
+            try:
+                listing = await self._mirror.ls_tree(place.commit, place.directory)
+                files = await asyncio.to_thread(discover.at_top, listing, place.directory)
+            except SourceNotFoundError:
+                pass
+            except (SourceTooLargeError, SourceInvalidError) as exc:
+                if type(exc) not in (SourceTooLargeError, SourceInvalidError):
+                    raise  # A narrower one speaks of our copy, not of this commit.
+                self._refuse(place, type(exc).reason, str(exc))
+                return None
+        if files is None:
+            self._barren.add(barren)
+            into = named.ignored if place.origin is Origin.TAG else named.useless
+            into.append((place.ref, f"there is no {KPTFILE} in {place.directory} at that commit"))
+        return files
+
+    async def _dated(self, fresh: Sequence[tuple[Place, Files]], on_branch: set[str]) -> list[_Candidate]:
+        """Revisions of places, each with its commit, author and workspace."""
+        await self._commits.load(place.commit for place, _ in fresh)
+        changes: dict[str, str] = {}
+        if on_branch:
+            known = {self._known.head: self._known.changes}
+            changes = await self._commits.last_changes(self._found.head, on_branch, known)
+        self._found.changes = changes
+        candidates = []
+        for place, files in fresh:
+            commit_oid = place.commit
+            if place.origin is Origin.BRANCH:
+                # Not the branch's head: each push would change every package of the branch (krm-packages.md 5, 46).
+                commit_oid = changes[place.directory]
+            revision = Revision(
+                place.name, place.origin, files.key, workspace=place.name, lock=self._lock(place, commit_oid)
+            )
+            candidates.append(_Candidate(place, await self._published(place, revision, commit_oid), files))
+        return candidates
+
+    async def _published(self, place: Place, revision: Revision, commit_oid: str) -> Revision:
+        """With workspace and publication, as far as the commit tells (krm-packages.md 4.2, publishedAt/By).
+
+        Porch looks back for the newest commit that it annotated for the package; ours looks at the one that the
+        revision is: Porch tags the commit that it annotates, and a search costs a walk of the history for each tag.
+        """
+        commit = await self._commits.commit(commit_oid)
+        if commit.bad:
+            message = f"commit {commit_oid[:12]} has a line kpt: that is {commit.bad[0]}; it is ignored"
+            self._tell("InvalidAnnotation", [(place.ref, message, place.package)])
+        annotated = commit.workspace((place.directory, place.package))
+        match place.origin:
+            case Origin.TAG:
+                workspace = annotated or place.name
+                return replace(
+                    revision, workspace=workspace, published_at=commit.authored_at, published_by=commit.author
+                )
+            case Origin.BRANCH if annotated is not None:
+                return replace(revision, published_at=commit.authored_at, published_by=commit.author)
+            case _:
+                return revision  # A draft has not been published yet.
+
+    def _lock(self, place: Place, commit: str) -> Lock:
+        """Ours: the directory from the repository's root, not from the source's, so that kpt finds it there."""
+        return Lock(self._url, place.directory, place.ref, commit)
+
+    def _marked(self, candidate: _Candidate, deletions: set[tuple[str, str]]) -> _Candidate:
+        """Says whether it is proposed for deletion: the flag comes and goes while the revision stands still."""
+        place = candidate.place
+        flag = place.origin in (Origin.TAG, Origin.BRANCH) and (place.directory, place.name) in deletions
+        return replace(candidate, revision=replace(candidate.revision, deletion_proposed=flag))
+
+    # --- read ---
+
+    async def _read(self, candidates: Sequence[_Candidate], progress: Progress) -> None:
+        """Every tree that is not known, once, however many revisions have it."""
+        waiting: dict[str, list[_Candidate]] = {}
+        for candidate in candidates:
+            tree = candidate.revision.tree
+            if tree in self._known.trees:
+                self._found.packages.setdefault(candidate.place.package, []).append(candidate.revision)
+                self._found.trees[tree] = self._known.trees[tree]
+            else:
+                waiting.setdefault(tree, []).append(candidate)
+        done = 0
+
+        async def read(trees: list[list[_Candidate]]) -> None:
+            nonlocal done
+            wanted = [(one[0].place.package, one[0].files) for one in trees]
+            packed = await self._stage.pack([(name, files) for name, files in wanted if files is not None])
+            for some, answer in zip(trees, packed, strict=True):
+                for candidate in some:
+                    self._found.take(candidate.place.package, candidate.revision, answer, candidate.where, self._known)
+            done += len(trees)
+            progress("parsing", done, len(waiting))
+
+        # By package: neighbours share most of their files, which are read once a batch.
+        ordered = sorted(waiting.values(), key=lambda some: (some[0].place.package, some[0].place.name))
+        await self._jobs.each([ordered[at : at + _BATCH_TREES] for at in range(0, len(ordered), _BATCH_TREES)], read)
+
+    def _refuse(self, place: Place, reason: str, message: str) -> None:
+        finding = Finding(reason, message, f"{place.ref}:{place.directory}", package=place.package)
+        self._found.refuse(place.package, finding, self._known.revision(place.package, place.name), self._known)
+
+    def _tell(self, reason: str, told: Sequence[tuple[str, str, str]]) -> None:
+        """Warnings as (ref, message, package)."""
+        for ref, message, package in told[:_MOST_TOLD]:
+            self._found.findings.append(Finding(reason, message, ref, package=package, warning=True))
+        if len(told) > _MOST_TOLD:
+            message = f"{len(told) - _MOST_TOLD} more of this kind are not listed"
+            self._found.findings.append(Finding(reason, message, warning=True))
+
+
+async def holds_packages(tree: Refs) -> bool:
+    """Whether a git repository is one of KRM packages: a Kptfile on the branch, or where a tag or draft says.
+
+    Raises: SourceError.
+    """
+    mirror, directory = tree.mirror, tree.directory.strip("/")
+    ref = mirror.refs.get(f"{HEADS}{mirror.branch}")
+    wanted: list[tuple[str, str]] = [(ref.commit, directory)] if ref else []
+    named = await asyncio.to_thread(discover.by_name, mirror.refs, directory, "")
+    barren: set[str] = set()
+    for commit, path in [*wanted, *dict.fromkeys((place.commit, place.directory) for place in named.places)]:
+        try:
+            if await mirror.holds(commit, path, KPTFILE, barren):
+                return True
+        except SourceNotFoundError:
+            continue
+    return False

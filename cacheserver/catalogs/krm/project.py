@@ -1,0 +1,201 @@
+"""KRM packages into the records that are served: one for each revision, then the package. Fields: design, The API."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+
+from cacheserver import model
+from cacheserver.catalogs import bounds, semver
+from cacheserver.catalogs.krm.facts import Facts, Lock, Origin, Revision
+from cacheserver.catalogs.limits import ParseLimits
+from cacheserver.model import Digest, Format, Key, Kind, Record, RepositoryKey
+
+_LABEL_VALUE: Final = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?\Z")  # Kubernetes: labels, syntax
+_INTEGER: Final = re.compile(r"v?([0-9]{1,18})\Z")
+"""Porch, pkg/repository Revision2Int: one leading v, then an integer. Ours: no sign, and what int64 holds."""
+_FORMAT: Final = str(Format.KRM)
+
+_Rank = tuple[semver.Version, bool, str]
+
+
+_OF_REVISION: Final = ("conditions", "readinessGates")
+_OF_PACKAGE: Final = ("keywords",)
+"""Lists whose whole stands in the Kptfile, which is part of the content."""
+
+
+def records(
+    repository: RepositoryKey,
+    package: str,
+    revisions: Sequence[tuple[Revision, Facts]],
+    limits: ParseLimits = bounds.DEFAULT,
+) -> list[Record]:
+    """Revisions from the lowest version up, those without one before them by name; the package last.
+
+    Raises: BoundError for one too large to be served.
+    """
+    ordered = sorted(revisions, key=lambda pair: (_rank(pair[0]) is not None, _rank(pair[0]) or (), pair[0].name))
+    latest = _latest(revision for revision, _ in revisions)
+    made = [
+        _revision(repository, package, revision, facts, limits, latest=revision is latest)
+        for revision, facts in ordered
+    ]
+    made.append(_package(repository, package, ordered, latest, limits))
+    for record in made:
+        bounds.check(record, limits)
+    return made
+
+
+def version_of(revision: Revision) -> str:
+    """The revision's name where it is a version: an integer or a semantic one, a leading v allowed; else empty.
+
+    Ours: of tags only. A branch called v3 and a draft that may become v3 are no version 3 yet.
+    """
+    if revision.origin is not Origin.TAG:
+        return ""
+    return revision.name if _INTEGER.match(revision.name) or _semantic(revision.name) else ""
+
+
+def revision_number(revision: Revision) -> int:
+    """N of vN; 0 for a draft; -1 for a branch, a directory, and a tag that is no integer (krm-packages.md 4.2)."""
+    if revision.origin in (Origin.DRAFT, Origin.PROPOSED):
+        return 0
+    found = _INTEGER.match(revision.name) if revision.origin is Origin.TAG else None
+    return int(found[1]) if found else -1
+
+
+def _latest(revisions: Iterable[Revision]) -> Revision | None:
+    """The highest version among the published. Ours: not one that is proposed for deletion, though Porch allows it:
+    nobody should be led to what is about to go."""
+    ranked = [
+        (rank, revision) for revision in revisions if _lifecycle(revision) == "Published" if (rank := _rank(revision))
+    ]
+    return max(ranked, key=lambda pair: pair[0])[1] if ranked else None
+
+
+def _rank(revision: Revision) -> _Rank | None:
+    """What `latest` compares: vN as N.0.0, a semantic version over the integer equal to it, the name at last."""
+    if revision.origin is not Origin.TAG:
+        return None
+    integer = _INTEGER.match(revision.name)
+    if integer:
+        # krm-packages.md 4.2: 0 is never the latest; it is Porch's number of drafts.
+        return (semver.Version(int(integer[1]), 0, 0), False, revision.name) if int(integer[1]) else None
+    version = _semantic(revision.name)
+    return (version, True, revision.name) if version else None
+
+
+def _semantic(name: str) -> semver.Version | None:
+    try:
+        return semver.parse(name.removeprefix("v"))
+    except ValueError:
+        return None
+
+
+def _lifecycle(revision: Revision) -> str:
+    if revision.origin is Origin.DRAFT:
+        return "Draft"
+    if revision.origin is Origin.PROPOSED:
+        return "Proposed"
+    return "DeletionProposed" if revision.deletion_proposed else "Published"
+
+
+def _revision(
+    repository: RepositoryKey, package: str, revision: Revision, facts: Facts, limits: ParseLimits, *, latest: bool
+) -> Record:
+    digest, size, files = facts.content
+    lifecycle = _lifecycle(revision)
+    spec = {
+        "repository": repository.name,
+        "packageName": package,
+        "revision": revision.name,
+        "version": version_of(revision),
+        "workspaceName": revision.workspace,
+        "lifecycle": lifecycle,
+        "format": _FORMAT,
+    }
+    status = {
+        "revisionNumber": revision_number(revision),
+        "upstreamLock": _lock(facts.upstream_lock),
+        "selfLock": _lock(revision.lock),
+        "publishedAt": revision.published_at,
+        "publishedBy": revision.published_by,
+        "readinessGates": [{"conditionType": gate} for gate in facts.readiness_gates],
+        "conditions": [
+            _present({"type": c.type, "status": c.status, "reason": c.reason, "message": c.message})
+            for c in facts.conditions
+        ],
+        "content": {"digest": digest, "size": size, "files": files},
+    }
+    own = {
+        **_own_labels(repository, package),
+        model.LABEL_LIFECYCLE: lifecycle,
+        model.LABEL_LATEST: "true" if latest else "",
+    }
+    return Record(
+        key=Key(Kind.REVISION, repository.namespace, repository.name, package, revision.name),
+        labels=_labels(facts, own),
+        spec=orjson.dumps(spec),
+        status=orjson.dumps(bounds.fitted(_present(status), _OF_REVISION, _cut(facts, status), limits)),
+        blobs=(Digest(digest),),
+    )
+
+
+def _package(
+    repository: RepositoryKey,
+    package: str,
+    ordered: Sequence[tuple[Revision, Facts]],
+    latest: Revision | None,
+    limits: ParseLimits,
+) -> Record:
+    facts = _spokesman(ordered, latest)
+    status = {
+        "displayName": facts.display_name,
+        "summary": facts.summary,
+        "keywords": facts.keywords,
+        "latest": {"revision": latest.name, "version": version_of(latest)} if latest else None,
+        "revisions": len(ordered),
+    }
+    return Record(
+        key=Key(Kind.PACKAGE, repository.namespace, repository.name, package),
+        labels=_labels(facts, _own_labels(repository, package)),
+        spec=orjson.dumps({"repository": repository.name, "packageName": package, "format": _FORMAT}),
+        status=orjson.dumps(bounds.fitted(_present(status), _OF_PACKAGE, _cut(facts, status), limits)),
+    )
+
+
+def _cut(facts: Facts, status: Mapping[str, Any]) -> list[str]:
+    return [name for name in facts.cut if name in status or name == "labels"]
+
+
+def _spokesman(ordered: Sequence[tuple[Revision, Facts]], latest: Revision | None) -> Facts:
+    """Whose Kptfile speaks for the package: the latest revision's, else the branch's, else the highest one's."""
+    # The first of equals: the highest, since `ordered` begins with the lowest.
+    preferred = max(
+        reversed(ordered), key=lambda pair: (pair[0] is latest, pair[0].origin in (Origin.BRANCH, Origin.LOCAL))
+    )
+    return preferred[1]
+
+
+def _own_labels(repository: RepositoryKey, package: str) -> dict[str, str]:
+    return {model.LABEL_REPOSITORY: repository.name, model.LABEL_PACKAGE: package, model.LABEL_FORMAT: _FORMAT}
+
+
+def _labels(facts: Facts, own: Mapping[str, str]) -> dict[str, str]:
+    """The Kptfile's (valid ones, none of our domain: krm_kptfile.py) and ours, which are left out where no value."""
+    return {**dict(facts.labels), **{name: value for name, value in own.items() if value and _LABEL_VALUE.match(value)}}
+
+
+def _lock(lock: Lock | None) -> dict[str, Any] | None:
+    if lock is None:
+        return None
+    git = {"repo": lock.repo, "directory": lock.directory, "ref": lock.ref, "commit": lock.commit}
+    return {"type": "git", "git": _present(git)}
+
+
+def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what says nothing, as `omitempty` does; zero and false are kept, they say something."""
+    return {name: value for name, value in fields.items() if value not in (None, "") and value not in ([], (), {})}

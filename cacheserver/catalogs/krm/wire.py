@@ -1,0 +1,119 @@
+"""What is asked of a worker about KRM packages, and what it answers: JSON, in the frames of frame.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from cacheserver.catalogs.krm.facts import Problem, Revision, decode_revision
+from cacheserver.model import BlobFile, BlobHead, Digest
+
+_PACK: Final = "krm.pack"  # both begin as frame.KRM says
+_DESCRIBE: Final = "krm.describe"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One tree of a package to read. name: of the package, for messages.
+
+    files: (path in the package, file below the job's root), sorted by path, a Kptfile among them.
+    known: digest of the content that needs no more than being recognised; empty for none.
+    warnings: what is to be remembered with the tree.
+    """
+
+    name: str
+    files: Sequence[tuple[str, str]]
+    known: str = ""
+    warnings: Sequence[Problem] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Read trees and make their content. scratch: where blobs go; empty writes none."""
+
+    root: str
+    scratch: str
+    trees: Sequence[Wanted]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """The answer for one tree: either facts (empty for known content), or why it is refused as (problem, line)."""
+
+    digest: str = ""
+    facts: str = ""
+    blob: BlobFile | None = None
+    refusal: Problem | None = None
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A package: its revisions, each with the facts of its tree."""
+
+    name: str
+    revisions: Sequence[tuple[Revision, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Describe:
+    """Make the records of packages. Answered as wire.Assemble is."""
+
+    namespace: str
+    repository: str
+    packages: Sequence[Described]
+
+
+def encode_job(job: Pack | Describe) -> bytes:
+    return orjson.dumps([_PACK if isinstance(job, Pack) else _DESCRIBE, job])
+
+
+def decode_job(frame: bytes) -> Pack | Describe:
+    name, written = orjson.loads(frame)
+    if name == _PACK:
+        trees = [
+            Wanted(t["name"], _pairs(t["files"]), t["known"], [_problem(w) for w in t["warnings"]])
+            for t in written["trees"]
+        ]
+        return Pack(written["root"], written["scratch"], trees)
+    packages = [
+        Described(p["name"], [(decode_revision(revision), facts) for revision, facts in p["revisions"]])
+        for p in written["packages"]
+    ]
+    return Describe(written["namespace"], written["repository"], packages)
+
+
+def encode_packed(packed: Sequence[Packed]) -> bytes:
+    return orjson.dumps(packed, default=str)
+
+
+def decode_packed(frame: bytes) -> list[Packed]:
+    return [
+        Packed(
+            digest=written["digest"],
+            facts=written["facts"],
+            blob=_blob(written["blob"]) if written["blob"] else None,
+            refusal=_problem(written["refusal"]) if written["refusal"] else None,
+            line=written["line"],
+        )
+        for written in orjson.loads(frame)
+    ]
+
+
+def _blob(written: dict[str, Any]) -> BlobFile:
+    head = written["head"]
+    files = tuple(_pairs(head["files"]))
+    return BlobFile(BlobHead(Digest(head["digest"]), head["size"], head["media_type"], files), Path(written["path"]))
+
+
+def _pairs(written: list[Any]) -> list[Any]:
+    return [(first, second) for first, second in written]
+
+
+def _problem(written: list[str]) -> Problem:
+    reason, message, path = written
+    return reason, message, path

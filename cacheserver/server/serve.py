@@ -1,0 +1,329 @@
+"""Builds everything once, runs it in one TaskGroup, shuts down in order. The only place that knows all the rooms.
+
+Order of start: etcd, the listener (discovery answers at once, reads are put off until the cache is filled), cache,
+ingestion; parse workers when there is something to parse. Order of stop: readyz fails and watches end politely, the
+listener closes, open requests finish within the grace, then ingestion, cache and etcd go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import logging
+import signal
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import cacheserver
+from cacheserver import metrics
+from cacheserver.config import Defaults, RepositoryConfig, Settings
+from cacheserver.errors import CacheServerError, EtcdError, EtcdStartError, NoSpace
+from cacheserver.etcd.client import Client, TLSFiles
+from cacheserver.etcd.version import check_supported
+from cacheserver.ingest import Ingest, Rooms, ServedBook, Space, SyncReport, limits
+from cacheserver.ingest.disk import Mirrors, ScratchSpace, scratch_directory
+from cacheserver.ingest.reading import open_for
+from cacheserver.ingest.roll import Roll
+from cacheserver.ingest.space import TROUBLE
+from cacheserver.server import memory
+from cacheserver.sources import Access, Progress, Source
+from cacheserver.store.blobs import Blobs
+from cacheserver.store.objects import CLAIM_TTL_S, Store
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from cacheserver.api import Api
+    from cacheserver.cache.watchcache import WatchCache
+    from cacheserver.catalogs.workers import Workers
+    from cacheserver.cluster.kubeapi import KubeAPI
+    from cacheserver.cluster.repositories import Controller
+
+log = logging.getLogger(__name__)
+
+# Connections that wait to be accepted; the kernel caps it at its own limit (net.core.somaxconn, 4,096 by default). Past
+# that it drops handshakes, and clients try again after a second: what a crowd that comes back meets. Go's servers take
+# the kernel's limit, too.
+_BACKLOG = 4096
+
+
+async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. Calls `ready` with the API's URL once reads are answered.
+
+    SIGHUP: look at every source now. Raises: ConfigError, EtcdStartError, OSError when the address is taken.
+    """
+    from cacheserver.api import PROJECTIONS, Api  # noqa: PLC0415 - aiohttp and the API cost `ingest` half its time
+    from cacheserver.cache.watchcache import WatchCache  # noqa: PLC0415 - as above
+    from cacheserver.server.listener import open_door  # noqa: PLC0415 - as above
+
+    memory.keep_little()
+    metrics.build.labels(cacheserver.__version__).set(1)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    async with AsyncExitStack() as stack:
+        workers = await stack.enter_async_context(limits.workers(settings.parsing))
+        client = await stack.enter_async_context(_etcd(settings))
+        store, blobs = Store(client), Blobs(client)
+        kept = settings.cache
+        cache = WatchCache(store, PROJECTIONS, window_events=kept.window_events, window_bytes=kept.window_bytes)
+        door = await stack.enter_async_context(open_door(settings.serving))
+        space = Space()
+        opening = _Opening(space)
+        api = Api(
+            cache,
+            blobs,
+            standalone=not settings.from_cluster,
+            version=cacheserver.__version__,
+            checks={**door.checks, "etcd": opening},
+            notes={"etcd-space": lambda: space.trouble},
+            gate=door.gate,
+            list_cache_bytes=kept.list_cache_bytes,
+            max_reads=settings.serving.max_reads,
+            max_watches=limits.watches_that_fit(settings.serving.max_watches),
+        )
+        scratch = stack.enter_context(scratch_directory())
+        rooms = _rooms(store, blobs, workers, scratch, settings)
+        if settings.from_cluster and door.kubernetes is not None:
+            ingest, controller = _steered(rooms, settings, door.kubernetes, space)
+        else:
+            ingest, controller = _ingest(rooms, settings, space), None
+        loop.add_signal_handler(signal.SIGHUP, ingest.request_sync)
+        runner = await stack.enter_async_context(_listening(api, settings, door.context))
+        url = _url(runner, door.context)
+        log.info("listening", extra={"url": url})
+        async with asyncio.TaskGroup() as group:
+            opened = functools.partial(_open_for, ingest, store, client, settings)
+            work = group.create_task(_work(opened, cache, ingest, controller, opening), name="server: work")
+            guard = group.create_task(door.run(), name="server: door")
+            announce = group.create_task(_announce(cache, lambda: ready(url)), name="server: announce")
+            await _stopped(stop, work)
+            log.info("stopping", extra={"grace_s": settings.serving.shutdown_grace_s})
+            await api.shut_down(grace_s=settings.serving.shutdown_grace_s)
+            await runner.cleanup()
+            announce.cancel()
+            guard.cancel()
+            work.cancel()
+    log.info("stopped")
+    return 0
+
+
+async def ingest(
+    settings: Settings,
+    *,
+    progress: Progress,
+    on_report: Callable[[SyncReport], None],
+    on_error: Callable[[RepositoryConfig, CacheServerError], None],
+) -> None:
+    """Every repository once. Each ends in one call: on_report, or on_error for one that failed as a whole."""
+    async with AsyncExitStack() as stack:
+        workers = await stack.enter_async_context(limits.workers(settings.parsing))
+        client = await stack.enter_async_context(_etcd(settings))
+        store = Store(client)
+        await _open(store, client, settings)
+        scratch = stack.enter_context(scratch_directory())
+        rooms = _rooms(store, Blobs(client), workers, scratch, settings)
+        await _ingest(rooms, settings, Space()).once(progress=progress, on_report=on_report, on_error=on_error)
+
+
+async def _open(store: Store, client: Client, settings: Settings) -> None:
+    """Make the store usable. Raises: EtcdStartError for a version we refuse, ConfigError, Unavailable."""
+    version = await client.connect()
+    if not settings.etcd.embedded and version is not None:
+        warning = check_supported(version, embedded=False, allow_unsupported=settings.etcd.allow_unsupported)
+        if warning:
+            log.warning(warning)
+    await store.open()
+    if settings.etcd.embedded:
+        await store.drop_claims()  # left by a killed server: nobody else can reach this etcd
+
+
+class _Opening:
+    """Whether the store is open, and if not, why; a check of /readyz, so in words that everybody may read."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._cause: str | None = "etcd has not answered yet"
+
+    def __call__(self) -> str | None:
+        return self._cause
+
+    def failed(self, error: EtcdError, *, after_s: float) -> None:
+        """after_s: since the first try."""
+        if isinstance(error, NoSpace):
+            self._cause = TROUBLE
+            self._space.refused(error)  # which says so in the log, again and again
+            return
+        metrics.cache_lag_seconds.set(after_s)
+        cause = f"etcd does not answer, or refuses ({type(error).__name__}): the log has its words"
+        if self._cause != cause:
+            log.warning("the store cannot be opened yet; trying on", extra={"error": str(error)})
+        self._cause = cause
+
+    def succeeded(self) -> None:
+        self._cause = None
+
+
+async def _open_for(ingest: Ingest, store: Store, client: Client, settings: Settings) -> None:
+    """As _open; then what is configured no more goes. Raises: as _open."""
+    await _open(store, client, settings)
+    if not settings.from_cluster:
+        await _take_out(ingest, store, settings)
+
+
+async def _take_out(ingest: Ingest, store: Store, settings: Settings) -> None:
+    """Forget the catalogs that this server's configuration had once and has no more; see ingest/roll.py."""
+    roll = Roll(settings.etcd.data_dir / "catalogs.json", f"{store.cluster_id:x}")
+    for key in await roll.begin([config.key for config in settings.repositories]):
+        log.info("no longer configured", extra={"namespace": key.namespace, "repository": key.name})
+        # A process that was killed holds its claims for a while yet; who holds one for longer is alive.
+        ingest.remove(key, patience_s=2 * CLAIM_TTL_S, done=functools.partial(roll.settled, key))
+
+
+async def _work(
+    opened: Callable[[], Awaitable[None]],
+    cache: WatchCache,
+    ingest: Ingest,
+    controller: Controller | None,
+    opening: _Opening,
+) -> None:
+    """Everything that needs etcd, begun once it answers."""
+    pause_s, began = 0.1, time.monotonic()
+    while True:
+        try:
+            await opened()
+            break
+        except EtcdStartError:
+            raise
+        except EtcdError as exc:
+            opening.failed(exc, after_s=time.monotonic() - began)
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, 5.0)
+    opening.succeeded()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(cache.run(), name="server: cache")
+        group.create_task(ingest.run(), name="server: ingest")
+        if controller is not None:
+            group.create_task(controller.run(), name="server: repositories")
+
+
+async def _announce(cache: WatchCache, ready: Callable[[], None]) -> NoReturn:
+    """Once the cache is filled: say so, and from then on hold no more memory than it takes."""
+    await cache.wait_ready()
+    # What is loaded stays for long and holds no cycles: keep the collector from walking it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    ready()
+    await memory.keep_giving_back()
+
+
+async def _stopped(stop: asyncio.Event, work: asyncio.Task[None]) -> None:
+    """Until a signal asks to stop, or the work ended by an error (which the TaskGroup then raises)."""
+    waiting = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({waiting, work}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+
+
+@asynccontextmanager
+async def _etcd(settings: Settings) -> AsyncIterator[Client]:
+    """A client of the etcd that the settings name, or of one started for this process."""
+    etcd = settings.etcd
+    async with AsyncExitStack() as stack:
+        if etcd.embedded:
+            from cacheserver.etcd.embedded import EmbeddedEtcd  # noqa: PLC0415 - where it is asked for
+
+            child = await stack.enter_async_context(EmbeddedEtcd(etcd.data_dir / "etcd", binary=etcd.binary))
+            client = Client([child.endpoint])
+        else:
+            tls = TLSFiles(etcd.ca_file, etcd.cert_file, etcd.key_file) if etcd.ca_file or etcd.cert_file else None
+            client = Client(etcd.endpoints, tls=tls, user=etcd.user, password=etcd.password() if etcd.user else None)
+        yield await stack.enter_async_context(client)
+
+
+def _rooms(store: Store, blobs: Blobs, workers: Workers, scratch: Path, settings: Settings) -> Rooms:
+    parsing = settings.parsing
+    mirrors = Mirrors(settings.etcd.data_dir / "sources", parsing.mirror_bytes)
+    return Rooms(
+        store,
+        blobs,
+        workers,
+        scratch,
+        timeout_s=parsing.sync_timeout_s,
+        scratch_space=ScratchSpace(parsing.scratch_bytes),
+        mirrors=mirrors,
+    )
+
+
+def _ingest(rooms: Rooms, settings: Settings, space: Space) -> Ingest:
+    """Ingestion of the configured repositories."""
+    ingest = Ingest(rooms, ServedBook(rooms.store), space=space)
+    for config in settings.repositories:
+        ingest.put(config, functools.partial(_source, settings, config))
+    return ingest
+
+
+def _steered(rooms: Rooms, settings: Settings, kubernetes: KubeAPI, space: Space) -> tuple[Ingest, Controller]:
+    """Ingestion of the cluster's Repository objects, one replica at a time, and who tells it of them."""
+    # What the first git repository needs: by then we serve, and loading it would hold up everybody for 20 ms.
+    import cacheserver.catalogs.krm.git  # noqa: PLC0415
+    import cacheserver.sources.git.source  # noqa: F401, PLC0415
+    from cacheserver.cluster.credentials import Secrets  # noqa: PLC0415  in a cluster only
+    from cacheserver.cluster.events import Events  # noqa: PLC0415
+    from cacheserver.cluster.repositories import Controller  # noqa: PLC0415
+    from cacheserver.cluster.status import StatusBook  # noqa: PLC0415
+
+    content = settings.content
+    book = StatusBook(kubernetes, rooms.store.holds, Events(kubernetes))
+    ingest = Ingest(rooms, book, lead=True, space=space)
+    controller = Controller(
+        kubernetes,
+        ingest,
+        book,
+        Secrets(kubernetes),
+        functools.partial(_source, settings),
+        namespaces=content.watch_namespaces,
+        defaults=Defaults(content.namespace, content.interval_s, content.validation, content.allow_empty),
+    )
+    return ingest, controller
+
+
+def _source(settings: Settings, config: RepositoryConfig, access: Access | None = None) -> Source:
+    """A repository's source. What it keeps between fetches (git's objects) lies in the data directory, also with an
+    etcd elsewhere, so that a restart fetches nothing again. Raises: SourceInvalidError."""
+    cache = settings.etcd.data_dir / "sources" / config.key.namespace / config.key.name
+    caps = limits.source_limits(settings.parsing)
+    return open_for(config.source, config.format, cache=cache, limits=caps, access=access)
+
+
+@asynccontextmanager
+async def _listening(api: Api, settings: Settings, tls: ssl.SSLContext | None) -> AsyncIterator[web.ServerRunner]:
+    from aiohttp import web  # noqa: PLC0415 - see serve
+
+    from cacheserver.api import make_server  # noqa: PLC0415 - see serve
+
+    runner = web.ServerRunner(make_server(api, secure=tls is not None), shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        listen = settings.serving.listen
+        site = web.TCPSite(runner, listen.host, listen.port, backlog=_BACKLOG, reuse_address=True, ssl_context=tls)
+        await site.start()
+        yield runner
+    finally:
+        with contextlib.suppress(asyncio.CancelledError):
+            await runner.cleanup()
+
+
+def _url(runner: web.ServerRunner, tls: ssl.SSLContext | None) -> str:
+    host, port = runner.addresses[0][:2]
+    scheme = "http" if tls is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -1,0 +1,1 @@
+"""Container images as sources: from a registry, or from an image layout on disk."""

@@ -1,0 +1,1 @@
+"""What etcd holds: keys and encoding of objects, claims and content. The only package that knows them."""

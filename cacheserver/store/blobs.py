@@ -1,0 +1,270 @@
+"""Content by digest in etcd: written once, read as a stream, collected when nothing refers to it any more.
+
+    blob/<sha256>/head    JSON (or zstd of it): size, media type, files, chunks; written last: present means complete
+    blob/<sha256>/<nnnn>  the zstd frame in chunks of 512 KiB
+
+Outside the watched prefix: content never makes an event. Called by ingest (write) and the API (read).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import zstandard
+
+from cacheserver import metrics
+from cacheserver.errors import BlobMissingError, Unavailable
+from cacheserver.etcd.client import Client, Compare, Delete, Put, prefix_end
+from cacheserver.model import BlobFile, BlobHead, Digest
+from cacheserver.store.objects import PREFIX, Store, in_parallel
+from cacheserver.store.zstd import Blocks
+
+log = logging.getLogger(__name__)
+
+_BLOB = PREFIX + b"blob/"
+_CHUNK_BYTES = 512 << 10  # architecture.md, decision 3: far below etcd's 1.5 MiB request limit
+_TURN_BYTES = 256 << 10  # unpacked in one turn of the loop: under 1 ms
+_WINDOW_BYTES = 8 << 20  # that a frame may ask the decompressor to remember; ours ask for 2 MiB
+_PLAIN_HEAD_BYTES = 32 << 10
+_HEADS_KEPT = 4096
+_COLLECT_AFTER_S = 3600.0
+_WALK_KEYS = 8  # etcd loads values also where keys alone are asked for: 8 chunks are 4 MiB of its memory
+_PUT_TRIES = 3
+
+
+class Blobs:
+    """See the module. Safe to share between tasks."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        # Immutable by digest, so never stale while the blob exists. When full, the least recently used goes.
+        self._heads: OrderedDict[Digest, BlobHead] = OrderedDict()
+        self._unreferenced: dict[bytes, tuple[_Marks, float]] = {}
+
+    # --- read ---
+
+    async def head(self, digest: Digest) -> BlobHead | None:
+        """What the blob is, or None when there is none."""
+        known = self._heads.get(digest)
+        if known is not None:
+            self._heads.move_to_end(digest)
+            return known
+        found = (await self._client.range(_key(digest) + b"head")).key_values
+        if not found:
+            return None
+        head, _ = _decode_head(digest, found[0].value)
+        self._heads[digest] = head
+        if len(self._heads) > _HEADS_KEPT:
+            self._heads.popitem(last=False)
+        return head
+
+    async def read(self, digest: Digest) -> AsyncIterator[bytes]:
+        """The uncompressed bytes in pieces of 128 KiB at most; one chunk and one piece in memory at a time.
+
+        Raises: BlobMissingError when the blob, or a part of it, is not there; EtcdError.
+        """
+        found = (await self._client.range(_key(digest) + b"head")).key_values
+        if not found:
+            raise BlobMissingError(f"content {digest} is not in the store")
+        head, chunks = _decode_head(digest, found[0].value)
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES).decompressobj()
+        blocks = Blocks()
+        left = head.size
+        for index in range(chunks):
+            chunk = (await self._client.range(_chunk_key(digest, index))).key_values
+            if not chunk:
+                raise BlobMissingError(f"content {digest} is not complete in the store: chunk {index} is missing")
+            compressed = chunk[0].value
+            unyielding = 0
+            for step in _steps(digest, blocks, compressed):
+                try:
+                    piece = decompressor.decompress(step)
+                except zstandard.ZstdError as exc:
+                    raise BlobMissingError(f"content {digest} is damaged in the store: chunk {index}: {exc}") from exc
+                left -= len(piece)
+                unyielding += len(piece)
+                if left < 0:
+                    raise BlobMissingError(f"content {digest} is damaged in the store: over its {head.size} bytes")
+                if piece:
+                    yield piece
+                if unyielding >= _TURN_BYTES:
+                    await asyncio.sleep(0)  # a chunk can stand for gigabytes, and a reader may take them as fast
+                    unyielding = 0
+
+    # --- write ---
+
+    async def put(self, blob: BlobFile) -> int:
+        """Store the blob's file; the head goes last. Returns compressed bytes written. Idempotent.
+
+        Raises: NoSpace, Unavailable (also where its chunks were collected again and again).
+        """
+        for _ in range(_PUT_TRIES):
+            if written := await self._put_once(blob):
+                metrics.blob_bytes.inc(written)
+                return written
+        raise Unavailable(f"content {blob.head.digest} could not be stored whole: its chunks were collected")
+
+    async def _put_once(self, blob: BlobFile) -> int:
+        """Bytes written; 0 when chunks written before the head are not those that are there any more."""
+        digest = blob.head.digest
+        written = chunks = 0
+        first: list[Compare] = []
+        with await asyncio.to_thread(blob.path.open, "rb") as file:
+            chunk = await asyncio.to_thread(file.read, _CHUNK_BYTES)
+            while len(chunk) == _CHUNK_BYTES:
+                await self._client.put(_chunk_key(digest, chunks), chunk)
+                if not first:
+                    # A collection takes all chunks or none: while the first stands, so do the others. By its creation,
+                    # since another writer of the same content may well put it again.
+                    stands = (await self._client.range(_chunk_key(digest, 0), keys_only=True)).key_values
+                    if not stands:
+                        return 0
+                    first = [Compare(_chunk_key(digest, 0), "create_revision", stands[0].create_revision)]
+                chunks, written = chunks + 1, written + len(chunk)
+                chunk = await asyncio.to_thread(file.read, _CHUNK_BYTES)
+        head = Put(_key(digest) + b"head", _encode_head(blob.head, chunks + 1))
+        stored = await self._client.txn(first, [Put(_chunk_key(digest, chunks), chunk), head])
+        return written + len(chunk) if stored.succeeded else 0
+
+    async def put_bytes(self, content: bytes, media_type: str, scratch: Path) -> Digest:
+        """Store bytes that no file holds yet; returns their digest. Absent and present alike end up present."""
+        digest, path = await asyncio.to_thread(_compressed, content, scratch)
+        if await self.keep([digest]):
+            await self.put(BlobFile(BlobHead(digest, len(content), media_type), path))
+        return digest
+
+    async def keep(self, digests: Iterable[Digest]) -> set[Digest]:
+        """Which of `digests` are absent. Those present are touched, so that a collection under way leaves them."""
+        absent: set[Digest] = set()
+
+        async def touch(digest: Digest) -> None:
+            key = _key(digest) + b"head"
+            while True:
+                found = (await self._client.range(key)).key_values
+                if not found:
+                    absent.add(digest)
+                    return
+                same = Compare(key, "mod_revision", found[0].mod_revision)
+                if (await self._client.txn([same], [Put(key, found[0].value)])).succeeded:
+                    return
+
+        await in_parallel(digests, touch)
+        return absent
+
+    async def absent(self, digests: Iterable[Digest]) -> set[Digest]:
+        """Which of `digests` are not in the store; touches nothing. Of those that are, etcd loads nothing."""
+        missing: set[Digest] = set()
+
+        async def look(digest: Digest) -> None:
+            if not (await self._client.range(_key(digest) + b"head", count_only=True)).count:
+                missing.add(digest)
+
+        await in_parallel(digests, look)
+        return missing
+
+    # --- collect ---
+
+    async def collect(self, store: Store) -> Collected:
+        """Delete content that nothing has referred to for an hour, and chunks that never got their head.
+
+        Call it now and then. Two passes at least: a blob is deleted only if an earlier pass saw it so and unchanged,
+        and only while it is the one seen: ingest touches a head before it refers to it, and a writer adds no head to
+        chunks that went (see put).
+        """
+        found = await self._walk()
+        referenced = {_key(digest): digest for digest in await store.referenced_blobs()}
+        now = time.monotonic()
+        seen: dict[bytes, tuple[_Marks, float]] = {}
+        for prefix, marks in found.items():
+            if prefix not in referenced or not marks.head:
+                before, since = self._unreferenced.get(prefix, (marks, now))
+                seen[prefix] = (marks, since if before == marks else now)
+        self._unreferenced = seen
+        deleted = 0
+        for prefix, (marks, since) in seen.items():
+            if now - since >= _COLLECT_AFTER_S:
+                same = [Compare(prefix + b"head", "mod_revision", marks.head)]
+                if not marks.head:
+                    same.append(Compare(marks.first, "mod_revision", marks.first_at))
+                if (await self._client.txn(same, [Delete(prefix, prefix[:-1] + b"0")])).succeeded:
+                    deleted += 1
+                    self._heads.pop(Digest("sha256:" + prefix.split(b"/")[-2].decode()), None)
+        # What was stored after the walk is referred to and was not seen: ask again before calling it lost.
+        unseen = [digest for prefix, digest in referenced.items() if prefix not in found or not found[prefix].head]
+        return Collected(deleted, await self.absent(unseen))
+
+    async def _walk(self) -> dict[bytes, _Marks]:
+        """Every blob of which anything is stored, complete or not, by its prefix."""
+        found: dict[bytes, _Marks] = {}
+        key, end = _BLOB, prefix_end(_BLOB)
+        while True:
+            page = await self._client.range(key, end, limit=_WALK_KEYS, keys_only=True)
+            for kv in page.key_values:
+                prefix, _, part = kv.key.rpartition(b"/")
+                marks = found.setdefault(prefix + b"/", _Marks(kv.key, kv.mod_revision))
+                if part == b"head":
+                    marks.head = kv.mod_revision
+            if not page.more:
+                return found
+            last, _, part = page.key_values[-1].key.rpartition(b"/")
+            # A head stands behind its chunks: those that are left of them need not be looked at.
+            key = last + b"/head" if part < b"head" else page.key_values[-1].key + b"\0"
+
+
+@dataclass(slots=True)
+class _Marks:
+    """By which a blob is recognised: its first key with the revision that wrote it, and its head's (0: none yet)."""
+
+    first: bytes
+    first_at: int
+    head: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """deleted: how many blobs went. lost: what is referred to and not in the store."""
+
+    deleted: int
+    lost: set[Digest]
+
+
+def _steps(digest: Digest, blocks: Blocks, compressed: bytes) -> Iterator[bytes]:
+    """The next of the frame in parts that unpack to one block at most. Raises: BlobMissingError when it is none."""
+    try:
+        yield from blocks.feed(compressed)
+    except ValueError as exc:
+        raise BlobMissingError(f"content {digest} is damaged in the store: {exc}") from exc
+
+
+def _compressed(content: bytes, scratch: Path) -> tuple[Digest, Path]:
+    digest = Digest(f"sha256:{hashlib.sha256(content).hexdigest()}")
+    path = scratch / f"{digest.removeprefix('sha256:')}.zst"
+    path.write_bytes(zstandard.ZstdCompressor(level=3).compress(content))
+    return digest, path
+
+
+def _key(digest: Digest) -> bytes:
+    return _BLOB + digest.removeprefix("sha256:").encode() + b"/"
+
+
+def _chunk_key(digest: Digest, index: int) -> bytes:
+    return _key(digest) + b"%04d" % index
+
+
+def _encode_head(head: BlobHead, chunks: int) -> bytes:
+    value = orjson.dumps({"size": head.size, "mediaType": head.media_type, "files": head.files, "chunks": chunks})
+    return value if len(value) <= _PLAIN_HEAD_BYTES else zstandard.ZstdCompressor(level=3).compress(value)
+
+
+def _decode_head(digest: Digest, value: bytes) -> tuple[BlobHead, int]:
+    raw = orjson.loads(value if value[:1] == b"{" else zstandard.ZstdDecompressor().decompress(value))
+    files = tuple((path, size) for path, size in raw["files"])
+    return BlobHead(digest, raw["size"], raw["mediaType"], files), raw["chunks"]

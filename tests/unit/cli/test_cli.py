@@ -1,0 +1,425 @@
+"""The command line as a user meets it: exit codes, where output goes, what messages say.
+
+The server behind it is a fake that keeps what it was asked; real ones are started in tests/e2e.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from cacheserver.catalogs import Catalog, Finding
+from cacheserver.cli import logs, main
+from cacheserver.cli.terminal import Progress, Terminal, finding_line, table, validate_summary
+from cacheserver.config import LogFormat, LogSettings, RepositoryConfig, Settings
+from cacheserver.errors import CacheServerError, EtcdStartError, SourceNotFoundError
+from cacheserver.ingest import Outcome, SyncReport
+from cacheserver.model import RepositoryKey
+
+pytestmark = pytest.mark.processes
+
+URL = "http://127.0.0.1:8001"
+
+
+@dataclass
+class FakeEngine:
+    """A server that serves nothing. fails: what both commands raise. reports: what ingest tells."""
+
+    fails: BaseException | None = None
+    reports: list[SyncReport | CacheServerError] = field(default_factory=list)
+    asked: list[Settings] = field(default_factory=list)
+
+    async def serve(self, settings: Settings, ready: Callable[[str], None]) -> int:
+        self.asked.append(settings)
+        if self.fails is not None:
+            raise self.fails
+        ready(URL)
+        return 0
+
+    async def ingest(
+        self,
+        settings: Settings,
+        *,
+        progress: Progress,
+        on_report: Callable[[SyncReport], None],
+        on_error: Callable[[RepositoryConfig, CacheServerError], None],
+    ) -> None:
+        self.asked.append(settings)
+        progress("read", 1, 2)
+        if self.fails is not None:
+            raise self.fails
+        for repository, report in zip(settings.repositories, self.reports, strict=True):
+            if isinstance(report, SyncReport):
+                on_report(report)
+            else:
+                on_error(repository, report)
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """main() configures the whole process's logging, on a stderr that is this test's own."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(capture=False)
+
+
+def run(*arguments: str, engine: FakeEngine | None = None, **environ: str) -> int:
+    return main.main(arguments, environ=environ, engine=engine or FakeEngine())
+
+
+# --- help and usage ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["serve", "ingest", "validate", "version"])
+def test_help_teaches_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        run(command, "--help")
+    assert left.value.code == 0
+    assert f"  cacheserver {command} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [(), ("nonsense",), ("serve", "--nonsense"), ("serve", "--inter", "1m")])
+def test_a_command_line_that_is_wrong_exits_2(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as left:
+        run(*arguments)
+    assert left.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("serve",), "there is no catalog to read: give --catalog NAME=SOURCE"),
+        (("ingest", "--etcd", "http://127.0.0.1:1"), "there is no catalog to read"),
+        (("serve", "--catalog", "a=./x", "--interval", "1s"), "--interval: '1s' is out of range"),
+        (("serve", "--catalog", "a=./x", "--listen", "0.0.0.0:8001"), "needs TLS and authentication"),
+        (("validate", "nowhere"), "nowhere: there is no such file or directory"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_exits_2_with_one_line(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = FakeEngine()
+    assert run(*arguments, engine=engine) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("cacheserver: error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not engine.asked
+
+
+def test_help_and_version_load_neither_the_server_nor_grpc() -> None:
+    code = (
+        "import sys; from cacheserver.cli import main\n"
+        "try: main.main(['serve', '--help'])\nexcept SystemExit: pass\n"
+        "print([m for m in ('grpc', 'aiohttp', 'cacheserver.server.serve') if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_an_ingest_of_a_directory_loads_no_other_source_and_nothing_that_serves() -> None:
+    absent = (
+        *("yaml", "aiohttp", "cacheserver.api", "cacheserver.cache.watchcache", "cacheserver.etcd.embedded"),
+        *("cacheserver.sources.git.source", "cacheserver.sources.oci.registry", "cacheserver.catalogs.krm.git"),
+    )
+    code = (
+        "import sys; from pathlib import Path; from cacheserver import config; from cacheserver.server import serve\n"
+        "settings = config.load({'--catalog': ['a=./x'], '--etcd': 'http://127.0.0.1:1'}, {}, cwd=Path.cwd())\n"
+        "serve._source(settings, settings.repositories[0])\n"
+        f"print([m for m in {absent} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_child_that_imports_the_main_module_loads_nothing_of_the_server() -> None:
+    code = "import sys, cacheserver.__main__; print([m for m in sys.modules if m.startswith('cacheserver.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip() == "['cacheserver.__main__']"
+
+
+# --- serve ---------------------------------------------------------------------------------------------------------
+
+
+def test_serve_hands_the_settings_to_the_server_and_prints_what_to_try(capsys: pytest.CaptureFixture[str]) -> None:
+    engine = FakeEngine()
+    assert run("serve", "--catalog", "example=./x", "--log-format", "text", engine=engine) == 0
+    assert [r.key.name for r in engine.asked[0].repositories] == ["example"]
+    out = capsys.readouterr().out
+    assert f"Serving 1 repository on {URL}" in out
+    assert f"kubectl --server {URL} get packages" in out
+    assert f"curl {URL}/apis/cacheserver.dev/v1alpha1/packages" in out
+
+
+def test_serve_prints_nothing_among_json_logs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("serve", "--catalog", "example=./x") == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_a_server_on_a_shared_etcd_may_serve_what_others_ingest() -> None:
+    assert run("serve", "--etcd", "http://127.0.0.1:2379") == 0
+
+
+def test_a_variable_that_is_no_setting_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    run("serve", "--catalog", "example=./x", CACHESERVER_INTERVALL="1m")
+    assert json.loads(capsys.readouterr().err)["variable"] == "CACHESERVER_INTERVALL"
+
+
+# --- errors --------------------------------------------------------------------------------------------------------
+
+
+def test_an_error_of_ours_is_one_line_and_exits_1(capsys: pytest.CaptureFixture[str]) -> None:
+    group = ExceptionGroup("server", [EtcdStartError("no etcd found; install one")])
+    assert run("serve", "--catalog", "a=./x", engine=FakeEngine(group)) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "cacheserver: error: no etcd found; install one",
+        "The same command with --log-level debug tells more.",
+    ]
+
+
+def test_an_address_that_is_taken_is_told_with_the_flag_to_change(capsys: pytest.CaptureFixture[str]) -> None:
+    taken = OSError(98, "address already in use")
+    assert run("serve", "--catalog", "a=./x", engine=FakeEngine(taken)) == 1
+    assert "--listen" in capsys.readouterr().err
+
+
+def test_a_defect_shows_its_traceback_only_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("serve", "--catalog", "a=./x", engine=FakeEngine(TypeError("x"))) == 1
+    quiet = capsys.readouterr().err
+    assert "TypeError: x. This is a defect" in quiet
+    assert "Traceback" not in quiet
+    run("serve", "--catalog", "a=./x", "--log-level", "debug", engine=FakeEngine(TypeError("x")))
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interrupt_exits_as_a_shell_expects() -> None:
+    assert run("serve", "--catalog", "a=./x", engine=FakeEngine(KeyboardInterrupt())) == 130
+
+
+# --- ingest --------------------------------------------------------------------------------------------------------
+
+
+def report(name: str = "a", **fields: object) -> SyncReport:
+    made = SyncReport(RepositoryKey("default", name), outcome=Outcome.APPLIED, elapsed_s=1.234)
+    for field_name, value in fields.items():
+        setattr(made, field_name, value)
+    return made
+
+
+def test_ingest_prints_what_changed_and_exits_0(capsys: pytest.CaptureFixture[str]) -> None:
+    done = report(added=3, changed=2, deleted=1, unchanged=40, packages=5, revisions=39)
+    assert run("ingest", "--catalog", "a=./x", engine=FakeEngine(reports=[done])) == 0
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.split() == [
+        *("REPOSITORY", "ADDED", "CHANGED", "DELETED", "UNCHANGED"),
+        *("REJECTED", "PACKAGES", "REVISIONS", "TIME", "RESULT"),
+    ]
+    assert row.split() == ["a", "3", "2", "1", "40", "0", "5", "39", "1.23s", "applied"]
+
+
+def test_ingest_lists_rejected_packages_and_still_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
+    finding = Finding("DuplicateBundle", "x.v1 stands here twice", path="c.yaml", document=3, line=12, package="x")
+    done = report(rejected={"x": [finding]}, findings=[finding])
+    assert run("ingest", "--catalog", "a=./x", engine=FakeEngine(reports=[done])) == 0
+    assert "a: c.yaml:12: error: x.v1 stands here twice [DuplicateBundle, package x, document 3]" in (
+        capsys.readouterr().out
+    )
+
+
+def test_ingest_goes_on_after_a_repository_that_failed_and_exits_1(capsys: pytest.CaptureFixture[str]) -> None:
+    engine = FakeEngine(reports=[SourceNotFoundError("./x: no such directory"), report("b", added=1)])
+    assert run("ingest", "--catalog", "a=./x", "--catalog", "b=./y", engine=engine) == 1
+    captured = capsys.readouterr()
+    assert "cacheserver: error: a: ./x: no such directory" in captured.err
+    assert captured.out.splitlines()[1].startswith("b ")
+
+
+def test_a_catalog_that_is_refused_as_a_whole_exits_1(capsys: pytest.CaptureFixture[str]) -> None:
+    held = report(outcome=Outcome.HELD, reason="CatalogEmpty", message="the source holds no package any more")
+    assert run("ingest", "--catalog", "a=./x", engine=FakeEngine(reports=[held])) == 1
+    assert "a: the source holds no package any more [CatalogEmpty]" in capsys.readouterr().err
+
+
+# --- validate and version, for real --------------------------------------------------------------------------------
+
+GOOD = """\
+schema: olm.package
+name: foo
+defaultChannel: stable
+---
+schema: olm.channel
+package: foo
+name: stable
+entries: [{name: foo.v1.0.0}]
+---
+schema: olm.bundle
+package: foo
+name: foo.v1.0.0
+image: registry.example/foo:v1
+properties:
+- {type: olm.package, value: {packageName: foo, version: 1.0.0}}
+"""
+
+
+@pytest.fixture
+def catalog_directory(tmp_path: Path) -> Path:
+    """One good package in good.yaml; a package whose channel names no bundle in bad/bad.yaml."""
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "good.yaml").write_text(GOOD)
+    (tmp_path / "bad" / "bad.yaml").write_text(GOOD.replace("foo", "bar").partition("---\nschema: olm.bundle")[0])
+    return tmp_path
+
+
+def test_validate_of_a_good_file_exits_0(catalog_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("validate", str(catalog_directory / "good.yaml"), "--workers", "1") == 0
+    assert capsys.readouterr().out.startswith("1 file, 1 good package with 1 revision, 0 rejected, 0 warnings, ")
+
+
+def test_validate_tells_the_place_of_what_is_rejected_and_exits_1(
+    catalog_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("validate", str(catalog_directory), "--workers", "1") == 1
+    captured = capsys.readouterr()
+    finding, summary, rejected = captured.out.splitlines()
+    assert finding.startswith(f"{catalog_directory}/bad/bad.yaml:5: error: ")
+    assert "package bar" in finding
+    assert summary.startswith("2 files, 1 good package with 1 revision, 1 rejected")
+    assert rejected == "rejected: bar"
+    assert captured.err == ""  # no progress: this is no terminal
+
+
+def test_validate_refuses_a_source_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("validate", "s3://bucket") == 2
+    assert "s3:// is not supported" in capsys.readouterr().err
+
+
+def test_version_names_the_etcd_that_would_be_started(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    binary = tmp_path / "etcd"
+    binary.write_text("#!/bin/sh\necho etcd Version: 3.5.30\n")
+    binary.chmod(0o755)
+    assert run("version", "--etcd-binary", str(binary)) == 0
+    assert f"etcd        3.5.30 ({binary}, as configured)" in capsys.readouterr().out
+    assert run("version", "--etcd-binary", str(tmp_path / "nowhere")) == 0
+    assert "etcd        none: " in capsys.readouterr().out
+
+
+def test_a_reader_that_leaves_is_no_error_worth_a_traceback(catalog_directory: Path) -> None:
+    command = [sys.executable, "-m", "cacheserver", "validate", str(catalog_directory), "--workers", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
+# --- what is printed -----------------------------------------------------------------------------------------------
+
+
+def catalog(**fields: object) -> Catalog:
+    given = {"packages": (), "unchanged": (), "rejected": {}, "unreadable": False, "findings": (), "index": b""}
+    return Catalog(**{**given, **fields})  # type: ignore[arg-type]  # a builder: fields are named by the tests
+
+
+def test_a_finding_is_printed_as_editors_read_it_and_cannot_move_the_cursor() -> None:
+    terminal = Terminal(out=io.StringIO(), err=io.StringIO())
+    finding = Finding("YAMLSyntax", "bad \x1b[2J\nvalue", path="a\x07.yaml", line=7)
+    assert finding_line(finding, terminal, prefix="dir/") == (
+        "dir/a\\x07.yaml:7: error: bad \\x1b[2J\\nvalue [YAMLSyntax]"
+    )
+
+
+def test_a_finding_about_no_file_names_the_catalog() -> None:
+    terminal = Terminal(out=io.StringIO(), err=io.StringIO())
+    assert finding_line(Finding("Empty", "nothing here", warning=True), terminal, prefix="dir/").startswith(
+        "dir: warning"
+    )
+
+
+def test_the_summary_names_what_is_rejected_and_what_may_be_missing() -> None:
+    bad = {f"p{n:02}": [Finding("X", "x")] for n in range(12)}
+    summary = validate_summary(catalog(rejected=bad, unreadable=True, revisions=1), files=1, elapsed_s=0.5)
+    first, rejected, missing = summary.splitlines()
+    assert first == "1 file, 0 good packages with 1 revision, 12 rejected, 0 warnings, 0.50 s"
+    assert rejected == "rejected: p00, p01, p02, p03, p04, p05, p06, p07, p08, p09 and 2 more"
+    assert "packages may be missing" in missing
+
+
+class Screen(io.StringIO):
+    """A terminal that remembers what was written to it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_shown_on_a_terminal_only_and_wiped_at_the_end() -> None:
+    screen, file = Screen(), io.StringIO()
+    for stream in (screen, file):
+        with Terminal(out=io.StringIO(), err=stream).progress() as progress:
+            progress("read", 1, 2)
+            progress("read", 2, 2)  # sooner than a tenth of a second later: not shown
+            progress("write", 1, 4)  # another step: shown at once
+    assert screen.getvalue() == "\r\x1b[Kread  50 %\r\x1b[Kwrite  25 %\r\x1b[K"
+    assert file.getvalue() == ""
+
+
+def test_colour_is_used_on_a_terminal_unless_no_color_is_set() -> None:
+    assert "\x1b[31m" in Terminal(out=Screen()).painted("error", warning=False)
+    assert Terminal(out=Screen(), colour=False).painted("error", warning=False) == "error"
+    assert Terminal(out=io.StringIO()).painted("error", warning=False) == "error"
+
+
+def test_columns_line_up_and_nothing_is_cut() -> None:
+    assert table([("A", "B"), ("long", "x")]) == "A      B\nlong   x"
+
+
+# --- logs ----------------------------------------------------------------------------------------------------------
+
+
+def logged(form: LogFormat, stream: io.StringIO, *, colour: bool = False) -> str:
+    logs.configure(LogSettings(format=form), stream, colour=colour)
+    try:
+        raise ValueError("inner")
+    except ValueError:
+        extra = {"repository": "a", "elapsed_s": 3.1, "path": Path("x"), "text": "two\nlines", "odd": "\ud800"}
+        logging.getLogger("cacheserver.test").warning("sync failed", exc_info=True, extra=extra)
+    return stream.getvalue()
+
+
+def test_a_json_record_is_one_line_with_its_fields_apart() -> None:
+    [line] = logged(LogFormat.AUTO, io.StringIO()).splitlines()
+    record = json.loads(line)
+    assert record["msg"] == "sync failed"
+    assert record["level"] == "warning"
+    assert record["logger"] == "cacheserver.test"
+    assert record["repository"] == "a"
+    assert record["path"] == "x"
+    assert record["text"] == "two\nlines"
+    assert record["ts"].endswith("Z")
+    assert "ValueError: inner" in record["trace"]
+
+
+def test_a_text_record_is_one_line_and_its_traceback_below() -> None:
+    first, *trace = logged(LogFormat.AUTO, Screen()).splitlines()
+    assert first[9:].startswith("WARNING sync failed  repository=a elapsed_s=3.1 path=x ")
+    assert 'text="two\\nlines"' not in first  # quotes only where a blank needs them
+    assert "text=two\\nlines" in first
+    assert trace[-1] == "ValueError: inner"
+
+
+def test_logging_to_a_terminal_uses_colour_only_when_allowed() -> None:
+    assert "\x1b[33m" in logged(LogFormat.TEXT, Screen(), colour=True)
+    assert "\x1b[33m" not in logged(LogFormat.TEXT, Screen())
+    assert "\x1b[33m" not in logged(LogFormat.TEXT, io.StringIO(), colour=True)
