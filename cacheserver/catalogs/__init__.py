@@ -64,17 +64,17 @@ async def parse(
     if isinstance(tree, Refs):
         from cacheserver.catalogs.krm import git  # noqa: PLC0415
 
-        with workers.lane() as lane:
-            return await git.Parse(tree, key, workers, lane, scratch, write_blobs=write_blobs).run(known, progress)
+        with workers.queue() as queue:
+            return await git.Parse(tree, key, workers, queue, scratch, write_blobs=write_blobs).run(known, progress)
     if format is None:
         format = Format.KRM if any(path.rpartition("/")[2] == _KPTFILE for path in tree.files) else Format.FBC  # noqa: A001
-    with workers.lane() as lane:
+    with workers.queue() as queue:
         if format is Format.KRM:
             from cacheserver.catalogs.krm import directory  # noqa: PLC0415
 
-            return await directory.Parse(tree, key, workers, lane, scratch, write_blobs=write_blobs).run(
+            return await directory.Parse(tree, key, workers, queue, scratch, write_blobs=write_blobs).run(
                 known, progress
             )
         from cacheserver.catalogs.fbc import parse  # noqa: PLC0415
 
-        return await parse.Parse(tree, key, workers, lane, scratch, write_blobs=write_blobs).run(known, progress)
+        return await parse.Parse(tree, key, workers, queue, scratch, write_blobs=write_blobs).run(known, progress)

@@ -25,7 +25,7 @@ _DEFAULT_LIMITS: Final = ParseLimits()
 
 
 @dataclass(slots=True, eq=False)
-class Lane:
+class JobQueue:
     """One user of the pool: waits in its own line, so that a large catalog cannot starve a small one."""
 
     waiting: deque[asyncio.Future[_Worker]] = field(default_factory=deque)
@@ -53,7 +53,7 @@ class Workers:
         self._wanted = 0  # processes started, or being started
         self._all: set[_Worker] = set()
         self._idle: deque[_Worker] = deque()
-        self._lanes: deque[Lane] = deque()
+        self._lanes: deque[JobQueue] = deque()
 
     async def __aenter__(self) -> Self:
         return self
@@ -64,22 +64,22 @@ class Workers:
         await self._close()
 
     @contextmanager
-    def lane(self) -> Iterator[Lane]:
+    def queue(self) -> Iterator[JobQueue]:
         """A place in the rotation for one parse."""
-        lane = Lane()
-        self._lanes.append(lane)
+        queue = JobQueue()
+        self._lanes.append(queue)
         try:
-            yield lane
+            yield queue
         finally:
-            self._lanes.remove(lane)
+            self._lanes.remove(queue)
 
-    async def run(self, lane: Lane, job: bytes, what: str) -> bytes:
+    async def run(self, queue: JobQueue, job: bytes, what: str) -> bytes:
         """The worker's answer. Waits for a free worker; the bound on waiting jobs is the caller's.
 
         what: named in the error, usually a file.
         Raises: WorkerCrashedError when the process died on the job or took longer than allowed; it has been replaced.
         """
-        worker = await self._acquire(lane)
+        worker = await self._acquire(queue)
         try:
             async with asyncio.timeout(self._job_timeout_s):
                 return await worker.ask(job)
@@ -87,12 +87,12 @@ class Workers:
             message = f"{what}: took longer than {self._job_timeout_s:g} s; its worker was stopped"
             raise WorkerCrashedError(message) from exc
         except (asyncio.IncompleteReadError, ConnectionError) as exc:
-            raise WorkerCrashedError(f"{what}: its worker died ({await worker.epitaph()})") from exc
+            raise WorkerCrashedError(f"{what}: its worker died ({await worker.exit_reason()})") from exc
         finally:
             # A cancelled job leaves an answer in the pipe: that worker is of no more use either.
             await asyncio.shield(self._release(worker))
 
-    async def _acquire(self, lane: Lane) -> _Worker:
+    async def _acquire(self, queue: JobQueue) -> _Worker:
         if self._idle:
             return self._idle.popleft()
         if self._wanted < self.count:
@@ -106,7 +106,7 @@ class Workers:
                 self._wanted -= 1
                 raise
         turn: asyncio.Future[_Worker] = asyncio.get_running_loop().create_future()
-        lane.waiting.append(turn)
+        queue.waiting.append(turn)
         try:
             return await turn
         except asyncio.CancelledError:
@@ -133,19 +133,19 @@ class Workers:
         self._wanted -= 1
         if self._wanted:
             return
-        for lane in self._lanes:
-            for turn in lane.waiting:
+        for queue in self._lanes:
+            for turn in queue.waiting:
                 if not turn.done():
                     turn.set_exception(CatalogError(str(why)))
-            lane.waiting.clear()
+            queue.waiting.clear()
 
     def _hand_on(self, worker: _Worker) -> None:
-        """To the next lane that waits, round and round."""
+        """To the next queue that waits, round and round."""
         for _ in range(len(self._lanes)):
-            lane = self._lanes[0]
+            queue = self._lanes[0]
             self._lanes.rotate(-1)
-            while lane.waiting:
-                turn = lane.waiting.popleft()
+            while queue.waiting:
+                turn = queue.waiting.popleft()
                 if not turn.done():
                     turn.set_result(worker)
                     return
@@ -194,7 +194,7 @@ class _Worker:
         self.busy = False
         return answer
 
-    async def epitaph(self) -> str:
+    async def exit_reason(self) -> str:
         """How the process ended: `signal SIGSEGV`, `exit code 1`."""
         try:
             async with asyncio.timeout(_GRACE_S):

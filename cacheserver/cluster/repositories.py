@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from cacheserver.cluster.credentials import RefusedSource, SecretReader, SourceWithSecrets
 from cacheserver.cluster.follow import FIRST_PAUSE_S, Listed, follow
 from cacheserver.cluster.kubeapi import KubeAPI, Object
-from cacheserver.cluster.status import StatusBook, collection
+from cacheserver.cluster.status import ClusterStatusStore, collection
 from cacheserver.config import Defaults, DirectorySource, RepositoryConfig, from_cluster
 from cacheserver.errors import ConfigError, EtcdError, SpecInvalidError
 from cacheserver.model import RepositoryKey
@@ -50,7 +50,7 @@ class Controller:
         self,
         api: KubeAPI,
         ingest: Ingestion,
-        book: StatusBook,
+        book: ClusterStatusStore,
         secrets: SecretReader,
         open_source: OpenSource,
         *,

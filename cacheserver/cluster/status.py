@@ -3,7 +3,7 @@
 What ingestion says is readable at once, and sent as soon as the host API takes it; the latest word wins, one word waits
 for each Repository. Sent only while the claim that it was said under stands, and only onto the version of the object
 that was seen last, so that a process that was paused past its lease overwrites nothing. Called by ingestion (as its
-Book) and by the controller, which tells what the host API says.
+StatusStore) and by the controller, which tells what the host API says.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _Entry:
         return self.waiting.status if self.waiting else self.status
 
 
-class StatusBook:
+class ClusterStatusStore:
     """See the module. `saw` and `gone` tell it what there is; call run() (for ever)."""
 
     def __init__(self, api: KubeAPI, holds: Holds, events: Events) -> None:
@@ -89,7 +89,7 @@ class StatusBook:
         self._dirty.pop(key, None)
         self._refused.discard(key)
 
-    # --- what ingestion says: a Book ---
+    # --- what ingestion says: a StatusStore ---
 
     async def read(self, config: RepositoryConfig) -> Stored | None:
         """What was said last of the Repository, sent or not; None when there is no such object."""

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from cacheserver.etcd import etcd_pb2 as pb
 from cacheserver.etcd import lease as leases
 from cacheserver.etcd import wire
-from cacheserver.etcd.direct import Line, LineDown
+from cacheserver.etcd.direct import DirectCallError, Line
 from cacheserver.etcd.lease import Lease
 from cacheserver.etcd.transport import Transport
 from cacheserver.etcd.values import (
@@ -176,7 +176,7 @@ class Client:
         try:
             message = await line.ask(await self._transport.metadata(self._deadline_s), line_s)
             header = pb.RangeResponse.FromString(message).header
-        except (LineDown, DecodeError) as why:
+        except (DirectCallError, DecodeError) as why:
             left_s = self._deadline_s - min(perf_counter() - began, line_s)
             return await self._ordinarily(line, why, key, left_s)
         if line.missed:

@@ -2,8 +2,8 @@
 
 It is what any gRPC client says over HTTP/2, of which no more is known here, but said on the event loop: 40 us of CPU
 where grpc.aio takes 200, and 400 on a busy loop, for its thread and the loop wait for each other's interpreter lock.
-Repeats and explains nothing: after LineDown the ordinary call is made, which knows what to do about what failed. Used
-by `client`.
+Repeats and explains nothing: after DirectCallError the ordinary call is made, which knows what to do about what
+failed. Used by `client`.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _GRPC_HEAD: Final = 5  # not compressed, and the message's length in four bytes
 _LAST_STREAM: Final = 1 << 24
 
 
-class LineDown(Exception):  # noqa: N818 - a state; it never leaves this package
+class DirectCallError(Exception):
     """No answer on this way."""
 
 
-class _NotTried(LineDown):
+class _NotTriedError(DirectCallError):
     """It is too early to connect again, or somebody does."""
 
 
@@ -105,7 +105,8 @@ class Line:
         self._told = False
 
     async def ask(self, metadata: Metadata, timeout_s: float) -> bytes:
-        """The answer's message. Raises: LineDown, at once when there is no connection and none is to be tried."""
+        """The answer's message. Raises: DirectCallError, at once when there is no connection and none is to be
+        tried."""
         if metadata is not self._metadata:
             self._metadata, self._block = metadata, _headers(self.address, self._path, metadata)
         try:
@@ -114,9 +115,9 @@ class Line:
                 if connection is None or not connection.usable:
                     connection = await self._connect()
                 return await connection.ask(self._block, self._body)
-        except (OSError, ValueError, LineDown) as exc:  # TimeoutError is an OSError
+        except (OSError, ValueError, DirectCallError) as exc:  # TimeoutError is an OSError
             self.close()
-            raise LineDown(str(exc) or type(exc).__name__) from exc
+            raise DirectCallError(str(exc) or type(exc).__name__) from exc
 
     @property
     def missed(self) -> bool:
@@ -132,7 +133,7 @@ class Line:
     def passed_over(self, why: Exception, *, answered: bool) -> None:
         """The ordinary call was made instead. answered: by etcd, so that it lies with this way alone."""
         now = monotonic()
-        if not isinstance(why.__cause__, _NotTried):
+        if not isinstance(why.__cause__, _NotTriedError):
             self._why = str(why) or type(why).__name__
         if not answered or self._missed_since is None:
             self._missed_since = now
@@ -151,7 +152,7 @@ class Line:
 
     async def _connect(self) -> _Connection:
         if self._connecting or monotonic() - self._tried_at < _AGAIN_AFTER_S:
-            raise _NotTried("not connected")
+            raise _NotTriedError("not connected")
         self._connecting, self._tried_at = True, monotonic()
         try:
             self.close()
@@ -192,13 +193,13 @@ class _Connection(asyncio.Protocol):
         self._waiting: dict[int, tuple[asyncio.Future[bytes], bytearray]] = {}
 
     async def ask(self, block: bytes, body: bytes) -> bytes:
-        """Raises: LineDown."""
+        """Raises: DirectCallError."""
         self._stream += 2
         stream = self._stream
         self.usable = self.usable and stream < _LAST_STREAM
         self._may_send -= len(body)
         if self._transport is None or self._may_send < 0:
-            raise LineDown("etcd takes nothing")
+            raise DirectCallError("etcd takes nothing")
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiting[stream] = future, bytearray()
         self._transport.write(_frame(_HEADERS, _END_HEADERS, stream, block) + _frame(_DATA, _END_STREAM, stream, body))
@@ -272,7 +273,7 @@ class _Connection(asyncio.Protocol):
     def _fail(self, stream: int, why: str) -> None:
         future, _ = self._waiting[stream]
         if not future.done():
-            future.set_exception(LineDown(why))
+            future.set_exception(DirectCallError(why))
 
     def _end(self, why: str) -> None:
         for stream in self._waiting:

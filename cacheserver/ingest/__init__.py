@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cacheserver.ingest.runner import Book, Ingest, ServedBook
+from cacheserver.ingest.runner import Ingest, ServedStatusStore, StatusStore
 from cacheserver.ingest.space import Space
-from cacheserver.ingest.sync import Outcome, Rooms, SyncReport
+from cacheserver.ingest.sync import Outcome, SyncReport, SyncServices
 
-__all__ = ["Book", "Ingest", "Outcome", "Rooms", "ServedBook", "Space", "SyncReport"]
+__all__ = ["Ingest", "Outcome", "ServedStatusStore", "Space", "StatusStore", "SyncReport", "SyncServices"]

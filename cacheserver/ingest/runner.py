@@ -23,7 +23,7 @@ from cacheserver.errors import CacheServerError, EtcdError, LeaseLostError, NoSp
 from cacheserver.ingest import status
 from cacheserver.ingest.pace import Pace
 from cacheserver.ingest.space import Space
-from cacheserver.ingest.sync import Outcome, Rooms, SyncReport, count_served, forget, sync
+from cacheserver.ingest.sync import Outcome, SyncReport, SyncServices, count_served, forget, sync
 from cacheserver.model import Digest, Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import Progress, Source
 from cacheserver.store.objects import Claim, Session, Store
@@ -39,7 +39,7 @@ T = TypeVar("T")
 Open = Callable[[], Source]
 
 
-class Book(Protocol):
+class StatusStore(Protocol):
     """Where the status of repositories is kept: with what is served, or in the cluster's own Repository objects."""
 
     async def read(self, config: RepositoryConfig) -> Stored | None:
@@ -51,7 +51,7 @@ class Book(Protocol):
         ...
 
 
-class ServedBook:
+class ServedStatusStore:
     """Repository objects that we serve ourselves (standalone)."""
 
     def __init__(self, store: Store) -> None:
@@ -65,7 +65,7 @@ class ServedBook:
 
 
 @dataclass(slots=True, eq=False)
-class _Life:
+class _Tracked:
     """One repository between two syncs."""
 
     config: RepositoryConfig
@@ -86,13 +86,13 @@ class _Life:
         self.wanted.clear()
 
 
-class _Hold:
-    """The claim on one repository, taken when first asked for. herald: see Ingest._publish."""
+class _LazyClaim:
+    """The claim on one repository, taken when first asked for. status_claim: see Ingest._publish."""
 
-    def __init__(self, session: Session, life: _Life, herald: Claim | None = None) -> None:
+    def __init__(self, session: Session, life: _Tracked, status_claim: Claim | None = None) -> None:
         self._session = session
         self._life = life
-        self._herald = herald
+        self._status_claim = status_claim
         self._claim: Claim | None = None
 
     async def __call__(self) -> Claim:
@@ -100,9 +100,9 @@ class _Hold:
             self._claim = await self._session.claim(_claim_name(self._life.config.key), on_wait=self._told)
         return self._claim
 
-    async def herald(self) -> Claim:
+    async def status_claim(self) -> Claim:
         """The claim under which status is written: the leader's where one leads, for that needs no space in etcd."""
-        return self._herald or await self()
+        return self._status_claim or await self()
 
     async def release(self) -> None:
         if self._claim is not None:
@@ -113,7 +113,7 @@ class _Hold:
 
 
 @dataclass(frozen=True, slots=True)
-class _Departure:
+class _Removal:
     """How a repository is forgotten. patience_s: where another process ingests it for so long, it is theirs and stays;
     None: it goes as soon as they let go of it.
 
@@ -128,7 +128,13 @@ class Ingest:
     """Every repository that was put and not removed. Call run() (for ever) or once()."""
 
     def __init__(
-        self, rooms: Rooms, book: Book, *, lead: bool = False, pace: Pace | None = None, space: Space | None = None
+        self,
+        rooms: SyncServices,
+        book: StatusStore,
+        *,
+        lead: bool = False,
+        pace: Pace | None = None,
+        space: Space | None = None,
     ) -> None:
         """lead: one process at a time does any work here; the others wait for it to go (a cluster's replicas)."""
         self.space = space or Space()
@@ -136,8 +142,8 @@ class Ingest:
         self._book = book
         self._lead = lead
         self._pace = pace or Pace()
-        self._lives: dict[RepositoryKey, _Life] = {}
-        self._gone: dict[RepositoryKey, _Departure] = {}
+        self._tracked: dict[RepositoryKey, _Tracked] = {}
+        self._gone: dict[RepositoryKey, _Removal] = {}
         self._leader: Claim | None = None
         self._missed: set[Digest] = set()
         self._changed = asyncio.Event()
@@ -151,14 +157,14 @@ class Ingest:
         A changed source, setting or `access` (whatever stands for its credentials) starts it anew; a change of labels
         or annotations alone (requestedAt) only asks for a sync.
         """
-        life = self._lives.get(config.key)
+        life = self._tracked.get(config.key)
         self._gone.pop(config.key, None)
         if life is not None and life.access == access and _decisive(life.config) == _decisive(config):
             if life.config != config:
                 life.config = config
                 life.wanted.set()
             return
-        self._lives[config.key] = _Life(config, open_source(), access, asyncio.Event())
+        self._tracked[config.key] = _Tracked(config, open_source(), access, asyncio.Event())
         self._changed.set()
 
     def remove(
@@ -168,14 +174,14 @@ class Ingest:
         patience_s: float | None = None,
         done: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Stop serving a repository and delete what was served of it; see _Departure."""
-        self._lives.pop(key, None)
-        self._gone[key] = _Departure(patience_s, done)
+        """Stop serving a repository and delete what was served of it; see _Removal."""
+        self._tracked.pop(key, None)
+        self._gone[key] = _Removal(patience_s, done)
         self._changed.set()
 
     def request_sync(self) -> None:
         """Look at every source now."""
-        for life in self._lives.values():
+        for life in self._tracked.values():
             life.wanted.set()
 
     # --- work ---
@@ -184,7 +190,7 @@ class Ingest:
         """Keep every repository in step until cancelled; survives the loss of etcd and of its lease."""
         pause_s = 0.5
         if self._rooms.mirrors is not None and not self._lead:
-            await self._rooms.mirrors.keep_only(self._lives)
+            await self._rooms.mirrors.keep_only(self._tracked)
         while True:
             started = time.monotonic()
             try:
@@ -213,7 +219,7 @@ class Ingest:
 
     def _feed(self) -> None:
         """etcd has space again: those that lacked it go on now."""
-        for life in self._lives.values():
+        for life in self._tracked.values():
             if life.starved:
                 life.wanted.set()
 
@@ -239,13 +245,13 @@ class Ingest:
 
     async def _supervise(self, session: Session, group: asyncio.TaskGroup) -> None:
         """One task for each repository there is, and one for each that went until it is forgotten."""
-        running: dict[RepositoryKey, tuple[_Life, asyncio.Task[None]]] = {}
+        running: dict[RepositoryKey, tuple[_Tracked, asyncio.Task[None]]] = {}
         leaving: dict[RepositoryKey, asyncio.Task[None]] = {}
         try:
             while True:
                 self._changed.clear()
                 for key, (life, task) in list(running.items()):
-                    if self._lives.get(key) is not life:
+                    if self._tracked.get(key) is not life:
                         del running[key]
                         await _ended(task)
                         await life.source.aclose()
@@ -253,7 +259,7 @@ class Ingest:
                     if key not in leaving or leaving[key].done():
                         name = f"ingest: forget {key.namespace}/{key.name}"
                         leaving[key] = group.create_task(self._forget(session, key), name=name)
-                for key, life in list(self._lives.items()):
+                for key, life in list(self._tracked.items()):
                     if key not in running:
                         if (left := leaving.pop(key, None)) is not None:
                             await _ended(left)  # cut short or not: a sync begins from nothing
@@ -308,8 +314,8 @@ class Ingest:
         on_error: called with (RepositoryConfig, CacheServerError) for each that failed; the others go on.
         """
         async with self._rooms.store.session(self._holder) as session:
-            for life in self._lives.values():
-                hold = _Hold(session, life)
+            for life in self._tracked.values():
+                hold = _LazyClaim(session, life)
                 try:
                     report = await self._sync(life, hold, progress)
                     if report.outcome is Outcome.UNCHANGED:
@@ -321,8 +327,8 @@ class Ingest:
                 finally:
                     await life.source.aclose()
 
-    async def _live(self, session: Session, life: _Life) -> None:
-        hold = _Hold(session, life, self._leader)
+    async def _live(self, session: Session, life: _Tracked) -> None:
+        hold = _LazyClaim(session, life, self._leader)
         # At once: a second process with the same repository waits here and asks its source nothing.
         while not await self._held(life, hold):
             await life.pause(self._pace.spread(life.config.interval_s))
@@ -330,7 +336,7 @@ class Ingest:
             seconds = await self._attempt(life, hold)
             await life.pause(self._pace.spread(seconds))
 
-    async def _held(self, life: _Life, hold: _Hold) -> bool:
+    async def _held(self, life: _Tracked, hold: _LazyClaim) -> bool:
         """Whether the repository is ours to work on; False when a full etcd takes no claim, which its status says."""
         started = time.monotonic()
         try:
@@ -340,7 +346,7 @@ class Ingest:
             return False
         return True
 
-    async def _attempt(self, life: _Life, hold: _Hold) -> float:
+    async def _attempt(self, life: _Tracked, hold: _LazyClaim) -> float:
         """One look at the source; returns the seconds until the next."""
         started = time.monotonic()
         try:
@@ -364,7 +370,7 @@ class Ingest:
             log.info("repository read", extra=_about(life, **_counts(report)))
         return life.config.interval_s
 
-    async def _sync(self, life: _Life, hold: _Hold, progress: Progress) -> SyncReport:
+    async def _sync(self, life: _Tracked, hold: _LazyClaim, progress: Progress) -> SyncReport:
         """One sync with its status before and after."""
         previous = await self._book.read(life.config)
 
@@ -385,7 +391,7 @@ class Ingest:
         metrics.repository_checked.labels(life.config.key.namespace, life.config.key.name).set(time.time())
         return report
 
-    async def _failed(self, life: _Life, hold: _Hold, error: CacheServerError, started: float) -> float:
+    async def _failed(self, life: _Tracked, hold: _LazyClaim, error: CacheServerError, started: float) -> float:
         """Say so in status and, once, in the log; returns the seconds until the next try."""
         life.failures += 1
         if life.failures == 1:
@@ -407,14 +413,14 @@ class Ingest:
         return self._pace.retry_s(error, life.failures, life.config.interval_s)
 
     async def _publish(
-        self, life: _Life, hold: _Hold, phase: status.Phase, report: SyncReport | None, previous: Stored | None
+        self, life: _Tracked, hold: _LazyClaim, phase: status.Phase, report: SyncReport | None, previous: Stored | None
     ) -> Stored | None:
         """Write the Repository object if it says anything new; returns what is served now."""
         record = status.repository_record(life.config, phase, report, previous, now=time.time())
         _measure(life, phase, status.served(record, previous))
         if record is None:
             return previous
-        return await self._book.write(await hold.herald(), record, previous) or previous
+        return await self._book.write(await hold.status_claim(), record, previous) or previous
 
     async def _tidy(self) -> int:
         """One pass over what is stored: content that nobody needs goes, and what is missing is asked for once."""
@@ -427,7 +433,7 @@ class Ingest:
                     "content that is served is missing from etcd; its source is read again",
                     extra={"namespace": key.namespace, "repository": key.name, "first": min(new)},
                 )
-                if (life := self._lives.get(key)) is not None:
+                if (life := self._tracked.get(key)) is not None:
                     life.wanted.set()
         return found.deleted
 
@@ -477,7 +483,7 @@ def _no_progress(what: str, done: int, total: int) -> None:
     """Nobody watches."""
 
 
-def _about(life: _Life, **more: object) -> dict[str, object]:
+def _about(life: _Tracked, **more: object) -> dict[str, object]:
     return {"namespace": life.config.key.namespace, "repository": life.config.key.name, **more}
 
 
@@ -494,7 +500,7 @@ def _counts(report: SyncReport) -> dict[str, object]:
     }
 
 
-def _measure(life: _Life, phase: status.Phase, served: status.Served | None) -> None:
+def _measure(life: _Tracked, phase: status.Phase, served: status.Served | None) -> None:
     """After a restart too, and while the source is away: what is served is known from the status."""
     labels = (life.config.key.namespace, life.config.key.name)
     metrics.repository_ready.labels(*labels).set(phase.ready[0])

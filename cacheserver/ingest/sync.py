@@ -102,7 +102,7 @@ again and writes what differs: served objects stay meanwhile, and watchers see M
 
 
 @dataclass(frozen=True, slots=True)
-class Rooms:
+class SyncServices:
     """What a sync works with. release: see RELEASE."""
 
     store: Store
@@ -134,7 +134,7 @@ async def sync(
     config: RepositoryConfig,
     source: Source,
     claim: Callable[[], Awaitable[Claim]],
-    rooms: Rooms,
+    rooms: SyncServices,
     *,
     progress: Progress,
     on_change: Callable[[], Awaitable[None]],
@@ -199,7 +199,9 @@ class _Budget:
             self._left = max(0.0, self._left - (time.monotonic() - began))
 
 
-async def _ask(config: RepositoryConfig, source: Source, rooms: Rooms, budget: _Budget, *, doubtful: bool) -> str:
+async def _ask(
+    config: RepositoryConfig, source: Source, rooms: SyncServices, budget: _Budget, *, doubtful: bool
+) -> str:
     asking = "asking the source whether it changed"
     if not isinstance(config.source, GitSource):
         async with budget.spent(asking):
@@ -216,7 +218,7 @@ class _Reading:
     config: RepositoryConfig
     source: Source
     claim: Claim
-    rooms: Rooms
+    rooms: SyncServices
     state: IngestState | None
     scratch: Path
     report: SyncReport
@@ -339,7 +341,7 @@ class _Apply:
         self,
         config: RepositoryConfig,
         claim: Claim,
-        rooms: Rooms,
+        rooms: SyncServices,
         catalog: Catalog,
         served: Served,
         report: SyncReport,

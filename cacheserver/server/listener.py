@@ -24,7 +24,7 @@ Loop = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class Listener:
     """context: to listen with; None for plain HTTP. gate: None lets everybody in. checks: for readyz.
 
     kubernetes: the connection to the host cluster, open as long as the door.
@@ -44,7 +44,7 @@ class Door:
 
 
 @asynccontextmanager
-async def open_door(serving: ServingSettings) -> AsyncIterator[Door]:
+async def open_listener(serving: ServingSettings) -> AsyncIterator[Listener]:
     """Raises: ConfigError for a certificate or a kubeconfig that cannot be used."""
     checks: dict[str, HealthCheck] = {}
     loops: list[Loop] = []
@@ -60,7 +60,7 @@ async def open_door(serving: ServingSettings) -> AsyncIterator[Door]:
         if serving.kubernetes is not Kubernetes.OFF:
             kubeconfig = serving.kubernetes if isinstance(serving.kubernetes, Path) else None
             gate, kubernetes = await _gate(stack, kubeconfig, tls, checks, loops)
-        yield Door(tls.context if tls else None, gate, checks, kubernetes, loops)
+        yield Listener(tls.context if tls else None, gate, checks, kubernetes, loops)
 
 
 async def _gate(

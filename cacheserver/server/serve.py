@@ -26,7 +26,7 @@ from cacheserver.config import Defaults, RepositoryConfig, Settings
 from cacheserver.errors import CacheServerError, EtcdError, EtcdStartError, NoSpace
 from cacheserver.etcd.client import Client, TLSFiles
 from cacheserver.etcd.version import check_supported
-from cacheserver.ingest import Ingest, Rooms, ServedBook, Space, SyncReport, limits
+from cacheserver.ingest import Ingest, ServedStatusStore, Space, SyncReport, SyncServices, limits
 from cacheserver.ingest.disk import Mirrors, ScratchSpace, scratch_directory
 from cacheserver.ingest.reading import open_for
 from cacheserver.ingest.roll import Roll
@@ -60,7 +60,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
     """
     from cacheserver.api import PROJECTIONS, Api  # noqa: PLC0415 - aiohttp and the API cost `ingest` half its time
     from cacheserver.cache.watchcache import WatchCache  # noqa: PLC0415 - as above
-    from cacheserver.server.listener import open_door  # noqa: PLC0415 - as above
+    from cacheserver.server.listener import open_listener  # noqa: PLC0415 - as above
 
     memory.keep_little()
     metrics.build.labels(cacheserver.__version__).set(1)
@@ -74,7 +74,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
         store, blobs = Store(client), Blobs(client)
         kept = settings.cache
         cache = WatchCache(store, PROJECTIONS, window_events=kept.window_events, window_bytes=kept.window_bytes)
-        door = await stack.enter_async_context(open_door(settings.serving))
+        door = await stack.enter_async_context(open_listener(settings.serving))
         space = Space()
         opening = _Opening(space)
         api = Api(
@@ -250,10 +250,10 @@ async def _etcd(settings: Settings) -> AsyncIterator[Client]:
         yield await stack.enter_async_context(client)
 
 
-def _rooms(store: Store, blobs: Blobs, workers: Workers, scratch: Path, settings: Settings) -> Rooms:
+def _rooms(store: Store, blobs: Blobs, workers: Workers, scratch: Path, settings: Settings) -> SyncServices:
     parsing = settings.parsing
     mirrors = Mirrors(settings.etcd.data_dir / "sources", parsing.mirror_bytes)
-    return Rooms(
+    return SyncServices(
         store,
         blobs,
         workers,
@@ -264,15 +264,15 @@ def _rooms(store: Store, blobs: Blobs, workers: Workers, scratch: Path, settings
     )
 
 
-def _ingest(rooms: Rooms, settings: Settings, space: Space) -> Ingest:
+def _ingest(rooms: SyncServices, settings: Settings, space: Space) -> Ingest:
     """Ingestion of the configured repositories."""
-    ingest = Ingest(rooms, ServedBook(rooms.store), space=space)
+    ingest = Ingest(rooms, ServedStatusStore(rooms.store), space=space)
     for config in settings.repositories:
         ingest.put(config, functools.partial(_source, settings, config))
     return ingest
 
 
-def _steered(rooms: Rooms, settings: Settings, kubernetes: KubeAPI, space: Space) -> tuple[Ingest, Controller]:
+def _steered(rooms: SyncServices, settings: Settings, kubernetes: KubeAPI, space: Space) -> tuple[Ingest, Controller]:
     """Ingestion of the cluster's Repository objects, one replica at a time, and who tells it of them."""
     # What the first git repository needs: by then we serve, and loading it would hold up everybody for 20 ms.
     import cacheserver.catalogs.krm.git  # noqa: PLC0415
@@ -280,10 +280,10 @@ def _steered(rooms: Rooms, settings: Settings, kubernetes: KubeAPI, space: Space
     from cacheserver.cluster.credentials import Secrets  # noqa: PLC0415  in a cluster only
     from cacheserver.cluster.events import Events  # noqa: PLC0415
     from cacheserver.cluster.repositories import Controller  # noqa: PLC0415
-    from cacheserver.cluster.status import StatusBook  # noqa: PLC0415
+    from cacheserver.cluster.status import ClusterStatusStore  # noqa: PLC0415
 
     content = settings.content
-    book = StatusBook(kubernetes, rooms.store.holds, Events(kubernetes))
+    book = ClusterStatusStore(kubernetes, rooms.store.holds, Events(kubernetes))
     ingest = Ingest(rooms, book, lead=True, space=space)
     controller = Controller(
         kubernetes,

@@ -23,7 +23,7 @@ from cacheserver.catalogs.workers import Workers
 from cacheserver.config import RepositoryConfig
 from cacheserver.config.sources import DirectorySource as DirectorySpec
 from cacheserver.etcd.client import Client, prefix_end
-from cacheserver.ingest import Rooms
+from cacheserver.ingest import SyncServices
 from cacheserver.ingest.sync import sync
 from cacheserver.model import Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import DirectorySource
@@ -218,7 +218,7 @@ async def ingest_at_random(store: Store, blobs: Blobs, directory: Path, seed: in
 
         async def on_change() -> None: ...
 
-        rooms, source = Rooms(store, blobs, workers, scratch), DirectorySource(files.root)
+        rooms, source = SyncServices(store, blobs, workers, scratch), DirectorySource(files.root)
         for _ in range(rounds):
             for package in ("app", "db"):
                 versions = chance.sample([f"1.{i}.0" for i in range(4)], chance.randrange(1, 4))

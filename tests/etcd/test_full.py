@@ -14,7 +14,7 @@ from cacheserver.catalogs.workers import Workers
 from cacheserver.errors import NoSpace
 from cacheserver.etcd.client import Client, prefix_end
 from cacheserver.etcd.version import Version
-from cacheserver.ingest import Ingest, Rooms, ServedBook
+from cacheserver.ingest import Ingest, ServedStatusStore, SyncServices
 from cacheserver.ingest.space import Space
 from cacheserver.model import RepositoryKey
 from cacheserver.store.blobs import Blobs
@@ -48,11 +48,11 @@ async def world(client: Client, tmp_path: Path) -> AsyncIterator[World]:
     async with Workers(1) as workers:
         store = Store(client)
         await store.open()
-        yield World(store, Rooms(store, Blobs(client), workers, tmp_path))
+        yield World(store, SyncServices(store, Blobs(client), workers, tmp_path))
 
 
 def ingest(world: World) -> Ingest:
-    return Ingest(world.rooms, ServedBook(world.store), space=Space(ask_every_s=0.05))
+    return Ingest(world.rooms, ServedStatusStore(world.store), space=Space(ask_every_s=0.05))
 
 
 async def fill(client: Client) -> None:

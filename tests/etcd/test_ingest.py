@@ -20,7 +20,7 @@ from cacheserver.config import RepositoryConfig, Validation
 from cacheserver.config.sources import DirectorySource as DirectorySpec
 from cacheserver.errors import LeaseLostError, Unavailable
 from cacheserver.etcd.client import Client, Delete, prefix_end
-from cacheserver.ingest import Outcome, Rooms, SyncReport
+from cacheserver.ingest import Outcome, SyncReport, SyncServices
 from cacheserver.ingest.status import repository_record, synced
 from cacheserver.ingest.sync import forget, sync
 from cacheserver.model import RepositoryKey
@@ -49,7 +49,7 @@ class World:
     store: Store
     blobs: Blobs
     session: Session
-    rooms: Rooms
+    rooms: SyncServices
     source: DirectorySource
     files: FBCCatalog
     config: RepositoryConfig
@@ -118,7 +118,7 @@ async def world(etcd_endpoint: str, workers: Workers, tmp_path: Path) -> AsyncIt
                 store,
                 blobs,
                 session,
-                Rooms(store, blobs, workers, scratch),
+                SyncServices(store, blobs, workers, scratch),
                 DirectorySource(root),
                 files,
                 RepositoryConfig(KEY, DirectorySpec(root)),

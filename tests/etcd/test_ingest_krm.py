@@ -18,7 +18,7 @@ from cacheserver.config import RepositoryConfig
 from cacheserver.config.sources import DirectorySource as DirectorySpec
 from cacheserver.config.sources import GitRef, GitSource, RefKind, SourceSpec
 from cacheserver.etcd.client import Client, prefix_end
-from cacheserver.ingest import Outcome, Rooms, SyncReport
+from cacheserver.ingest import Outcome, SyncReport, SyncServices
 from cacheserver.ingest.reading import open_for
 from cacheserver.ingest.sync import sync
 from cacheserver.model import LABEL_LATEST, Digest, Format, RepositoryKey
@@ -46,7 +46,7 @@ class World:
     store: Store
     blobs: Blobs
     session: Session
-    rooms: Rooms
+    rooms: SyncServices
     home: Path
     claim: Claim | None = None
     sources: dict[str, Source] = field(default_factory=dict)
@@ -114,7 +114,7 @@ async def world(etcd_endpoint: str, workers: Workers, tmp_path: Path) -> AsyncIt
         scratch = tmp_path / "scratch"
         scratch.mkdir()
         async with store.session("test") as session:
-            world = World(store, blobs, session, Rooms(store, blobs, workers, scratch), tmp_path)
+            world = World(store, blobs, session, SyncServices(store, blobs, workers, scratch), tmp_path)
             yield world
             for source in world.sources.values():
                 await source.aclose()

@@ -31,7 +31,7 @@ from cacheserver.errors import (
     SourceTooLargeError,
 )
 from cacheserver.etcd.client import Client, prefix_end
-from cacheserver.ingest import Ingest, Rooms, ServedBook
+from cacheserver.ingest import Ingest, ServedStatusStore, SyncServices
 from cacheserver.ingest.disk import Mirrors
 from cacheserver.ingest.pace import Pace
 from cacheserver.ingest.sync import APPLIES_AT_ONCE, ASKS_AT_ONCE, FETCHES_AT_ONCE, SLOW_AT_ONCE
@@ -77,13 +77,13 @@ class NotedPace(Pace):
 @dataclass
 class World:
     store: Store
-    rooms: Rooms
+    rooms: SyncServices
 
     def config(self, name: str = "repo", *, interval_s: float = 600, **fields: Any) -> RepositoryConfig:
         return RepositoryConfig(RepositoryKey("ns", name), SOURCE, interval_s=interval_s, **fields)
 
     def ingest(self, pace: Pace | None = None) -> Ingest:
-        return Ingest(self.rooms, ServedBook(self.store), pace=pace)
+        return Ingest(self.rooms, ServedStatusStore(self.store), pace=pace)
 
     async def status(self, name: str = "repo") -> dict[str, Any]:
         found = await self.store.read_object(Key(Kind.REPOSITORY, "ns", name))
@@ -112,7 +112,7 @@ async def world(etcd_endpoint: str, tmp_path: Path) -> AsyncIterator[World]:
         await client.delete(PREFIX, prefix_end(PREFIX))
         store = Store(client)
         await store.open()
-        yield World(store, Rooms(store, Blobs(client), workers, tmp_path))
+        yield World(store, SyncServices(store, Blobs(client), workers, tmp_path))
 
 
 @asynccontextmanager
@@ -476,7 +476,7 @@ async def test_a_removed_repository_takes_gits_copy_of_it_along(world: World, tm
 async def test_a_sync_that_works_for_too_long_is_ended_and_says_so(world: World) -> None:
     source = FakeSource(files("1.0.0"))
     source.fetch_hangs = True
-    ingest = Ingest(replace(world.rooms, timeout_s=0.2), ServedBook(world.store))
+    ingest = Ingest(replace(world.rooms, timeout_s=0.2), ServedStatusStore(world.store))
     ingest.put(world.config(), lambda: source)
     async with running(ingest):
         await eventually(lambda: world.says("SyncTooLong"))

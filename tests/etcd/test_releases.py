@@ -1,6 +1,6 @@
 """After an upgrade that makes other objects of the same source: all of them are made anew, in front of watchers.
 
-Two releases are two values of Rooms.release; what the older one made is written into etcd by hand.
+Two releases are two values of SyncServices.release; what the older one made is written into etcd by hand.
 """
 
 from __future__ import annotations

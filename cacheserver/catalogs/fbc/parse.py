@@ -28,7 +28,7 @@ from cacheserver.catalogs.wire import (
     decode_reports,
     encode_job,
 )
-from cacheserver.catalogs.workers import Lane, Workers
+from cacheserver.catalogs.workers import JobQueue, Workers
 from cacheserver.errors import CatalogError, WorkerCrashedError
 from cacheserver.model import BlobFile, RepositoryKey
 
@@ -77,12 +77,12 @@ class Parse:
     """One run. Not to be used twice."""
 
     def __init__(
-        self, tree: Files, key: RepositoryKey, workers: Workers, lane: Lane, scratch: Path, *, write_blobs: bool
+        self, tree: Files, key: RepositoryKey, workers: Workers, queue: JobQueue, scratch: Path, *, write_blobs: bool
     ) -> None:
         self._tree = tree
         self._key = key
         self._workers = workers
-        self._lane = lane
+        self._queue = queue
         self._scratch = scratch
         self._write_blobs = write_blobs
         self._found = _Gathered()
@@ -107,7 +107,7 @@ class Parse:
         if ignores:
             job = encode_job(Select(str(self._tree.root), paths, ignores))
             try:
-                answer: list[str] | str = orjson.loads(await self._workers.run(self._lane, job, ignores[0]))
+                answer: list[str] | str = orjson.loads(await self._workers.run(self._queue, job, ignores[0]))
             except WorkerCrashedError as exc:
                 answer = str(exc)
             if isinstance(answer, str):
@@ -145,7 +145,7 @@ class Parse:
         another's greed, and the file to blame must be known."""
         job = encode_job(Scan(str(self._tree.root), str(self._scratch), digests, parts, self._write_blobs))
         try:
-            return decode_reports(await self._workers.run(self._lane, job, parts[0].path))
+            return decode_reports(await self._workers.run(self._queue, job, parts[0].path))
         except WorkerCrashedError as exc:
             if alone or (len(parts) == 1 and isinstance(exc.__cause__, TimeoutError)):
                 return [Report(parts[0], findings=[Finding("WorkerCrashed", str(exc), parts[0].path)], unclear=True)]
@@ -238,7 +238,7 @@ class Parse:
         namespace, repository = self._key.namespace, self._key.name
         job = encode_job(Assemble(namespace, repository, groups))
         try:
-            answer = await self._workers.run(self._lane, job, f"package {groups[0].name}")
+            answer = await self._workers.run(self._queue, job, f"package {groups[0].name}")
             return decode_assembled(answer, namespace, repository)
         except WorkerCrashedError as exc:
             if alone:

@@ -21,7 +21,7 @@ from cacheserver.catalogs.krm.jobs import Jobs
 from cacheserver.catalogs.krm.judge import Gathered, judge
 from cacheserver.catalogs.krm.wire import Pack, Packed, Wanted
 from cacheserver.catalogs.limits import MIB
-from cacheserver.catalogs.workers import Lane, Workers
+from cacheserver.catalogs.workers import JobQueue, Workers
 from cacheserver.model import RepositoryKey
 
 LOCAL: Final = "local"
@@ -58,11 +58,11 @@ class Parse:
     """One run. Not to be used twice."""
 
     def __init__(
-        self, tree: Files, key: RepositoryKey, workers: Workers, lane: Lane, scratch: Path, *, write_blobs: bool
+        self, tree: Files, key: RepositoryKey, workers: Workers, queue: JobQueue, scratch: Path, *, write_blobs: bool
     ) -> None:
         self._tree = tree
         self._key = key
-        self._jobs = Jobs(key, workers, lane)
+        self._jobs = Jobs(key, workers, queue)
         self._scratch = scratch
         self._write_blobs = write_blobs
         self._found = Gathered()

@@ -40,7 +40,8 @@ class Place:
 
 @dataclass(slots=True)
 class Named:
-    """What the names of refs say. ignored: (short ref, why) of tags that name no package; useless: likewise of drafts.
+    """What the names of refs say. ignored: (short ref, why) of tags that name no package; ignored_drafts: likewise of
+    drafts.
 
     deletions: (directory, revision) proposed for deletion.
     """
@@ -48,7 +49,7 @@ class Named:
     places: list[Place] = field(default_factory=list)
     deletions: set[tuple[str, str]] = field(default_factory=set)
     ignored: list[tuple[str, str]] = field(default_factory=list)
-    useless: list[tuple[str, str]] = field(default_factory=list)
+    ignored_drafts: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def by_name(refs: Mapping[str, Ref], directory: str, root_name: str) -> Named:
 
 def _without_path(short: str, kind: str, directory: str, named: Named) -> None:
     if kind in _DRAFTS:
-        named.useless.append((short, "names no workspace: a draft's branch is drafts/PATH/WORKSPACE"))
+        named.ignored_drafts.append((short, "names no workspace: a draft's branch is drafts/PATH/WORKSPACE"))
     elif kind == TAGS and not directory:
         named.ignored.append((short, "has no slash: a package's tag is PATH/REVISION"))
 

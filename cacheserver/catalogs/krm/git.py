@@ -21,7 +21,7 @@ from cacheserver.catalogs.krm.jobs import Jobs
 from cacheserver.catalogs.krm.judge import Gathered, judge
 from cacheserver.catalogs.krm.mirror import HEADS, Refs
 from cacheserver.catalogs.krm.stage import Stage
-from cacheserver.catalogs.workers import Lane, Workers
+from cacheserver.catalogs.workers import JobQueue, Workers
 from cacheserver.errors import SourceInvalidError, SourceNotFoundError, SourceTooLargeError
 from cacheserver.model import RepositoryKey
 
@@ -49,19 +49,19 @@ class Parse:
     """One run. Not to be used twice."""
 
     def __init__(
-        self, tree: Refs, key: RepositoryKey, workers: Workers, lane: Lane, scratch: Path, *, write_blobs: bool
+        self, tree: Refs, key: RepositoryKey, workers: Workers, queue: JobQueue, scratch: Path, *, write_blobs: bool
     ) -> None:
         self._mirror = tree.mirror
         self._url = tree.url
         self._directory = tree.directory.strip("/")
         self._key = key
-        self._jobs = Jobs(key, workers, lane)
+        self._jobs = Jobs(key, workers, queue)
         self._commits = Commits(tree.mirror)
         self._stage = Stage(tree.mirror, self._jobs, scratch, write_blobs=write_blobs)
         self._scratch = scratch
         self._known = index.Known()
         self._found = Gathered()
-        self._barren: set[str] = set()
+        self._without_package: set[str] = set()
 
     async def run(self, known: bytes, progress: Progress) -> Catalog:
         """Closes the mirror. Raises: SourceError from it, CatalogError when the pool itself cannot go on."""
@@ -71,7 +71,7 @@ class Parse:
             await self._read(await self._discover(), progress)
         finally:
             await self._mirror.aclose()
-        self._found.barren = frozenset(self._barren)
+        self._found.without_package = frozenset(self._without_package)
         return await judge(self._found, self._key, self._known, self._jobs)
 
     # --- discover ---
@@ -95,7 +95,7 @@ class Parse:
         candidates += await self._dated(fresh, {place.directory for place in branch})
         self._found.ignored_tags = len(named.ignored)
         self._tell("IgnoredTag", [(ref, why, "") for ref, why in named.ignored])
-        self._tell("IgnoredDraft", [(ref, why, "") for ref, why in named.useless])
+        self._tell("IgnoredDraft", [(ref, why, "") for ref, why in named.ignored_drafts])
         return [self._marked(candidate, named.deletions) for candidate in candidates]
 
     async def _branch(self) -> dict[Place, Files]:
@@ -134,9 +134,9 @@ class Parse:
 
     async def _files(self, place: Place, named: discover.Named) -> Files | None:
         """A tag's or draft's files; None where there is no package, which is noted in `named`."""
-        barren = f"{place.commit} {place.directory}"
+        without_package = f"{place.commit} {place.directory}"
         files: Files | None = None
-        if barren not in self._known.barren:
+        if without_package not in self._known.without_package:
             try:
                 listing = await self._mirror.ls_tree(place.commit, place.directory)
                 files = await asyncio.to_thread(discover.at_top, listing, place.directory)
@@ -148,8 +148,8 @@ class Parse:
                 self._refuse(place, type(exc).reason, str(exc))
                 return None
         if files is None:
-            self._barren.add(barren)
-            into = named.ignored if place.origin is Origin.TAG else named.useless
+            self._without_package.add(without_package)
+            into = named.ignored if place.origin is Origin.TAG else named.ignored_drafts
             into.append((place.ref, f"there is no {KPTFILE} in {place.directory} at that commit"))
         return files
 
@@ -255,10 +255,10 @@ async def holds_packages(tree: Refs) -> bool:
     ref = mirror.refs.get(f"{HEADS}{mirror.branch}")
     wanted: list[tuple[str, str]] = [(ref.commit, directory)] if ref else []
     named = await asyncio.to_thread(discover.by_name, mirror.refs, directory, "")
-    barren: set[str] = set()
+    without_package: set[str] = set()
     for commit, path in [*wanted, *dict.fromkeys((place.commit, place.directory) for place in named.places)]:
         try:
-            if await mirror.holds(commit, path, KPTFILE, barren):
+            if await mirror.holds(commit, path, KPTFILE, without_package):
                 return True
         except SourceNotFoundError:
             continue

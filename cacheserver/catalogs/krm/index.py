@@ -36,14 +36,14 @@ class Known:
     """packages: by name. trees: key -> facts, of every tree that a package refers to.
 
     head: the branch's commit (git). changes: directory -> commit that last changed it, as seen from head.
-    barren: `COMMIT DIRECTORY` where a tag or draft looked for a package in vain.
+    without_package: `COMMIT DIRECTORY` where a tag or draft looked for a package in vain.
     """
 
     packages: Mapping[str, KnownPackage] = field(default_factory=dict)
     trees: Mapping[str, str] = field(default_factory=dict)
     head: str = ""
     changes: Mapping[str, str] = field(default_factory=dict)
-    barren: frozenset[str] = frozenset()
+    without_package: frozenset[str] = frozenset()
 
     def revision(self, package: str, name: str) -> Revision | None:
         """The revision as it was the last time, if there was one."""
@@ -69,7 +69,9 @@ def decode(index: bytes) -> Known:
         name: KnownPackage(hashed, [decode_revision(revision) for revision in revisions])
         for name, (hashed, revisions) in written["packages"].items()
     }
-    return Known(packages, written["trees"], written["head"], written["changes"], frozenset(written["barren"]))
+    return Known(
+        packages, written["trees"], written["head"], written["changes"], frozenset(written.get("without_package", ()))
+    )
 
 
 def encode(known: Known) -> bytes:
@@ -81,7 +83,7 @@ def encode(known: Known) -> bytes:
         "trees": known.trees,
         "head": known.head,
         "changes": known.changes,
-        "barren": sorted(known.barren),
+        "without_package": sorted(known.without_package),
     }
     return zstandard.ZstdCompressor(level=3, write_content_size=True).compress(
         orjson.dumps(written, option=orjson.OPT_SORT_KEYS)

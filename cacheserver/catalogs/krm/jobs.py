@@ -12,7 +12,7 @@ from cacheserver.catalogs.catalog import Finding
 from cacheserver.catalogs.krm.facts import Problem
 from cacheserver.catalogs.krm.wire import Describe, Described, Pack, Packed, decode_packed, encode_job
 from cacheserver.catalogs.wire import Assembled, decode_assembled
-from cacheserver.catalogs.workers import Lane, Workers
+from cacheserver.catalogs.workers import JobQueue, Workers
 from cacheserver.errors import CatalogError, WorkerCrashedError
 from cacheserver.model import Key, Kind, RepositoryKey
 
@@ -25,10 +25,10 @@ _B = TypeVar("_B")
 class Jobs:
     """The workers as one parse of one repository uses them."""
 
-    def __init__(self, key: RepositoryKey, workers: Workers, lane: Lane) -> None:
+    def __init__(self, key: RepositoryKey, workers: Workers, queue: JobQueue) -> None:
         self._key = key
         self._workers = workers
-        self._lane = lane
+        self._queue = queue
         self.limits = workers.limits
 
     def unnameable(self, package: str, revision: str) -> Problem | None:
@@ -43,7 +43,7 @@ class Jobs:
     async def pack(self, job: Pack) -> list[Packed]:
         """One answer for each tree, in order. Raises: CatalogError when the pool cannot go on."""
         try:
-            return decode_packed(await self._workers.run(self._lane, encode_job(job), f"package {job.trees[0].name}"))
+            return decode_packed(await self._workers.run(self._queue, encode_job(job), f"package {job.trees[0].name}"))
         except WorkerCrashedError as exc:
             if len(job.trees) == 1:
                 return [Packed(refusal=("WorkerCrashed", str(exc), ""))]
@@ -54,7 +54,7 @@ class Jobs:
         namespace, repository = self._key.namespace, self._key.name
         job = encode_job(Describe(namespace, repository, packages))
         try:
-            answer = await self._workers.run(self._lane, job, f"package {packages[0].name}")
+            answer = await self._workers.run(self._queue, job, f"package {packages[0].name}")
             return decode_assembled(answer, namespace, repository)
         except WorkerCrashedError as exc:
             if len(packages) == 1:

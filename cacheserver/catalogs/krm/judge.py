@@ -45,8 +45,8 @@ class Gathered:
     ignored_tags: int = 0
     head: str = ""
     changes: Mapping[str, str] = field(default_factory=dict)
-    barren: frozenset[str] = frozenset()
-    """head, changes, barren: as index.Known's."""
+    without_package: frozenset[str] = frozenset()
+    """head, changes, without_package: as index.Known's."""
 
     def take(self, package: str, revision: Revision, packed: Packed, where: str, known: index.Known) -> None:
         """A tree's answer, for a revision whose `tree` is its key. where: the package's directory, for people."""
@@ -115,7 +115,7 @@ def _index(packages: Mapping[str, Sequence[Revision]], hashes: Mapping[str, str]
     used = {revision.tree for revisions in packages.values() for revision in revisions}
     known = {name: index.KnownPackage(hashes[name], revisions) for name, revisions in packages.items()}
     trees = {key: facts for key, facts in gathered.trees.items() if key in used}
-    return index.encode(index.Known(known, trees, gathered.head, gathered.changes, gathered.barren))
+    return index.encode(index.Known(known, trees, gathered.head, gathered.changes, gathered.without_package))
 
 
 def _batches(

@@ -70,8 +70,9 @@ class Mirror(Protocol):
         """Raises: SourceNotFoundError (no such directory), SourceTooLargeError, SourceInvalidError."""
         ...
 
-    async def holds(self, commit: str, directory: str, name: str, barren: set[str]) -> bool:
-        """Whether a regular file `name` lies at or below a directory. barren: trees known to hold none, added to.
+    async def holds(self, commit: str, directory: str, name: str, without_package: set[str]) -> bool:
+        """Whether a regular file `name` lies at or below a directory. without_package: trees known to hold none, added
+        to.
 
         Raises: as `ls_tree`."""
         ...

@@ -151,7 +151,7 @@ def _package(
     latest: Revision | None,
     limits: ParseLimits,
 ) -> Record:
-    facts = _spokesman(ordered, latest)
+    facts = _describing_facts(ordered, latest)
     status = {
         "displayName": facts.display_name,
         "summary": facts.summary,
@@ -171,7 +171,7 @@ def _cut(facts: Facts, status: Mapping[str, Any]) -> list[str]:
     return [name for name in facts.cut if name in status or name == "labels"]
 
 
-def _spokesman(ordered: Sequence[tuple[Revision, Facts]], latest: Revision | None) -> Facts:
+def _describing_facts(ordered: Sequence[tuple[Revision, Facts]], latest: Revision | None) -> Facts:
     """Whose Kptfile speaks for the package: the latest revision's, else the branch's, else the highest one's."""
     # The first of equals: the highest, since `ordered` begins with the lowest.
     preferred = max(

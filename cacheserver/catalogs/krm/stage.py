@@ -1,6 +1,6 @@
 """Puts git objects where workers can read them: each batch of trees in a directory of its own, gone with its answer.
 
-One object in memory at a time, one batch a lane on disk; a package over its limit is not read to its end.
+One object in memory at a time, one batch a queue on disk; a package over its limit is not read to its end.
 """
 
 from __future__ import annotations

@@ -99,8 +99,8 @@ async def test_a_killed_worker_is_replaced_and_its_work_done(workers: Workers, p
 async def test_a_cancelled_job_leaves_the_pool_whole(workers: Workers, parsed: Parse, tmp_path: Path) -> None:
     (tmp_path / "slow.yaml").write_text("schema: x\na:\n" + "- {b: c, d: e}\n" * 100_000)
     job = encode_job(Scan(str(tmp_path), "", "", [Part("slow.yaml", 0, 1 << 30)], write_blobs=False))
-    with workers.lane() as lane:
-        task = asyncio.create_task(workers.run(lane, job, "slow.yaml"))
+    with workers.queue() as queue:
+        task = asyncio.create_task(workers.run(queue, job, "slow.yaml"))
         await asyncio.sleep(0)  # the job is written
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -129,11 +129,11 @@ async def test_a_small_catalog_does_not_wait_for_a_large_one(workers: Workers, t
 
 
 async def test_an_error_names_the_job(workers: Workers) -> None:
-    with workers.lane() as lane:
+    with workers.queue() as queue:
         with pytest.raises(WorkerCrashedError, match=r"the thing: its worker died \(exit code 1\)"):
-            await workers.run(lane, b"[]", "the thing")
+            await workers.run(queue, b"[]", "the thing")
         job = encode_job(Scan(str(FIXTURES), "", "", [Part("kettle.yaml", 0, 1 << 20)], write_blobs=False))
-        assert b"kettle.v0.3.0" in await workers.run(lane, job, "kettle.yaml")
+        assert b"kettle.v0.3.0" in await workers.run(queue, job, "kettle.yaml")
 
 
 async def test_a_pool_that_could_not_replace_its_worker_tells_who_waits_and_recovers(
@@ -142,18 +142,18 @@ async def test_a_pool_that_could_not_replace_its_worker_tells_who_waits_and_reco
     """One process, killed on its job while no other can be started; a second job stands in line for it."""
     job = encode_job(Scan(str(FIXTURES), "", "", [Part("kettle.yaml", 0, 1 << 20)], write_blobs=False))
     async with Workers(1) as pool:
-        with pool.lane() as lane:
-            await pool.run(lane, job, "kettle.yaml")
+        with pool.queue() as queue:
+            await pool.run(queue, job, "kettle.yaml")
             monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
-            first = asyncio.create_task(pool.run(lane, b"[]", "the thing"))
-            second = asyncio.create_task(pool.run(lane, job, "kettle.yaml"))
+            first = asyncio.create_task(pool.run(queue, b"[]", "the thing"))
+            second = asyncio.create_task(pool.run(queue, job, "kettle.yaml"))
             with pytest.raises(WorkerCrashedError, match="the thing"):
                 await first
             async with asyncio.timeout(30):
                 with pytest.raises(CatalogError, match="cannot start a parse worker"):
                     await second
             monkeypatch.undo()
-            assert b"kettle.v0.3.0" in await pool.run(lane, job, "kettle.yaml")
+            assert b"kettle.v0.3.0" in await pool.run(queue, job, "kettle.yaml")
 
 
 async def test_nothing_is_imported_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from cacheserver.cluster.credentials import Secrets
 from cacheserver.cluster.events import Events
 from cacheserver.cluster.kubeapi import KubeAPI
 from cacheserver.cluster.repositories import Controller
-from cacheserver.cluster.status import StatusBook
+from cacheserver.cluster.status import ClusterStatusStore
 from cacheserver.config import Defaults, RepositoryConfig
 from cacheserver.errors import SecretForbiddenError, SecretNotFoundError, SpecInvalidError, Unavailable
 from cacheserver.model import RepositoryKey
@@ -105,7 +105,7 @@ class World:
         controller = Controller(
             self.api,
             self.ingest,
-            StatusBook(self.api, holds, Events(self.api)),
+            ClusterStatusStore(self.api, holds, Events(self.api)),
             Secrets(self.api),
             Opened,
             namespaces=namespaces,

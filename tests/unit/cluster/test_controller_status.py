@@ -15,7 +15,7 @@ import pytest
 
 from cacheserver.cluster.events import WAITING, Events, EventType, Occurrence, Subject, occurrences
 from cacheserver.cluster.kubeapi import KubeAPI
-from cacheserver.cluster.status import StatusBook
+from cacheserver.cluster.status import ClusterStatusStore
 from cacheserver.config import OCISource, RepositoryConfig
 from cacheserver.errors import Unavailable
 from cacheserver.model import Key, Kind, Record, RepositoryKey, Stored
@@ -84,7 +84,7 @@ class Claims:
 @dataclass
 class World:
     kube: KubeStandIn
-    book: StatusBook
+    book: ClusterStatusStore
     events: Events
     claims: Claims
     stack: contextlib.AsyncExitStack
@@ -130,7 +130,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         api = await outer.enter_async_context(KubeAPI(kube.kubeconfig(tmp_path)))
         stack = await outer.enter_async_context(contextlib.AsyncExitStack())
         events, claims = Events(api), Claims()
-        yield World(kube, StatusBook(api, claims.hold, events), events, claims, stack)
+        yield World(kube, ClusterStatusStore(api, claims.hold, events), events, claims, stack)
 
 
 # --- status -----------------------------------------------------------------------------------------------------------

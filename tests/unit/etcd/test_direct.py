@@ -1,4 +1,5 @@
-"""A line to an etcd that is played by the test, frame by frame: whatever comes, an answer or LineDown, and soon."""
+"""A line to an etcd that is played by the test, frame by frame: whatever comes, an answer or DirectCallError, and
+soon."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cacheserver.etcd.direct import Line, LineDown
+from cacheserver.etcd.direct import DirectCallError, Line
 from cacheserver.etcd.endpoint import parse_address
 from cacheserver.etcd.values import TLSFiles
 
@@ -164,7 +165,7 @@ async def test_whatever_is_no_answer_is_told_at_once(said: Callable[[int], bytes
         await etcd.next()
 
     async with lines(saying) as (line, _):
-        with pytest.raises(LineDown):
+        with pytest.raises(DirectCallError):
             await asyncio.wait_for(line.ask((), 60), 5)
 
 
@@ -175,7 +176,7 @@ async def test_silence_ends_with_the_time_that_was_given() -> None:
         await etcd.next()
 
     async with lines(silent) as (line, _):
-        with pytest.raises(LineDown):
+        with pytest.raises(DirectCallError):
             await line.ask((), 0.01)
 
 
@@ -190,8 +191,8 @@ async def test_a_connection_that_ends_fails_every_question_on_it_and_is_not_made
     async with lines(leaving) as (line, connections):
         assert await line.ask((), 5) == b"revision"
         failed = await asyncio.gather(*(line.ask((), 5) for _ in range(3)), return_exceptions=True)
-        assert [type(each) for each in failed] == [LineDown] * 3
-        with pytest.raises(LineDown):
+        assert [type(each) for each in failed] == [DirectCallError] * 3
+        with pytest.raises(DirectCallError):
             await line.ask((), 5)
         assert len(connections) == 1
 
@@ -200,12 +201,12 @@ async def test_who_asks_while_it_connects_is_sent_to_the_ordinary_call() -> None
     async with lines(answering) as (line, _):
         first, second = await asyncio.gather(line.ask((), 5), line.ask((), 5), return_exceptions=True)
         assert first == b"revision"
-        assert isinstance(second, LineDown)
+        assert isinstance(second, DirectCallError)
 
 
 async def test_nobody_there_is_told_at_once() -> None:
     line = Line(parse_address("unix:/nowhere"), TLSFiles(), "/path", b"question")
-    with pytest.raises(LineDown):
+    with pytest.raises(DirectCallError):
         await line.ask((), 5)
 
 
@@ -216,7 +217,7 @@ async def test_a_way_that_never_answers_while_etcd_does_is_told_once_with_its_ca
     caplog.set_level(logging.INFO)
     line = Line(parse_address("unix:/nowhere"), TLSFiles(), "/path", b"question")
     for etcd_answers in (False, False, True, True, True):
-        with pytest.raises(LineDown) as down:
+        with pytest.raises(DirectCallError) as down:
             await line.ask((), 5)
         line.passed_over(down.value, answered=etcd_answers)
     [told] = caplog.records

@@ -8,7 +8,7 @@ import pytest
 
 from cacheserver.config import Flags, check_listen, load
 from cacheserver.errors import ConfigError
-from cacheserver.server.listener import open_door
+from cacheserver.server.listener import open_listener
 from tests.fakes.guarded import PKI
 from tests.fakes.kube import KubeStandIn
 
@@ -54,14 +54,14 @@ def test_what_is_guarded_or_loopback_is_let_through(flags: Flags, tmp_path: Path
 
 
 async def test_without_settings_everybody_may_everything_over_plain_http(tmp_path: Path) -> None:
-    async with open_door(load({}, {}, cwd=tmp_path).serving) as door:
+    async with open_listener(load({}, {}, cwd=tmp_path).serving) as door:
         assert (door.context, door.gate, dict(door.checks), door.kubernetes) == (None, None, {}, None)
         await door.run()  # there is nothing to follow
 
 
 async def test_a_certificate_alone_is_https_for_everybody(tmp_path: Path, pki: PKI) -> None:
     flags = {"--tls-cert-file": str(pki.server[0]), "--tls-key-file": str(pki.server[1])}
-    async with open_door(load(flags, {}, cwd=tmp_path).serving) as door:
+    async with open_listener(load(flags, {}, cwd=tmp_path).serving) as door:
         assert door.context is not None
         assert door.gate is None
         assert list(door.checks) == ["serving-certificate"]
@@ -70,7 +70,7 @@ async def test_a_certificate_alone_is_https_for_everybody(tmp_path: Path, pki: P
 async def test_a_host_cluster_brings_a_gate_that_is_not_ready_yet(tmp_path: Path, pki: PKI) -> None:
     async with KubeStandIn(pki.serving) as kube:
         flags = {"--kubernetes": str(kube.kubeconfig(tmp_path))}
-        async with open_door(load(flags, {}, cwd=tmp_path).serving) as door:
+        async with open_listener(load(flags, {}, cwd=tmp_path).serving) as door:
             assert door.gate is not None
             assert door.kubernetes is not None
             told = door.checks["host-cluster-trust"]()
