@@ -4,6 +4,7 @@ from cacheserver.api.app import Api, make_server
 from cacheserver.api.auth import Gate, Identity, ReviewingGate
 from cacheserver.api.content import Blobs
 from cacheserver.api.health import HealthCheck
+from cacheserver.api.http.acceptor import Acceptor
 from cacheserver.api.kinds.revision import PROJECTIONS
 
-__all__ = ["PROJECTIONS", "Api", "Blobs", "Gate", "HealthCheck", "Identity", "ReviewingGate", "make_server"]
+__all__ = ["PROJECTIONS", "Acceptor", "Api", "Blobs", "Gate", "HealthCheck", "Identity", "ReviewingGate", "make_server"]

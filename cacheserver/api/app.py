@@ -25,6 +25,7 @@ from cacheserver.api.describe.openapi import OpenAPI
 from cacheserver.api.health import Health, HealthCheck, version_document
 from cacheserver.api.http.accounting import Accounting, Series
 from cacheserver.api.http.connection import LINE_BYTES, LINES, LINGERING_S, SecureServer, Server, introduce
+from cacheserver.api.http.connections import CONNECTIONS, Room
 from cacheserver.api.http.inflight import READS, WATCHES, InFlight
 from cacheserver.api.http.negotiate import Answer, Encoding, negotiate, wants_pretty
 from cacheserver.api.http.reply import Reply, Stream, refusal, whole
@@ -245,13 +246,14 @@ def _refused(request: web.BaseRequest, query: Query, error: StatusError) -> Repl
     return refusal(error, body, content_type=encoding.value)
 
 
-def make_server(api: Api, *, secure: bool = False) -> Server:
+def make_server(api: Api, *, secure: bool = False, connections: int = CONNECTIONS) -> Server:
     """An aiohttp server of `api`, with the limits that Kubernetes' clients and its aggregator need.
 
-    secure: for a listener with TLS.
+    secure: for a listener with TLS. connections: open at the same time.
     """
     return (SecureServer if secure else Server)(
         api.handle,
+        Room.of(connections),
         access_log=None,
         # A watch whose client went away while nothing happens would otherwise live on to its deadline.
         handler_cancellation=True,

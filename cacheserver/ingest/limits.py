@@ -37,6 +37,14 @@ def watches_that_fit(wanted: int) -> int:
     return fitting
 
 
+def connections_that_fit(wanted: int) -> int:
+    """How many of `wanted` connections there are files for, and some left for all else; after watches_that_fit()."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return wanted
+    return min(wanted, max(files - _OTHER_FILES, files // 2))
+
+
 def source_limits(parsing: ParseSettings) -> Limits:
     """What one fetch may bring."""
     return Limits(

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import cacheserver
 from cacheserver import metrics
-from cacheserver.config import Defaults, RepositoryConfig, Settings
+from cacheserver.config import Defaults, RepositoryConfig, ServingSettings, Settings
 from cacheserver.errors import CacheServerError, EtcdError, EtcdStartError, NoSpace
 from cacheserver.etcd.client import Client, TLSFiles
 from cacheserver.etcd.version import check_supported
@@ -37,9 +37,7 @@ from cacheserver.store.blobs import Blobs
 from cacheserver.store.objects import CLAIM_TTL_S, Store
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
-    from cacheserver.api import Api
+    from cacheserver.api import Acceptor, Api
     from cacheserver.cache.watchcache import WatchCache
     from cacheserver.catalogs.workers import Workers
     from cacheserver.cluster.kubeapi import KubeAPI
@@ -51,6 +49,9 @@ log = logging.getLogger(__name__)
 # that it drops handshakes, and clients try again after a second: what a crowd that comes back meets. Go's servers take
 # the kernel's limit, too.
 _BACKLOG = 4096
+
+# Besides those of watches and requests: who has not shown who it is, and clients between two requests.
+_OTHER_CONNECTIONS = 2048
 
 
 async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
@@ -96,8 +97,8 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
         else:
             ingest, controller = _ingest(rooms, settings, space), None
         loop.add_signal_handler(signal.SIGHUP, ingest.request_sync)
-        runner = await stack.enter_async_context(_listening(api, settings, door.context))
-        url = _url(runner, door.context)
+        acceptor = await stack.enter_async_context(_listening(api, settings.serving, door.context))
+        url = _url(acceptor, door.context)
         log.info("listening", extra={"url": url})
         async with asyncio.TaskGroup() as group:
             opened = functools.partial(_open_for, ingest, store, client, settings)
@@ -107,7 +108,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
             await _stopped(stop, work)
             log.info("stopping", extra={"grace_s": settings.serving.shutdown_grace_s})
             await api.shut_down(grace_s=settings.serving.shutdown_grace_s)
-            await runner.cleanup()
+            await acceptor.close()
             announce.cancel()
             guard.cancel()
             work.cancel()
@@ -306,24 +307,20 @@ def _source(settings: Settings, config: RepositoryConfig, access: Access | None 
 
 
 @asynccontextmanager
-async def _listening(api: Api, settings: Settings, tls: ssl.SSLContext | None) -> AsyncIterator[web.ServerRunner]:
-    from aiohttp import web  # noqa: PLC0415 - see serve
+async def _listening(api: Api, serving: ServingSettings, tls: ssl.SSLContext | None) -> AsyncIterator[Acceptor]:
+    from cacheserver.api import Acceptor, make_server  # noqa: PLC0415 - see serve
 
-    from cacheserver.api import make_server  # noqa: PLC0415 - see serve
-
-    runner = web.ServerRunner(make_server(api, secure=tls is not None), shutdown_timeout=1.0)
-    await runner.setup()
+    connections = limits.connections_that_fit(serving.max_watches + serving.max_reads + _OTHER_CONNECTIONS)
+    acceptor = Acceptor(make_server(api, secure=tls is not None, connections=connections), tls)
+    await acceptor.open(serving.listen.host, serving.listen.port, backlog=_BACKLOG)
     try:
-        listen = settings.serving.listen
-        site = web.TCPSite(runner, listen.host, listen.port, backlog=_BACKLOG, reuse_address=True, ssl_context=tls)
-        await site.start()
-        yield runner
+        yield acceptor
     finally:
         with contextlib.suppress(asyncio.CancelledError):
-            await runner.cleanup()
+            await acceptor.close()
 
 
-def _url(runner: web.ServerRunner, tls: ssl.SSLContext | None) -> str:
-    host, port = runner.addresses[0][:2]
+def _url(acceptor: Acceptor, tls: ssl.SSLContext | None) -> str:
+    host, port = acceptor.addresses[0]
     scheme = "http" if tls is None else "https"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -26,6 +26,7 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.e2e
 
 MOST_RESIDENT = 400 << 20
+MOST_OF_HANDSHAKES = 200 << 20
 SLOW_READERS = 200
 BIG = Shape(packages=3000, repositories=10)  # a list of 10 MB
 HEAD = "Host: x\r\nAccept: application/json\r\n"
@@ -153,6 +154,34 @@ def _client_hello(authority: Authority) -> bytes:
     with pytest.raises(ssl.SSLWantReadError):
         handshake.do_handshake()
     return out.read()
+
+
+def _endless_hello() -> bytes:
+    """A first message of 128 KiB, the most that OpenSSL takes, in records of 16 KiB; its end is missing."""
+    message = b"\x01\x01\xff\xff\x03\x03" + bytes(127 << 10)
+    parts = [message[at : at + (16 << 10)] for at in range(0, len(message), 16 << 10)]
+    return b"".join(b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part for part in parts)
+
+
+@pytest.mark.parametrize("kind", ["nothing", "a hello", "an endless hello"])
+async def test_thousands_of_unfinished_handshakes_push_out_each_other(
+    secure: ServerProcess, authority: Authority, kind: str
+) -> None:
+    sends = {"nothing": b"", "a hello": _client_hello(authority), "an endless hello": _endless_hello()}[kind]
+    before = memory([secure.pid]).rss
+    held: list[socket.socket] = []
+    try:
+        for _ in range(8):
+            held += await asyncio.to_thread(_unfinished, secure.port, 500, sends)
+            assert await asyncio.to_thread(_packages, secure, _context(authority)) == 1
+        print(kind, (memory([secure.pid]).peak - before) >> 20, "MiB")
+        assert memory([secure.pid]).peak - before < MOST_OF_HANDSHAKES
+        assert len(list(Path(f"/proc/{secure.pid}/fd").iterdir())) < 1000
+    finally:
+        for sock in held:
+            sock.close()
+    assert '"too many TLS handshakes are not complete"' in secure.log()
+    assert "Traceback" not in secure.log()
 
 
 async def test_unfinished_handshakes_keep_nobody_out_and_take_little(

@@ -8,6 +8,7 @@ async with api_world() as world:
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from cacheserver.api import PROJECTIONS, Api, Gate, HealthCheck, make_server
+from cacheserver.api import PROJECTIONS, Acceptor, Api, Gate, HealthCheck, make_server
 from cacheserver.api.http.connection import Server
 from cacheserver.cache.watchcache import WatchCache
 from cacheserver.model import Digest, Kind
@@ -151,6 +152,7 @@ async def api_world(
     cache_type: type[WatchCache] = WatchCache,
     max_reads: int = 400,
     max_watches: int = 10_000,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[World]:
     feed, blobs = FakeFeed(), FakeBlobs()
     feed.away = away
@@ -167,9 +169,10 @@ async def api_world(
         max_watches=max_watches,
         now=lambda: world.time,
     )
-    server = world.server = make_server(world.api)
-    listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
-    world.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    world.server = make_server(world.api, secure=tls is not None)
+    acceptor = Acceptor(world.server, tls, pause_s=0.01)
+    await acceptor.open("127.0.0.1", 0)
+    world.url = f"http{'s' if tls else ''}://127.0.0.1:{acceptor.addresses[0][1]}"
     try:
         async with (
             running(cache) if not away else nullcontext(),
@@ -181,6 +184,4 @@ async def api_world(
         ):
             yield world
     finally:
-        listener.close()
-        await server.shutdown(0.1)
-        await listener.wait_closed()
+        await acceptor.close(within_s=0.1)

@@ -1,10 +1,11 @@
-"""One client's connection: how it is read, and what one connection may hold. What all of them hold: crowd.py.
+"""One client's connection: how it is read, and what one connection may hold. What all of them hold: connections.py.
 
 aiohttp's own protocol parses and answers; this stands around it, because what it bounds (a header line, their number,
 32 requests that wait) multiplies, and because it tells its log whatever a client sends. Decides nothing of requests.
 
 Danger: it looks at a few names that aiohttp keeps to itself (`_messages`, `_request_count`, `_request_in_progress`,
-`_waiter`, `_buffer_paused`). tests/unit/api/http/test_hostile_wire.py says what has to hold when aiohttp changes.
+`_waiter`, `_buffer_paused`, `_next_keepalive_close_time`). tests/unit/api/http/test_hostile_wire.py says what has to
+hold when aiohttp changes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
-from cacheserver.api.http.connections import LARGE_BYTES, Crowd, Refusal
+from cacheserver.api.http.connections import LARGE_BYTES, Crowd, Refusal, Room
 from cacheserver.api.http.reply import UNSENT_BYTES, Reply
 from cacheserver.api.status import StatusError, bad_request, header_too_large, internal
 
@@ -76,6 +77,11 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._crowd.leave(self)
         super().connection_lost(exc)
+
+    @property
+    def idle_until(self) -> float:
+        """On the loop's clock; 0 unless all that was asked is answered and nothing more was begun."""
+        return 0.0 if self._waiter is None or self._messages or self.since else self._next_keepalive_close_time
 
     # --- what comes in ---
 
@@ -212,10 +218,10 @@ class Farewell(Reply):
 class Server(web.Server):
     """An aiohttp server whose connections are bounded."""
 
-    def __init__(self, handler: Any, **kwargs: Any) -> None:
-        """handler: of a request. kwargs: of the protocol."""
+    def __init__(self, handler: Any, room: Room, **kwargs: Any) -> None:
+        """handler: of a request. room: for all connections together. kwargs: of the protocol."""
         super().__init__(handler, **kwargs)
-        self.crowd = Crowd(self._loop, self._connections)
+        self.crowd = Crowd(self._loop, self._connections, room)
 
     def __call__(self) -> web.RequestHandler:
         return Connection(self, loop=self._loop, **self._kwargs)

@@ -7,20 +7,28 @@ Nothing here waits; a look around every few seconds ends what is late.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, Protocol
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from cacheserver import metrics
 
 log = logging.getLogger(__name__)
 
+CONNECTIONS: Final = 12_500
+"""Open at the same time, unless the server's settings say more or less: all watches, all requests, and as many more."""
+
 HEADER_WITHIN_S: Final = 32.0
 """For a header to be complete, from its first byte, or from the connection's begin for the first one.
 
 k8s.io/apiserver/pkg/server/secure_serving.go: ReadHeaderTimeout."""
+
+HANDSHAKE_WITHIN_S: Final = 10.0
+"""For a TLS handshake. Kubernetes' clients give up after as long (k8s.io/client-go/transport/cache.go)."""
 
 LARGE_BYTES: Final = 16 << 10
 """A header over this counts as large: it is kept as long as its request, and a watch lasts."""
@@ -36,14 +44,26 @@ _TELL_EVERY_S: Final = 10.0  # lines of log about the same
 class Room:
     """What all connections together may hold.
 
+    connections: open at the same time; who waits longest for its client's next request makes room for a new one.
+    handshakes: of TLS, that are under way; one holds 70 KB, and 650 KB where its first message is as long as OpenSSL
+    takes. 1,000 a second, each there and back 100 ms later, are 100.
     strangers: clients that have not shown who they are; one that means well asks as soon as it is connected.
     unfinished_bytes: of headers that are not complete. large_bytes: of large ones whose requests are being answered.
     Headers hold about three times their bytes: as they came, as text, and by name.
     """
 
+    connections: int = CONNECTIONS
+    handshakes: int = 256
     strangers: int = 1024
     unfinished_bytes: int = 16 << 20
     large_bytes: int = 32 << 20
+
+    @classmethod
+    def of(cls, connections: int) -> Room:
+        """So many connections, most of them for who has shown who it is."""
+        most = cls()
+        handshakes, strangers = min(most.handshakes, connections // 8), min(most.strangers, connections // 4)
+        return cls(connections, max(1, handshakes), max(1, strangers))
 
 
 class Refusal(Enum):
@@ -56,6 +76,10 @@ class Refusal(Enum):
     STRANGERS = "too many connections have not shown who they are"
     UNTAKEN = "it did not take within 60 s what a closed connection had for it"
     MALFORMED = "it is no request of HTTP/1"
+    HANDSHAKE = "its TLS handshake was not complete within 10 s"
+    HANDSHAKES = "too many TLS handshakes are not complete"
+    IDLE = "it waited longest for a next request, and there are too many connections"
+    FULL = "too many connections are open, and all are in use"
     FILES = "no more files can be open"
 
 
@@ -67,21 +91,72 @@ class Member(Protocol):
     stranger: str
     transport: asyncio.Transport | None
 
+    @property
+    def idle_until(self) -> float:
+        """When it ends unless its client asks; 0 while it does anything else."""
+        ...
+
+
+def place(peer: Any) -> str:
+    """Where a socket's peer is, as far as places are counted: an IPv4 address, or the network of an IPv6 one.
+
+    Who has one IPv6 address has the 2^64 beside it (RFC 4291, section 2.5.1).
+    """
+    if not peer:
+        return "?"
+    address = str(peer[0])
+    if ":" not in address or "." in address:  # IPv4, also as IPv6 writes it
+        return address
+    network = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])[:8]
+    return socket.inet_ntop(socket.AF_INET6, network + bytes(8)) + "/64"
+
+
+_One = TypeVar("_One")
+
+
+class _Places(Generic[_One]):
+    """Who is here from which place, each in the order of coming."""
+
+    def __init__(self) -> None:
+        self._by_place: dict[str, dict[_One, None]] = {}
+        self.count = 0
+
+    def add(self, one: _One, where: str) -> None:
+        self._by_place.setdefault(where, {})[one] = None
+        self.count += 1
+
+    def remove(self, one: _One, where: str) -> None:
+        """Nothing happens when it went before."""
+        known = self._by_place.get(where, {})
+        if one in known:
+            del known[one]
+            self.count -= 1
+            if not known:
+                del self._by_place[where]
+
+    def first_of_most(self) -> tuple[_One, str]:
+        """The oldest from the place that has most: many from one place push out each other, and nobody else."""
+        where, known = max(self._by_place.items(), key=lambda item: len(item[1]))
+        return next(iter(known)), where
+
 
 class Crowd:
     """One per server."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, connections: Mapping[Any, asyncio.Transport]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, connections: Mapping[Any, asyncio.Transport], room: Room
+    ) -> None:
         """connections: all that are open, kept up to date by the owner."""
-        self.room = Room()
+        self.room = room
         self._loop = loop
         self._connections = connections
         # In the order of their `since`, which is the order of the clock.
         self._unfinished: dict[Member, int] = {}
         self._unfinished_bytes = 0
         self._large_bytes = 0
-        self._strangers: dict[str, dict[Member, None]] = {}
-        self._stranger_count = 0
+        self._strangers = _Places[Member]()
+        self._handshakes = _Places[asyncio.Task[None]]()
+        self._going: set[Member] = set()  # turned away, and still counted in _connections
         self._closing: dict[asyncio.Transport, float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._told: dict[Refusal, _Told] = {}
@@ -92,17 +167,16 @@ class Crowd:
         """A new one: a stranger, whose first header is awaited from now on."""
         transport = connection.transport
         peer = transport.get_extra_info("peername") if transport is not None else None
-        address = str(peer[0]) if peer else "?"
-        connection.stranger = address
-        self._strangers.setdefault(address, {})[connection] = None
-        self._stranger_count += 1
-        if self._stranger_count > self.room.strangers:
-            self._send_a_stranger_away()
+        connection.stranger = place(peer)
+        self._strangers.add(connection, connection.stranger)
+        if self._strangers.count > self.room.strangers:
+            self._turn_away(self._strangers.first_of_most()[0], Refusal.STRANGERS)
         self._await_header(connection, 0)
         if self._timer is None:
             self._timer = self._loop.call_later(_LOOK_EVERY_S, self._look_around)
 
     def leave(self, connection: Member) -> None:
+        self._going.discard(connection)
         self._forget_header(connection)
         self._large_bytes -= connection.large
         connection.large = 0
@@ -111,17 +185,32 @@ class Crowd:
 
     def introduce(self, connection: Member) -> None:
         """It is a stranger no more."""
-        address, connection.stranger = connection.stranger, ""
-        known = self._strangers[address]
-        del known[connection]
-        if not known:
-            del self._strangers[address]
-        self._stranger_count -= 1
+        where, connection.stranger = connection.stranger, ""
+        self._strangers.remove(connection, where)
 
-    def _send_a_stranger_away(self) -> None:
-        """The oldest of the address that has most of them: many from one place push out each other, and nobody else."""
-        crowded = max(self._strangers.values(), key=len)
-        self._turn_away(next(iter(crowded)), Refusal.STRANGERS)
+    # --- before that ---
+
+    def make_room(self) -> bool:
+        """For one connection more. False: there is none, and all that are open are in use."""
+        count = len(self._connections) - len(self._going) + self._handshakes.count
+        if count < self.room.connections:
+            return True
+        idle = [one for one in self._connections if one.idle_until and not one.stranger and one not in self._going]
+        # Some at once: each time all have to be looked at.
+        for one in heapq.nsmallest(len(idle) // 16 + 1, idle, key=lambda one: one.idle_until):
+            self._turn_away(one, Refusal.IDLE)
+        return bool(idle)
+
+    def begin(self, task: asyncio.Task[None], where: str) -> None:
+        """One is being connected until `task` is done, its TLS handshake first; too many, and the task is cancelled."""
+        handshakes = self._handshakes
+        handshakes.add(task, where)
+        task.add_done_callback(lambda done: handshakes.remove(done, where))
+        if handshakes.count > self.room.handshakes:
+            oldest, place_of_most = handshakes.first_of_most()
+            handshakes.remove(oldest, place_of_most)
+            oldest.cancel()
+            self.refused(Refusal.HANDSHAKES)
 
     # --- headers ---
 
@@ -154,10 +243,10 @@ class Crowd:
 
     # --- turning away ---
 
-    def refused(self, why: Refusal) -> None:
-        """Count it, and tell the log now and then."""
+    def refused(self, why: Refusal, more: Mapping[str, object] | None = None) -> None:
+        """Count it, and tell the log now and then; `more` of it, where there is more to tell."""
         metrics.connections_refused.labels(why.name.lower()).inc()
-        self._tell(why, {"reason": why.value})
+        self._tell(why, {"reason": why.value, **(more or {})})
 
     def malformed(self, client: str | None, reason: str) -> None:
         """Somebody sent what is no request. reason: a line of ours, with few of the client's bytes."""
@@ -173,6 +262,7 @@ class Crowd:
     def _turn_away(self, connection: Member, why: Refusal) -> None:
         """End it without an answer. It leaves at once, and its socket in the loop's next turn."""
         self.leave(connection)
+        self._going.add(connection)
         self.refused(why)
         if connection.transport is not None:
             connection.transport.abort()
