@@ -25,7 +25,9 @@ from bench.report.figures import latency, samples
 from cacheserver import model, names
 from cacheserver.etcd.client import Client
 from cacheserver.model import Key, Kind, Record, Stored
-from cacheserver.store.objects import Claim, Store, in_parallel
+from cacheserver.store.claims import Claim
+from cacheserver.store.objects import PIPELINE, Store
+from cacheserver.tasks import in_parallel
 
 NAMESPACE = "default"
 _NOW = "2026-01-02T03:04:05Z"
@@ -225,7 +227,7 @@ async def fill(job: Fill) -> Filled:
             await store.put(claims[job.shape.repository(number)], made, None)
 
         objects = job.shape.packages * (job.shape.revisions + 1)
-        await in_parallel(range(objects), write)
+        await in_parallel(range(objects), write, width=PIPELINE)
     return Filled(objects, time.perf_counter() - began)
 
 
@@ -279,7 +281,7 @@ async def churn(job: Churn) -> Churned:
         async def read(number: int) -> None:
             found[number] = await store.read_object(job.shape.key(number))
 
-        await in_parallel(range(count), read)
+        await in_parallel(range(count), read, width=PIPELINE)
         stored = [each for each in found if each is not None]
         if len(stored) < count:
             raise ValueError(f"{count - len(stored)} of {count} objects are not in this etcd")

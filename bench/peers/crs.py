@@ -25,7 +25,7 @@ from bench.load.watchers import STAMP_DIGITS
 from bench.report.figures import latency, samples
 from bench.target import Target
 from cacheserver import model
-from cacheserver.store.objects import in_parallel
+from cacheserver.tasks import in_parallel
 
 _WIDTH: Final = 48
 _TIMEOUT_S: Final = 60.0

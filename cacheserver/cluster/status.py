@@ -21,7 +21,7 @@ from cacheserver.cluster.kubeapi import KubeAPI
 from cacheserver.config import RepositoryConfig
 from cacheserver.errors import EtcdError, KubernetesError, KubernetesUnavailable
 from cacheserver.model import CONFIG_GROUP, VERSION, Key, Kind, Record, RepositoryKey, Stored
-from cacheserver.store.objects import Claim
+from cacheserver.store.claims import Claim
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,8 @@ from cacheserver.ingest.space import Space
 from cacheserver.ingest.sync import Outcome, SyncReport, SyncServices, count_served, forget, sync
 from cacheserver.model import Digest, Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import Progress, Source
-from cacheserver.store.objects import Claim, Session, Store
+from cacheserver.store.claims import Claim, Session
+from cacheserver.store.objects import Store
 
 log = logging.getLogger(__name__)
 

@@ -30,7 +30,10 @@ from cacheserver.ingest.shares import Shares
 from cacheserver.model import LABEL_LATEST, OBJECT_VERSION, Digest, Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import Progress, Source, Tree
 from cacheserver.store.blobs import Blobs
-from cacheserver.store.objects import Claim, IngestState, Store, in_parallel
+from cacheserver.store.claims import Claim
+from cacheserver.store.keys import IngestState
+from cacheserver.store.objects import Store
+from cacheserver.tasks import in_parallel
 
 log = logging.getLogger(__name__)
 

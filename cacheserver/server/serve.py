@@ -34,7 +34,8 @@ from cacheserver.ingest.space import TROUBLE
 from cacheserver.server import memory
 from cacheserver.sources import Access, Progress, Source
 from cacheserver.store.blobs import Blobs
-from cacheserver.store.objects import CLAIM_TTL_S, Store
+from cacheserver.store.claims import CLAIM_TTL_S
+from cacheserver.store.objects import Store
 
 if TYPE_CHECKING:
     from cacheserver.api import Acceptor, Api

@@ -24,13 +24,14 @@ from cacheserver import metrics
 from cacheserver.errors import BlobMissingError, Unavailable
 from cacheserver.etcd.client import Client, Compare, Delete, Put, prefix_end
 from cacheserver.model import BlobFile, BlobHead, Digest
-from cacheserver.store.objects import PREFIX, Store, in_parallel
+from cacheserver.store.keys import BLOB
+from cacheserver.store.objects import PIPELINE, Store
 from cacheserver.store.zstd import Blocks
+from cacheserver.tasks import in_parallel
 
 log = logging.getLogger(__name__)
 
-_BLOB = PREFIX + b"blob/"
-_CHUNK_BYTES = 512 << 10  # architecture.md, decision 3: far below etcd's 1.5 MiB request limit
+_CHUNK_BYTES = 512 << 10  # ARCHITECTURE.md, decision 3: far below etcd's 1.5 MiB request limit
 _TURN_BYTES = 256 << 10  # unpacked in one turn of the loop: under 1 ms
 _WINDOW_BYTES = 8 << 20  # that a frame may ask the decompressor to remember; ours ask for 2 MiB
 _PLAIN_HEAD_BYTES = 32 << 10
@@ -156,7 +157,7 @@ class Blobs:
                 if (await self._client.txn([same], [Put(key, found[0].value)])).succeeded:
                     return
 
-        await in_parallel(digests, touch)
+        await in_parallel(digests, touch, width=PIPELINE)
         return absent
 
     async def absent(self, digests: Iterable[Digest]) -> set[Digest]:
@@ -167,7 +168,7 @@ class Blobs:
             if not (await self._client.range(_key(digest) + b"head", count_only=True)).count:
                 missing.add(digest)
 
-        await in_parallel(digests, look)
+        await in_parallel(digests, look, width=PIPELINE)
         return missing
 
     # --- collect ---
@@ -204,7 +205,7 @@ class Blobs:
     async def _walk(self) -> dict[bytes, _Marks]:
         """Every blob of which anything is stored, complete or not, by its prefix."""
         found: dict[bytes, _Marks] = {}
-        key, end = _BLOB, prefix_end(_BLOB)
+        key, end = BLOB, prefix_end(BLOB)
         while True:
             page = await self._client.range(key, end, limit=_WALK_KEYS, keys_only=True)
             for kv in page.key_values:
@@ -252,7 +253,7 @@ def _compressed(content: bytes, scratch: Path) -> tuple[Digest, Path]:
 
 
 def _key(digest: Digest) -> bytes:
-    return _BLOB + digest.removeprefix("sha256:").encode() + b"/"
+    return BLOB + digest.removeprefix("sha256:").encode() + b"/"
 
 
 def _chunk_key(digest: Digest, index: int) -> bytes:

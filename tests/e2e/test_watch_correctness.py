@@ -28,7 +28,9 @@ from cacheserver.ingest.sync import sync
 from cacheserver.model import Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import DirectorySource
 from cacheserver.store.blobs import Blobs
-from cacheserver.store.objects import PREFIX, Claim, Store
+from cacheserver.store.claims import Claim
+from cacheserver.store.keys import PREFIX
+from cacheserver.store.objects import Store
 from tests.e2e.conftest import StartServer
 from tests.support.fbc import catalog
 from tests.support.history import History, Match, Seen

@@ -14,7 +14,8 @@ from cacheserver.etcd.client import Client, RangeResult
 from cacheserver.model import BlobFile
 from cacheserver.store import blobs as module
 from cacheserver.store.blobs import Blobs
-from cacheserver.store.objects import PREFIX, Store
+from cacheserver.store.keys import PREFIX
+from cacheserver.store.objects import Store
 from tests.conftest import StartEtcd
 from tests.etcd.test_store import blob
 from tests.support.etcd import EtcdProcess

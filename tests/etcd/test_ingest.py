@@ -26,7 +26,9 @@ from cacheserver.ingest.sync import forget, sync
 from cacheserver.model import RepositoryKey
 from cacheserver.sources import DirectorySource
 from cacheserver.store.blobs import Blobs
-from cacheserver.store.objects import PREFIX, Change, Claim, Session, Store
+from cacheserver.store.claims import Claim, Session
+from cacheserver.store.keys import PREFIX
+from cacheserver.store.objects import Change, Store
 from tests.support.fbc import FBCCatalog, catalog
 from tests.support.history import History
 

@@ -24,7 +24,9 @@ from cacheserver.ingest.sync import sync
 from cacheserver.model import LABEL_LATEST, Digest, Format, RepositoryKey
 from cacheserver.sources import Source
 from cacheserver.store.blobs import Blobs
-from cacheserver.store.objects import PREFIX, Claim, Session, Store
+from cacheserver.store.claims import Claim, Session
+from cacheserver.store.keys import PREFIX
+from cacheserver.store.objects import Store
 from tests.support.krm import KRMRepository, annotated, kptfile
 
 pytestmark = pytest.mark.etcd

@@ -38,7 +38,8 @@ from cacheserver.ingest.sync import APPLIES_AT_ONCE, ASKS_AT_ONCE, FETCHES_AT_ON
 from cacheserver.model import ANNOTATION_REQUESTED, Key, Kind, RepositoryKey
 from cacheserver.sources import open_source
 from cacheserver.store.blobs import Blobs
-from cacheserver.store.objects import PREFIX, Store
+from cacheserver.store.keys import PREFIX
+from cacheserver.store.objects import Store
 from tests.fakes.source import Crowd, FakeSource
 from tests.support.fbc import bundle
 from tests.support.gitserver import GitRepository

@@ -7,7 +7,7 @@ import pytest
 from cacheserver.etcd.client import prefix_end
 from cacheserver.ingest import Outcome
 from cacheserver.model import Digest
-from cacheserver.store.objects import PREFIX
+from cacheserver.store.keys import PREFIX
 from tests.etcd.test_ingest import KEY, World, workers, world
 
 pytestmark = pytest.mark.etcd

@@ -16,7 +16,9 @@ from cacheserver.etcd.client import Client, prefix_end
 from cacheserver.model import BlobFile, BlobHead, Digest, Key, Kind, Record, RepositoryKey
 from cacheserver.store import blobs as blobs_module
 from cacheserver.store.blobs import Blobs
-from cacheserver.store.objects import PREFIX, Claim, IngestState, Session, Store
+from cacheserver.store.claims import Claim, Session
+from cacheserver.store.keys import PREFIX, IngestState
+from cacheserver.store.objects import Store
 
 pytestmark = pytest.mark.etcd
 

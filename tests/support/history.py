@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from cacheserver.etcd.client import Client, prefix_end
-from cacheserver.store.objects import PREFIX
+from cacheserver.store.keys import PREFIX
 
 Labels = Mapping[str, str]
 Match = Callable[[str, str, Labels], bool]

@@ -23,7 +23,7 @@ from cacheserver.config import Defaults, RepositoryConfig
 from cacheserver.errors import SecretForbiddenError, SecretNotFoundError, SpecInvalidError, Unavailable
 from cacheserver.model import RepositoryKey
 from cacheserver.sources import Access, Source, Tree
-from cacheserver.store.objects import Claim
+from cacheserver.store.claims import Claim
 from tests.fakes.kube import KubeStandIn
 from tests.support.waiting import eventually
 

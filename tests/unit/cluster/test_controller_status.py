@@ -19,7 +19,7 @@ from cacheserver.cluster.status import ClusterStatusStore
 from cacheserver.config import OCISource, RepositoryConfig
 from cacheserver.errors import Unavailable
 from cacheserver.model import Key, Kind, Record, RepositoryKey, Stored
-from cacheserver.store.objects import Claim
+from cacheserver.store.claims import Claim
 from tests.fakes.kube import KubeStandIn
 from tests.support.waiting import eventually
 

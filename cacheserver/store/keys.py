@@ -1,0 +1,89 @@
+"""Where everything stands in etcd: keys from names and back, and the encoding of a sync's state. Pure, no I/O.
+
+served/<kind>/<namespace>/<repository>[/<package>[/<revision>]]   manifest without resourceVersion; watched; the
+                                                                   parts are those of the object's name (model.Key)
+served/tick                                                        freshness mark for old etcd; watched
+ingest/<namespace>/<repository>                                    what the last sync saw
+blob/<sha256>/head, blob/<sha256>/<nnnn>                           content: zstd in chunks of 512 KiB; not watched
+claim/<name>                                                       who may write, on a lease
+layout                                                             version of all this
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+import orjson
+
+from cacheserver.model import Key, Kind, RepositoryKey
+
+PREFIX = b"/cacheserver/v1/"
+SERVED = PREFIX + b"served/"
+TICK = SERVED + b"tick"
+INGEST = PREFIX + b"ingest/"
+CLAIM = PREFIX + b"claim/"
+BLOB = PREFIX + b"blob/"
+LAYOUT = PREFIX + b"layout"
+
+
+@dataclass(frozen=True, slots=True)
+class IngestState:
+    """What the last complete sync of a repository saw.
+
+    digest: of the source. index: digest of a blob with the catalog's index ("" when there is none).
+    settings: what else decided the outcome (format, validation); a change of it means parse again.
+    """
+
+    digest: str
+    index: str = ""
+    settings: str = ""
+
+
+def component(text: str) -> str:
+    """Safe between slashes; `~` alone stands for the empty string, which etcd keys could not tell apart."""
+    return quote(text, safe="") or "~"
+
+
+def component_of(written: bytes) -> str:
+    """What component was given."""
+    return "" if written == b"~" else unquote(written.decode())
+
+
+def claim_key(name: str) -> bytes:
+    return CLAIM + quote(name, safe="/").encode()
+
+
+def joined(*parts: str) -> bytes:
+    return "/".join(map(component, parts)).encode()
+
+
+def repository_prefix(kind: Kind, repository: RepositoryKey) -> bytes:
+    return SERVED + kind.value.encode() + b"/" + joined(repository.namespace, repository.name) + b"/"
+
+
+def object_key(key: Key) -> bytes:
+    base = SERVED + key.kind.value.encode() + b"/"
+    if key.kind is Kind.REPOSITORY:
+        return base + joined(key.namespace, key.repository)
+    if key.kind is Kind.PACKAGE:
+        return base + joined(key.namespace, key.repository, key.package)
+    return base + joined(key.namespace, key.repository, key.package, key.revision)
+
+
+def parse_key(kind: Kind, key: bytes) -> Key:
+    parts = key[len(SERVED) + len(kind.value) + 1 :].decode().split("/")
+    return Key(kind, *("" if part == "~" else unquote(part) for part in parts))
+
+
+def ingest_key(repository: RepositoryKey) -> bytes:
+    return INGEST + joined(repository.namespace, repository.name)
+
+
+def encode_state(state: IngestState) -> bytes:
+    return orjson.dumps(state)
+
+
+def decode_state(value: bytes) -> IngestState:
+    raw = orjson.loads(value)
+    return IngestState(digest=raw["digest"], index=raw.get("index", ""), settings=raw.get("settings", ""))
