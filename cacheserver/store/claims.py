@@ -16,7 +16,7 @@ from cacheserver.etcd.client import Client, Compare, Delete, Get, Lease, Put, Ra
 from cacheserver.store.keys import CLAIM, claim_key
 
 CLAIM_TTL_S = 10
-"""A dead writer's claim is free after this. Ours: shorter ones are lost to a busy disk; keep-alive runs at a third of it."""
+"""A dead writer's claim is free after this. Ours: a busy disk loses shorter ones; keep-alive runs at a third of it."""
 
 _RETRY_FOR_S = 20.0
 """How long one write is tried again while etcd is away; then the sync fails and is repeated as a whole."""
