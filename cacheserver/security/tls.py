@@ -50,7 +50,10 @@ _peers: WeakKeyDictionary[ssl.SSLObject, Peer | None] = WeakKeyDictionary()
 
 
 def peer_of(transport: BaseTransport | None) -> Peer | None:
-    """Who is at the other end; None on plain HTTP, or without a certificate. Remembered with the connection."""
+    """Who is at the other end; None on plain HTTP, without a certificate, or with one that cannot be read.
+
+    Remembered with the connection, so what cannot be read is told once for each.
+    """
     connection = None if transport is None else transport.get_extra_info("ssl_object")
     if connection is None:
         return None
@@ -62,6 +65,29 @@ def peer_of(transport: BaseTransport | None) -> Peer | None:
 
 
 def _peer(connection: ssl.SSLObject) -> Peer | None:
+    try:
+        return _read_peer(connection)
+    except (OSError, ValueError) as exc:
+        # OpenSSL verifies signatures and times, and takes what nobody can spell: a begin in the year 0, a name that is
+        # half a character. Its owner chose that, so it is no defect of ours, and no reason to believe anything else.
+        _tell_unreadable(exc)
+        return None
+
+
+_TELL_EVERY_S: Final = 10.0
+_unreadable_told = float("-inf")
+
+
+def _tell_unreadable(why: Exception) -> None:
+    """A line now and then, however many connections there are."""
+    global _unreadable_told  # noqa: PLW0603 - the log is one for the process, too
+    if time.monotonic() - _unreadable_told >= _TELL_EVERY_S:
+        _unreadable_told = time.monotonic()
+        log.warning("a client certificate cannot be read, and stands for nobody", extra={"error": str(why)[:200]})
+
+
+def _read_peer(connection: ssl.SSLObject) -> Peer | None:
+    """Raises: OSError (ssl.SSLError), ValueError."""
     told = connection.getpeercert()
     chain = _verified_chain(connection)
     if not told or not chain:

@@ -18,10 +18,10 @@ class Authority:
         self._directory = directory
         self._name = name
         self.certificate = directory / "ca.crt"
-        self._key = directory / "ca.key"
+        self.key = directory / "ca.key"
         _openssl(
             *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"),
-            *("-subj", f"/CN={name}", "-keyout", self._key, "-out", self.certificate),
+            *("-subj", f"/CN={name}", "-keyout", self.key, "-out", self.certificate),
         )
         if bare:
             self._strip()
@@ -29,9 +29,9 @@ class Authority:
     def _strip(self) -> None:
         request, extensions = self._directory / "ca.csr", self._directory / "ca.extensions"
         extensions.write_text("basicConstraints=CA:TRUE\nsubjectKeyIdentifier=none\nauthorityKeyIdentifier=none\n")
-        _openssl("req", "-new", "-key", self._key, "-subj", f"/CN={self._name}", "-out", request)
+        _openssl("req", "-new", "-key", self.key, "-subj", f"/CN={self._name}", "-out", request)
         _openssl(
-            *("x509", "-req", "-in", request, "-signkey", self._key, "-days", "1", "-extfile", extensions),
+            *("x509", "-req", "-in", request, "-signkey", self.key, "-days", "1", "-extfile", extensions),
             *("-out", self.certificate),
         )
 
@@ -42,7 +42,7 @@ class Authority:
     def renew(self) -> None:
         """A new certificate for the same key and name, valid for longer; what it signed stays valid."""
         _openssl(
-            *("req", "-x509", "-key", self._key, "-days", "2", "-subj", f"/CN={self._name}"),
+            *("req", "-x509", "-key", self.key, "-days", "2", "-subj", f"/CN={self._name}"),
             *("-out", self.certificate),
         )
 
@@ -65,7 +65,7 @@ class Authority:
             *("-subj", subject, "-keyout", key, "-out", request),
         )
         _openssl(
-            *("x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial"),
+            *("x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self.key, "-CAcreateserial"),
             *("-days", str(days), "-extfile", extensions, "-out", cert),
         )
         return cert, key
