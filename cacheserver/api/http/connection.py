@@ -4,8 +4,8 @@ aiohttp's own protocol parses and answers; this stands around it, because what i
 32 requests that wait) multiplies, and because it tells its log whatever a client sends. Decides nothing of requests.
 
 Danger: it looks at a few names that aiohttp keeps to itself (`_messages`, `_request_count`, `_request_in_progress`,
-`_waiter`, `_buffer_paused`, `_next_keepalive_close_time`). tests/unit/api/http/test_hostile_wire.py says what has to
-hold when aiohttp changes.
+`_waiter`, `_handler_waiter`, `_buffer_paused`, `_next_keepalive_close_time`). tests/unit/api/http/test_hostile_wire.py
+and test_shutdown.py say what has to hold when aiohttp changes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _REASON_MOST: Final = 100  # characters of what is wrong with a request: they ma
 class Connection(web.RequestHandler):
     """A connection as the server and the API know it."""
 
-    __slots__ = ("_body", "_crowd", "_deaf", "_unfinished", "large", "since", "stranger")
+    __slots__ = ("_awaited", "_body", "_crowd", "_deaf", "_unfinished", "large", "since", "stranger")
 
     def __init__(self, manager: Server, **kwargs: Any) -> None:
         super().__init__(manager, **kwargs)
@@ -167,6 +167,22 @@ class Connection(web.RequestHandler):
             return
         super()._resume_reading_if_drained()
         self._hold()
+
+    # --- the end of the server ---
+
+    @property
+    def _handler_waiter(self) -> asyncio.Future[None] | None:
+        """What a shutdown waits for; None where it waits no more.
+
+        aiohttp sets its result at the end of a request also when the wait for it just ran out, which is an error: a
+        traceback for each of thousands of watches that end in the same turn of the loop.
+        """
+        awaited = self._awaited
+        return None if awaited is None or awaited.done() else awaited
+
+    @_handler_waiter.setter
+    def _handler_waiter(self, awaited: asyncio.Future[None] | None) -> None:
+        self._awaited = awaited
 
     # --- what is no request ---
 
