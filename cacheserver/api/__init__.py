@@ -5,6 +5,18 @@ from cacheserver.api.auth import Gate, Identity, ReviewingGate
 from cacheserver.api.content import Blobs
 from cacheserver.api.health import HealthCheck
 from cacheserver.api.http.acceptor import Acceptor
+from cacheserver.api.http.connection import require_compiled_parser
 from cacheserver.api.kinds.revision import PROJECTIONS
 
-__all__ = ["PROJECTIONS", "Acceptor", "Api", "Blobs", "Gate", "HealthCheck", "Identity", "ReviewingGate", "make_server"]
+__all__ = [
+    "PROJECTIONS",
+    "Acceptor",
+    "Api",
+    "Blobs",
+    "Gate",
+    "HealthCheck",
+    "Identity",
+    "ReviewingGate",
+    "make_server",
+    "require_compiled_parser",
+]

@@ -60,16 +60,14 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
 
     SIGHUP: look at every source now. Raises: ConfigError, EtcdStartError, OSError when the address is taken.
     """
-    from cacheserver.api import PROJECTIONS, Api  # noqa: PLC0415 - aiohttp and the API cost `ingest` half its time
+    from cacheserver.api import PROJECTIONS, Api, require_compiled_parser  # noqa: PLC0415 - costs `ingest` half its time
     from cacheserver.cache.watchcache import WatchCache  # noqa: PLC0415 - as above
     from cacheserver.server.listener import open_listener  # noqa: PLC0415 - as above
 
+    require_compiled_parser()
     memory.keep_little()
     metrics.build.labels(cacheserver.__version__).set(1)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
+    stop = _asked_to_stop()
     async with AsyncExitStack() as stack:
         workers = await stack.enter_async_context(limits.workers(settings.parsing))
         client = await stack.enter_async_context(_etcd(settings))
@@ -97,7 +95,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
             ingest, controller = _steered(rooms, settings, door.kubernetes, space)
         else:
             ingest, controller = _ingest(rooms, settings, space), None
-        loop.add_signal_handler(signal.SIGHUP, ingest.request_sync)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, ingest.request_sync)
         acceptor = await stack.enter_async_context(_listening(api, settings.serving, door.context))
         url = _url(acceptor, door.context)
         log.info("listening", extra={"url": url})
@@ -225,6 +223,14 @@ async def _announce(cache: WatchCache, ready: Callable[[], None]) -> NoReturn:
     gc.set_threshold(50_000, 20, 50)
     ready()
     await memory.keep_giving_back()
+
+
+def _asked_to_stop() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT from now on."""
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    return stop
 
 
 async def _stopped(stop: asyncio.Event, work: asyncio.Task[None]) -> None:

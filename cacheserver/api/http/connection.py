@@ -16,14 +16,16 @@ from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
-from aiohttp.http_parser import RawRequestMessage
+from aiohttp.http_parser import HttpRequestParserPy, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
 from cacheserver.api.http.connections import LARGE_BYTES, Crowd, Refusal, Room
 from cacheserver.api.http.reply import UNSENT_BYTES, Reply
 from cacheserver.api.status import StatusError, bad_request, header_too_large, internal
+from cacheserver.errors import ConfigError
 
 LINE_BYTES: Final = 64 << 10
 """The request line, and any header line: tokens and OIDC's groups have a few KB."""
@@ -47,6 +49,20 @@ _NO_REQUEST: Final = Exception("no request")
 _READ_BYTES: Final = 64 << 10  # four records of TLS; what is more comes with the next call
 _FAREWELL_S: Final = 0.5  # Go's net/http: rstAvoidanceDelay
 _REASON_MOST: Final = 100  # characters of what is wrong with a request: they may be the client's
+
+
+def require_compiled_parser() -> None:
+    """Raises: ConfigError where aiohttp reads requests in Python.
+
+    That parser takes seven of the requests that two readers may end in different places (RFC 9112, section 11.2) which
+    the compiled one refuses; tests/unit/api/test_smuggling.py has all of them.
+    """
+    if HttpRequestParser is HttpRequestParserPy:
+        raise ConfigError(
+            "aiohttp runs without its compiled parts here, and would let requests through that a proxy in front reads"
+            " otherwise (request smuggling): unset AIOHTTP_NO_EXTENSIONS if it is set, else install a wheel with"
+            " `pip install --force-reinstall --only-binary aiohttp aiohttp`"
+        )
 
 
 class Connection(web.RequestHandler):

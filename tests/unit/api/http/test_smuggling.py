@@ -7,8 +7,12 @@ A proxy before us that reads such a request otherwise would let one client's byt
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -135,3 +139,22 @@ async def test_a_body_is_never_read_as_a_request(six: World, method: str, chunke
     assert _statuses(answers) == ([200, 200] if method == "GET" else [405, 200])
     assert b'"name":"r.b"' in answers
     assert b'"name":"r.c"' not in answers
+
+
+@pytest.mark.processes
+def test_a_parser_that_lets_such_requests_pass_is_not_served_with(tmp_path: Path) -> None:
+    """Without its compiled parts aiohttp reads requests in Python, and seven of the cases above get through."""
+    found = subprocess.run(
+        [sys.executable, "-m", "cacheserver", "serve", "--catalog", "here=.", "--listen", "127.0.0.1:0"],
+        env={**os.environ, "AIOHTTP_NO_EXTENSIONS": "1", "XDG_STATE_HOME": str(tmp_path), "HOME": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert found.returncode == 2
+    assert "unset AIOHTTP_NO_EXTENSIONS" in found.stderr
+    assert "pip install" in found.stderr
+    assert not (tmp_path / "cacheserver").exists()  # no etcd was started for it
