@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from cacheserver.api.status import bad_request, forbidden, internal_error, unauthorized
+from cacheserver.api.status import bad_request, brief, forbidden, internal_error, unauthorized
 from cacheserver.errors import KubernetesError
 from cacheserver.security.identity import Attributes, Identity, Verdict
 
@@ -28,7 +28,8 @@ Ours: /version is not among them, which kube-apiserver opens to anonymous users;
 
 _MASTERS: Final = "system:masters"  # k8s.io/apiserver/pkg/authentication/user: SystemPrivilegedGroup
 _DISCOVERY: Final = frozenset(("api", "apis", "openapi", "version"))
-_IMPERSONATION: Final = ("Impersonate-User", "Impersonate-Group", "Impersonate-Uid")
+_IMPERSONATION: Final = b"impersonate-"
+"""k8s.io/apiserver/pkg/endpoints/filters/impersonation: -User, -Group, -Uid and -Extra-KEY, in any case."""
 
 
 class Gate(Protocol):
@@ -67,10 +68,10 @@ class ReviewingGate:
 
     async def identify(self, request: web.BaseRequest) -> Identity:
         """Raises: StatusError 401; 400 for impersonation, which kube-apiserver does before it asks us."""
-        headers = request.headers
-        for name in _IMPERSONATION:
-            if name in headers:
-                raise bad_request(f"{name}: impersonation is not supported here; ask through kube-apiserver")
+        for name, _ in request.raw_headers:
+            if name[: len(_IMPERSONATION)].lower() == _IMPERSONATION:
+                said = brief(name.decode(errors="replace"))
+                raise bad_request(f"{said}: impersonation is not supported here; ask through kube-apiserver")
         identity = await self._authenticator.identify(request)
         if identity is None:
             raise unauthorized()

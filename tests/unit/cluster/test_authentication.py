@@ -260,8 +260,11 @@ async def test_everything_else_asks_for_credentials(guarded: Guarded, path: str)
     assert (await guarded.get(path)).status == 401
 
 
-async def test_impersonation_is_refused_by_name(guarded: Guarded) -> None:
+@pytest.mark.parametrize(
+    "header", ["Impersonate-User", "impersonate-group", "Impersonate-Uid", "Impersonate-Extra-Scopes"]
+)
+async def test_impersonation_is_refused_by_name(guarded: Guarded, header: str) -> None:
     guarded.kube.token("t", "alice", "system:masters")
-    answer = await guarded.get(token="t", headers={"Impersonate-User": "bob"})
+    answer = await guarded.get(token="t", headers={header: "bob"})
     assert answer.status == 400
-    assert "Impersonate-User" in answer.json["message"]
+    assert header in answer.json["message"]
