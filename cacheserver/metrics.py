@@ -389,6 +389,11 @@ certificate_loads = Counter(
     "Times the serving certificate was read anew, by outcome (loaded, failed).",
     ("outcome",),
 )
+access_file_loads = Counter(
+    "cacheserver_access_file_loads",
+    "Times a file that says whom to let in was read anew, by its setting and outcome (loaded, failed).",
+    ("setting", "outcome"),
+)
 token_reviews = Counter(
     "apiserver_delegated_authn_request",
     "TokenReviews sent to kube-apiserver, by its answer's code; <error> for none.",

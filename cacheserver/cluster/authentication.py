@@ -26,13 +26,9 @@ from cacheserver.errors import KubernetesError
 from cacheserver.memo import Memo
 from cacheserver.security.identity import Identity
 from cacheserver.security.tls import Peer, peer_of
+from cacheserver.security.users import bearer_token, of_certificate, with_authenticated
 
 log = logging.getLogger(__name__)
-
-AUTHENTICATED: Final = "system:authenticated"
-_UNAUTHENTICATED: Final = "system:unauthenticated"
-_ANONYMOUS: Final = "system:anonymous"
-_CREDENTIAL_ID: Final = "authentication.kubernetes.io/credential-id"
 
 KEEP_S: Final = 10.0  # k8s.io/apiserver/pkg/server/options/authentication.go: CacheTTL
 _TOKENS_BYTES: Final = 8 << 20  # ours: some 6,000 tokens, good and bad
@@ -81,7 +77,7 @@ class Authentication:
                     return proxied
             if now < standing.stands_until:
                 return standing.identity
-        token = _bearer(request.headers.get("Authorization", ""))
+        token = bearer_token(request.headers.get("Authorization", ""))
         return await self._tokens.identity(token) if token else None
 
     def _standing(self, peer: Peer) -> _Standing:
@@ -93,7 +89,7 @@ class Authentication:
             found = self._standings[peer] = _Standing(
                 trust.proxy_ca.vouches_until(peer) if allowed else 0.0,
                 trust.client_ca.vouches_until(peer) if peer.common_name else 0.0,
-                _certified(peer),
+                of_certificate(peer),
             )
             return found
 
@@ -138,7 +134,7 @@ class ProxyHeaders:
                     extra.setdefault(key, []).append(value.decode(errors="replace"))
         return Identity(
             user,
-            _with_authenticated(user, groups),
+            with_authenticated(user, groups),
             _first(headers, self._uids),
             tuple((key, tuple(values)) for key, values in sorted(extra.items())),
             proxied=True,
@@ -180,33 +176,13 @@ class Tokens:
             log.info("tokens are reviewed again")
         if found is None:
             return (None,)
-        groups = _with_authenticated(found.user, found.groups)
+        groups = with_authenticated(found.user, found.groups)
         return (Identity(found.user, groups, found.uid, found.extra),)
 
 
 def _size(answer: tuple[Identity | None]) -> int:
     """Bytes of one answer and the digest that it is remembered by."""
     return 200 + (answer[0].size if answer[0] is not None else 0)
-
-
-def _certified(peer: Peer) -> Identity:
-    """k8s.io/apiserver/pkg/authentication/request/x509: CommonNameUserConversion."""
-    extra = ((_CREDENTIAL_ID, (f"X509SHA256={peer.fingerprint}",)),)
-    return Identity(peer.common_name, _with_authenticated(peer.common_name, peer.organizations), "", extra)
-
-
-def _bearer(header: str) -> str:
-    """k8s.io/apiserver/pkg/authentication/request/bearertoken: what follows the second word is ignored."""
-    words = header.strip().split(" ", 2)
-    return words[1] if len(words) > 1 and words[0].lower() == "bearer" else ""
-
-
-def _with_authenticated(user: str, groups: Iterable[str]) -> tuple[str, ...]:
-    """k8s.io/apiserver/pkg/authentication/group: AuthenticatedGroupAdder."""
-    groups = tuple(groups)
-    if user == _ANONYMOUS or AUTHENTICATED in groups or _UNAUTHENTICATED in groups:
-        return groups
-    return (*groups, AUTHENTICATED)
 
 
 def _first(headers: _Headers, names: tuple[bytes, ...]) -> str:

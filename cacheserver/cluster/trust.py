@@ -17,8 +17,7 @@ import orjson
 
 from cacheserver.cluster.follow import FIRST_PAUSE_S, Listed, follow
 from cacheserver.cluster.kubeapi import KubeAPI
-from cacheserver.security.tls import Peer
-from cacheserver.security.x509 import Authority, parse_bundle, pem_blocks
+from cacheserver.security.authorities import Bundle
 
 log = logging.getLogger(__name__)
 
@@ -26,33 +25,6 @@ NAMESPACE: Final = "kube-system"
 NAME: Final = "extension-apiserver-authentication"
 _PATH: Final = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
 _ROLE: Final = "extension-apiserver-authentication-reader"
-
-
-class Bundle:
-    """Certificate authorities. Empty: vouches for nobody."""
-
-    def __init__(self, pem: str = "") -> None:
-        """Raises: ValueError for what is no certificate."""
-        self.pem = "".join(f"{block}\n" for block in pem_blocks(pem))
-        """The certificates alone: bundles carry comments, in any alphabet, and ssl takes ASCII only."""
-        self._until: dict[Authority, float] = {}
-        for certificate in parse_bundle(pem):
-            known = self._until.get(certificate.authority, 0.0)
-            self._until[certificate.authority] = max(known, certificate.not_after)
-        if pem.strip() and not self._until:
-            raise ValueError("holds no certificate (PEM)")
-
-    def vouches_until(self, peer: Peer) -> float:
-        """Unix time until when the peer's chain leads to one of these and everything in it holds; 0: it does not.
-
-        The chain was verified at the handshake; compared with the time at every request, and asked again of every new
-        bundle, so a CA that went is no longer believed on connections made before.
-        """
-        ends = (min(voucher.until, self._until.get(voucher.authority, 0.0)) for voucher in peer.vouchers)
-        return max(ends, default=0.0)
-
-    def __len__(self) -> int:
-        return len(self._until)
 
 
 @dataclass(frozen=True, slots=True)

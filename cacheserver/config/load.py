@@ -12,7 +12,16 @@ from typing import Any, Final
 
 from cacheserver.config import repositories
 from cacheserver.config.repositories import API_VERSION, Defaults, RepositoryConfig
-from cacheserver.config.settings import ENV_PREFIX, FILE_KIND, SETTINGS, SUBJECTS, Kubernetes, Setting, Settings
+from cacheserver.config.settings import (
+    ENV_PREFIX,
+    FILE_KIND,
+    SETTINGS,
+    SUBJECTS,
+    Kubernetes,
+    ServingSettings,
+    Setting,
+    Settings,
+)
 from cacheserver.errors import ConfigError
 
 CONFIG_FLAG: Final = "--config"
@@ -92,17 +101,36 @@ def check_etcd(settings: Settings) -> None:
 
 def check_listen(settings: Settings) -> None:
     """Raises ConfigError for an address that others could reach while nothing keeps them from reading everything, and
-    for certificate settings that are no pair."""
+    for settings of certificates and access that are no use without each other, or contradict each other."""
     serving = settings.serving
     if (serving.tls_cert_file is None) != (serving.tls_key_file is None):
         raise ConfigError("--tls-cert-file and --tls-key-file come together: one of them is missing")
+    _check_access(serving)
     missing = ["--tls-cert-file and --tls-key-file"] if serving.tls_cert_file is None else []
-    if serving.kubernetes is Kubernetes.OFF:
-        missing.append("--kubernetes")
+    if serving.kubernetes is Kubernetes.OFF and not serving.access_files:
+        missing.append("--kubernetes, --token-auth-file or --client-ca-file")
     if missing and not serving.listen.loopback:
         raise ConfigError(
             f"--listen {serving.listen}: an address that other machines can reach needs TLS and authentication: give"
             f" {' and '.join(missing)}; or listen on 127.0.0.1 or [::1], and put a proxy that authenticates in front"
+        )
+
+
+def _check_access(serving: ServingSettings) -> None:
+    """Raises: ConfigError."""
+    files = " and ".join(serving.access_files)
+    if files and serving.kubernetes is not Kubernetes.OFF:
+        raise ConfigError(f"--kubernetes says who a client is and what it may do: leave out {files}")
+    if files and not serving.readers:
+        raise ConfigError(
+            f"{files} says who a client is, and --readers which groups may read: name them, or system:authenticated for"
+            " everybody who is known"
+        )
+    if serving.readers and not files:
+        raise ConfigError("--readers names groups: --token-auth-file or --client-ca-file has to say who is in them")
+    if serving.client_ca_file is not None and serving.tls_cert_file is None:
+        raise ConfigError(
+            "--client-ca-file needs TLS: clients show a certificate to --tls-cert-file and --tls-key-file"
         )
 
 

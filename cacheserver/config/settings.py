@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -122,6 +122,18 @@ def _parse_namespaces(text: str, _base: Path) -> tuple[str, ...]:
 NAMESPACES: Final[Kind[tuple[str, ...]]] = Kind("NAME,...", _parse_namespaces, ",".join)
 
 
+def _parse_groups(text: str, _base: Path) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    if "" in names:
+        raise ValueError("holds an empty name of a group")
+    if "system:unauthenticated" in names:
+        raise ValueError("nobody gets in without a credential, so system:unauthenticated has no members")
+    return names
+
+
+GROUPS: Final[Kind[tuple[str, ...]]] = Kind("GROUP,...", _parse_groups, ",".join)
+
+
 @dataclass(frozen=True, slots=True)
 class ContentSettings:
     """What is served."""
@@ -231,8 +243,8 @@ class ServingSettings:
         "listen",
         ADDRESS,
         Address("127.0.0.1", 8001),
-        "Address of the API. Other than loopback only with a certificate and --kubernetes: without them whoever can "
-        "connect may read everything.",
+        "Address of the API. Other than loopback only with a certificate, and a cluster or files that say who may "
+        "read: without them whoever can connect may read everything.",
     )  # 8001: kubectl proxy's port, so its habits carry over
     tls_cert_file: Path | None = _setting(
         "tls-cert-file",
@@ -248,7 +260,28 @@ class ServingSettings:
         KUBERNETES,
         Kubernetes.OFF,
         "The cluster that says who a client is and what it may do: `in-cluster` with the Pod's service account, else "
-        "the path of a kubeconfig. `off`: everybody may read everything.",
+        "the path of a kubeconfig. `off`: files say so (below), and without files everybody may read everything.",
+    )
+    token_auth_file: Path | None = _setting(
+        "token-auth-file",
+        quantities.optional(PATH),
+        None,
+        'Bearer tokens and whom they stand for, as kube-apiserver has them: lines of TOKEN,USER,UID,"GROUP,GROUP". '
+        "Read again when it changes.",
+    )
+    client_ca_file: Path | None = _setting(
+        "client-ca-file",
+        quantities.optional(PATH),
+        None,
+        "Certificates (PEM) of authorities whose client certificates are believed: CN is the user, each O a group. "
+        "Read again when it changes.",
+    )
+    readers: tuple[str, ...] = _setting(
+        "readers",
+        GROUPS,
+        (),
+        "Groups whose members may read everything, where --token-auth-file or --client-ca-file says who they are; "
+        "system:authenticated is everybody whom these know.",
     )
     max_reads: int = _setting(
         "max-requests-inflight",
@@ -271,6 +304,12 @@ class ServingSettings:
         10.0,
         "Time for open requests to end after SIGTERM; watches are ended at once, politely.",
     )  # a third of a Pod's default terminationGracePeriod: etcd and the final log line need some too
+
+    @property
+    def access_files(self) -> Sequence[str]:
+        """The settings that are given and name a file of who is let in."""
+        files = {"--token-auth-file": self.token_auth_file, "--client-ca-file": self.client_ca_file}
+        return [flag for flag, file in files.items() if file is not None]
 
 
 @dataclass(frozen=True, slots=True)

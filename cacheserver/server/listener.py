@@ -1,4 +1,5 @@
-"""What stands between a connection and the API: the serving certificate, and the host cluster's word on who may what.
+"""What stands between a connection and the API: the serving certificate, and who may what, by the host cluster's word
+or by files of tokens and certificate authorities.
 
 Builds it as the settings ask, for the server to wire in. Nothing of the cluster is imported unless it is asked for.
 """
@@ -15,7 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from cacheserver.api import Gate, HealthCheck, ReviewingGate
 from cacheserver.config import Kubernetes, ServingSettings
+from cacheserver.security.authorities import Bundle, parse_authorities
+from cacheserver.security.followed import FollowedFile
 from cacheserver.security.tls import ServingTLS
+from cacheserver.security.tokenfile import Tokens, parse_tokens
+from cacheserver.server.access import FileAuthentication, Readers
 
 if TYPE_CHECKING:
     from cacheserver.cluster.kubeapi import KubeAPI
@@ -45,12 +50,12 @@ class Listener:
 
 @asynccontextmanager
 async def open_listener(serving: ServingSettings) -> AsyncIterator[Listener]:
-    """Raises: ConfigError for a certificate or a kubeconfig that cannot be used."""
+    """Raises: ConfigError for a certificate, a kubeconfig or a file of who is let in that cannot be used."""
     checks: dict[str, HealthCheck] = {}
     loops: list[Loop] = []
     tls: ServingTLS | None = None
     if serving.tls_cert_file is not None and serving.tls_key_file is not None:
-        asked = serving.kubernetes is not Kubernetes.OFF
+        asked = serving.kubernetes is not Kubernetes.OFF or serving.client_ca_file is not None
         tls = ServingTLS(serving.tls_cert_file, serving.tls_key_file, ask_clients=asked)
         await tls.load()
         checks["serving-certificate"] = tls.check
@@ -60,7 +65,32 @@ async def open_listener(serving: ServingSettings) -> AsyncIterator[Listener]:
         if serving.kubernetes is not Kubernetes.OFF:
             kubeconfig = serving.kubernetes if isinstance(serving.kubernetes, Path) else None
             gate, kubernetes = await _gate(stack, kubeconfig, tls, checks, loops)
+        elif serving.access_files:
+            gate = await _gate_of_files(serving, tls, loops)
         yield Listener(tls.context if tls else None, gate, checks, kubernetes, loops)
+
+
+async def _gate_of_files(serving: ServingSettings, tls: ServingTLS | None, loops: list[Loop]) -> Gate:
+    """Raises: ConfigError for a file that cannot be used."""
+    authentication = FileAuthentication()
+
+    async def trust(bundle: Bundle) -> None:
+        if tls is not None:
+            await tls.trust(bundle.pem)
+        authentication.trust(bundle)
+
+    async def know(tokens: Tokens) -> None:
+        authentication.know(tokens)
+
+    if serving.client_ca_file is not None:
+        authorities = FollowedFile(serving.client_ca_file, "--client-ca-file", parse_authorities, trust, secret=False)
+        await authorities.load()
+        loops.append(authorities.run)
+    if serving.token_auth_file is not None:
+        tokens = FollowedFile(serving.token_auth_file, "--token-auth-file", parse_tokens, know, secret=True)
+        await tokens.load()
+        loops.append(tokens.run)
+    return ReviewingGate(authentication, Readers(serving.readers))
 
 
 async def _gate(

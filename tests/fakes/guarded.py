@@ -71,11 +71,7 @@ class Guarded:
     @asynccontextmanager
     async def client(self, certificate: Pair | None = None) -> AsyncIterator[aiohttp.ClientSession]:
         """A client that keeps its connection."""
-        context = ssl.create_default_context(cafile=self.pki.serving.certificate)
-        if certificate is not None:
-            context.load_cert_chain(*certificate)
-        connector = aiohttp.TCPConnector(ssl=context, limit=1)
-        async with aiohttp.ClientSession(self.url, connector=connector) as session:
+        async with client_of(self.url, self.pki, certificate) as session:
             yield session
 
     async def get(
@@ -112,6 +108,17 @@ class Guarded:
                 return False
 
         await eventually(is_believed)
+
+
+@asynccontextmanager
+async def client_of(url: str, pki: PKI, certificate: Pair | None = None) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client with one connection, which it keeps."""
+    context = ssl.create_default_context(cafile=pki.serving.certificate)
+    if certificate is not None:
+        context.load_cert_chain(*certificate)
+    connector = aiohttp.TCPConnector(ssl=context, limit=1)
+    async with aiohttp.ClientSession(url, connector=connector) as session:
+        yield session
 
 
 async def ask(

@@ -51,12 +51,19 @@ class Authority:
         cert, key = self._directory / f"{common_name}.crt", self._directory / f"{common_name}.key"
         return (cert, key) if cert.exists() else self.issue(common_name)
 
-    def issue(self, common_name: str, *, organizations: Sequence[str] = (), days: int = 1) -> tuple[Path, Path]:
+    def issue(
+        self,
+        common_name: str,
+        *,
+        organizations: Sequence[str] = (),
+        days: int = 1,
+        usage: str = "serverAuth,clientAuth",
+    ) -> tuple[Path, Path]:
         """Certificate and key of `common_name`, replaced if they were issued before. days: -1 makes an expired one."""
         cert, key = self._directory / f"{common_name}.crt", self._directory / f"{common_name}.key"
         request, extensions = self._directory / "request.csr", self._directory / "extensions"
         extensions.write_text(
-            "subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage=serverAuth,clientAuth\n"
+            f"subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage={usage}\n"
             f"authorityKeyIdentifier={'none' if self._bare else 'keyid'}\n"
         )
         subject = "".join(f"/O={organization}" for organization in organizations) + f"/CN={common_name}"

@@ -1,0 +1,75 @@
+"""Who may read a server that has no cluster to ask: whom a file of tokens or an authority of certificates names, and
+of these who is in one of the groups that --readers lists.
+
+As kube-apiserver with --client-ca-file and --token-auth-file: a certificate first, then a token; no anonymous user; no
+header names a user. Writing is nobody's: what is served comes from its sources alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+from weakref import WeakKeyDictionary
+
+from aiohttp import web
+
+from cacheserver.security.authorities import Bundle
+from cacheserver.security.identity import Attributes, Identity, Verdict
+from cacheserver.security.tls import Peer, peer_of
+from cacheserver.security.tokenfile import Tokens
+from cacheserver.security.users import bearer_token, of_certificate
+
+_READS: Final = frozenset(("get", "list", "watch", "head"))
+_NOBODY: Final = Verdict(allowed=False, reason="not a member of a group that may read here (--readers)")
+_READ_ONLY: Final = Verdict(allowed=False, reason="only reading is allowed here")
+_ALLOWED: Final = Verdict(allowed=True)
+
+
+class FileAuthentication:
+    """Implements the API's authenticator. What it knows is replaced while it runs: by `trust` and `know`."""
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        """now: Unix time. Knows nobody yet."""
+        self._now = now
+        self._tokens = Tokens({})
+        self._bundle = Bundle()
+        self._certified: WeakKeyDictionary[Peer, tuple[float, Identity]] = WeakKeyDictionary()  # one a connection
+
+    def know(self, tokens: Tokens) -> None:
+        """From now on these tokens count, and no others."""
+        self._tokens = tokens
+
+    def trust(self, bundle: Bundle) -> None:
+        """From now on client certificates of these authorities count, and no others, whenever the handshake was."""
+        self._bundle = bundle
+        self._certified = WeakKeyDictionary()
+
+    async def identify(self, request: web.BaseRequest) -> Identity | None:
+        """Who asks; None when no credential of the request holds."""
+        peer = peer_of(request.transport)
+        if peer is not None and peer.common_name:
+            until, identity = self._standing(peer)
+            if self._now() < until:
+                return identity
+        token = bearer_token(request.headers.get("Authorization", ""))
+        return self._tokens.identity(token) if token else None
+
+    def _standing(self, peer: Peer) -> tuple[float, Identity]:
+        found = self._certified.get(peer)
+        if found is None:
+            found = self._certified[peer] = (self._bundle.vouches_until(peer), of_certificate(peer))
+        return found
+
+
+class Readers:
+    """Implements the API's authorizer: members of some groups may read everything, in every namespace."""
+
+    def __init__(self, groups: Sequence[str]) -> None:
+        """groups: system:authenticated is everybody who has a credential that holds."""
+        self._groups = frozenset(groups)
+
+    async def review(self, identity: Identity, attributes: Attributes) -> Verdict:
+        if self._groups.isdisjoint(identity.groups):
+            return _NOBODY
+        return _ALLOWED if attributes.verb in _READS else _READ_ONLY
