@@ -17,6 +17,7 @@ from typing import Final
 
 import orjson
 
+from bench.report.figures import memory
 from cacheserver.catalogs import ParseLimits, parse
 from cacheserver.catalogs.workers import Workers
 from cacheserver.config.sources import GitSource, SourceSpec, parse_source
@@ -92,8 +93,10 @@ def _main() -> None:
     kind, source, scratch, address_space, caps = sys.argv[1:]
     resource.setrlimit(resource.RLIMIT_AS, (int(address_space), int(address_space)))
     refusal, refused, packages = asyncio.run(_fetch(source, Format(kind), Path(scratch), Limits(**orjson.loads(caps))))
-    peaks = [resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    told = Outcome(refusal, tuple(refused[:10]), packages, peaks[0], peaks[1])
+    # Our own from /proc: ru_maxrss is inherited from whoever started us, the test's process with all it has ever held.
+    peak = memory([os.getpid()]).peak
+    git_peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    told = Outcome(refusal, tuple(refused[:10]), packages, peak, git_peak)
     sys.stdout.buffer.write(orjson.dumps(told))
 
 
