@@ -1,6 +1,6 @@
 """An olm.bundle document into facts and its content: the tar that PackageRevisionResources serves.
 
-The tar holds `bundle.json`, the whole document as canonical JSON (keys sorted, no spaces, one newline at the end), and
+The tar holds `bundle.json`, the whole document as JSON (keys sorted, indented, so that a diff can be read), and
 `manifests/<kind>-<name>.yaml` or `.json` for each olm.bundle.object, byte for byte as it was encoded.
 """
 
@@ -31,6 +31,7 @@ from cacheserver.catalogs.documents.document import (
 from cacheserver.catalogs.documents.document import field as member
 from cacheserver.catalogs.fbc import facts as f
 from cacheserver.catalogs.fbc.images import check_pull_spec
+from cacheserver.catalogs.fbc.written import indented
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.catalogs.summary import (
     LONGEST_MESSAGE,
@@ -99,7 +100,7 @@ def read(document: Object, package: str, name: str, limits: ParseLimits) -> Read
         warnings.append(
             ("SeveralCSVMetadata", f"{len(found.csv_metadata)} olm.csv.metadata properties; the first counts")
         )
-    files = _files(document, found)
+    files = _files(document, found, limits)
     tar = b"".join(tar_stream(files))
     sizes = tuple((path, len(content)) for path, content in files)
     try:
@@ -183,9 +184,9 @@ def _manifest(value: JSON, limits: ParseLimits) -> tuple[bytes, Object, str]:
     return content, as_object(loaded, "data") or {}, "yaml"
 
 
-def _files(document: Object, found: _Properties) -> list[tuple[str, bytes]]:
+def _files(document: Object, found: _Properties, limits: ParseLimits) -> list[tuple[str, bytes]]:
     """The content's files, sorted by path, names made unique in the order of the properties."""
-    files = {"bundle.json": canonical(document)}
+    files = {"bundle.json": indented(document, limits)}
     copies: dict[str, int] = {}
     for content, parsed, extension in found.manifests:
         kind, name = _said(parsed, "kind"), _said(_part(parsed, "metadata"), "name")
@@ -199,14 +200,6 @@ def _files(document: Object, found: _Properties) -> list[tuple[str, bytes]]:
         copies[plain] = copy
         files[path] = content
     return sorted(files.items())
-
-
-def canonical(document: Object) -> bytes:
-    """One line as declcfg re-encodes it: keys sorted, numbers as Go prints them. Raises: DocumentError."""
-    try:
-        return orjson.dumps(document, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
-    except orjson.JSONEncodeError as exc:
-        raise DocumentError("TooDeep", f"cannot be written as JSON: {exc}") from exc
 
 
 def _about(found: _Properties, cutter: bounds.Cutter) -> f.About:

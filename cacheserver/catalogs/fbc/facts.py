@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 """Part of every index and input hash: raise it when facts, rules or records change, and everything is parsed again."""
 
 PACKAGE: Final = "olm.package"

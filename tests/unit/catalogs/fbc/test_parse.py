@@ -133,7 +133,7 @@ async def test_the_content_is_the_document_and_its_manifests(parsed: Parse) -> N
     assert files[f"{crd}.yaml"] == files[f"{crd}-2.yaml"]
     assert files[f"{crd}.yaml"].startswith(b"apiVersion: apiextensions.k8s.io/v1\nkind:")
     assert files["bundle.json"].startswith(
-        b'{"name":"lamp.v1.1.0","package":"lamp","properties":[{"type":"olm.package",'
+        b'{\n  "name": "lamp.v1.1.0",\n  "package": "lamp",\n  "properties": [\n    {\n      "type": "olm.package",\n'
     )
     assert catalog.blobs[Digest(digest)].head.files == tuple((path, len(file)) for path, file in files.items())
     with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
