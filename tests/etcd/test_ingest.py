@@ -656,4 +656,4 @@ async def test_an_object_with_more_than_it_can_hold_is_served_and_its_content_ha
     status = (await world.objects())["repo.app.1.0.0"]["status"]
     assert status["truncated"] == ["providedAPIs"]
     whole = b"".join([piece async for piece in world.blobs.read(status["content"]["digest"])])
-    assert whole.count(b'"type":"olm.gvk"') == 9000
+    assert whole.count(b'"type": "olm.gvk"') == 9000
