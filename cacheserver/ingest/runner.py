@@ -26,7 +26,7 @@ from cacheserver.ingest.space import Space
 from cacheserver.ingest.sync import Outcome, SyncReport, SyncServices, count_served, forget, sync
 from cacheserver.model import Digest, Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import Progress, Source
-from cacheserver.store.claims import Claim, Session
+from cacheserver.store.claims import CLAIM_TTL_S, Claim, Session
 from cacheserver.store.objects import Store
 
 log = logging.getLogger(__name__)
@@ -215,8 +215,23 @@ class Ingest:
                 )
                 self._leader = await self._patiently(lambda: stand_by("leader"), "the claim to lead")
                 log.info("leading", extra={"holder": self._holder})
+            await self._migrate(session)
             group.create_task(self._collect(session), name="ingest: collect content")
             group.create_task(self._supervise(session, group), name="ingest: supervise")
+
+    async def _migrate(self, session: Session) -> None:
+        """Before the first sync: nobody else writes what moves. A process that was killed holds its claims a while.
+
+        A full etcd keeps its older layout till the next start: what makes room is not held up.
+        """
+
+        async def migrate() -> object:
+            return await self._rooms.store.migrate(session, patience_s=2 * CLAIM_TTL_S)
+
+        try:
+            await self._patiently(migrate, "etcd's layout", full_too=False)
+        except NoSpace:
+            log.warning("etcd is full and keeps its older layout; the next start tries again")
 
     def _feed(self) -> None:
         """etcd has space again: those that lacked it go on now."""
@@ -315,6 +330,7 @@ class Ingest:
         on_error: called with (RepositoryConfig, CacheServerError) for each that failed; the others go on.
         """
         async with self._rooms.store.session(self._holder) as session:
+            await self._migrate(session)
             for life in self._tracked.values():
                 hold = _LazyClaim(session, life)
                 try:

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from cacheserver.errors import ConfigError, LeaseLostError
+from cacheserver.errors import LeaseLostError
 from cacheserver.etcd.client import Client, Compare, Delete, Get, Put, Watch, prefix_end
 from cacheserver.model import (
     Digest,
@@ -26,11 +26,11 @@ from cacheserver.model import (
     encode,
     without_label,
 )
+from cacheserver.store import migrate
 from cacheserver.store.claims import CLAIM_TTL_S, Claim, Session, persist
 from cacheserver.store.keys import (
     CLAIM,
     INGEST,
-    LAYOUT,
     SERVED,
     TICK,
     IngestState,
@@ -43,8 +43,6 @@ from cacheserver.store.keys import (
     parse_key,
     repository_prefix,
 )
-
-LAYOUT_VERSION = b"1"
 
 PIPELINE = 96
 """Transactions in flight for one apply. Ours: throughput is flat from about 64 on; more only adds latency."""
@@ -84,25 +82,17 @@ class Store:
         self._client = client
 
     async def open(self) -> None:
-        """Mark an empty store with the layout's version; refuse one that a newer release wrote.
+        """Mark an empty store with the layout's version; refuse one that a newer release wrote. An older layout is read
+        as it is until migrate() has run.
 
         Raises: ConfigError, Unavailable; NoSpace where the mark is missing and etcd is full.
         """
         await self._client.connect()
-        # Read first: a full etcd refuses a transaction that holds a put, even where the put would not be made.
-        written = (await persist(lambda: self._client.range(LAYOUT))).key_values
-        if not written:
-            layout = Put(LAYOUT, LAYOUT_VERSION)
-            result = await persist(
-                lambda: self._client.txn([Compare(LAYOUT, "create_revision", 0)], [layout], [Get(LAYOUT)])
-            )
-            written = [] if result.succeeded else result.ranges[0].key_values
-        found = written[0].value if written else LAYOUT_VERSION
-        if found != LAYOUT_VERSION:
-            raise ConfigError(
-                f"this etcd holds layout {found.decode(errors='replace')}, not {LAYOUT_VERSION.decode()}: "
-                "run the release that wrote it, or point at an empty etcd (catalogs are ingested again)"
-            )
+        await migrate.mark(self._client)
+
+    async def migrate(self, session: Session, *, patience_s: float) -> migrate.Migrated:
+        """Bring an older layout to this one; see store/migrate.py."""
+        return await migrate.migrate(self._client, self, session, patience_s=patience_s)
 
     # --- read, for the watch cache ---
 
@@ -263,6 +253,10 @@ class Store:
         """Take one label, which it has, from a served object. Raises: as put."""
         value = without_label(stored.value, label)
         return Stored(stored.key, value, await self._write(claim, object_key(stored.key), value, stored))
+
+    async def move(self, claim: Claim, stored: Stored, to: Key) -> Stored:
+        """The same object under another key, which must be free. Raises: as put."""
+        return Stored(to, stored.value, await self._write(claim, object_key(to), stored.value, stored))
 
     async def delete(self, claim: Claim, stored: Stored) -> None:
         await self._write(claim, object_key(stored.key), None, stored)
