@@ -178,7 +178,7 @@ class BlobFile:
 
 
 def uid_of(kind: Kind, namespace: str, name: str) -> str:
-    """Ours (api.md, Identity): UUIDv5 of kind, namespace and name, stable over restart and re-ingest."""
+    """Ours: UUIDv5 of kind, namespace and name, stable over restart and re-ingest."""
     return str(uuid.uuid5(_UID_NAMESPACE, f"{kind}/{namespace}/{name}"))
 
 
@@ -221,7 +221,7 @@ def without_label(value: bytes, label: str) -> bytes:
 
 
 def _owner_reference(repository: str, uid: str) -> dict[str, object]:
-    """api.md, Identity. No controller, and in nobody's way: objects that only read cannot hold up a deletion."""
+    """Ours (docs/cluster.md). No controller, and in nobody's way: objects that only read cannot hold up a deletion."""
     api_version, kind = _TYPE[Kind.REPOSITORY]
     return {
         "apiVersion": api_version,

@@ -23,7 +23,7 @@ from bench.load import words
 _PARTS: Final = (0.0, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99, 1.0)
 
 # Measured on the community operators catalog for OpenShift v4.20 (37 packages, 85 channels, 803 bundles, 14.6 MB of
-# YAML), the one that the notes on OLM catalogs measure (olm-catalogs.md §0, §2.1); values at _PARTS.
+# YAML); values at _PARTS.
 BUNDLES_A_PACKAGE: Final = (1, 2, 4, 9, 26, 56, 106, 152, 152)
 CHANNELS_A_PACKAGE: Final = (1, 1, 1, 1, 2, 5, 10, 12, 12)
 BUNDLE_BYTES: Final = (2313, 4583, 5300, 10465, 16935, 30863, 39809, 143586, 171704)
@@ -33,7 +33,7 @@ APIS_A_BUNDLE: Final = (1, 1, 1, 2, 16, 21, 26, 39, 39)
 IMAGES_A_BUNDLE: Final = (2, 2, 2, 2, 3, 4, 29, 66, 95)
 ICON_BYTES: Final = (726, 1161, 1917, 5949, 18633, 31209, 50646, 56898, 56898)
 WITHOUT_ICON: Final = 67 / 267
-"""olm-catalogs.md §0.10: of 267 community packages 67 have none."""
+"""Of 267 community packages 67 have none."""
 
 _IMAGE: Final = re.compile(rb'(^image: \S+|"image": ?"[^"\s]+)(?=[0-9a-f]("|$))([0-9a-f])', re.MULTILINE)
 

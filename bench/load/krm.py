@@ -13,8 +13,8 @@ from typing import Final
 from bench.errors import BenchError
 from bench.load import words
 
-# Measured on nephio's catalog (krm-packages.md §5): 77 packages, 65 of them on the branch, 124 tagged revisions of 11
-# numbers and versions, 7 files of 4 KB each in the middle; one package of 1.69 MB.
+# Measured on nephio's catalog (github.com/nephio-project/catalog, 2025): 77 packages, 65 of them on the branch, 124
+# tagged revisions of 11 numbers and versions, 7 files of 4 KB each in the middle; one package of 1.69 MB.
 _TAGGED: Final = 58
 _WHEN: Final = "2026-01-01T00:00:00Z"
 _ENVIRONMENT: Final = {

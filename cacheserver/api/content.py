@@ -103,7 +103,7 @@ async def files(request: web.BaseRequest, blobs: Blobs, manifest: Manifest, budg
     if media_type is None:
         raise not_acceptable(_OFFERED)
     published = look(manifest, "spec", "lifecycle") == "Published"
-    branch = look(manifest, "status", "revisionNumber") == "-1"  # api.md: what it holds moves
+    branch = look(manifest, "status", "revisionNumber") == "-1"  # docs/api.md, Content: what it holds moves
     cache_control = _PUBLISHED_CACHE if published and not branch else NO_CACHE
     extra = header("ETag", f'"{digest}"') + header("Vary", "Accept") + header("X-Content-Type-Options", "nosniff")
     if matches(request.headers.get("If-None-Match", ""), f'"{digest}"'):

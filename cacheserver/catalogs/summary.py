@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-SUMMARY_CHARACTERS: Final = 200  # api.md, Package.status.summary
+SUMMARY_CHARACTERS: Final = 200  # ours: a line of a terminal or a tile; docs/reference/kinds.md
 LONGEST_NAME: Final = 253
 """Of a name that is served or told; and of one that a finding shows."""
 LONGEST_TEXT: Final = 4096

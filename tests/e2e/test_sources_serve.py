@@ -88,7 +88,6 @@ async def test_nephios_catalog_is_served_whole_and_looked_at_again_for_nothing(
     server = start_server("--catalog", f"nephio=git+file://{remote}@main")
     await eventually(lambda: synced(server, ["nephio"]), within_s=60)
 
-    # research/krm-packages.md §5, check 3
     status = server.get(f"{REPOSITORIES}/nephio")["status"]
     assert (status["packages"], status["revisions"], status["ignoredTags"], status["rejectedCount"]) == (77, 189, 7, 0)
     revisions = server.list("packagerevisions")["items"]

@@ -263,7 +263,7 @@ async def test_a_directory_is_served_and_a_second_sync_writes_nothing(world: Wor
     assert await world.files("repo.b.local") == {"Kptfile": kptfile("b"), "new": b"\xff"}
 
 
-# --- the catalog of the Nephio project (research/krm-packages.md 5) -------------------------------------------------
+# --- the catalog of the Nephio project -------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
-"""A good package into the records that are served: one for each bundle, then the package. Fields: design, The API."""
+"""A good package into the records that are served: one for each bundle, then the package. Fields:
+docs/reference/kinds.md."""
 
 from __future__ import annotations
 
@@ -173,5 +174,5 @@ def _deprecation(message: str | None) -> dict[str, str] | None:
 
 
 def _labels(wanted: Mapping[str, str]) -> dict[str, str]:
-    """Without empty ones and those whose value is no label value: left out, never mangled (design, Identity)."""
+    """Without empty ones and those whose value is no label value: left out, never mangled (docs/sources.md, Names)."""
     return {name: value for name, value in wanted.items() if value and _LABEL_VALUE.match(value)}

@@ -1,7 +1,8 @@
 """A directory of KRM packages: every directory with a Kptfile is one, with a single revision, `local`.
 
 What a directory source shows as a file is one, links inside its root included (Kubernetes volumes are made of them).
-Directories below a package are that package's files, whatever Kptfiles they hold (krm-packages.md 4.1).
+Directories below a package are that package's files, whatever Kptfiles they hold (docs/sources.md; as in Porch,
+pkg/externalrepo/git).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from cacheserver.model import RepositoryKey
 
 LOCAL: Final = "local"
 """spec.revision of what a directory holds: it has no history, so it is the one there is. Its number is a branch's, -1:
-no version, and never the latest (design, The API)."""
+no version, and never the latest (docs/sources.md)."""
 
 _AND: Final = "+"
 """Between the digest and the warnings in a tree's key."""
@@ -90,7 +91,7 @@ class Parse:
         for path in self._tree.files:
             directory = owner_of(path, marked)
             if directory is not None:
-                # api.md, Identity: a package is its path, which the root has none of.
+                # docs/sources.md, Names: a package is its path, which the root has none of.
                 package = packages.setdefault(directory, _Package(directory or self._key.name, directory))
                 package.files.append(path)
                 package.size += _size(self._tree.root / path)

@@ -1,5 +1,5 @@
-"""Where in a git repository KRM packages are, as its refs and trees say: krm-packages.md 4.1, which is Porch's
-algorithm. Pure; reads nothing.
+"""Where in a git repository KRM packages are, as its refs and trees say (docs/sources.md): Porch's algorithm
+(nephio-project/porch, pkg/externalrepo/git). Pure; reads nothing.
 
     branch                              every topmost directory with a Kptfile: revision named after the branch
     tag PATH/REVISION                   a published revision
@@ -104,7 +104,7 @@ def _without_path(short: str, kind: str, directory: str, named: Named) -> None:
 def package_name(path: str, directory: str, root_name: str) -> str | None:
     """The package's name by its path in the repository; None when it is not at or below `directory`.
 
-    api.md, Identity: the path relative to the source's root. Ours, for the root itself: the repository's name.
+    docs/sources.md, Names: the path relative to the source's root. Ours, for the root itself: the repository's name.
     """
     if path == directory:
         return root_name

@@ -165,7 +165,8 @@ class Parse:
         for place, files in fresh:
             commit_oid = place.commit
             if place.origin is Origin.BRANCH:
-                # Not the branch's head: each push would change every package of the branch (krm-packages.md 5, 46).
+                # Not the branch's head: each push would change every package of the branch (ARCHITECTURE.md, decision
+                # 21).
                 commit_oid = changes[place.directory]
             revision = Revision(
                 place.name, place.origin, files.key, workspace=place.name, lock=self._lock(place, commit_oid)
@@ -174,7 +175,8 @@ class Parse:
         return candidates
 
     async def _published(self, place: Place, revision: Revision, commit_oid: str) -> Revision:
-        """With workspace and publication, as far as the commit tells (krm-packages.md 4.2, publishedAt/By).
+        """With workspace and publication, as far as the commit tells (docs/sources.md; Porch's
+        pkg/externalrepo/git/commit.go, its lines kpt:).
 
         Porch looks back for the newest commit that it annotated for the package; ours looks at the one that the
         revision is: Porch tags the commit that it annotates, and a search costs a walk of the history for each tag.

@@ -83,7 +83,7 @@ def read(raw: bytes, limits: ParseLimits) -> Kptfile:
 
 
 def _labels(written: Object) -> list[tuple[str, str]]:
-    """Valid ones, sorted by key. api.md, Identity: what is no label is left out, never mangled."""
+    """Valid ones, sorted by key. docs/sources.md, Names: what is no label is left out, never mangled."""
     kept: list[tuple[str, str]] = []
     for key, value in sorted(written.items()):
         prefix, slash, name = key.rpartition("/")

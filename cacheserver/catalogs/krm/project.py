@@ -1,4 +1,5 @@
-"""KRM packages into the records that are served: one for each revision, then the package. Fields: design, The API."""
+"""KRM packages into the records that are served: one for each revision, then the package. Fields:
+docs/reference/kinds.md."""
 
 from __future__ import annotations
 
@@ -60,7 +61,7 @@ def version_of(revision: Revision) -> str:
 
 
 def revision_number(revision: Revision) -> int:
-    """N of vN; 0 for a draft; -1 for a branch, a directory, and a tag that is no integer (krm-packages.md 4.2)."""
+    """N of vN; 0 for a draft; -1 for a branch, a directory, and a tag that is no integer (docs/sources.md)."""
     if revision.origin in (Origin.DRAFT, Origin.PROPOSED):
         return 0
     found = _INTEGER.match(revision.name) if revision.origin is Origin.TAG else None
@@ -82,7 +83,7 @@ def _rank(revision: Revision) -> _Rank | None:
         return None
     integer = _INTEGER.match(revision.name)
     if integer:
-        # krm-packages.md 4.2: 0 is never the latest; it is Porch's number of drafts.
+        # Porch, pkg/repository: 0 is never the latest; it is Porch's number of drafts.
         return (semver.Version(int(integer[1]), 0, 0), False, revision.name) if int(integer[1]) else None
     version = _semantic(revision.name)
     return (version, True, revision.name) if version else None
