@@ -34,7 +34,7 @@ from cacheserver.api.kinds.revision import served
 from cacheserver.api.options import request_timeout_s
 from cacheserver.api.readable import readable
 from cacheserver.api.render import MEMO_BYTES, Renderer
-from cacheserver.api.selectors import check_cost
+from cacheserver.api.selectors import check_cost, held_bytes
 from cacheserver.api.status import (
     StatusError,
     from_error,
@@ -61,7 +61,8 @@ _OTHER_PATHS: Final = ("/healthz", "/livez", "/readyz", "/metrics", "/openapi/v2
 class _Asked:
     """What a request line says. text: the query as sent. resource: None for other paths, and for none of ours.
 
-    refusal: it asks for more than is read, and nobody looks at it any further.
+    selectors: bytes that its selectors hold while it is answered, about. refusal: it asks for more than is read, and
+    nobody looks at it any further.
     """
 
     attributes: Attributes
@@ -70,6 +71,7 @@ class _Asked:
     resource: Resource | None
     is_watch: bool
     series: Series
+    selectors: int = 0
     refusal: StatusError | None = None
 
     def size(self, target: str) -> int:
@@ -169,10 +171,11 @@ class Api:
             check_cost(attributes.label_selector, attributes.field_selector)
         except StatusError as exc:
             nothing = Attributes(method.lower(), "")
-            return _Asked(nothing, {}, "", None, False, self._accounting.series(nothing, None), exc)
+            return _Asked(nothing, {}, "", None, False, self._accounting.series(nothing, None), refusal=exc)
         resource = self._resources.get(attributes[2:5]) if attributes.resource else None
         series = self._accounting.series(attributes, resource)
-        asked = _Asked(attributes, query, text, resource, attributes.verb == "watch", series)
+        selectors = held_bytes(attributes.label_selector, attributes.field_selector)
+        asked = _Asked(attributes, query, text, resource, attributes.verb == "watch", series, selectors)
         self._known.put((method, target), asked, asked.size(target))
         return asked
 
@@ -190,7 +193,8 @@ class Api:
                 await gate.authorize(identity, attributes)
             return await self._other(request, attributes, asked.text)
         user = identity.user if identity is not None else ""
-        self._in_flight.enter(user, watch=asked.is_watch, exempt=identity is not None and privileged(identity))
+        exempt = identity is not None and privileged(identity)
+        self._in_flight.enter(user, watch=asked.is_watch, exempt=exempt, selectors=asked.selectors)
         try:
             if gate is not None and identity is not None:
                 await gate.authorize(identity, attributes)
@@ -206,7 +210,7 @@ class Api:
                 await reply.send(request)  # in flight until it is taken
             return reply
         finally:
-            self._in_flight.leave(user, watch=asked.is_watch)
+            self._in_flight.leave(user, watch=asked.is_watch, selectors=asked.selectors)
 
     async def _other(self, request: web.BaseRequest, attributes: Attributes, query: str) -> Reply | Stream:
         """Everything that is no resource."""

@@ -127,6 +127,11 @@ def check_cost(labels: str, fields: str) -> None:
         )
 
 
+def held_bytes(labels: str, fields: str) -> int:
+    """What a watch with these holds, its request included: 290 bytes a term, measured. Before anything is parsed."""
+    return sum(2 * len(text) + 300 * (text.count(",") + 2) for text in (labels, fields) if text)
+
+
 def parse_selection(labels: str, fields: str, selectable: Collection[str]) -> Selection:
     """selectable: field paths that may be selected by. Raises: StatusError 400 that says what is wrong and where."""
     if not labels and not fields:
