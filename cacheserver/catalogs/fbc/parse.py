@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -16,6 +17,7 @@ from cacheserver.catalogs.fbc import ignore, index
 from cacheserver.catalogs.fbc.held import Damage, held
 from cacheserver.catalogs.limits import MIB
 from cacheserver.catalogs.wire import (
+    LINE_ITEMS,
     Assemble,
     Assembled,
     Group,
@@ -27,6 +29,7 @@ from cacheserver.catalogs.wire import (
     decode_assembled,
     decode_reports,
     encode_job,
+    unhurried,
 )
 from cacheserver.catalogs.workers import JobQueue, Workers
 from cacheserver.errors import CatalogError, WorkerCrashedError
@@ -71,6 +74,17 @@ class _Gathered:
             damage = self.damages.setdefault(report.part.path, Damage(cause))
             damage.packages.update(report.spoilt)
             damage.unclear |= report.unclear
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """What is to be assembled, and what is known of the others. hashes: of the documents of each, held ones apart."""
+
+    batches: list[list[Group]]
+    hashes: Mapping[str, str]
+    unchanged: Collection[str]
+    rejected: dict[str, Sequence[Finding]]
+    unreadable: bool
 
 
 class Parse:
@@ -138,14 +152,15 @@ class Parse:
 
         reports = await self._each(batches, one)
         reports.sort(key=lambda report: (report.part.path, report.part.start))
-        self._place(reports, known)
+        await asyncio.to_thread(self._place, reports, known)
 
     async def _read(self, parts: list[Part], digests: str, *, alone: bool = False) -> list[Report]:
         """The reports of `parts`. When their worker dies, each is tried again alone: the kernel may have killed it for
         another's greed, and the file to blame must be known."""
         job = encode_job(Scan(str(self._tree.root), str(self._scratch), digests, parts, self._write_blobs))
         try:
-            return decode_reports(await self._workers.run(self._queue, job, parts[0].path))
+            answer = await self._workers.run(self._queue, job, parts[0].path)
+            return await unhurried(decode_reports, answer)
         except WorkerCrashedError as exc:
             if alone or (len(parts) == 1 and isinstance(exc.__cause__, TimeoutError)):
                 return [Report(parts[0], findings=[Finding("WorkerCrashed", str(exc), parts[0].path)], unclear=True)]
@@ -177,18 +192,24 @@ class Parse:
             lines += report.lines
 
     async def _judge(self, known: index.Known) -> Catalog:
-        """Packages that changed are assembled, the others are counted."""
+        """Packages that changed are assembled, the others are counted. What goes over all of them, in threads."""
+        due = await asyncio.to_thread(self._due, known)
+        assembled = await self._each(due.batches, self._assemble)
+        return await asyncio.to_thread(self._catalog, due, assembled, known)
+
+    def _due(self, known: index.Known) -> _Due:
         # A document that could not be read may have belonged to any package, or been one.
         unreadable = any(not finding.warning for finding in self._found.findings)
-        rejected: dict[str, Sequence[Finding]] = {
-            name: [why] for name, why in sorted((await asyncio.to_thread(self._held, known)).items())
-        }
+        rejected: dict[str, Sequence[Finding]] = {name: [why] for name, why in sorted(self._held(known).items())}
         self._found.findings += [why for [why] in rejected.values()]
-        hashes = await asyncio.to_thread(self._hashes, rejected)
+        hashes = self._hashes(rejected)
         unchanged = {name for name, found in hashes.items() if known.packages.get(name, ("", 0))[0] == found}
         batches = _groups(self._found.documents, hashes.keys() - unchanged)
-        assembled = await self._each(batches, self._assemble)
-        good = {name: known.packages[name] for name in unchanged}
+        return _Due(batches, hashes, unchanged, rejected, unreadable)
+
+    def _catalog(self, due: _Due, assembled: Sequence[Assembled], known: index.Known) -> Catalog:
+        rejected, hashes = due.rejected, due.hashes
+        good = {name: known.packages[name] for name in due.unchanged}
         packages: list[ParsedPackage] = []
         for one in sorted(assembled, key=lambda one: one.name):
             self._found.findings += one.findings
@@ -200,11 +221,11 @@ class Parse:
         digests = [digest for package in packages for record in package.records for digest in record.blobs]
         return Catalog(
             packages=packages,
-            unchanged=sorted(unchanged),
+            unchanged=sorted(due.unchanged),
             rejected=rejected,
-            unreadable=unreadable,
+            unreadable=due.unreadable,
             findings=_told(self._found.findings),
-            index=await asyncio.to_thread(self._index, good, known, rejected),
+            index=self._index(good, known, rejected),
             blobs={digest: self._found.blobs[digest] for digest in digests if digest in self._found.blobs},
             revisions=sum(revisions for _, revisions in good.values()),
         )
@@ -236,10 +257,12 @@ class Parse:
     async def _assemble(self, groups: list[Group], *, alone: bool = False) -> list[Assembled]:
         """As _read: when the worker dies, each package is tried again alone."""
         namespace, repository = self._key.namespace, self._key.name
-        job = encode_job(Assemble(namespace, repository, groups))
+        job = Assemble(namespace, repository, groups)
+        few = len(groups) <= LINE_ITEMS and sum(len(group.documents) for group in groups) <= LINE_ITEMS
+        frame = encode_job(job) if few else await asyncio.to_thread(encode_job, job)
         try:
-            answer = await self._workers.run(self._queue, job, f"package {groups[0].name}")
-            return decode_assembled(answer, namespace, repository)
+            answer = await self._workers.run(self._queue, frame, f"package {groups[0].name}")
+            return await unhurried(partial(decode_assembled, namespace=namespace, repository=repository), answer)
         except WorkerCrashedError as exc:
             if alone:
                 name, first = groups[0].name, groups[0].documents[0]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Final, TypeVar
 
 from cacheserver.catalogs import bounds
 from cacheserver.catalogs.catalog import Finding
 from cacheserver.catalogs.krm.facts import Problem
 from cacheserver.catalogs.krm.wire import Describe, Described, Pack, Packed, decode_packed, encode_job
-from cacheserver.catalogs.wire import Assembled, decode_assembled
+from cacheserver.catalogs.wire import Assembled, decode_assembled, unhurried
 from cacheserver.catalogs.workers import JobQueue, Workers
 from cacheserver.errors import CatalogError, WorkerCrashedError
 from cacheserver.model import Key, Kind, RepositoryKey
@@ -43,7 +44,8 @@ class Jobs:
     async def pack(self, job: Pack) -> list[Packed]:
         """One answer for each tree, in order. Raises: CatalogError when the pool cannot go on."""
         try:
-            return decode_packed(await self._workers.run(self._queue, encode_job(job), f"package {job.trees[0].name}"))
+            answer = await self._workers.run(self._queue, encode_job(job), f"package {job.trees[0].name}")
+            return await unhurried(decode_packed, answer)
         except WorkerCrashedError as exc:
             if len(job.trees) == 1:
                 return [Packed(refusal=("WorkerCrashed", str(exc), ""))]
@@ -55,7 +57,7 @@ class Jobs:
         job = encode_job(Describe(namespace, repository, packages))
         try:
             answer = await self._workers.run(self._queue, job, f"package {packages[0].name}")
-            return decode_assembled(answer, namespace, repository)
+            return await unhurried(partial(decode_assembled, namespace=namespace, repository=repository), answer)
         except WorkerCrashedError as exc:
             if len(packages) == 1:
                 name = packages[0].name
