@@ -87,8 +87,8 @@ class Authentication:
             trust = self._trust
             allowed = not trust.allowed_names or peer.common_name in trust.allowed_names
             found = self._standings[peer] = _Standing(
-                trust.proxy_ca.vouches_until(peer) if allowed else 0.0,
-                trust.client_ca.vouches_until(peer) if peer.common_name else 0.0,
+                trust.proxy_ca.trusted_until(peer) if allowed else 0.0,
+                trust.client_ca.trusted_until(peer) if peer.common_name else 0.0,
                 of_certificate(peer),
             )
             return found

@@ -1,4 +1,7 @@
-"""The thin etcd client (`client`) and the embedded etcd process (`embedded`). Imports nothing by itself."""
+"""The etcd client (`client`: the v3 calls we make, on grpc.aio) and the embedded etcd process (`embedded`).
+
+Imports nothing by itself. API: https://etcd.io/docs/v3.5/learning/api/.
+"""
 
 import os
 

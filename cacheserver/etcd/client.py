@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from cacheserver.etcd import etcd_pb2 as pb
 from cacheserver.etcd import lease as leases
 from cacheserver.etcd import wire
-from cacheserver.etcd.direct import DirectCallError, Line
+from cacheserver.etcd.direct import DirectCall, DirectCallError
 from cacheserver.etcd.lease import Lease
 from cacheserver.etcd.transport import Transport
 from cacheserver.etcd.values import (
@@ -61,10 +61,10 @@ __all__ = [
 ]
 
 # etcd itself gives up on a request after 5 s plus two election timeouts (7 s by default); a healthy call takes
-# milliseconds, and a caller that waits longer than this is better told.
+# milliseconds, and a caller that waits longer than this is better off with an error.
 DEADLINE_S = 5.0
-# Of the deadline, a line may take one part in four; the rest is for the ordinary call.
-_LINE_SHARE = 4
+# Of the deadline, the direct call may take one part in four; the rest is for the ordinary one.
+_DIRECT_SHARE = 4
 # Defragmenting 1.2 GB took 5.2 s (measured); the quota allows 8 GiB.
 _DEFRAGMENT_DEADLINE_S = 120.0
 
@@ -81,7 +81,7 @@ class Client:
     """Connected to one of `endpoints` at a time; moves to the next on failure (sticky failover).
 
     Reads and idempotent calls are retried on another endpoint within their deadline; a write that may have happened
-    is not: Unavailable tells the caller to read again. Entering does not wait for etcd; `connect` does.
+    is not: after Unavailable, the caller reads again. Entering does not wait for etcd; `connect` does.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Client:
         self._transport = Transport(endpoints, tls, user, password)
         self._tls = tls or TLSFiles()
         self._deadline_s = deadline_s
-        self._line: Line | None = None
+        self._direct: DirectCall | None = None
 
     async def __aenter__(self) -> Self:
         await self._transport.open()
@@ -106,14 +106,14 @@ class Client:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._line is not None:
-            self._line.close()
+        if self._direct is not None:
+            self._direct.close()
         await self._transport.close()
 
     async def connect(self, *, deadline_s: float | None = None) -> Version | None:
         """Waits until an endpoint has answered; its version, for check_supported.
 
-        None: it tells its version to root alone, which 3.5.28 and later and the first patches of 3.6 do.
+        None: only root may ask for the version, as in 3.5.28 and later and the first patches of 3.6.
         Raises: Unavailable, EtcdPermissionDenied when etcd does not know the user.
         """
         await self._transport.anywhere(self._transport.probe, deadline_s or self._deadline_s)
@@ -126,7 +126,7 @@ class Client:
 
     @property
     def server_version(self) -> Version | None:
-        """Of the current endpoint; None before `connect` or `watch`, after it failed, and if it does not tell."""
+        """Of the current endpoint; None before `connect` or `watch`, after it failed, and where only root may ask."""
         return self._transport.current.version
 
     @property
@@ -167,43 +167,43 @@ class Client:
         return wire.range_result(response, header.revision)
 
     async def newest_revision(self, key: bytes) -> int:
-        """The newest revision at some moment during this call; linearizable. For who asks all the time (see Line).
+        """The newest revision at some moment during this call; linearizable. For who asks all the time (see direct.py).
 
         key: any that we may read, the same in every call. Raises: Unavailable, EtcdPermissionDenied.
         """
-        began, line_s = perf_counter(), self._deadline_s / _LINE_SHARE
-        line = self._line_to(key)
+        began, direct_s = perf_counter(), self._deadline_s / _DIRECT_SHARE
+        direct = self._direct_to(key)
         try:
-            message = await line.ask(await self._transport.metadata(self._deadline_s), line_s)
+            message = await direct.ask(await self._transport.metadata(self._deadline_s), direct_s)
             header = pb.RangeResponse.FromString(message).header
         except (DirectCallError, DecodeError) as why:
-            left_s = self._deadline_s - min(perf_counter() - began, line_s)
-            return await self._ordinarily(line, why, key, left_s)
-        if line.missed:
-            line.found()
+            left_s = self._deadline_s - min(perf_counter() - began, direct_s)
+            return await self._ordinarily(direct, why, key, left_s)
+        if direct.missed:
+            direct.found()
         wire.RANGE.observe(perf_counter() - began)
         self._transport.cluster_id = header.cluster_id
         return header.revision
 
-    async def _ordinarily(self, line: Line, why: Exception, key: bytes, deadline_s: float) -> int:
-        """As newest_revision, where the line had no answer."""
+    async def _ordinarily(self, direct: DirectCall, why: Exception, key: bytes, deadline_s: float) -> int:
+        """As newest_revision, where the direct call had no answer."""
         answered = False
         try:
             revision = (await self.range(key, count_only=True, deadline_s=deadline_s)).revision
             answered = True
         finally:
-            line.passed_over(why, answered=answered)
+            direct.passed_over(why, answered=answered)
         return revision
 
-    def _line_to(self, key: bytes) -> Line:
+    def _direct_to(self, key: bytes) -> DirectCall:
         """To the current endpoint."""
         address = self._transport.current.address
-        if self._line is None or self._line.address is not address:
-            if self._line is not None:
-                self._line.close()
+        if self._direct is None or self._direct.address is not address:
+            if self._direct is not None:
+                self._direct.close()
             request = pb.RangeRequest(key=key, count_only=True)
-            self._line = Line(address, self._tls, wire.RANGE.path, request.SerializeToString())
-        return self._line
+            self._direct = DirectCall(address, self._tls, wire.RANGE.path, request.SerializeToString())
+        return self._direct
 
     async def pages(
         self, prefix: bytes, *, revision: int = 0, keys_only: bool = False, page_bytes: int = 4 << 20

@@ -1,9 +1,8 @@
-"""One question asked a thousand times a second, on a connection of its own, in ready bytes.
+"""HTTP/2 on the event loop, for the one gRPC call that is made a thousand times a second: its bytes are made once.
 
-It is what any gRPC client says over HTTP/2, of which no more is known here, but said on the event loop: 40 us of CPU
-where grpc.aio takes 200, and 400 on a busy loop, for its thread and the loop wait for each other's interpreter lock.
-Repeats and explains nothing: after DirectCallError the ordinary call is made, which knows what to do about what
-failed. Used by `client`.
+40 us of CPU a call, where grpc.aio takes 200, and 400 on a busy loop, since its thread and the loop wait for each
+other's interpreter lock. Knows of HTTP/2 (RFC 9113) and its headers (RFC 7541) what this one call needs. Neither
+retries nor explains: after DirectCallError, `client` makes the ordinary call, which does both.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ log = logging.getLogger(__name__)
 
 _AGAIN_AFTER_S: Final = 1.0
 """Between two connections, the ordinary call does alone: it must not fail twice each time while etcd is away."""
-_TOLD_AFTER_S: Final = 10.0
-"""For so long etcd answers in the ordinary way and never in this one: that is no restart any more, and is told."""
+_WARN_AFTER_S: Final = 10.0
+"""When etcd has answered grpc.aio for so long and never this, it is no restart any more, and a warning is logged."""
 
 # RFC 9113 section 6
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
@@ -39,11 +38,11 @@ _LAST_STREAM: Final = 1 << 24
 
 
 class DirectCallError(Exception):
-    """No answer on this way."""
+    """No answer over this connection; the cause says why."""
 
 
 class _NotTriedError(DirectCallError):
-    """It is too early to connect again, or somebody does."""
+    """It is too early to connect again, or another call is connecting."""
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -86,11 +85,11 @@ def _headers(address: Address, path: str, metadata: Metadata) -> bytes:
     return b"".join(lines)
 
 
-class Line:
-    """To one endpoint. Connects when it is asked; close() it."""
+class DirectCall:
+    """One call to one endpoint, made again and again over a connection of its own. Connects when needed; close() it."""
 
     def __init__(self, address: Address, tls: TLSFiles, path: str, message: bytes) -> None:
-        """path: of the method. message: what it is asked, always."""
+        """path: of the gRPC method. message: the request, serialized; the same each time."""
         self.address = address
         self._tls = tls
         self._path = path
@@ -102,11 +101,13 @@ class Line:
         self._block = b""
         self._missed_since: float | None = None
         self._why = ""
-        self._told = False
+        self._warned = False
 
     async def ask(self, metadata: Metadata, timeout_s: float) -> bytes:
-        """The answer's message. Raises: DirectCallError, at once when there is no connection and none is to be
-        tried."""
+        """The answer, serialized. metadata: gRPC's, sent as headers.
+
+        Raises: DirectCallError, at once when there is no connection and it is too early to try another.
+        """
         if metadata is not self._metadata:
             self._metadata, self._block = metadata, _headers(self.address, self._path, metadata)
         try:
@@ -121,24 +122,24 @@ class Line:
 
     @property
     def missed(self) -> bool:
-        """Whether the ordinary call was made instead since the last `found`."""
+        """Whether grpc.aio was called instead since the last `found`."""
         return self._missed_since is not None
 
     def found(self) -> None:
         """An answer came this way again."""
-        if self._told:
+        if self._warned:
             log.info("etcd answers in the quick way again", extra={"endpoint": self.address.url})
-        self._missed_since, self._told = None, False
+        self._missed_since, self._warned = None, False
 
     def passed_over(self, why: Exception, *, answered: bool) -> None:
-        """The ordinary call was made instead. answered: by etcd, so that it lies with this way alone."""
+        """grpc.aio was called instead. answered: etcd answered it, so the fault is this connection's."""
         now = monotonic()
         if not isinstance(why.__cause__, _NotTriedError):
             self._why = str(why) or type(why).__name__
         if not answered or self._missed_since is None:
             self._missed_since = now
-        elif not self._told and now - self._missed_since >= _TOLD_AFTER_S:
-            self._told = True
+        elif not self._warned and now - self._missed_since >= _WARN_AFTER_S:
+            self._warned = True
             log.warning(
                 "etcd never answers in the quick way, so each consistent read costs five times the processor time;"
                 " the ordinary way works",
@@ -146,6 +147,7 @@ class Line:
             )
 
     def close(self) -> None:
+        """Ends the connection; the next call makes another."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()

@@ -65,7 +65,7 @@ def etcd_flags(version: Version, directory: Path) -> list[str]:
         "--auto-compaction-retention=1h",
         # Entries kept in memory for slow followers, of which there are none; 3.5's 100,000 cost gigabytes.
         "--snapshot-count=1000",
-        "--enable-grpc-gateway=false",  # we speak gRPC; the JSON gateway is a second connection and an open door
+        "--enable-grpc-gateway=false",  # we speak gRPC; the JSON gateway is a second connection, and another way in
         "--logger=zap",
         "--log-level=warn",
     ]
@@ -105,6 +105,7 @@ class EmbeddedEtcd:
 
     @property
     def version(self) -> Version:
+        """What the binary said of itself. Only while the block runs."""
         return self._found.version
 
     @property

@@ -81,7 +81,7 @@ class Endpoint:
     def __init__(self, address: Address, credentials: grpc.ChannelCredentials | None) -> None:
         self.address = address
         self.probed = False
-        self.version: Version | None = None  # None also when it does not tell us
+        self.version: Version | None = None  # None also when only root may ask for it
         self.progress_trusted = False
         self._retired: list[grpc.aio.Channel] = []
         self._unary: dict[str, object] = {}
@@ -153,5 +153,6 @@ class Endpoint:
         await self._channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
 
     async def close(self) -> None:
+        """Closes the channel, and those that it replaced."""
         for channel in (*self._retired, self._channel):
             await channel.close()

@@ -35,7 +35,7 @@ _NOT_SENT = ("failed to connect to all addresses", "connection refused", "dns re
 _TOKEN = ("invalid auth token", "user name is empty", "revision of auth store is old")
 # etcd's documentation, Maintenance, Space quota: the alarm stays until it is disarmed.
 _MAKE_ROOM = (
-    "reads and deletes still work. Make room: compact, defragment, then disarm the alarm (README, Troubleshooting); "
+    "reads and deletes still work. Make room: compact, defragment, then disarm the alarm (docs/troubleshooting.md); "
     "raise --quota-backend-bytes if it comes back"
 )
 _AMBIGUOUS = {
@@ -50,6 +50,7 @@ _AMBIGUOUS = {
 
 
 def classify(code: grpc.StatusCode, details: str) -> Fault:
+    """What may be done after this failure. details: etcd's or gRPC's words, in any case."""
     lowered = details.lower()
     # "no leader" is said before a request is looked at (see transport.REQUIRE_LEADER); "leader changed" is not.
     if code is grpc.StatusCode.UNAVAILABLE and any(text in lowered for text in (*_NOT_SENT, "etcdserver: no leader")):

@@ -26,6 +26,7 @@ def command(program: str, arguments: Sequence[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Becomes the program. arguments: PARENT_PID PROGRAM ARG... Exits with a message when the parent is gone."""
     parent, program, *rest = arguments
     if sys.platform == "linux":
         import ctypes  # noqa: PLC0415 - exists for every platform, used on one

@@ -100,6 +100,7 @@ class Transport:
         self._endpoints = [Endpoint(address, credentials) for address in self._addresses]
 
     async def close(self) -> None:
+        """Cancels open streams and closes the channels."""
         # Some versions of grpcio (1.68, measured) leave the streams of a closed channel running.
         for cancel in list(self.open_streams):
             cancel()
@@ -108,6 +109,7 @@ class Transport:
 
     @property
     def current(self) -> Endpoint:
+        """The endpoint that is called first."""
         return self._endpoints[self._index]
 
     async def call(
@@ -164,7 +166,7 @@ class Transport:
             error = error_of(code, details, operation="status", endpoint=endpoint.address.url)
             if isinstance(error, Unavailable):
                 raise error from exc
-            # It answered, if only to refuse. Those that tell their version to root alone (3.5.28 and later, 3.6.0 and
+            # It answered, if only to refuse. Those that give their version to root alone (3.5.28 and later, 3.6.0 and
             # later: etcd #21663) are all new enough to be believed.
             endpoint.progress_trusted = isinstance(error, EtcdPermissionDenied)
         else:

@@ -1,4 +1,4 @@
-"""What goes into and comes out of the etcd client, as plain values. No protobuf type passes this line."""
+"""What goes into and comes out of the etcd client, as plain values. No protobuf type gets past this module."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ class RangeResult:
 
 @dataclass(frozen=True, slots=True)
 class Put:
+    """Write `value` under `key`. lease: the key goes when this lease ends; 0: it stays."""
+
     key: bytes
     value: bytes
     lease: int = 0
@@ -42,12 +44,16 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
+    """Delete `key`, or every key from it up to `range_end` (which is left out; see prefix_end)."""
+
     key: bytes
     range_end: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Get:
+    """Read `key`, or every key from it up to `range_end`. limit: most keys returned; 0: all."""
+
     key: bytes
     range_end: bytes = b""
     limit: int = 0
@@ -64,9 +70,14 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class TxnResult:
+    """succeeded: whether every Compare held. revision: the store's after the transaction.
+
+    ranges: answers to the Gets of the branch that ran, in their order.
+    """
+
     succeeded: bool
     revision: int
-    ranges: Sequence[RangeResult]  # answers to the Gets of the branch that ran, in order
+    ranges: Sequence[RangeResult]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +102,8 @@ class WatchBatch:
 
 
 class AlarmKind(Enum):
+    """etcd's AlarmType (rpc.proto). NOSPACE: over its quota, it takes no writes. CORRUPT: members differ."""
+
     NOSPACE = 1
     CORRUPT = 2
 

@@ -1,4 +1,4 @@
-"""Which etcd versions exist for us: what a version string means, which are refused, which progress answers are true."""
+"""What etcd's version decides: which are refused, which are warned of, and whose progress notifications hold."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from cacheserver.errors import EtcdStartError
 
 
 class Version(NamedTuple):
+    """Of a release; a pre-release counts as the release it comes before. Compares by number."""
+
     major: int
     minor: int
     patch: int

@@ -1,4 +1,6 @@
-"""Plain values to etcd's messages and back, and the table of methods. The only file that knows the field names.
+"""Converts plain values to etcd's messages and back; the table of its methods. Only this file knows field names.
+
+Messages: etcd.proto, the part of etcd's api/etcdserverpb/rpc.proto and api/mvccpb/kv.proto that we call.
 
 Runs for every call, so it builds each message once and looks nothing up twice.
 """
@@ -33,6 +35,8 @@ Response = TypeVar("Response", bound=Message)
 
 
 class Shape(Enum):
+    """How a method is called: one request and one answer, or a stream."""
+
     UNARY = auto()
     EXCHANGE = auto()  # a stream on etcd's side; we send one message and read one
     STREAM = auto()
@@ -114,6 +118,7 @@ def _operation(operation: Put | Delete | Get) -> pb.RequestOp:
 def txn_request(
     compares: Sequence[Compare], success: Sequence[Put | Delete | Get], failure: Sequence[Put | Delete | Get]
 ) -> pb.TxnRequest:
+    """compares: all have to hold for `success` to run; else `failure` does."""
     return pb.TxnRequest(
         compare=[_compare(compare) for compare in compares],
         success=[_operation(operation) for operation in success],
@@ -122,6 +127,7 @@ def txn_request(
 
 
 def txn_result(response: pb.TxnResponse) -> TxnResult:
+    """Of its answers, those to Gets."""
     revision = response.header.revision
     ranges = [
         range_result(answer.response_range, revision)
@@ -132,11 +138,13 @@ def txn_result(response: pb.TxnResponse) -> TxnResult:
 
 
 def range_result(response: pb.RangeResponse, revision: int) -> RangeResult:
+    """revision: the answer's header has it; inside a transaction, the transaction's."""
     key_values = [KeyValue(kv.key, kv.value, kv.create_revision, kv.mod_revision, kv.lease) for kv in response.kvs]
     return RangeResult(key_values, revision, response.count, response.more)
 
 
 def watch_events(response: pb.WatchResponse) -> list[WatchEvent]:
+    """In the order of their revisions, as etcd sent them."""
     events = []
     for event in response.events:
         kv = event.kv
@@ -146,6 +154,7 @@ def watch_events(response: pb.WatchResponse) -> list[WatchEvent]:
 
 
 def status(response: pb.StatusResponse) -> Status:
+    """Of the member that answered."""
     return Status(
         version=response.version,
         member_id=response.header.member_id,

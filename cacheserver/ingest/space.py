@@ -25,7 +25,7 @@ _SAY_EVERY_S: Final = 60.0
 
 TROUBLE: Final = (
     "etcd is full (NoSpace): reads and deletes work, nothing new is ingested. Make room: compact, defragment, then "
-    "disarm the alarm (README, Troubleshooting)"
+    "disarm the alarm (docs/troubleshooting.md)"
 )
 """For health checks, which answer everybody: no address, no key."""
 

@@ -1,4 +1,4 @@
-"""Certificate authorities whose client certificates are believed: asked about a connection's chain at every request."""
+"""Certificate authorities whose client certificates count: asked about a connection's chain at every request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from cacheserver.security.x509 import Authority, parse_bundle, pem_blocks
 
 
 class Bundle:
-    """Certificate authorities. Empty: vouches for nobody."""
+    """Certificate authorities. Empty: trusts nobody."""
 
     def __init__(self, pem: str = "") -> None:
         """Raises: ValueError for what is no certificate."""
@@ -20,13 +20,13 @@ class Bundle:
         if pem.strip() and not self._until:
             raise ValueError("holds no certificate (PEM)")
 
-    def vouches_until(self, peer: Peer) -> float:
+    def trusted_until(self, peer: Peer) -> float:
         """Unix time until when the peer's chain leads to one of these and everything in it holds; 0: it does not.
 
         The chain was verified at the handshake; compared with the time at every request, and asked again of every new
         bundle, so a CA that went is no longer believed on connections made before.
         """
-        ends = (min(voucher.until, self._until.get(voucher.authority, 0.0)) for voucher in peer.vouchers)
+        ends = (min(link.until, self._until.get(link.authority, 0.0)) for link in peer.chain)
         return max(ends, default=0.0)
 
     def __len__(self) -> int:

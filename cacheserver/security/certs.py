@@ -60,7 +60,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Pair:
-    """A certificate and its key, both PEM. ends: when it stops being valid. Its repr tells no key."""
+    """A certificate and its key, both PEM. ends: when it stops being valid. Its repr shows no key."""
 
     certificate: bytes
     key: bytes

@@ -1,4 +1,4 @@
-"""Who asks, and what for: the words that the API and those who judge its requests share. Decides nothing."""
+"""Who asks, and what for: the types that the API shares with authentication and authorization. Decides nothing."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """TLS for the listener: certificate, key and the CAs of client certificates, taken over as they change, while
-connections and requests go on. Also tells who is at the other end of a connection. Decides nothing about them.
+connections and requests go on.
+
+Also says who is at the other end of a connection; what that peer may do is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ _POLL_INTERVAL_S: Final = 5.0  # ours: kube-apiserver looks every 60 s and liste
 
 
 @dataclass(frozen=True, slots=True)
-class Voucher:
-    """A certificate of a peer's verified chain: it vouches for the peer until `until`, when something below it ends."""
+class ChainCertificate:
+    """One certificate of a peer's verified chain. until: Unix time when the first below it in the chain ends."""
 
     authority: Authority
     until: float
@@ -35,7 +37,7 @@ class Voucher:
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Peer:
-    """Who showed a certificate that leads to one of the CAs trusted at the handshake. Which CA is in `vouchers`.
+    """Who showed a certificate that leads to one of the CAs trusted at the handshake. Which CA is in `chain`.
 
     One a connection, and gone with it; equal to itself alone. fingerprint: SHA-256 of the certificate, in hexadecimal.
     """
@@ -43,7 +45,7 @@ class Peer:
     common_name: str
     organizations: tuple[str, ...]
     fingerprint: str
-    vouchers: tuple[Voucher, ...]
+    chain: tuple[ChainCertificate, ...]
 
 
 _peers: WeakKeyDictionary[ssl.SSLObject, Peer | None] = WeakKeyDictionary()
@@ -52,7 +54,7 @@ _peers: WeakKeyDictionary[ssl.SSLObject, Peer | None] = WeakKeyDictionary()
 def peer_of(transport: BaseTransport | None) -> Peer | None:
     """Who is at the other end; None on plain HTTP, without a certificate, or with one that cannot be read.
 
-    Remembered with the connection, so what cannot be read is told once for each.
+    Remembered with the connection, so what cannot be read is logged once for each.
     """
     connection = None if transport is None else transport.get_extra_info("ssl_object")
     if connection is None:
@@ -88,23 +90,23 @@ def _tell_unreadable(why: Exception) -> None:
 
 def _read_peer(connection: ssl.SSLObject) -> Peer | None:
     """Raises: OSError (ssl.SSLError), ValueError."""
-    told = connection.getpeercert()
+    decoded = connection.getpeercert()
     chain = _verified_chain(connection)
-    if not told or not chain:
+    if not decoded or not chain:
         return None
     # Go: crypto/x509/pkix/pkix.go, FillFromRDNSequence: the last CN counts, every O
-    subject: Any = told.get("subject", ())  # typeshed knows less of its shape
+    subject: Any = decoded.get("subject", ())  # typeshed knows less of its shape
     names = [attribute for relative in subject for attribute in relative]
     common_name = next((value for name, value in reversed(names) if name == "commonName"), "")
     organizations = tuple(value for name, value in names if name == "organizationName")
-    return Peer(common_name, organizations, hashlib.sha256(chain[0]).hexdigest(), tuple(_vouchers(chain)))
+    return Peer(common_name, organizations, hashlib.sha256(chain[0]).hexdigest(), tuple(_chain(chain)))
 
 
-def _vouchers(chain: list[bytes]) -> Iterator[Voucher]:
+def _chain(chain: list[bytes]) -> Iterator[ChainCertificate]:
     until = float("inf")
     for der in chain:  # the peer's own certificate too: as in Go, it may itself stand in the bundle of CAs
         certificate = parse(der)
-        yield Voucher(certificate.authority, until)
+        yield ChainCertificate(certificate.authority, until)
         until = min(until, certificate.not_after)
 
 
@@ -220,7 +222,7 @@ class ServingTLS:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
-        # A resumed session is not verified again: there would be no chain to tell the CAs apart by.
+        # A resumed session is not verified again: there would be no chain to see which CA it leads to.
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0
         if self._ask_clients:

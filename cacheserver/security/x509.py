@@ -1,7 +1,7 @@
-"""The four facts of a certificate that we go by, read from its DER: who it is, its key, and when it holds. And by what
-rules OpenSSL judges the servers that we connect to.
+"""Reads a certificate's subject, public key and dates from its DER (X.509, RFC 5280). And makes the TLS context of the
+connections that we open.
 
-Reads, and judges nothing itself: signatures are OpenSSL's business, which has verified every chain that comes here.
+Verifies nothing itself: OpenSSL has verified every chain that comes here.
 Python's own ssl module decodes only the peer's certificate, and needs a connection for that.
 """
 

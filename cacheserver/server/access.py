@@ -1,5 +1,5 @@
-"""Who may read a server that has no cluster to ask: whom a file of tokens or an authority of certificates names, and
-of these who is in one of the groups that --readers lists.
+"""Authentication and authorization without a cluster: users of a file of tokens or of client certificates, of whom the
+groups in --readers may read.
 
 As kube-apiserver with --client-ca-file and --token-auth-file: a certificate first, then a token; no anonymous user; no
 header names a user. Writing is nobody's: what is served comes from its sources alone.
@@ -58,7 +58,7 @@ class FileAuthentication:
     def _standing(self, peer: Peer) -> tuple[float, Identity]:
         found = self._certified.get(peer)
         if found is None:
-            found = self._certified[peer] = (self._bundle.vouches_until(peer), of_certificate(peer))
+            found = self._certified[peer] = (self._bundle.trusted_until(peer), of_certificate(peer))
         return found
 
 
@@ -70,6 +70,7 @@ class Readers:
         self._groups = frozenset(groups)
 
     async def review(self, identity: Identity, attributes: Attributes) -> Verdict:
+        """At once, and the same for every namespace."""
         if self._groups.isdisjoint(identity.groups):
             return _NOBODY
         return _ALLOWED if attributes.verb in _READS else _READ_ONLY

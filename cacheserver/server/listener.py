@@ -1,5 +1,5 @@
-"""What stands between a connection and the API: the serving certificate, and who may what, by the host cluster's word
-or by files of tokens and certificate authorities.
+"""TLS, authentication and authorization of the listener, as the settings ask: by reviews of the host cluster, or by
+files of tokens and certificate authorities.
 
 Builds it as the settings ask, for the server to wire in. Nothing of the cluster is imported unless it is asked for.
 """
@@ -32,7 +32,7 @@ Loop = Callable[[], Coroutine[Any, Any, None]]
 class Listener:
     """context: to listen with; None for plain HTTP. gate: None lets everybody in. checks: for readyz.
 
-    kubernetes: the connection to the host cluster, open as long as the door.
+    kubernetes: the connection to the host cluster, open as long as this is.
     """
 
     context: ssl.SSLContext | None
@@ -45,7 +45,7 @@ class Listener:
         """Follows certificates and CAs as they change, until cancelled."""
         async with asyncio.TaskGroup() as group:
             for loop in self.loops:
-                group.create_task(loop(), name=f"door: {loop.__qualname__}")
+                group.create_task(loop(), name=f"listener: {loop.__qualname__}")
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Builds everything once, runs it in one TaskGroup, shuts down in order. The only place that knows all the rooms.
+"""Builds everything once, runs it in one TaskGroup, shuts down in order. The only module that knows all packages.
 
 Order of start: etcd, the listener (discovery answers at once, reads are put off until the cache is filled), cache,
 ingestion; parse workers when there is something to parse. Order of stop: readyz fails and watches end politely, the
@@ -74,7 +74,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
         store, blobs = Store(client), Blobs(client)
         kept = settings.cache
         cache = WatchCache(store, PROJECTIONS, window_events=kept.window_events, window_bytes=kept.window_bytes)
-        door = await stack.enter_async_context(open_listener(settings.serving))
+        listener = await stack.enter_async_context(open_listener(settings.serving))
         space = Space()
         opening = _Opening(space)
         api = Api(
@@ -82,27 +82,27 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
             blobs,
             standalone=not settings.from_cluster,
             version=cacheserver.__version__,
-            checks={**door.checks, "etcd": opening},
+            checks={**listener.checks, "etcd": opening},
             notes={"etcd-space": lambda: space.trouble},
-            gate=door.gate,
+            gate=listener.gate,
             list_cache_bytes=kept.list_cache_bytes,
             max_reads=settings.serving.max_reads,
             max_watches=limits.watches_that_fit(settings.serving.max_watches),
         )
         scratch = stack.enter_context(scratch_directory())
-        rooms = _rooms(store, blobs, workers, scratch, settings)
-        if settings.from_cluster and door.kubernetes is not None:
-            ingest, controller = _steered(rooms, settings, door.kubernetes, space)
+        services = _services(store, blobs, workers, scratch, settings)
+        if settings.from_cluster and listener.kubernetes is not None:
+            ingest, controller = _cluster_ingestion(services, settings, listener.kubernetes, space)
         else:
-            ingest, controller = _ingest(rooms, settings, space), None
+            ingest, controller = _standalone_ingestion(services, settings, space), None
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, ingest.request_sync)
-        acceptor = await stack.enter_async_context(_listening(api, settings.serving, door.context))
-        url = _url(acceptor, door.context)
+        acceptor = await stack.enter_async_context(_listening(api, settings.serving, listener.context))
+        url = _url(acceptor, listener.context)
         log.info("listening", extra={"url": url})
         async with asyncio.TaskGroup() as group:
             opened = functools.partial(_open_for, ingest, store, client, settings)
             work = group.create_task(_work(opened, cache, ingest, controller, opening), name="server: work")
-            guard = group.create_task(door.run(), name="server: door")
+            guard = group.create_task(listener.run(), name="server: listener")
             announce = group.create_task(_announce(cache, lambda: ready(url)), name="server: announce")
             await _stopped(stop, work)
             log.info("stopping", extra={"grace_s": settings.serving.shutdown_grace_s})
@@ -129,8 +129,10 @@ async def ingest(
         store = Store(client)
         await _open(store, client, settings)
         scratch = stack.enter_context(scratch_directory())
-        rooms = _rooms(store, Blobs(client), workers, scratch, settings)
-        await _ingest(rooms, settings, Space()).once(progress=progress, on_report=on_report, on_error=on_error)
+        services = _services(store, Blobs(client), workers, scratch, settings)
+        await _standalone_ingestion(services, settings, Space()).once(
+            progress=progress, on_report=on_report, on_error=on_error
+        )
 
 
 async def _open(store: Store, client: Client, settings: Settings) -> None:
@@ -146,7 +148,7 @@ async def _open(store: Store, client: Client, settings: Settings) -> None:
 
 
 class _Opening:
-    """Whether the store is open, and if not, why; a check of /readyz, so in words that everybody may read."""
+    """Whether the store is open, and if not, why; a check of /readyz, so its words are for everybody."""
 
     def __init__(self, space: Space) -> None:
         self._space = space
@@ -258,7 +260,7 @@ async def _etcd(settings: Settings) -> AsyncIterator[Client]:
         yield await stack.enter_async_context(client)
 
 
-def _rooms(store: Store, blobs: Blobs, workers: Workers, scratch: Path, settings: Settings) -> SyncServices:
+def _services(store: Store, blobs: Blobs, workers: Workers, scratch: Path, settings: Settings) -> SyncServices:
     parsing = settings.parsing
     mirrors = Mirrors(settings.etcd.data_dir / "sources", parsing.mirror_bytes)
     return SyncServices(
@@ -272,16 +274,18 @@ def _rooms(store: Store, blobs: Blobs, workers: Workers, scratch: Path, settings
     )
 
 
-def _ingest(rooms: SyncServices, settings: Settings, space: Space) -> Ingest:
+def _standalone_ingestion(services: SyncServices, settings: Settings, space: Space) -> Ingest:
     """Ingestion of the configured repositories."""
-    ingest = Ingest(rooms, ServedStatusStore(rooms.store), space=space)
+    ingest = Ingest(services, ServedStatusStore(services.store), space=space)
     for config in settings.repositories:
         ingest.put(config, functools.partial(_source, settings, config))
     return ingest
 
 
-def _steered(rooms: SyncServices, settings: Settings, kubernetes: KubeAPI, space: Space) -> tuple[Ingest, Controller]:
-    """Ingestion of the cluster's Repository objects, one replica at a time, and who tells it of them."""
+def _cluster_ingestion(
+    services: SyncServices, settings: Settings, kubernetes: KubeAPI, space: Space
+) -> tuple[Ingest, Controller]:
+    """Ingestion of the cluster's Repository objects, one replica at a time, and the controller that follows these."""
     # What the first git repository needs: by then we serve, and loading it would hold up everybody for 20 ms.
     import cacheserver.catalogs.krm.git  # noqa: PLC0415
     import cacheserver.sources.git.source  # noqa: F401, PLC0415
@@ -291,12 +295,12 @@ def _steered(rooms: SyncServices, settings: Settings, kubernetes: KubeAPI, space
     from cacheserver.cluster.status import ClusterStatusStore  # noqa: PLC0415
 
     content = settings.content
-    book = ClusterStatusStore(kubernetes, rooms.store.holds, Events(kubernetes))
-    ingest = Ingest(rooms, book, lead=True, space=space)
+    statuses = ClusterStatusStore(kubernetes, services.store.holds, Events(kubernetes))
+    ingest = Ingest(services, statuses, lead=True, space=space)
     controller = Controller(
         kubernetes,
         ingest,
-        book,
+        statuses,
         Secrets(kubernetes),
         functools.partial(_source, settings),
         namespaces=content.watch_namespaces,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cacheserver.etcd.direct import DirectCallError, Line
+from cacheserver.etcd.direct import DirectCall, DirectCallError
 from cacheserver.etcd.endpoint import parse_address
 from cacheserver.etcd.values import TLSFiles
 
@@ -66,7 +66,7 @@ class Etcd:
 
 
 @asynccontextmanager
-async def lines(play: Callable[[Etcd], Awaitable[Any]]) -> AsyncIterator[tuple[Line, Sequence[object]]]:
+async def lines(play: Callable[[Etcd], Awaitable[Any]]) -> AsyncIterator[tuple[DirectCall, Sequence[object]]]:
     """A line to an etcd that plays `play` on each connection, and one object for every connection so far."""
     seen: list[object] = []
 
@@ -81,7 +81,7 @@ async def lines(play: Callable[[Etcd], Awaitable[Any]]) -> AsyncIterator[tuple[L
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    line = Line(parse_address(url), TLSFiles(), "/path", b"question")
+    line = DirectCall(parse_address(url), TLSFiles(), "/path", b"question")
     try:
         async with asyncio.timeout(10):
             yield line, seen
@@ -205,7 +205,7 @@ async def test_who_asks_while_it_connects_is_sent_to_the_ordinary_call() -> None
 
 
 async def test_nobody_there_is_told_at_once() -> None:
-    line = Line(parse_address("unix:/nowhere"), TLSFiles(), "/path", b"question")
+    line = DirectCall(parse_address("unix:/nowhere"), TLSFiles(), "/path", b"question")
     with pytest.raises(DirectCallError):
         await line.ask((), 5)
 
@@ -213,9 +213,9 @@ async def test_nobody_there_is_told_at_once() -> None:
 async def test_a_way_that_never_answers_while_etcd_does_is_told_once_with_its_cause(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cacheserver.etcd.direct._TOLD_AFTER_S", 0.0)
+    monkeypatch.setattr("cacheserver.etcd.direct._WARN_AFTER_S", 0.0)
     caplog.set_level(logging.INFO)
-    line = Line(parse_address("unix:/nowhere"), TLSFiles(), "/path", b"question")
+    line = DirectCall(parse_address("unix:/nowhere"), TLSFiles(), "/path", b"question")
     for etcd_answers in (False, False, True, True, True):
         with pytest.raises(DirectCallError) as down:
             await line.ask((), 5)
