@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
 
 _BLOCK = 512
+
+WHOLE_BYTES: Final = 128 << 10
+"""A larger file is read in parts."""
 
 
 def tar_stream(files: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
@@ -28,34 +32,86 @@ def tar_stream(files: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
     yield bytes(2 * _BLOCK)
 
 
-class TarReader:
-    """Reads tar_stream's output piece by piece: feed() bytes, take (path, bytes) pairs; holds one file at most.
+class Part(NamedTuple):
+    """Bytes of a file, from `at` on; the last ones where they reach `size`."""
 
+    path: str
+    size: int
+    at: int
+    content: bytes
+
+    @property
+    def is_last(self) -> bool:
+        return self.at + len(self.content) == self.size
+
+
+class TarReader:
+    """Reads tar_stream's output piece by piece: feed() bytes, take parts of files, in order.
+
+    A file of `whole_bytes` at most comes as one part; of a larger one, each piece brings what it holds.
     Only reads what tar_stream wrote: regular files and pax headers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, whole_bytes: int = WHOLE_BYTES) -> None:
+        self._whole_bytes = whole_bytes
         self._buffer = bytearray()
         self._path: str | None = None
+        self._large: tuple[str, int] | None = None  # name and size of the file that comes in parts
+        self._at = 0
+        self._padding = 0
 
-    def feed(self, piece: bytes) -> Iterator[tuple[str, bytes]]:
-        """The files completed by `piece`, in order."""
+    def feed(self, piece: bytes) -> Iterator[Part]:
+        """What `piece` brought. Each result is to be taken before the next piece."""
         self._buffer += piece
-        while len(self._buffer) >= _BLOCK:
-            if not any(self._buffer[:_BLOCK]):
+        while True:
+            part = self._next_of_large() if self._large is not None else self._next()
+            if part is None:
                 return
-            entry = tarfile.TarInfo.frombuf(bytes(self._buffer[:_BLOCK]), "utf-8", "surrogateescape")
-            end = _BLOCK + entry.size
-            padded = end + -end % _BLOCK
-            if len(self._buffer) < padded:
-                return
-            content = bytes(self._buffer[_BLOCK:end])
-            del self._buffer[:padded]
-            if entry.type == tarfile.XHDTYPE:
-                self._path = _pax_path(content) or self._path
-            else:
-                yield self._path or entry.name, content
-                self._path = None
+            if part.path:
+                yield part
+
+    def _next_of_large(self) -> Part | None:
+        assert self._large is not None
+        path, size = self._large
+        content = bytes(self._buffer[: size - self._at])
+        if not content:
+            return None
+        del self._buffer[: len(content)]
+        part = Part(path, size, self._at, content)
+        self._at += len(content)
+        if part.is_last:
+            self._large, self._padding = None, -size % _BLOCK
+        return part
+
+    def _next(self) -> Part | None:
+        """The next file, if it is whole, or large; a part without a path for what is none."""
+        buffer = self._buffer
+        if len(buffer) < self._padding + _BLOCK:
+            return None
+        if self._padding:
+            del buffer[: self._padding]
+            self._padding = 0
+        head = bytes(buffer[:_BLOCK])
+        if not any(head):
+            return None
+        entry = tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+        is_header = entry.type == tarfile.XHDTYPE
+        path = self._path or entry.name
+        if entry.size > self._whole_bytes and not is_header:
+            del buffer[:_BLOCK]
+            self._large, self._at, self._path = (path, entry.size), 0, None
+            return _NO_FILE
+        end = _BLOCK + entry.size
+        if len(buffer) < end:
+            return None
+        content = bytes(buffer[_BLOCK:end])
+        del buffer[:end]
+        self._padding = -entry.size % _BLOCK
+        if is_header:
+            self._path = _pax_path(content) or self._path
+            return _NO_FILE
+        self._path = None
+        return Part(path, entry.size, 0, content)
 
 
 def _pax_path(header: bytes) -> str | None:
@@ -68,3 +124,6 @@ def _pax_path(header: bytes) -> str | None:
             return value.decode("utf-8", "surrogateescape")
         at += length
     return None
+
+
+_NO_FILE: Final = Part("", 0, 0, b"")

@@ -200,7 +200,7 @@ class Api:
                 await gate.authorize(identity, attributes)
             if asked.resource is None:
                 raise no_such_path()
-            call = Call(request, attributes, asked.query, asked.resource)
+            call = Call(request, attributes, asked.query, asked.resource, user)
             if asked.is_watch or "timeout" not in asked.query:
                 reply = await self._verbs.answer(call)  # the cache bounds its own waits
             else:

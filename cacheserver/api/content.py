@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import codecs
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import aclosing
 from typing import Final, Protocol
 
@@ -17,13 +19,13 @@ from aiohttp import web
 from isal import isal_zlib
 
 from cacheserver.api.http import pack
-from cacheserver.api.http.budget import READER_BYTES, Budget
+from cacheserver.api.http.budget import READER_BYTES, Share
 from cacheserver.api.http.documents import matches
 from cacheserver.api.http.negotiate import choose
 from cacheserver.api.http.reply import JSON, NO_CACHE, Reply, Stream, header
 from cacheserver.api.kinds.resource import Manifest, look
-from cacheserver.api.status import StatusError, not_acceptable, not_found
-from cacheserver.archive import TarReader
+from cacheserver.api.status import not_acceptable, not_found
+from cacheserver.archive import WHOLE_BYTES, Part, TarReader
 from cacheserver.errors import BlobMissingError
 from cacheserver.model import GROUP, BlobHead, Digest
 
@@ -31,8 +33,8 @@ GZIP: Final = "application/gzip"
 TAR: Final = "application/x-tar"
 INLINE_BYTES: Final = 128 << 10  # content up to this is encoded on the loop: under 1 ms, a thread's switch costs more
 
-JSON_FILE_BYTES: Final = 15 << 20
-"""Of one file that is written as JSON: it is held whole, four times, and all readers share 64 MiB."""
+JSON_READER_BYTES: Final = 2 * READER_BYTES
+"""Of a reader of JSON: a byte can take six there (RFC 8259, section 7)."""
 
 _OFFERED: Final = (GZIP, TAR, JSON)
 _IMAGE: Final = re.compile(r"image/[a-z0-9.+-]{1,64}\Z")
@@ -58,43 +60,35 @@ class Blobs(Protocol):
         ...
 
 
-async def icon(request: web.BaseRequest, blobs: Blobs, manifest: Manifest) -> Reply:
-    """The package's icon, or ours. Raises: BlobMissingError, EtcdError."""
+async def icon(request: web.BaseRequest, blobs: Blobs, manifest: Manifest, share: Share) -> Reply:
+    """The package's icon, or ours. Raises: StatusError 429 when readers hold too much; BlobMissingError, EtcdError."""
     digest = look(manifest, "status", "icon", "digest")
     etag = f'"{digest}"' if digest else _DEFAULT_ICON_ETAG
     extra = _IMAGE_SAFETY + header("ETag", etag)
     if matches(request.headers.get("If-None-Match", ""), etag):
         return Reply(304, content_type="", cache_control=_ICON_CACHE, extra=extra)
-    parts, media_type = [_DEFAULT_ICON], "image/svg+xml"
-    if digest:
-        head = await blobs.head(Digest(digest))
-        if head is None:
-            raise BlobMissingError(f"the icon {digest} is not in the store")
-        # The type comes from a catalog: what is no plain image type is not repeated to a browser.
-        media_type = head.media_type if _IMAGE.match(head.media_type) else "application/octet-stream"
+    if not digest:
+        size = len(_DEFAULT_ICON)
+        return Reply(200, [_DEFAULT_ICON], size, content_type="image/svg+xml", cache_control=_ICON_CACHE, extra=extra)
+    head = await blobs.head(Digest(digest))
+    if head is None:
+        raise BlobMissingError(f"the icon {digest} is not in the store")
+    # The type comes from a catalog: what is no plain image type is not repeated to a browser.
+    media_type = head.media_type if _IMAGE.match(head.media_type) else "application/octet-stream"
+    async with share.hold(head.size + min(head.size, READER_BYTES)):  # it is whole in memory until it is taken
         parts = [piece async for piece in blobs.read(head.digest)]
-    size = sum(map(len, parts))
-    return Reply(200, parts, size, content_type=media_type, cache_control=_ICON_CACHE, extra=extra)
+        size = sum(map(len, parts))
+        reply = Reply(200, parts, size, content_type=media_type, cache_control=_ICON_CACHE, extra=extra)
+        await reply.send(request)
+    return reply
 
 
-def held_as_json(head: BlobHead) -> int:
-    """Bytes that writing its files as JSON takes: the largest one whole, as it is, as text and written.
-
-    Raises: StatusError 406 where that is too much.
-    """
-    path, size = max(head.files, key=lambda file: file[1], default=("", 0))
-    if size > JSON_FILE_BYTES:
-        most = JSON_FILE_BYTES >> 20
-        said = f"file {path!r} has {size} bytes; over {most} MiB no file comes as JSON: ask its revision's content"
-        raise StatusError(406, "NotAcceptable", f"{said} as {GZIP} or {TAR}")
-    return READER_BYTES + 4 * size
-
-
-async def files(request: web.BaseRequest, blobs: Blobs, manifest: Manifest, budget: Budget) -> Reply | Stream:
+async def files(request: web.BaseRequest, blobs: Blobs, manifest: Manifest, share: Share) -> Reply | Stream:
     """A revision's files: a gzipped tar, a plain one, or JSON `{resources, binaryResources}`, by Accept.
 
     Immutable for an hour when published, but for branches: a tag can be moved in git, so not for ever.
-    Raises: StatusError 404 without content, 406, 429 when readers hold too much; BlobMissingError, EtcdError.
+    Raises: StatusError 404 without content, 406 for other types, 429 when readers hold too much; BlobMissingError,
+    EtcdError.
     """
     digest = Digest(look(manifest, "status", "content", "digest"))
     if not digest:
@@ -112,37 +106,41 @@ async def files(request: web.BaseRequest, blobs: Blobs, manifest: Manifest, budg
     if head is None:
         raise BlobMissingError(f"content {digest} is not in the store")
     stream = Stream(request, content_type=media_type, cache_control=cache_control)
-    pieces = {GZIP: _gzipped_tar, TAR: _read, JSON: _json_document}[media_type](blobs, digest)
-    async with budget.hold(held_as_json(head) if media_type is JSON else READER_BYTES):
+    pieces = {GZIP: _gzipped_tar, TAR: _read, JSON: _json_document}[media_type](blobs, head)
+    async with share.hold(JSON_READER_BYTES if media_type is JSON else READER_BYTES):
         await send(stream, pieces, extra)
     return stream
 
 
 async def send(stream: Stream, pieces: AsyncGenerator[bytes, None], extra: bytes = b"") -> None:
-    """Write all of it and the clean end. What fails later than the first piece leaves a broken-off answer."""
-    async with aclosing(pieces) as source:
-        async for piece in source:
-            if not stream.started:
-                stream.start(extra)
-            await stream.write(piece)
+    """Write all of it and the clean end. What fails later than the first piece leaves a broken-off answer.
+
+    Nothing is read for a HEAD request.
+    """
+    if not stream.is_head:
+        async with aclosing(pieces) as source:
+            async for piece in source:
+                if not stream.started:
+                    stream.start(extra)
+                await stream.write(piece)
     if not stream.started:
         stream.start(extra)
     stream.end()
 
 
-async def _read(blobs: Blobs, digest: Digest) -> AsyncGenerator[bytes, None]:
-    async with aclosing(blobs.read(digest)) as pieces:  # type: ignore[type-var] # a generator, in store and fake
+async def _read(blobs: Blobs, head: BlobHead) -> AsyncGenerator[bytes, None]:
+    async with aclosing(blobs.read(head.digest)) as pieces:  # type: ignore[type-var] # a generator, in store and fake
         async for piece in pieces:
             yield piece
 
 
-def _gzipped_tar(blobs: Blobs, digest: Digest) -> AsyncGenerator[bytes, None]:
-    return gzipped(_read(blobs, digest))
+def _gzipped_tar(blobs: Blobs, head: BlobHead) -> AsyncGenerator[bytes, None]:
+    return gzipped(_read(blobs, head))
 
 
-async def _json_document(blobs: Blobs, digest: Digest) -> AsyncGenerator[bytes, None]:
+async def _json_document(blobs: Blobs, head: BlobHead) -> AsyncGenerator[bytes, None]:
     yield b"{"
-    async with aclosing(json_files(blobs, digest)) as pieces:
+    async with aclosing(json_files(blobs, head)) as pieces:
         async for piece in pieces:
             yield piece
     yield b"}\n"
@@ -159,15 +157,24 @@ async def gzipped(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, 
     yield compressor.flush()
 
 
-async def json_files(blobs: Blobs, digest: Digest) -> AsyncGenerator[bytes, None]:
-    """`"resources":{path: text},"binaryResources":{path: base64}`. Reads twice when there are binary files."""
-    texts = _FileWriter(binary=False)
+async def json_files(blobs: Blobs, head: BlobHead) -> AsyncGenerator[bytes, None]:
+    """`"resources":{path: text},"binaryResources":{path: base64}`.
+
+    Read once more when there are binary files, and before all else when there are large ones: whether one is text is
+    known at its end.
+    """
+    kinds = _LargeKinds()
+    if any(size > WHOLE_BYTES for _, size in head.files):
+        async with aclosing(_read(blobs, head)) as source:
+            async for piece in source:
+                kinds.feed(piece)
+    texts = _FileWriter(kinds.binary, binary=False)
     yield b'"resources":{'
-    async for piece in _fed(texts, _read(blobs, digest)):
+    async for piece in _fed(texts, _read(blobs, head)):
         yield piece
     yield b'},"binaryResources":{'
     if texts.skipped:
-        async for piece in _fed(_FileWriter(binary=True), _read(blobs, digest)):
+        async for piece in _fed(_FileWriter(kinds.binary, binary=True), _read(blobs, head)):
             yield piece
     yield b"}"
 
@@ -180,29 +187,76 @@ async def _fed(writer: _FileWriter, pieces: AsyncGenerator[bytes, None]) -> Asyn
                 yield written
 
 
-class _FileWriter:
-    """Writes one half of a tar's files as JSON members: the UTF-8 ones, or the others. Holds one file at most."""
+class _LargeKinds:
+    """Tells which of a tar's files that come in parts are no text."""
 
-    def __init__(self, *, binary: bool) -> None:
+    def __init__(self) -> None:
         self._reader = TarReader()
+        self._decoder = _utf8()
+        self.binary: set[str] = set()
+
+    def feed(self, piece: bytes) -> None:
+        for part in self._reader.feed(piece):
+            if part.size <= WHOLE_BYTES or part.path in self.binary:
+                continue
+            if part.at == 0:
+                self._decoder = _utf8()
+            try:
+                self._decoder.decode(part.content, final=part.is_last)
+            except UnicodeDecodeError:
+                self.binary.add(part.path)
+
+
+class _FileWriter:
+    """Writes one half of a tar's files as JSON members: the UTF-8 ones, or the others."""
+
+    def __init__(self, large_binaries: AbstractSet[str], *, binary: bool) -> None:
+        """large_binaries: of the files that come in parts."""
+        self._reader = TarReader()
+        self._large_binaries = large_binaries
         self._binary = binary
         self._separator = b""
+        self._decoder = _utf8()
+        self._left_over = b""  # of a large binary file: base64 takes three bytes at a time
         self.skipped = 0
 
     def feed(self, piece: bytes) -> bytes:
-        """The JSON members of the files that `piece` completed."""
+        """JSON of what `piece` brought."""
         out: list[bytes] = []
-        for path, content in self._reader.feed(piece):
-            value = _text(content)
-            if (value is None) != self._binary:
+        for part in self._reader.feed(piece):
+            text = _text(part.content) if part.size <= WHOLE_BYTES else None
+            binary = text is None if part.size <= WHOLE_BYTES else part.path in self._large_binaries
+            if binary != self._binary:
                 self.skipped += 1
                 continue
-            # A path need not be UTF-8 in git; JSON must be.
-            name = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-            encoded = base64.b64encode(content).decode() if value is None else value
-            out += (self._separator, orjson.dumps(name), b":", orjson.dumps(encoded))
-            self._separator = b","
+            if part.at == 0:
+                # A path need not be UTF-8 in git; JSON must be.
+                name = part.path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+                out += (self._separator, orjson.dumps(name), b":")
+                self._separator = b","
+            if part.size <= WHOLE_BYTES:
+                out.append(orjson.dumps(base64.b64encode(part.content).decode() if text is None else text))
+            else:
+                out += self._large(part)
         return b"".join(out)
+
+    def _large(self, part: Part) -> Iterator[bytes]:
+        if part.at == 0:
+            self._decoder, self._left_over = _utf8(), b""
+            yield b'"'
+        if self._binary:
+            content = self._left_over + part.content
+            whole = len(content) if part.is_last else len(content) // 3 * 3
+            self._left_over = content[whole:]
+            yield base64.b64encode(content[:whole])
+        else:
+            # Every character is written by itself, so parts of a text are written as the text is.
+            yield orjson.dumps(self._decoder.decode(part.content, final=part.is_last))[1:-1]
+        if part.is_last:
+            yield b'"'
+
+
+_utf8: Final = codecs.getincrementaldecoder("utf-8")
 
 
 def _text(content: bytes) -> str | None:

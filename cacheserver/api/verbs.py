@@ -12,7 +12,8 @@ from cacheserver.api import content, forms, readable
 from cacheserver.api.attributes import Attributes, Query
 from cacheserver.api.content import Blobs
 from cacheserver.api.forms import Shape
-from cacheserver.api.http.budget import Budget
+from cacheserver.api.http.budget import Budget, Share
+from cacheserver.api.http.connection import client_of
 from cacheserver.api.http.negotiate import (
     Accepted,
     Answer,
@@ -56,12 +57,13 @@ _PATCH_TYPES = ("application/json-patch+json", "application/merge-patch+json", "
 
 @dataclass(slots=True)
 class Call:
-    """One request for a resource."""
+    """One request for a resource. user: empty where nobody asks who it is."""
 
     request: web.BaseRequest
     attributes: Attributes
     query: Query
     resource: Resource
+    user: str
 
 
 class Verbs:
@@ -134,8 +136,9 @@ class Verbs:
         pretty = wants_pretty(call.query, headers.get("User-Agent", ""), accepted=accepted.pretty)
         if resource.derived:
             if form.shape is Shape.OBJECT:
+                share = self._share(call)
                 return await contents.answer(
-                    call.request, self._blobs, self._budget, entry, accepted.encoding, pretty=pretty, extra=extra
+                    call.request, self._blobs, share, entry, accepted.encoding, pretty=pretty, extra=extra
                 )
             entry = contents.derived(entry)
         body = forms.one(resource, form, entry, int(self._now()))
@@ -145,9 +148,11 @@ class Verbs:
 
     async def _subresource(self, call: Call) -> Reply | Stream:
         manifest = orjson.loads((await self._entry(call)).body)
-        if call.attributes.subresource == "icon":
-            return await content.icon(call.request, self._blobs, manifest)
-        return await content.files(call.request, self._blobs, manifest, self._budget)
+        answer = content.icon if call.attributes.subresource == "icon" else content.files
+        return await answer(call.request, self._blobs, manifest, self._share(call))
+
+    def _share(self, call: Call) -> Share:
+        return self._budget.share(call.user or client_of(call.request))
 
     # --- lists ---
 

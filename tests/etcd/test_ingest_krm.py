@@ -12,7 +12,6 @@ import orjson
 import pytest
 from blockbuster import blockbuster_ctx
 
-from cacheserver.archive import TarReader
 from cacheserver.catalogs.workers import Workers
 from cacheserver.config import RepositoryConfig
 from cacheserver.config.sources import DirectorySource as DirectorySpec
@@ -27,6 +26,7 @@ from cacheserver.store.blobs import Blobs
 from cacheserver.store.claims import Claim, Session
 from cacheserver.store.keys import PREFIX
 from cacheserver.store.objects import Store
+from tests.support.archive import untar
 from tests.support.krm import KRMRepository, annotated, kptfile
 
 pytestmark = pytest.mark.etcd
@@ -100,10 +100,7 @@ class World:
     async def files(self, name: str) -> dict[str, bytes]:
         """The content of a served revision."""
         digest = Digest((await self.objects())[name]["status"]["content"]["digest"])
-        reader, found = TarReader(), dict[str, bytes]()
-        async for piece in self.blobs.read(digest):
-            found.update(reader.feed(piece))
-        return found
+        return untar(b"".join([piece async for piece in self.blobs.read(digest)]))
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ _PIECE = 700  # small and odd: no reader may count on where pieces end
 class FakeBlobs:
     def __init__(self) -> None:
         self.away = False
+        self.reads = 0
         self._blobs: dict[Digest, tuple[BlobHead, bytes]] = {}
 
     def put(self, content: bytes, media_type: str, files: Mapping[str, bytes] | None = None) -> Digest:
@@ -39,6 +40,7 @@ class FakeBlobs:
         if digest not in self._blobs:
             raise BlobMissingError(f"content {digest} is not in the store")
         content = self._blobs[digest][1]
+        self.reads += 1
         for at in range(0, len(content), _PIECE):
             if self.away:
                 raise Unavailable("the fake is away")

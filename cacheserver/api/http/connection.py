@@ -22,7 +22,7 @@ from aiohttp.http_parser import HttpRequestParserPy, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
-from cacheserver.api.http.connections import LARGE_BYTES, Crowd, Refusal, Room
+from cacheserver.api.http.connections import LARGE_BYTES, Crowd, Refusal, Room, place
 from cacheserver.api.http.reply import UNSENT_BYTES, Reply
 from cacheserver.api.status import StatusError, bad_request, header_too_large, internal
 from cacheserver.errors import ConfigError
@@ -319,6 +319,11 @@ class _Buffered(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._inner.resume_writing()
+
+
+def client_of(request: web.BaseRequest) -> str:
+    """Where it comes from, for counting by client where nobody asks who a client is."""
+    return place(request.protocol.peername)
 
 
 def introduce(request: web.BaseRequest) -> None:

@@ -231,7 +231,7 @@ class Stream(web.StreamResponse):
         self._type = content_type
         self._cache_control = cache_control
         self.chunked_body = request.version >= HttpVersion11
-        self._mute = request.method == "HEAD"
+        self.is_head = request.method == "HEAD"
         self.started = False
         self.size = 0
 
@@ -263,7 +263,7 @@ class Stream(web.StreamResponse):
         transport = protocol.transport
         if transport is None or transport.is_closing():
             return False
-        if not self._mute:
+        if not self.is_head:
             for piece in _slices(transport, data):
                 transport.write(piece)
         return not protocol.writing_paused
@@ -289,7 +289,7 @@ class Stream(web.StreamResponse):
     def end(self) -> None:
         """The clean last chunk; nothing happens when the client has gone."""
         transport = self._request.transport
-        if self.chunked_body and not self._mute and transport is not None and not transport.is_closing():
+        if self.chunked_body and not self.is_head and transport is not None and not transport.is_closing():
             transport.write(b"0\r\n\r\n")
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import orjson
 from aiohttp import web
 
-from cacheserver.api.content import Blobs, gzipped, held_as_json, json_files, send
-from cacheserver.api.http.budget import Budget
+from cacheserver.api.content import JSON_READER_BYTES, Blobs, gzipped, json_files, send
+from cacheserver.api.http.budget import Share
 from cacheserver.api.http.negotiate import Encoding, accepts_gzip
 from cacheserver.api.http.reply import Reply, Stream, header, whole
 from cacheserver.api.kinds.resource import Manifest, look
@@ -27,6 +27,7 @@ from cacheserver.errors import BlobMissingError
 from cacheserver.model import BlobHead, Digest
 
 _READABLE_MOST = 1 << 20  # bytes of content; more is sent as compact JSON (which is YAML too) as it comes
+_READABLE_TIMES = 8  # its size: as JSON, as objects, and written again
 _HEADS_AT_ONCE = 32
 
 _OPEN = f'{{"apiVersion":"{ROW.api_version}","kind":"{ROW.kind}","metadata":'.encode()
@@ -108,7 +109,7 @@ async def _heads(blobs: Blobs, revisions: Sequence[Entry]) -> list[BlobHead | No
 async def answer(
     request: web.BaseRequest,
     blobs: Blobs,
-    budget: Budget,
+    share: Share,
     revision: Entry,
     encoding: Encoding,
     *,
@@ -117,14 +118,19 @@ async def answer(
 ) -> Reply | Stream:
     """The answer to a get: the object with its files.
 
-    Raises: StatusError 406 for a file too large for JSON, 429 when readers hold too much; BlobMissingError, EtcdError.
+    Raises: StatusError 429 when readers hold too much; BlobMissingError, EtcdError.
     """
     parts = _parts(revision)
     head = await blobs.head(Digest(parts.digest)) if parts.digest else None
     if parts.digest and head is None:
         raise BlobMissingError(f"content {parts.digest} of {revision.name[1]} is not in the store")
-    async with budget.hold(held_as_json(head) if head is not None else 0):
+    async with share.hold(_held(head, readable=pretty or encoding is Encoding.YAML) if head is not None else 0):
         return await _answer(request, _document(blobs, parts, head), head, encoding, pretty=pretty, extra=extra)
+
+
+def _held(head: BlobHead, *, readable: bool) -> int:
+    """Bytes that an answer with this content holds at most."""
+    return JSON_READER_BYTES + (_READABLE_TIMES * head.size if readable and head.size <= _READABLE_MOST else 0)
 
 
 async def _answer(
@@ -139,7 +145,9 @@ async def _answer(
     if (pretty or encoding is Encoding.YAML) and (head is None or head.size <= _READABLE_MOST):
         body = b"".join([piece async for piece in pieces])
         body = await asyncio.to_thread(readable, body, encoding, pretty=pretty)
-        return whole(body, content_type=encoding.value, extra=extra)
+        reply = whole(body, content_type=encoding.value, extra=extra)
+        await reply.send(request)
+        return reply
     stream = Stream(request, content_type=encoding.value)
     if head is not None and head.size > GZIP_ABOVE and accepts_gzip(request.headers.get("Accept-Encoding", "")):
         extra += header("Content-Encoding", "gzip") + header("Vary", "Accept-Encoding")
@@ -153,7 +161,7 @@ async def _document(blobs: Blobs, parts: _Parts, head: BlobHead | None) -> Async
     if head is None:
         yield b'"resources":{},"binaryResources":{}'
     else:
-        async with aclosing(json_files(blobs, head.digest)) as pieces:
+        async with aclosing(json_files(blobs, head)) as pieces:
             async for piece in pieces:
                 yield piece
     yield b'},"status":' + orjson.dumps({"digest": parts.digest}) + b"}\n"

@@ -73,6 +73,34 @@ async def test_large_content_streams(world: World) -> None:
     assert len(got.json["spec"]["binaryResources"]) == 10
 
 
+LARGE = {
+    "a/text": 'ö€𝄞\x00\n"\\'.encode() * 20_000,
+    "b/binary": os.urandom(200_001),
+    "c/small": b"x: 1\n",
+    "d/almost-text": b"a" * 200_000 + b"\xc3",
+    "e/other-text": b"b" * (128 << 10) + "ö".encode(),
+}
+
+
+async def test_large_files_are_written_as_small_ones_are(world: World) -> None:
+    """They come in parts, which end within a character; what is no text is known at its end."""
+    world.revision("v1", world.blobs.put_files(LARGE))
+    await world.settled()
+    for written in ((await world.get(f"{REVISION}/content")).json, (await world.get(RESOURCES)).json["spec"]):
+        assert written["resources"] == {path: LARGE[path].decode() for path in ("a/text", "c/small", "e/other-text")}
+        binary = {path: base64.b64decode(text) for path, text in written["binaryResources"].items()}
+        assert binary == {path: LARGE[path] for path in ("b/binary", "d/almost-text")}
+
+
+async def test_nothing_is_read_for_a_head_request(world: World) -> None:
+    world.revision("v1", world.blobs.put_files(LARGE))
+    await world.settled()
+    for path in (f"{REVISION}/content", RESOURCES):
+        before = world.blobs.reads
+        assert (await world.get(path, method="HEAD")).status == 200
+        assert world.blobs.reads == before
+
+
 async def test_resources_carry_the_files_in_a_get(app: World) -> None:
     got = (await app.get(RESOURCES)).json
     assert (got["kind"], got["metadata"]["name"]) == ("PackageRevisionResources", "r.app.v1")

@@ -13,13 +13,13 @@ import orjson
 import pytest
 import zstandard
 
-from cacheserver.archive import TarReader
 from cacheserver.catalogs import Catalog, ParseLimits, Workers, parse
 from cacheserver.catalogs.fbc.scan import scan
 from cacheserver.catalogs.wire import Part
 from cacheserver.errors import CatalogError
 from cacheserver.model import Digest, Format, Kind, Record
 from cacheserver.sources import Tree
+from tests.support.archive import untar
 from tests.unit.catalogs.conftest import KEY, Parse
 
 FIXTURES = Path(__file__).parents[3] / "fixtures" / "fbc"
@@ -122,7 +122,7 @@ async def test_the_content_is_the_document_and_its_manifests(parsed: Parse) -> N
     catalog = await parsed(FIXTURES, "good/manifests-inside.yaml")
     digest = status(the(catalog, Kind.REVISION, "lamp.v1.1.0"))["content"]["digest"]
     raw = content(catalog, digest)
-    files = dict(TarReader().feed(raw))
+    files = untar(raw)
     crd = "manifests/customresourcedefinition-lamps.example.com"
     assert list(files) == [
         "bundle.json",
@@ -150,7 +150,7 @@ async def test_the_csv_inside_wins_over_the_metadata_property(parsed: Parse) -> 
 async def test_scalars_arrive_as_go_reads_them(parsed: Parse) -> None:
     catalog = await parsed(FIXTURES, "good/go-scalars.yaml")
     digest = status(the(catalog, Kind.REVISION, "lamp.v1.0.0"))["content"]["digest"]
-    document = orjson.loads(dict(TarReader().feed(content(catalog, digest)))["bundle.json"])
+    document = orjson.loads(untar(content(catalog, digest))["bundle.json"])
     assert document["properties"][1]["value"] == {
         "date": "2024-01-02",
         "stamp": "2025-06-24T14:07:09",
@@ -174,7 +174,7 @@ async def test_a_release_has_a_name_of_its_own(parsed: Parse) -> None:
 async def test_the_form_of_the_files_does_not_matter(parsed: Parse, tmp_path: Path) -> None:
     yaml = await parsed(FIXTURES, "good/plain.yaml")
     documents = [
-        orjson.loads(dict(TarReader().feed(content(yaml, status(record)["content"]["digest"])))["bundle.json"])
+        orjson.loads(untar(content(yaml, status(record)["content"]["digest"]))["bundle.json"])
         for record in yaml.packages[0].records[:-1]
     ]
     documents += [

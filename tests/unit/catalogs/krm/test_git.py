@@ -12,13 +12,13 @@ import orjson
 import pytest
 import zstandard
 
-from cacheserver.archive import TarReader
 from cacheserver.catalogs import Catalog, ParseLimits, Workers, parse
 from cacheserver.catalogs.krm.commits import Commits
 from cacheserver.config.sources import GitRef, GitSource, RefKind
 from cacheserver.ingest.reading import RefsTree, open_for
 from cacheserver.model import LABEL_LATEST, Format, Kind, Record, RepositoryKey
 from cacheserver.sources import Limits
+from tests.support.archive import untar
 from tests.support.krm import KRMRepository, annotated, kptfile
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.processes]
@@ -262,7 +262,7 @@ async def test_the_content_is_every_regular_file_byte_for_byte(reader: Reader, r
     catalog = await reader.parse()
     digest = next(iter(catalog.packages[0].records[0].blobs))
     raw = zstandard.ZstdDecompressor().decompress(catalog.blobs[digest].path.read_bytes())
-    assert dict(TarReader().feed(raw)) == files
+    assert untar(raw) == files
     left_out = [(f.path, f.message) for f in catalog.findings]
     assert left_out == [("main:app/link", "is a symbolic link"), ("main:app/vendored", "is a submodule")]
 
