@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 from urllib.parse import quote, urlsplit
@@ -144,13 +145,15 @@ class Endpoint:
         )
         return stub(timeout=timeout, metadata=metadata)
 
-    async def leaving(self) -> None:
-        """Returns when the connection ends, or the member says that it takes no more questions on it (GOAWAY).
+    def stays(self) -> Callable[[], bool]:
+        """What tells of the present connection that it is there, and that the member takes more questions on it.
 
-        A stream outlives that: etcd that was asked to stop waits for it, seven seconds by default (etcd: stopServers
-        in server/embed/etcd.go), and so does whoever stops it. No limit: call it beside a stream, and cancel it.
+        A stream outlives that: an etcd that was asked to stop says so (GOAWAY) and waits for it, seven seconds by
+        default (etcd: stopServers in server/embed/etcd.go), and so does whoever stops it.
         """
-        await self._channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+        # To be asked again and again: grpc.aio's wait for a change stays with the channel when it is cancelled.
+        channel = self._channel
+        return lambda: channel.get_state() is grpc.ChannelConnectivity.READY
 
     async def close(self) -> None:
         """Closes the channel, and those that it replaced."""

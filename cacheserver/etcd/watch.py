@@ -8,7 +8,7 @@ caller knows what it has applied and opens a new watch from there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from time import perf_counter
 from typing import TypeAlias, cast
 
@@ -28,6 +28,7 @@ from cacheserver.etcd.values import WatchBatch, WatchEvent
 # keep-alive alone did not notice a stopped etcd within 25 s (measured).
 LIVENESS_INTERVAL_S = 1.0
 _UNANSWERED_LIMIT = 2
+_LOOK_INTERVAL_S = 0.1  # at the connection's state, 1 us each
 # What a slow reader may have waiting here. Full: we stop reading the stream, and HTTP/2 holds etcd back, which keeps
 # the rest on its side and sends it later (its "unsynced watchers").
 _BUFFER_EVENTS = 16_384
@@ -51,11 +52,13 @@ class Watch:
         endpoint: Endpoint,
         stream: _Stream,
         create: pb.WatchCreateRequest,
+        stays: Callable[[], bool],
     ) -> None:
         self._transport = transport
         self._endpoint = endpoint
         self._stream = stream
         self._create = create
+        self._stays = stays
         self._recreated = False
         self._writing = asyncio.Lock()  # gRPC allows one write at a time on a stream
         self.progress_trusted = endpoint.progress_trusted
@@ -195,7 +198,8 @@ class Watch:
             self._over()
 
     async def _let_go(self) -> None:
-        await self._endpoint.leaving()
+        while self._stays():  # noqa: ASYNC110 - see Endpoint.stays
+            await asyncio.sleep(_LOOK_INTERVAL_S)
         await self._fail(self._unavailable("etcd closes the connection"))
         self._over()
 
@@ -275,7 +279,7 @@ async def _create(
     early.start_revision = max(create.start_revision - 1, 1)
     # A member cut off from the others must end the watch, not answer progress requests for ever.
     with_leader = metadata if REQUIRE_LEADER[0] in metadata else metadata + REQUIRE_LEADER
-    stream = endpoint.stream(wire.WATCH, with_leader)
+    stream, stays = endpoint.stream(wire.WATCH, with_leader), endpoint.stays()
     url = endpoint.address.url
     try:
         async with asyncio.timeout(timeout):
@@ -294,4 +298,4 @@ async def _create(
             raise Unavailable(f"etcd watch at {url}: not confirmed within the deadline") from exc
         raise
     transport.cluster_id = created.header.cluster_id
-    return Watch(transport, endpoint, stream, create)
+    return Watch(transport, endpoint, stream, create, stays)
