@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import platform
+import time
 from collections.abc import Callable, Mapping
+from typing import Final
 from urllib.parse import parse_qs
 
 import orjson
@@ -19,6 +21,9 @@ log = logging.getLogger(__name__)
 
 HealthCheck = Callable[[], str | None]
 """None when all is well, else the reason, for the log and the check's own path."""
+
+_START_S: Final = 60.0
+"""Ours: for so long after it was first asked, a check that never passed is a start and no trouble."""
 
 _NOSNIFF = header("X-Content-Type-Options", "nosniff")
 
@@ -34,6 +39,7 @@ class Health:
         ready: Mapping[str, HealthCheck],
         live: Mapping[str, HealthCheck],
         notes: Mapping[str, HealthCheck] | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stopping = False
         self._notes = notes or {}
@@ -43,6 +49,9 @@ class Health:
             "livez": {**ping, **live},
             "readyz": {**ping, **ready, "shutdown": lambda: "process is shutting down" if self._stopping else None},
         }
+        self._now = now
+        self._begun: dict[str, float] = {}  # checks that never passed, and since when they are asked
+        self._passed: set[str] = set()
         self._failing: set[str] = set()
 
     def begin_shutdown(self) -> None:
@@ -93,14 +102,22 @@ class Health:
         return whole(body.encode(), content_type=TEXT, extra=_NOSNIFF)
 
     def _note(self, endpoint: str, name: str, reason: str | None) -> None:
-        """Log the first failure and the recovery of a check."""
+        """Log the first failure and the recovery of a check; what has yet to pass the first time is not one at once."""
         key = f"{endpoint}/{name}"
-        if reason is not None and key not in self._failing:
-            self._failing.add(key)
-            log.warning("health check failed", extra={"check": key, "reason": reason})
-        elif reason is None and key in self._failing:
+        if reason is None:
+            if key in self._failing or key in self._begun:
+                first = key not in self._passed
+                log.info("health check passes" if first else "health check passes again", extra={"check": key})
+            self._passed.add(key)
             self._failing.discard(key)
-            log.info("health check passes again", extra={"check": key})
+            self._begun.pop(key, None)
+        elif key not in self._failing:
+            if key not in self._passed and key not in self._begun:
+                self._begun[key] = self._now()
+                log.info("not ready yet", extra={"check": key, "reason": reason})
+            if self._now() - self._begun.get(key, float("-inf")) > _START_S:
+                self._failing.add(key)
+                log.warning("health check failed", extra={"check": key, "reason": reason})
 
 
 def _failed(text: str) -> Reply:

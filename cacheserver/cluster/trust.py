@@ -117,8 +117,8 @@ class Published:
         if self._read:
             return None
         return (
-            f"ConfigMap {NAMESPACE}/{NAME} has not been read yet; our service account needs the role {_ROLE}"
-            f" in {NAMESPACE} (see the log)"
+            f"ConfigMap {NAMESPACE}/{NAME} has not been read yet. If it stays so, look whether our service account has"
+            f" the role {_ROLE} in {NAMESPACE}; the log names the cause"
         )
 
     async def _take(self, data: Mapping[str, str]) -> None:

@@ -210,11 +210,9 @@ class Ingest:
             group.create_task(_until_lost(session), name="ingest: lease")
             group.create_task(self.space.watch(session.try_writing, self._feed), name="ingest: space")
             if self._lead:
-                stand_by = functools.partial(
-                    session.claim, on_wait=lambda h: log.info("standing by", extra={"leader": h})
-                )
+                stand_by = functools.partial(session.claim, on_wait=_standing_by)
                 self._leader = await self._patiently(lambda: stand_by("leader"), "the claim to lead")
-                log.info("leading", extra={"holder": self._holder})
+                log.info("leading: this replica reads the sources", extra={"holder": self._holder})
             await self._migrate(session)
             group.create_task(self._collect(session), name="ingest: collect content")
             group.create_task(self._supervise(session, group), name="ingest: supervise")
@@ -468,6 +466,10 @@ class Ingest:
             else:
                 if count:
                     log.info("content collected", extra={"blobs": count})
+
+
+def _standing_by(leader: str) -> None:
+    log.info("standing by: another replica reads the sources, and its log tells of them", extra={"leader": leader})
 
 
 def _claim_name(key: RepositoryKey) -> str:

@@ -66,6 +66,7 @@ class Phase:
 _NOT_RECONCILING = (False, "Idle", "no sync under way")
 _NOT_STALLED = (False, "Progressing", "nothing stands in the way of the next sync")
 _NOT_DEGRADED = (False, "AllAccepted", "every package of the source is served")
+_NOTHING_READ = (False, "NothingRead", "the source was not read yet, so nothing of it is served")
 
 
 def syncing(previous: Stored | None) -> Phase:
@@ -73,7 +74,7 @@ def syncing(previous: Stored | None) -> Phase:
     said = _said(previous)
     ready = said.get("Ready", (False, "Syncing", "the first sync is under way"))
     reconciling = (True, "Syncing", "reading the source")
-    return Phase(ready, reconciling, _NOT_STALLED, said.get("Degraded", _NOT_DEGRADED))
+    return Phase(ready, reconciling, _NOT_STALLED, said.get("Degraded", _NOTHING_READ))
 
 
 def digest_of(previous: Stored | None) -> str:
@@ -84,6 +85,8 @@ def digest_of(previous: Stored | None) -> str:
 def unchanged(previous: Stored | None) -> Phase:
     """The source is what it was at the last finished sync: say again what that one meant."""
     degraded = _said(previous).get("Degraded", _NOT_DEGRADED)
+    if degraded[1] == _NOTHING_READ[1]:
+        degraded = _NOT_DEGRADED
     if degraded[0] and degraded[1] in _STALLING:
         return Phase((False, *degraded[1:]), _NOT_RECONCILING, degraded, degraded)
     facts = orjson.loads(previous.value)["status"] if previous else {}
@@ -92,7 +95,7 @@ def unchanged(previous: Stored | None) -> Phase:
 
 def suspended(previous: Stored | None) -> Phase:
     message = "suspended: the source is not asked; what is there stays. Set suspend: false to go on"
-    degraded = _said(previous).get("Degraded", _NOT_DEGRADED)
+    degraded = _said(previous).get("Degraded", _NOTHING_READ)
     return Phase((True, "Suspended", message), _NOT_RECONCILING, _NOT_STALLED, degraded)
 
 
@@ -147,7 +150,7 @@ def failed(error: CacheServerError, previous: Stored | None) -> Phase:
     parts = (str(error)[:_LONGEST_CAUSE], _REMEDIES.get(reason, ""), "the last good content stays served")
     message = "; ".join(filter(None, parts))
     stalled = (True, reason, message) if reason in _STALLING else _NOT_STALLED
-    degraded = _said(previous).get("Degraded", _NOT_DEGRADED)
+    degraded = _said(previous).get("Degraded", _NOTHING_READ)
     return Phase((False, reason, message), _NOT_RECONCILING, stalled, degraded)
 
 

@@ -41,18 +41,18 @@ class Session:
     async def claim(self, name: str, *, on_wait: Callable[[str], None] = lambda holder: None) -> Claim:
         """The right to write what `name` stands for; waits until its holder lets go or dies.
 
-        on_wait: called with the present holder, once.
+        on_wait: called with the present holder, and again with each other one.
         Raises: NoSpace where nobody holds it and etcd is full; LeaseLostError, Unavailable.
         """
-        told = False
+        told: bytes | None = None
         while True:
             claim, found = await self._attempt(name)
             if claim is not None:
                 return claim
             held = found.key_values
-            if held and not told:
-                told = True
-                on_wait(held[0].value.decode(errors="replace"))
+            if held and held[0].value != told:
+                told = held[0].value
+                on_wait(told.decode(errors="replace"))
             await self._wait_for_release(claim_key(name), found.revision)
 
     async def _attempt(self, name: str) -> tuple[Claim | None, RangeResult]:

@@ -12,13 +12,14 @@ import pytest
 import zstandard
 
 from cacheserver.errors import BlobMissingError, ConfigError, LeaseLostError
-from cacheserver.etcd.client import Client, prefix_end
+from cacheserver.etcd.client import Client, RangeResult, prefix_end
 from cacheserver.model import BlobFile, BlobHead, Digest, Key, Kind, Record, RepositoryKey
 from cacheserver.store import blobs as blobs_module
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.claims import Claim, Session
 from cacheserver.store.keys import PREFIX, IngestState
 from cacheserver.store.objects import Store
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.etcd
 
@@ -128,6 +129,45 @@ async def test_a_second_claim_waits_for_the_first_to_go(store: Store, session: S
         second = await asyncio.wait_for(waiting, 5)
     assert told == ["test"]
     assert second.create_revision > claim.create_revision
+
+
+class Gated(Client):
+    """Asks nothing while its gate is shut."""
+
+    gate: asyncio.Event
+
+    async def range(
+        self,
+        key: bytes,
+        range_end: bytes = b"",
+        *,
+        limit: int = 0,
+        revision: int = 0,
+        keys_only: bool = False,
+        count_only: bool = False,
+        deadline_s: float | None = None,
+    ) -> RangeResult:
+        await self.gate.wait()
+        return await super().range(key, range_end, limit=limit)
+
+
+async def test_who_waits_for_a_claim_hears_of_each_holder(
+    store: Store, session: Session, claim: Claim, etcd_endpoint: str
+) -> None:
+    told: list[str] = []
+    gated = Gated([etcd_endpoint])
+    gated.gate = asyncio.Event()
+    gated.gate.set()
+    async with gated, Store(gated).session("last") as last, store.session("next") as following:
+        waiting = asyncio.create_task(last.claim("ns/repo", on_wait=told.append))
+        await eventually(lambda: told == ["test"])
+        gated.gate.clear()
+        await session.release(claim)
+        between = await following.claim("ns/repo")
+        gated.gate.set()
+        await eventually(lambda: told == ["test", "next"])
+        await following.release(between)
+        await asyncio.wait_for(waiting, 10)
 
 
 async def test_names_with_slashes_and_prefixes_of_each_other_do_not_mix(store: Store, claim: Claim) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import orjson
+import logging
 
+import orjson
+import pytest
+
+from cacheserver.api.health import Health
 from tests.fakes.api import World, api_world
 
 
@@ -27,6 +31,30 @@ async def test_a_failing_check_is_named_and_its_reason_kept_for_its_own_path() -
         assert (await world.get("/readyz/disk")).status == 200
         assert (await world.get("/livez")).status == 200
         assert (await world.get("/readyz", exclude="etcd")).status == 200
+
+
+async def test_a_start_warns_of_nothing_and_a_check_that_failed_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    reason: list[str | None] = ["etcd has not answered yet"]
+    async with api_world(checks={"etcd": lambda: reason[0]}) as world:
+        for now in ("etcd has not answered yet", None, "etcd is away", None):
+            reason[0] = now
+            await world.get("/readyz")
+    told = [(r.levelname, r.getMessage()) for r in caplog.records if r.__dict__.get("check") == "readyz/etcd"]
+    assert told == [
+        ("INFO", "not ready yet"),
+        ("INFO", "health check passes"),
+        ("WARNING", "health check failed"),
+        ("INFO", "health check passes again"),
+    ]
+
+
+async def test_a_check_that_has_not_passed_for_long_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    now = iter((0.0, 0.0, 59.0, 61.0, 62.0))
+    health = Health({"etcd": lambda: "no answer"}, {}, now=lambda: next(now))
+    for _ in range(4):
+        health.answer("/readyz", "")
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == ["health check failed"]
 
 
 async def test_verbose_and_exclude_read_as_in_kubernetes(world: World) -> None:
