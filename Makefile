@@ -18,7 +18,7 @@ PYTHON ?= $(firstword $(shell for p in python3 python3.14 python3.13 python3.12 
 SOURCE ?= example=examples/catalogs
 LISTEN ?= 127.0.0.1:8001
 
-.PHONY: quick check unit etcd e2e hostile test run bench image proto docs clean help
+.PHONY: quick check unit etcd e2e hostile test run bench image audit proto docs clean help
 
 quick: check unit ## check and unit tests (the default)
 
@@ -50,7 +50,15 @@ bench: $(STAMP) ## the figures of docs/figures.md
 	$(BIN)/python -m bench
 
 image: ## the container image, with docker or podman
-	$$(command -v docker || command -v podman || echo docker) build --tag cacheserver:dev .
+	$$(command -v docker || command -v podman || echo docker) build --pull --tag cacheserver:dev .
+
+audit: $(STAMP) ## known faults of the Python packages that we use, where the index can be asked for them
+	@test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && \
+		build/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3'; } || true
+	@rm -f build/audit/found.json
+	@PIPAPI_PYTHON_LOCATION=$(BIN)/python build/audit/bin/pip-audit --local --skip-editable --progress-spinner off \
+		--format json --output build/audit/found.json || true
+	@$(BIN)/python -m tools.audit build/audit/found.json
 
 # By the oldest generator whose output every protobuf that pyproject.toml allows can run: newer ones demand newer runtimes.
 proto: ## generate the etcd messages anew from etcd.proto
