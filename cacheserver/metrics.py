@@ -45,9 +45,15 @@ class _Family:
             found = self._children[values] = self._child()
         return found
 
-    def remove(self, *values: str) -> None:
-        """Drop a series; fine when there is none."""
-        self._children.pop(values, None)
+    def forget(self, *first: str) -> None:
+        """Drop every series whose labels begin with these values."""
+        for values in [values for values in self._children if values[: len(first)] == first]:
+            del self._children[values]
+
+    @property
+    def known(self) -> bool:
+        """Whether there is anything to show."""
+        return True
 
     def series(self) -> list[tuple[tuple[str, ...], Self]]:
         """Each series behind the values of its labels."""
@@ -89,6 +95,14 @@ class Gauge(_Family):
         self._function = function
 
 
+class Fact(Gauge):
+    """A number that there may not be: nothing is shown before it is set."""
+
+    @property
+    def known(self) -> bool:
+        return "_number" in self.__dict__
+
+
 class Histogram(_Family):
     """How many observations came to at most each of `buckets`, and their sum."""
 
@@ -111,7 +125,7 @@ class Histogram(_Family):
 @functools.cache
 def registry() -> CollectorRegistry:
     """All of it, for whoever shows it."""
-    from prometheus_client import CollectorRegistry  # noqa: PLC0415  see the module
+    from prometheus_client import CollectorRegistry, ProcessCollector  # noqa: PLC0415  see the module
     from prometheus_client.registry import Collector  # noqa: PLC0415
 
     class Everything(Collector):
@@ -121,6 +135,7 @@ def registry() -> CollectorRegistry:
 
     made = CollectorRegistry()
     made.register(Everything())
+    ProcessCollector(registry=made)  # process_*: CPU, memory, files, start, as every Go program shows them
     return made
 
 
@@ -136,7 +151,8 @@ def _shown(family: _Family) -> Metric:
     if isinstance(family, Gauge):
         gauge = core.GaugeMetricFamily(name, meaning, labels=names)
         for values, held in family.series():
-            gauge.add_metric(values, held.value)
+            if held.known:
+                gauge.add_metric(values, held.value)
         return gauge
     assert isinstance(family, Counter)
     counter = core.CounterMetricFamily(name, meaning, labels=names)
@@ -351,11 +367,27 @@ repository_rejected = Gauge(
     "Packages rejected in the last sync.",
     ("namespace", "repository"),
 )
+repository_interval = Gauge(
+    "cacheserver_repository_interval_seconds",
+    "Time between two looks at the source.",
+    ("namespace", "repository"),
+)
+repository_suspended = Gauge(
+    "cacheserver_repository_suspended",
+    "1 while the repository is suspended: its source is not asked.",
+    ("namespace", "repository"),
+)
 sync_seconds = Histogram(
     "cacheserver_sync_duration_seconds",
-    "Time of one sync, by outcome (unchanged, applied, failed).",
-    ("outcome",),
-    buckets=(0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800),
+    "Time of one sync, by outcome (unchanged, applied, held, failed).",
+    ("namespace", "repository", "outcome"),
+    # Few: each is a series for every repository and outcome.
+    buckets=(0.1, 1, 10, 60, 600),
+)
+sync_failures = Counter(
+    "cacheserver_sync_failures",
+    "Syncs that failed or were held, by the reason that the Ready condition gives.",
+    ("namespace", "repository", "reason"),
 )
 writes = Counter(
     "cacheserver_writes",
@@ -367,8 +399,12 @@ build = Gauge("cacheserver_build_info", "Always 1; the version is the label.", (
 
 
 def forget_repository(namespace: str, repository: str) -> None:
-    """Drop the series of a repository that is gone."""
-    for gauge in (
+    """Drop the series of a repository that is gone, or that another process tells of from now on."""
+    for family in (
+        sync_seconds,
+        sync_failures,
+        repository_interval,
+        repository_suspended,
         repository_ready,
         repository_checked,
         repository_synced,
@@ -376,13 +412,13 @@ def forget_repository(namespace: str, repository: str) -> None:
         repository_revisions,
         repository_rejected,
     ):
-        gauge.remove(namespace, repository)
+        family.forget(namespace, repository)
 
 
 # --- connections, and who may what ---
-certificate_expires = Gauge(
+certificate_expires = Fact(
     "cacheserver_certificate_expiration_timestamp_seconds",
-    "When the serving certificate expires, as Unix time; 0 without one.",
+    "When the serving certificate expires, as Unix time; absent without one.",
 )
 certificate_loads = Counter(
     "cacheserver_certificate_loads",

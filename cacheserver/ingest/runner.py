@@ -202,6 +202,8 @@ class Ingest:
                 self.space.refused(_first(full))
             except* EtcdError as lost:
                 log.warning("ingestion lost its lease, starting over", extra={"error": str(lost.exceptions[0])})
+                for key in self._tracked:  # another replica may tell of them now; what we saw last must not outlive it
+                    metrics.forget_repository(key.namespace, key.name)
             pause_s = 0.5 if time.monotonic() - started > 60 else min(pause_s * 2, 10.0)
             await asyncio.sleep(pause_s)
 
@@ -403,7 +405,10 @@ class Ingest:
         phase = status.unchanged(previous) if same else status.synced(report)
         await self._publish(life, hold, phase, report, previous)
         life.told = True
-        metrics.repository_checked.labels(life.config.key.namespace, life.config.key.name).set(time.time())
+        labels = life.config.key.namespace, life.config.key.name
+        metrics.repository_checked.labels(*labels).set(time.time())
+        if report.outcome is Outcome.HELD:
+            metrics.sync_failures.labels(*labels, report.reason).inc()
         return report
 
     async def _failed(self, life: _Tracked, hold: _LazyClaim, error: CacheServerError, started: float) -> float:
@@ -411,8 +416,12 @@ class Ingest:
         life.failures += 1
         if life.failures == 1:
             log.warning("sync failed; the last good content stays served", extra=_about(life, error=str(error)))
-        metrics.sync_seconds.labels("failed").observe(time.monotonic() - started)
-        metrics.repository_ready.labels(life.config.key.namespace, life.config.key.name).set(0)
+        labels = life.config.key.namespace, life.config.key.name
+        metrics.sync_seconds.labels(*labels, "failed").observe(time.monotonic() - started)
+        metrics.sync_failures.labels(*labels, status.failure_reason(error)).inc()
+        metrics.repository_ready.labels(*labels).set(0)
+        if not isinstance(error, EtcdError):
+            metrics.repository_checked.labels(*labels).set(time.time())
         life.starved = isinstance(error, NoSpace)
         if isinstance(error, NoSpace):
             self.space.refused(error)
@@ -522,6 +531,8 @@ def _counts(report: SyncReport) -> dict[str, object]:
 def _measure(life: _Tracked, phase: status.Phase, served: status.Served | None) -> None:
     """After a restart too, and while the source is away: what is served is known from the status."""
     labels = (life.config.key.namespace, life.config.key.name)
+    metrics.repository_interval.labels(*labels).set(life.config.interval_s)
+    metrics.repository_suspended.labels(*labels).set(life.config.suspend)
     metrics.repository_ready.labels(*labels).set(phase.ready[0])
     if served is not None:
         metrics.repository_packages.labels(*labels).set(served.packages)

@@ -175,7 +175,7 @@ async def sync(
             finally:
                 rooms.scratch_space.drop(scratch)
     report.elapsed_s = time.monotonic() - started
-    metrics.sync_seconds.labels(report.outcome.value).observe(report.elapsed_s)
+    metrics.sync_seconds.labels(config.key.namespace, config.key.name, report.outcome.value).observe(report.elapsed_s)
     return report
 
 

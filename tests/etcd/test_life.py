@@ -352,7 +352,7 @@ async def test_metrics_tell_what_is_served_after_a_restart_too(world: World) -> 
     first.put(config, lambda: source)
     async with running(first):
         await eventually(lambda: world.says("Synced"))
-        await eventually(lambda: len(gauges("repo")) == 6)
+        await eventually(lambda: len(gauges("repo")) == 8)
     before = gauges("repo")
     assert {name: before[name] for name in expected} == expected
     assert before["last_checked_timestamp_seconds"] >= before["last_synced_timestamp_seconds"] - 1
@@ -360,7 +360,7 @@ async def test_metrics_tell_what_is_served_after_a_restart_too(world: World) -> 
     again = world.ingest()
     again.put(config, lambda: source)
     async with running(again):
-        await eventually(lambda: len(gauges("repo")) == 6)
+        await eventually(lambda: len(gauges("repo")) == 8)
     after = gauges("repo")
     assert {name: after[name] for name in expected} == expected
     assert abs(after["last_synced_timestamp_seconds"] - before["last_synced_timestamp_seconds"]) < 2
@@ -501,3 +501,31 @@ async def test_many_that_are_slow_in_one_namespace_delay_no_other_namespace(worl
 
 async def _is_served(world: World, key: RepositoryKey) -> bool:
     return bool(await world.store.served_keys(key))
+
+
+@pytest.mark.usefixtures("without_metrics")
+async def test_metrics_tell_the_interval_suspension_and_failures_by_reason(world: World) -> None:
+    source, ingest, config = FakeSource(files("1.0.0")), world.ingest(), world.config()
+    ingest.put(config, lambda: source)
+
+    def failures(reason: str) -> float:
+        return metrics.sync_failures.labels("ns", "repo", reason).value
+
+    def syncs(outcome: str) -> int:
+        return sum(metrics.sync_seconds.labels("ns", "repo", outcome).counts)
+
+    async with running(ingest):
+        await eventually(lambda: world.says("Synced"))
+        assert (syncs("applied"), syncs("failed")) == (1, 0)
+        assert gauges("repo")["interval_seconds"] == config.interval_s
+        assert gauges("repo")["suspended"] == 0
+        source.error = SourceNetworkError("x: no route")
+        ingest.request_sync()
+        await eventually(lambda: failures("NetworkError") == 1)
+        assert syncs("failed") == 1
+        assert gauges("repo")["ready"] == 0
+        ingest.put(replace(config, suspend=True), lambda: source)
+        await eventually(lambda: gauges("repo").get("suspended") == 1)
+        ingest.remove(config.key)
+        await eventually(lambda: not gauges("repo"))
+        assert failures("NetworkError") == 0

@@ -27,6 +27,8 @@ _VERBS: Final = {
     "head": "GET",
 }
 
+_PROBES: Final = frozenset(("/healthz", "/livez", "/readyz"))
+
 
 @dataclass(frozen=True, slots=True)
 class WatchMeters:
@@ -71,7 +73,9 @@ class Accounting:
     def series(self, attributes: Attributes, resource: Resource | None) -> Series:
         verb = _VERBS.get(attributes.verb, "other")
         if resource is None:
-            labels = metrics.RequestLabels(verb, "", "", "", "", "")
+            # As kube-apiserver does, a probe's path stands where a subresource would: its 500 is no error of the API's.
+            probe = "/" + attributes.path.strip("/").partition("/")[0]
+            labels = metrics.RequestLabels(verb, "", "", "", probe if probe in _PROBES else "", "")
         else:
             part = attributes.subresource
             named = part if resource.subresource(part) else ""

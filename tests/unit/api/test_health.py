@@ -7,6 +7,7 @@ import logging
 import orjson
 import pytest
 
+from cacheserver import metrics
 from cacheserver.api.health import Health
 from tests.fakes.api import World, api_world
 
@@ -90,3 +91,20 @@ async def test_requests_are_counted_under_kubernetes_labels(six: World) -> None:
     assert 'apiserver_current_inflight_requests{request_kind="readOnly"}' in text
     assert "forged" not in text
     assert "_created" not in text
+    assert "process_resident_memory_bytes" in text
+
+
+async def test_a_probe_that_fails_is_no_error_of_the_api() -> None:
+    async with api_world(checks={"etcd": lambda: "no answer"}) as world:
+        assert (await world.get("/readyz")).status == 500
+        text = (await world.get("/metrics")).body.decode()
+    failed = [line for line in text.splitlines() if "apiserver_request_total{" in line and 'code="500"' in line]
+    assert failed
+    assert all('subresource="/readyz"' in line for line in failed)
+
+
+def test_there_is_no_date_of_a_certificate_where_there_is_none() -> None:
+    fact = metrics.Fact("test_fact", "x", shown=False)
+    assert not fact.known
+    fact.set(0.0)
+    assert fact.known
