@@ -18,13 +18,13 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from cacheserver import metrics
 from cacheserver.api.attributes import Attributes, Query, check_size, parse_query, read_attributes
-from cacheserver.api.auth import OPEN_PATHS, Gate, privileged
+from cacheserver.api.auth import OPEN_PATHS, Gate, Identity, privileged
 from cacheserver.api.content import Blobs
 from cacheserver.api.describe.discovery import Discovery
 from cacheserver.api.describe.openapi import OpenAPI
 from cacheserver.api.health import Health, HealthCheck, version_document
 from cacheserver.api.http.accounting import Accounting, Series
-from cacheserver.api.http.connection import LINE_BYTES, LINES, LINGERING_S, SecureServer, Server, introduce
+from cacheserver.api.http.connection import LINE_BYTES, LINES, LINGERING_S, SecureServer, Server, client_of, introduce
 from cacheserver.api.http.connections import CONNECTIONS, Room
 from cacheserver.api.http.inflight import READS, WATCHES, InFlight
 from cacheserver.api.http.negotiate import Answer, Encoding, negotiate, wants_pretty
@@ -112,6 +112,7 @@ class Api:
         self._now = now
         self._accounting = Accounting()
         self._in_flight = InFlight(max_reads, max_watches)
+        self._in_flight_beside = InFlight(max_reads)  # whatever reads do, discovery is answered
         self._watches = Watches(cache, self._accounting, now)
         self._verbs = Verbs(cache, blobs, Renderer(now, list_cache_bytes), self._watches, now)
         self._discovery = Discovery(resources, _OTHER_PATHS)
@@ -191,7 +192,7 @@ class Api:
         if not attributes.resource:
             if gate is not None and identity is not None:
                 await gate.authorize(identity, attributes)
-            return await self._other(request, attributes, asked.text)
+            return await self._beside(request, asked, identity)
         user = identity.user if identity is not None else ""
         exempt = identity is not None and privileged(identity)
         self._in_flight.enter(user, watch=asked.is_watch, exempt=exempt, selectors=asked.selectors)
@@ -211,6 +212,19 @@ class Api:
             return reply
         finally:
             self._in_flight.leave(user, watch=asked.is_watch, selectors=asked.selectors)
+
+    async def _beside(self, request: web.BaseRequest, asked: _Asked, identity: Identity | None) -> Reply | Stream:
+        """Everything that is no resource, until the client has taken it. Raises: StatusError 404, 405, 406, 429."""
+        who = identity.user if identity is not None else client_of(request)
+        exempt = asked.attributes.path in OPEN_PATHS or (identity is not None and privileged(identity))
+        self._in_flight_beside.enter(who, watch=False, exempt=exempt)
+        try:
+            reply = await self._other(request, asked.attributes, asked.text)
+            if isinstance(reply, Reply):
+                await reply.send(request)
+            return reply
+        finally:
+            self._in_flight_beside.leave(who, watch=False)
 
     async def _other(self, request: web.BaseRequest, attributes: Attributes, query: str) -> Reply | Stream:
         """Everything that is no resource."""

@@ -289,7 +289,7 @@ class ServingSettings:
         400,
         "Most requests for resources answered at the same time, watches aside; one more gets 429 and comes back. "
         "An answer counts until its client has taken it; one user has a fourth of them. "
-        "Members of system:masters are never refused; discovery and health do not count.",
+        "Members of system:masters are never refused; discovery has as many of its own, health does not count.",
     )  # kube-apiserver's
     max_watches: int = _setting(
         "max-watches",

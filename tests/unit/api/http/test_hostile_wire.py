@@ -17,6 +17,7 @@ from cacheserver.api.http.connection import BODY_BYTES, HEADER_BYTES, Connection
 from cacheserver.api.http.connections import CLOSE_WITHIN_S, HEADER_WITHIN_S, Room
 from cacheserver.api.http.reply import UNSENT_BYTES
 from tests.fakes.api import BASE, World, api_world
+from tests.support.strangers import strangers
 from tests.support.waiting import eventually
 
 GET = b"GET /openapi/v2 HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -114,6 +115,18 @@ async def test_an_answer_counts_until_it_is_taken() -> None:
             assert (await world.get("/readyz")).status == 200
         answers = (await world.get("namespaces/team/packages/r.p1") for _ in range(100))
         assert 200 in [answer.status async for answer in answers]  # it left, and made room
+
+
+async def test_discovery_that_nobody_takes_counts_for_its_client_alone() -> None:
+    async with api_world(max_reads=4) as world, strangers(world.url) as crowd:
+        (stalled,) = await crowd.send(1, GET * 100, paused=True)
+        await eventually(lambda: any(cast("Connection", one).writing_paused for one in world.server.connections))
+        for path, status in (("/openapi/v2", 429), ("/livez", 200), (f"{BASE}/packages", 200)):
+            (other,) = await crowd.send(1, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert await other.status() == status
+        assert (await world.get("/openapi/v2")).status == 200  # from 127.0.0.1
+        stalled.writer.transport.abort()
+        await eventually(lambda: world.api._in_flight_beside._now[0] == 0)
 
 
 async def test_a_long_pipeline_is_answered_to_its_end_when_the_client_takes_it(six: World) -> None:
