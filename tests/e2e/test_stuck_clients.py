@@ -9,6 +9,7 @@ import socket
 import ssl
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.e2e
 
 MOST_RESIDENT = 400 << 20
 MOST_OF_HANDSHAKES = 200 << 20
+MOST_OF_PIPELINES = 32 << 20
 SLOW_READERS = 200
 BIG = Shape(packages=3000, repositories=10)  # a list of 10 MB
 HEAD = "Host: x\r\nAccept: application/json\r\n"
@@ -181,6 +183,28 @@ async def test_thousands_of_unfinished_handshakes_push_out_each_other(
         for sock in held:
             sock.close()
     assert '"too many TLS handshakes are not complete"' in secure.log()
+    assert "Traceback" not in secure.log()
+
+
+@pytest.mark.parametrize("target", ["/openapi/v2", f"{API}/packages", "/livez"])
+async def test_pipelines_of_answers_that_nobody_takes_are_held_back(
+    secure: ServerProcess, authority: Authority, target: str
+) -> None:
+    """20,000 requests each; one such connection took 492 MB."""
+    before = memory([secure.pid]).rss
+    piece = f"GET {target} HTTP/1.1\r\n{HEAD}\r\n" * 1000
+    async with strangers(secure.url, _context(authority)) as crowd:
+        for one in await crowd.connect(10):
+            one.pause()
+            with suppress(TimeoutError):  # the server reads no more, which is what it has to do
+                async with asyncio.timeout(0.5):
+                    for _ in range(20):
+                        await one.send(piece)
+        for _ in range(3):
+            assert await asyncio.to_thread(_packages, secure, _context(authority)) == 1
+        took = memory([secure.pid]).peak - before
+    print(target, took >> 20, "MiB")
+    assert took < MOST_OF_PIPELINES
     assert "Traceback" not in secure.log()
 
 
