@@ -229,15 +229,22 @@ async def slow_bodies(enemy: Enemy, *, user: str, connections: int, hold_s: floa
     return {"statuses": statuses, "broken": broken}
 
 
-async def unfinished_handshakes(enemy: Enemy, *, connections: int, hold_s: float) -> Told:
-    """Connections that never say who they are."""
+def _half_a_hello(size: int) -> bytes:
+    """A handshake's first message without its end, in records of 16 KiB; 128 KiB is the most that OpenSSL takes."""
+    message = b"\x01\x01\xff\xff\x03\x03" + bytes(size)
+    parts = [message[at : at + (16 << 10)] for at in range(0, size, 16 << 10)]
+    return b"".join(b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part for part in parts)
+
+
+async def unfinished_handshakes(enemy: Enemy, *, connections: int, hello: int, hold_s: float) -> Told:
+    """Connections that never say who they are; every other sends `hello` bytes of its first message."""
     place = urlsplit(enemy.url)
-    held, refused = [], 0
+    held, refused, begin = [], 0, _half_a_hello(hello)
     for number in range(connections):
         try:
             async with asyncio.timeout(5):
                 _, writer = await asyncio.open_connection(place.hostname, place.port, local_addr=(ADDRESS, 0))
-            writer.write(b"\x16\x03\x01\x40\x00" if number % 2 else b"")
+            writer.write(begin if number % 2 else b"")
             held.append(writer)
         except (OSError, TimeoutError):
             refused += 1

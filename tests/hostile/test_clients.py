@@ -120,9 +120,9 @@ async def test_bodies_that_nobody_asked_for_are_not_kept(arena: Arena, user: str
     await attack(arena, "slow_bodies", user=user, connections=100, hold_s=HOLD_S)
 
 
-@whole_only
-async def test_connections_that_do_not_say_who_they_are_keep_nobody_out(arena: Arena) -> None:
-    await attack(arena, "unfinished_handshakes", connections=1500, hold_s=HOLD_S)
+@pytest.mark.parametrize("hello", [1, 127 << 10])
+async def test_connections_that_do_not_say_who_they_are_keep_nobody_out(arena: Arena, hello: int) -> None:
+    await attack(arena, "unfinished_handshakes", connections=4000 if WHOLE else 600, hello=hello, hold_s=HOLD_S)
 
 
 @whole_only
