@@ -120,6 +120,12 @@ class SecretInvalidError(SourceError):
     reason = "SecretInvalid"
 
 
+class StorageLimitError(SourceError):
+    """The repository, or its namespace, would have more bytes in etcd than it may."""
+
+    reason = "StorageLimit"
+
+
 class SourceInvalidError(SourceError):
     """What came is not what the source promised: bad digest, not a catalog image, a path out of the root."""
 

@@ -376,6 +376,19 @@ class ParseSettings:
         "Most bytes of git's copies of repositories kept between syncs; the one used longest ago goes, and is fetched "
         "anew when it is needed.",
     )  # four of the largest sources allowed
+    repository_bytes: int = _setting(
+        "max-repository-bytes",
+        size(least=1 << 20, most=1 << 40),
+        1 << 30,
+        "Most bytes that one repository has in etcd: objects, content and index, and what it replaced within the last "
+        "75 minutes.",
+    )  # an eighth of the 8Gi that etcd is best kept below; the largest public catalogs take 100 MB
+    namespace_bytes: int = _setting(
+        "max-namespace-bytes",
+        size(least=1 << 20, most=1 << 40),
+        2 << 30,
+        "Most bytes that all repositories of a namespace have in etcd together, counted as for one.",
+    )  # a fourth of etcd's 8Gi, so that one tenant does not fill it
     git_memory_bytes: int = _setting(
         "git-memory",
         size(least=64 << 20, most=1 << 40),

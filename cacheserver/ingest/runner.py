@@ -298,6 +298,8 @@ class Ingest:
             except TimeoutError:
                 return None
             count = await forget(key, claim, self._rooms.store)
+            if self._rooms.storage is not None:
+                await self._rooms.storage.forget(claim, key)
             await session.release(claim)
             return count
 

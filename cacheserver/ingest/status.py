@@ -44,6 +44,7 @@ _REMEDIES = {
     "AuthenticationFailed": "give the repository credentials that its source accepts",
     "SourceNotFound": "correct spec.source, or put there what it names",
     "SourceInvalid": "repair the source; it is refused until it changes",
+    "StorageLimit": "raise the cap, or make the catalog smaller; it is tried again by itself",
     "SourceTooLarge": "raise the cap, or make the source smaller",
     "SourceFailed": "it is tried again at each interval",
     "SyncTooLong": "it is tried again at each interval; raise --sync-timeout, or make the source smaller or faster",

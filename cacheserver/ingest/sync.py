@@ -27,6 +27,7 @@ from cacheserver.config.sources import GitSource
 from cacheserver.errors import BlobMissingError, NoSpace, SyncTooLongError
 from cacheserver.ingest.disk import Mirrors, ScratchSpace
 from cacheserver.ingest.shares import Shares
+from cacheserver.ingest.storage import Storage
 from cacheserver.model import LABEL_LATEST, OBJECT_VERSION, Digest, Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import Progress, Source, Tree
 from cacheserver.store.blobs import Blobs
@@ -119,6 +120,8 @@ class SyncServices:
     fetching: Shares = field(default_factory=lambda: Shares(FETCHES_AT_ONCE - SLOW_AT_ONCE, SLOW_AT_ONCE))
     applying: Shares = field(default_factory=lambda: Shares(APPLIES_AT_ONCE, SLOW_AT_ONCE))
     scratch_space: ScratchSpace = field(default_factory=lambda: ScratchSpace(SCRATCH_BYTES))
+    storage: Storage | None = None
+    """Where bytes in etcd are bounded: in a server, and in `ingest`."""
     mirrors: Mirrors | None = None
     """Where git's copies are bounded: in a server."""
 
@@ -291,8 +294,17 @@ class _Reading:
             report.outcome, (report.reason, report.message) = Outcome.HELD, refusal
             # Another owner is written into everything by a sync that knows nothing yet; a refused one wrote nothing.
             return state.index if state and _fits(state, self.config, self.rooms.release) else ""
+        apply = _Apply(self.config, self.claim, self.rooms, catalog, served, report, self.progress)
+        storage, key = self.rooms.storage, self.config.key
+        reserved = None
+        if storage is not None and (catalog.packages or apply.gone):
+            # A full etcd takes no note, and refuses the puts as well; what the sync takes away is to go all the same.
+            with contextlib.suppress(NoSpace):
+                reserved = await storage.reserve(self.claim, key, catalog, apply.gone, digest)
         report.outcome = Outcome.APPLIED
-        await _Apply(self.config, self.claim, self.rooms, catalog, served, report, self.progress).run()
+        await apply.run()
+        if storage is not None and reserved is not None:
+            await storage.finished(self.claim, key, reserved)
         return await self.rooms.blobs.put_bytes(catalog.index, "application/octet-stream", self.scratch)
 
 
@@ -358,10 +370,11 @@ class _Apply:
         self._report = report
         self._progress = progress
         self._done = 0
+        self.gone = self._gone()
 
     async def run(self) -> None:
         self._report.unchanged += sum(len(self._served.get(name, ())) for name in self._catalog.unchanged)
-        gone = self._gone()
+        gone = self.gone
         if not self._catalog.packages and not gone:
             return
         # From here on the index of the last sync no longer tells what is served: if this sync does not finish, the next

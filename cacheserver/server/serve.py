@@ -31,11 +31,13 @@ from cacheserver.ingest.disk import Mirrors, ScratchSpace, scratch_directory
 from cacheserver.ingest.reading import open_for
 from cacheserver.ingest.roll import Roll
 from cacheserver.ingest.space import TROUBLE
+from cacheserver.ingest.storage import Storage
 from cacheserver.server import memory
 from cacheserver.sources import Access, Progress, Source
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.claims import CLAIM_TTL_S
 from cacheserver.store.objects import Store
+from cacheserver.store.usage import Usages
 
 if TYPE_CHECKING:
     from cacheserver.api import Acceptor, Api
@@ -90,7 +92,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
             max_watches=limits.watches_that_fit(settings.serving.max_watches),
         )
         scratch = stack.enter_context(scratch_directory())
-        services = _services(store, blobs, workers, scratch, settings)
+        services = _services(client, store, blobs, workers, scratch, settings)
         if settings.from_cluster and listener.kubernetes is not None:
             ingest, controller = _cluster_ingestion(services, settings, listener.kubernetes, space)
         else:
@@ -129,7 +131,7 @@ async def ingest(
         store = Store(client)
         await _open(store, client, settings)
         scratch = stack.enter_context(scratch_directory())
-        services = _services(store, Blobs(client), workers, scratch, settings)
+        services = _services(client, store, Blobs(client), workers, scratch, settings)
         await _standalone_ingestion(services, settings, Space()).once(
             progress=progress, on_report=on_report, on_error=on_error
         )
@@ -260,7 +262,9 @@ async def _etcd(settings: Settings) -> AsyncIterator[Client]:
         yield await stack.enter_async_context(client)
 
 
-def _services(store: Store, blobs: Blobs, workers: Workers, scratch: Path, settings: Settings) -> SyncServices:
+def _services(
+    client: Client, store: Store, blobs: Blobs, workers: Workers, scratch: Path, settings: Settings
+) -> SyncServices:
     parsing = settings.parsing
     mirrors = Mirrors(settings.etcd.data_dir / "sources", parsing.mirror_bytes)
     return SyncServices(
@@ -271,6 +275,12 @@ def _services(store: Store, blobs: Blobs, workers: Workers, scratch: Path, setti
         timeout_s=parsing.sync_timeout_s,
         scratch_space=ScratchSpace(parsing.scratch_bytes),
         mirrors=mirrors,
+        storage=Storage(
+            Usages(client),
+            blobs,
+            repository_bytes=parsing.repository_bytes,
+            namespace_bytes=parsing.namespace_bytes,
+        ),
     )
 
 

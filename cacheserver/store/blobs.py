@@ -23,6 +23,7 @@ import zstandard
 from cacheserver import metrics
 from cacheserver.errors import BlobMissingError, Unavailable
 from cacheserver.etcd.client import Client, Compare, Delete, Put, prefix_end
+from cacheserver.memo import Memo
 from cacheserver.model import BlobFile, BlobHead, Digest
 from cacheserver.store.keys import BLOB
 from cacheserver.store.objects import PIPELINE, Store
@@ -36,6 +37,7 @@ _TURN_BYTES = 256 << 10  # unpacked in one turn of the loop: under 1 ms
 _WINDOW_BYTES = 8 << 20  # that a frame may ask the decompressor to remember; ours ask for 2 MiB
 _PLAIN_HEAD_BYTES = 32 << 10
 _HEADS_KEPT = 4096
+_STORED_BYTES = 8 << 20  # remembered: some 16,000 sizes
 _COLLECT_AFTER_S = 3600.0
 _WALK_KEYS = 8  # etcd loads values also where keys alone are asked for: 8 chunks are 4 MiB of its memory
 _PUT_TRIES = 3
@@ -48,6 +50,7 @@ class Blobs:
         self._client = client
         # Immutable by digest, so never stale while the blob exists. When full, the least recently used goes.
         self._heads: OrderedDict[Digest, BlobHead] = OrderedDict()
+        self._stored = Memo[Digest, int](_STORED_BYTES)
         self._unreferenced: dict[bytes, tuple[_Marks, float]] = {}
 
     # --- read ---
@@ -131,7 +134,7 @@ class Blobs:
                     first = [Compare(_chunk_key(digest, 0), "create_revision", stands[0].create_revision)]
                 chunks, written = chunks + 1, written + len(chunk)
                 chunk = await asyncio.to_thread(file.read, _CHUNK_BYTES)
-        head = Put(_key(digest) + b"head", _encode_head(blob.head, chunks + 1))
+        head = Put(_key(digest) + b"head", _encode_head(blob.head, chunks + 1, written + len(chunk)))
         stored = await self._client.txn(first, [Put(_chunk_key(digest, chunks), chunk), head])
         return written + len(chunk) if stored.succeeded else 0
 
@@ -170,6 +173,23 @@ class Blobs:
 
         await in_parallel(digests, look, width=PIPELINE)
         return missing
+
+    async def stored_bytes(self, digests: Iterable[Digest]) -> dict[Digest, int]:
+        """Packed bytes of those of `digests` that are in the store."""
+        found: dict[Digest, int] = {}
+
+        async def look(digest: Digest) -> None:
+            known = self._stored.get(digest)
+            if known is None:
+                heads = (await self._client.range(_key(digest) + b"head")).key_values
+                if not heads:
+                    return
+                known = _stored_bytes(heads[0].value)
+                self._stored.put(digest, known, len(digest))
+            found[digest] = known
+
+        await in_parallel(digests, look, width=PIPELINE)
+        return found
 
     # --- collect ---
 
@@ -260,9 +280,18 @@ def _chunk_key(digest: Digest, index: int) -> bytes:
     return _key(digest) + b"%04d" % index
 
 
-def _encode_head(head: BlobHead, chunks: int) -> bytes:
-    value = orjson.dumps({"size": head.size, "mediaType": head.media_type, "files": head.files, "chunks": chunks})
+def _encode_head(head: BlobHead, chunks: int, stored: int) -> bytes:
+    value = orjson.dumps(
+        {"size": head.size, "mediaType": head.media_type, "files": head.files, "chunks": chunks, "stored": stored}
+    )
     return value if len(value) <= _PLAIN_HEAD_BYTES else zstandard.ZstdCompressor(level=3).compress(value)
+
+
+def _stored_bytes(value: bytes) -> int:
+    """Of a blob by its head; about, where an older release wrote it."""
+    raw = orjson.loads(value if value[:1] == b"{" else zstandard.ZstdDecompressor().decompress(value))
+    stored: int = raw.get("stored", min(raw["size"], raw["chunks"] * _CHUNK_BYTES))
+    return stored
 
 
 def _decode_head(digest: Digest, value: bytes) -> tuple[BlobHead, int]:

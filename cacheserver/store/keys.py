@@ -5,6 +5,7 @@ served/<kind>/<namespace>/<repository>[/<package>[/<revision>]]   manifest witho
 served/tick                                                        freshness mark for old etcd; watched
 ingest/<namespace>/<repository>                                    what the last sync saw
 blob/<sha256>/head, blob/<sha256>/<nnnn>                           content: zstd in chunks of 512 KiB; not watched
+usage/<namespace>[/<repository>]                                   bytes that it has stored (usage.py)
 claim/<name>                                                       who may write, on a lease
 layout                                                             version of all this
 """
@@ -24,6 +25,7 @@ TICK = SERVED + b"tick"
 INGEST = PREFIX + b"ingest/"
 CLAIM = PREFIX + b"claim/"
 BLOB = PREFIX + b"blob/"
+USAGE = PREFIX + b"usage/"
 LAYOUT = PREFIX + b"layout"
 
 
