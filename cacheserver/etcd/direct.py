@@ -86,7 +86,8 @@ def _headers(address: Address, path: str, metadata: Metadata) -> bytes:
 
 
 class DirectCall:
-    """One call to one endpoint, made again and again over a connection of its own. Connects when needed; close() it."""
+    """One call to one endpoint, made again and again over a connection of its own. Connects when needed; close() it,
+    for good."""
 
     def __init__(self, address: Address, tls: TLSFiles, path: str, message: bytes) -> None:
         """path: of the gRPC method. message: the request, serialized; the same each time."""
@@ -95,7 +96,7 @@ class DirectCall:
         self._path = path
         self._body = b"\0" + len(message).to_bytes(4, "big") + message
         self._connection: _Connection | None = None
-        self._connecting = False
+        self._connecting = self._closed = False
         self._tried_at = float("-inf")
         self._metadata: Metadata | None = None
         self._block = b""
@@ -117,7 +118,7 @@ class DirectCall:
                     connection = await self._connect()
                 return await connection.ask(self._block, self._body)
         except (OSError, ValueError, DirectCallError) as exc:  # TimeoutError is an OSError
-            self.close()
+            self._hang_up()
             raise DirectCallError(str(exc) or type(exc).__name__) from exc
 
     @property
@@ -147,17 +148,21 @@ class DirectCall:
             )
 
     def close(self) -> None:
-        """Ends the connection; the next call makes another."""
+        """Ends the connection, also one that is just being made; nothing is called any more."""
+        self._closed = True
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
     async def _connect(self) -> _Connection:
-        if self._connecting or monotonic() - self._tried_at < _AGAIN_AFTER_S:
+        if self._closed or self._connecting or monotonic() - self._tried_at < _AGAIN_AFTER_S:
             raise _NotTriedError("not connected")
         self._connecting, self._tried_at = True, monotonic()
         try:
-            self.close()
+            self._hang_up()
             loop, address = asyncio.get_running_loop(), self.address
             if address.url.startswith("unix:"):
                 path = address.url.removeprefix("unix:").removeprefix("//")
@@ -169,6 +174,9 @@ class DirectCall:
                 _, connection = await loop.create_connection(
                     _Connection, parts.hostname or "", parts.port or 2379, ssl=tls
                 )
+            if self._closed:  # in the meantime
+                connection.close()
+                raise DirectCallError("closed")
             self._connection = connection
             return connection
         finally:

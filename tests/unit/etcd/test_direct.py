@@ -204,6 +204,28 @@ async def test_who_asks_while_it_connects_is_sent_to_the_ordinary_call() -> None
         assert isinstance(second, DirectCallError)
 
 
+async def test_one_that_is_closed_while_it_connects_leaves_no_connection() -> None:
+    gone = asyncio.Event()
+
+    async def silent(etcd: Etcd) -> None:
+        try:
+            await etcd.begun()
+            while True:
+                await etcd.next()
+        finally:
+            gone.set()
+
+    async with lines(silent) as (line, _):
+        asked = asyncio.create_task(line.ask((), 60))
+        await asyncio.sleep(0)  # it has begun to connect
+        line.close()
+        with pytest.raises(DirectCallError):
+            await asyncio.wait_for(asked, 5)
+        await asyncio.wait_for(gone.wait(), 5)
+        with pytest.raises(DirectCallError):
+            await line.ask((), 5)
+
+
 async def test_nobody_there_is_told_at_once() -> None:
     line = DirectCall(parse_address("unix:/nowhere"), TLSFiles(), "/path", b"question")
     with pytest.raises(DirectCallError):
