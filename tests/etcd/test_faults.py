@@ -136,7 +136,9 @@ async def test_an_etcd_that_stops_does_not_wait_for_the_watch(
     async with Client([process.endpoint], tls=files) as client, client.watch(b"a", start_revision=1) as watch:
         await client.newest_revision(b"a")
         end = asyncio.create_task(asyncio.to_thread(process.terminate))
-        with pytest.raises(Unavailable, match="closes the connection"):
-            await drain(watch)
-        async with asyncio.timeout(4):  # it gives streams five seconds, and two election timeouts
+        # etcd that waits gives streams five seconds, and two election timeouts. One that does not (3.5.1, as a rule)
+        # says that it goes, and goes: which is seen first is chance.
+        async with asyncio.timeout(4):
+            with pytest.raises(Unavailable):
+                await drain(watch)
             await end

@@ -14,7 +14,7 @@ from typing import Final
 from hypothesis import HealthCheck, settings
 
 EXAMPLES: Final = int(os.environ.get("CACHESERVER_TEST_FUZZ", "40"))
-FUZZ: Final = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+FUZZ: Final = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @contextmanager

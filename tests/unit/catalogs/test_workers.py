@@ -87,6 +87,7 @@ async def test_a_job_that_takes_too_long_is_stopped_and_named(tmp_path: Path) ->
 
 
 async def test_a_killed_worker_is_replaced_and_its_work_done(workers: Workers, parsed: Parse) -> None:
+    await parsed(FIXTURES, "kettle.yaml")  # it is started with the first work
     [worker] = children()
     os.kill(worker, signal.SIGKILL)
     # As the kernel does when memory runs out: no fault of the file that comes next.
