@@ -207,8 +207,8 @@ class Api:
             else:
                 async with asyncio.timeout(request_timeout_s(asked.query)):
                     reply = await self._verbs.answer(call)
-            if isinstance(reply, Reply):
-                await reply.send(request)  # in flight until it is taken
+            if isinstance(reply, Reply) and not reply.start(request):
+                await reply.rest()  # in flight until it is taken
             return reply
         finally:
             self._in_flight.leave(user, watch=asked.is_watch, selectors=asked.selectors)

@@ -132,9 +132,17 @@ class Reply(web.StreamResponse):  # aiohttp wants one returned; all it calls is 
         return self._request is not None and self._request.keep_alive
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Write everything that fits one write. Called by aiohttp when the handler has returned this."""
+        """As start(). Called by aiohttp when the handler has returned this."""
+        self.start(request)
+        return None
+
+    def start(self, request: web.BaseRequest) -> bool:
+        """Write everything that fits one write. True: nothing is left to write, or to wait for.
+
+        Raises ConnectionResetError when the client is gone. Nothing happens when it was called before.
+        """
         if self._request is not None:
-            return None  # it was sent already
+            return True
         self._request = request
         transport = request.transport
         if transport is None or transport.is_closing():
@@ -156,11 +164,16 @@ class Reply(web.StreamResponse):  # aiohttp wants one returned; all it calls is 
         transport.write(b"".join(pieces))
         if self._parts:
             request.writer.output_size = 1  # what fails from here on breaks off
-        return None
+            return False
+        return not request.protocol.writing_paused
 
     async def send(self, request: web.BaseRequest) -> None:
         """Write all of it, as fast as the client takes it; aiohttp finds nothing left to do."""
-        await self.prepare(request)
+        if not self.start(request):
+            await self.rest()
+
+    async def rest(self) -> None:
+        """What start() left."""
         await self.write_eof()
         self._parts = ()
 
