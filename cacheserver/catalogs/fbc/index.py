@@ -1,8 +1,9 @@
 """What is remembered of a parsed catalog, so that the next parse reads only what changed. Opaque outside this room.
 
 zstd over lines: a heading with the version, then for each good package `P name input_hash revisions`, followed by its
-documents, `D sha256 facts`, behind the file that they stand in, `F path` with the path as a JSON string. Documents of
-no package of ours stand under the name `-`. A package that was held or rejected stays as it was when it was good.
+documents, `D sha256 facts`, behind the file that they stand in, `F path` with the path as a JSON string. `W sha256` and
+a finding as JSON: a warning about that document, said again while nobody reads it anew. Documents of no package of ours
+stand under the name `-`. A package that was held or rejected stays as it was when it was good.
 """
 
 from __future__ import annotations
@@ -15,20 +16,28 @@ from typing import Final
 import orjson
 import zstandard
 
+from cacheserver.catalogs.catalog import Finding
 from cacheserver.catalogs.fbc.facts import FORMAT_VERSION
 from cacheserver.model import RepositoryKey
 
-_HEADING: Final = f"cacheserver fbc {FORMAT_VERSION}".encode()
+_HEADING: Final = f"cacheserver fbc {FORMAT_VERSION} with warnings".encode()
+MOST_WARNINGS: Final = 2_000
+"""Ours: kept of one catalog; each has up to 1 KiB."""
 _FILE: Final = b"F "
 _NO_PACKAGE: Final = "-"  # no package name: rules.py wants a letter or digit at both ends
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """documents: sha256 in hex -> (package, facts, path). packages: name -> (input hash, revisions)."""
+    """documents: sha256 in hex -> (package, facts, path). packages: name -> (input hash, revisions).
+
+    warnings: by the document's sha256; their lines count from its first one, path and document are not known. One that
+    names a package came from what judges packages, the others from who reads documents.
+    """
 
     documents: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
     packages: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    warnings: Mapping[str, Sequence[Finding]] = field(default_factory=dict)
 
 
 def input_hash(repository: RepositoryKey, documents: Iterable[str]) -> str:
@@ -49,6 +58,7 @@ def decode(index: bytes) -> Known:
         return Known()
     documents: dict[str, tuple[str, str, str]] = {}
     packages: dict[str, tuple[str, int]] = {}
+    warnings: dict[str, list[Finding]] = {}
     package = path = ""
     for line in lines[1:]:
         if line.startswith(_FILE):
@@ -60,13 +70,22 @@ def decode(index: bytes) -> Known:
             found, revisions = rest.split(" ")
             if package:
                 packages[package] = (found, int(revisions))
+        elif kind == "W":
+            warnings.setdefault(first, []).append(Finding(**orjson.loads(rest)))
         else:
             documents[first] = (package, rest, path)
-    return Known(documents, packages)
+    return Known(documents, packages, warnings)
 
 
-def encode(packages: Mapping[str, tuple[str, int]], documents: Mapping[str, Sequence[tuple[str, str, str]]]) -> bytes:
-    """packages: as Known's. documents: package (empty for none) -> (sha256, facts, path). Slow for the loop."""
+def encode(
+    packages: Mapping[str, tuple[str, int]],
+    documents: Mapping[str, Sequence[tuple[str, str, str]]],
+    warnings: Mapping[str, Sequence[Finding]],
+) -> bytes:
+    """packages, warnings: as Known's. documents: package (empty for none) -> (sha256, facts, path).
+
+    Slow for the loop.
+    """
     lines = [_HEADING]
     for package in sorted(documents):
         found, revisions = packages.get(package, ("-", 0))
@@ -77,4 +96,5 @@ def encode(packages: Mapping[str, tuple[str, int]], documents: Mapping[str, Sequ
                 path = at
                 lines.append(_FILE + orjson.dumps(at))
             lines.append(f"D {sha256} {facts}".encode())
+            lines += [b"W %b %b" % (sha256.encode(), orjson.dumps(warning)) for warning in warnings.get(sha256, ())]
     return zstandard.ZstdCompressor(level=3, write_content_size=True).compress(b"\n".join(lines))

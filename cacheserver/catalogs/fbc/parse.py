@@ -186,10 +186,30 @@ class Parse:
                 package, facts = (seen.package, seen.facts) if seen.facts else known.documents[seen.sha256][:2]
                 located = Located(facts, path, seen.document + documents, seen.line + lines)
                 self._found.documents.setdefault(package, []).append((seen.sha256, located))
+                if not seen.facts:
+                    self._say_again(known, seen.sha256, located, of_package=False)
             for blob in report.blobs:
                 self._found.blobs[blob.head.digest] = blob
             documents += report.documents
             lines += report.lines
+
+    def _say_again(self, known: index.Known, sha256: str, located: Located, *, of_package: bool) -> None:
+        """The warnings about a document that was not read, or judged, again; where it stands now."""
+        for found in known.warnings.get(sha256, ()):
+            if bool(found.package) == of_package:
+                at = replace(found, path=located.path, document=located.document, line=located.line + found.line)
+                self._found.findings.append(at)
+
+    def _warnings(self, documents: Iterable[tuple[str, Located]]) -> dict[str, list[Finding]]:
+        """Those about any of the documents, as the index keeps them."""
+        told = [found for found in self._found.findings if found.warning][: index.MOST_WARNINGS]
+        places = {(at.path, at.document): (sha256, at.line) for sha256, at in documents} if told else {}
+        kept: dict[str, list[Finding]] = {}
+        for found in told:
+            if place := places.get((found.path, found.document)):
+                sha256, line = place
+                kept.setdefault(sha256, []).append(replace(found, path="", document=0, line=found.line - line))
+        return kept
 
     async def _judge(self, known: index.Known) -> Catalog:
         """Packages that changed are assembled, the others are counted. What goes over all of them, in threads."""
@@ -210,6 +230,9 @@ class Parse:
     def _catalog(self, due: _Due, assembled: Sequence[Assembled], known: index.Known) -> Catalog:
         rejected, hashes = due.rejected, due.hashes
         good = {name: known.packages[name] for name in due.unchanged}
+        for name in due.unchanged if known.warnings else ():
+            for sha256, located in self._found.documents[name]:
+                self._say_again(known, sha256, located, of_package=True)
         packages: list[ParsedPackage] = []
         for one in sorted(assembled, key=lambda one: one.name):
             self._found.findings += one.findings
@@ -248,11 +271,14 @@ class Parse:
             for name, found in self._found.documents.items()
             if not name or name in good
         }
+        here = (each for name, found in self._found.documents.items() if not name or name in good for each in found)
+        warnings: dict[str, Sequence[Finding]] = {**self._warnings(here)}
         kept = {name: known.packages[name] for name in rejected if name in known.packages}
         for sha256, (name, facts, path) in known.documents.items():
             if name in kept:
                 documents.setdefault(name, []).append((sha256, facts, path))
-        return index.encode({**good, **kept}, documents)
+                warnings.setdefault(sha256, known.warnings.get(sha256, ()))
+        return index.encode({**good, **kept}, documents, warnings)
 
     async def _assemble(self, groups: list[Group], *, alone: bool = False) -> list[Assembled]:
         """As _read: when the worker dies, each package is tried again alone."""
