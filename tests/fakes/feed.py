@@ -124,8 +124,9 @@ class FakeFeed:
         self.revision, self._values, self._log, self._compacted = 1, {}, [], 0
         self.break_streams()
 
-    def compact(self) -> None:
-        self._compacted = self.revision
+    def compact(self, revision: int = 0) -> None:
+        """Forget what was before this revision, or before the newest."""
+        self._compacted = revision or self.revision
 
     def hold(self) -> None:
         self._open.clear()
@@ -214,7 +215,7 @@ class _Follower:
 
     async def __aiter__(self) -> AsyncIterator[Changes]:
         feed = self._feed
-        if self._after < feed._compacted:
+        if self._after + 1 < feed._compacted:  # as etcd has it: the compact revision itself is still there
             raise Compacted("compacted", compact_revision=feed._compacted)
         while True:
             await feed._open.wait()
