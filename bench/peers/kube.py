@@ -8,7 +8,6 @@ same clients in the same way.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import os
 import subprocess
 import time
@@ -24,15 +23,13 @@ import orjson
 from bench import processes
 from bench.errors import BenchError
 from bench.options import Options
-from bench.peers import crs
+from bench.peers import apiserver, crs
 from bench.processes import Child, Etcd, Identity
 from bench.target import Target
-from cacheserver.security.certs import Authority, Subject, Usage
+from cacheserver.security.certs import Subject, Usage
 
 _READY_WITHIN_S = 90.0
 _SERVED_WITHIN_S = 30.0
-_DAYS = 1
-_FRONT_PROXY = "front-proxy-client"
 _CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
@@ -59,31 +56,8 @@ def find(path: Path | None) -> Binary | None:
     return Binary(path.absolute(), said.stdout.strip())
 
 
-class Certificates:
-    """Authorities of one run and what they sign, in files that go with the run's directory."""
-
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir()
-        self._directory = directory
-        self._now = datetime.datetime.now(datetime.UTC)
-        self._authorities: dict[str, Authority] = {}
-
-    def authority(self, name: str) -> Path:
-        path = self._directory / f"{name}-ca.crt"
-        if name not in self._authorities:
-            self._authorities[name] = Authority.create(f"{name} authority", now=self._now, days=_DAYS)
-            path.write_bytes(self._authorities[name].pair.certificate)
-        return path
-
-    def issue(self, authority: str, subject: Subject) -> tuple[Path, Path]:
-        """Files of a certificate and its key."""
-        self.authority(authority)
-        pair = self._authorities[authority].issue(subject, now=self._now, days=_DAYS)
-        stem = f"{authority}-{subject.name.replace(':', '-')}"
-        certificate, key = self._directory / f"{stem}.crt", self._directory / f"{stem}.key"
-        certificate.write_bytes(pair.certificate)
-        key.write_bytes(pair.key)
-        return certificate, key
+class Certificates(apiserver.Certificates):
+    """Those of one run; they go with its directory."""
 
     def server(self) -> tuple[Path, Path]:
         """What both servers show: the same kind of key."""
@@ -166,7 +140,8 @@ def running(binary: Binary, options: Options) -> Iterator[Kube]:
     client = certificates.client()
     url = f"https://127.0.0.1:{port}"
     with processes.etcd(options.etcd, options.work) as etcd:
-        command = [str(binary.path), *_flags(etcd, port, certificates, options.work)]
+        flags = apiserver.flags(etcd.endpoint, port, certificates, certificates.server(), options.work)
+        command = [str(binary.path), *flags]
         with _started(command, url, client, options.work) as (child, ready_s):
             kube = Kube(command, child, url, ready_s, etcd, client, certificates)
             define(kube, "cacheserver.dev", "packages", "Package", "v1alpha1")
@@ -231,35 +206,3 @@ def post(kube: Kube, path: str, body: object) -> bytes:
         raise BenchError(f"kube-apiserver refuses {path}: {exc.read()[:500]!r}") from exc
     except (urllib.error.URLError, OSError) as exc:
         raise BenchError(f"kube-apiserver does not answer {path}: {exc}") from exc
-
-
-def _flags(etcd: Etcd, port: int, certificates: Certificates, directory: Path) -> list[str]:
-    """As few as it starts with, and the limits it has by default."""
-    certificate, key = certificates.server()
-    proxy = certificates.issue("requestheader", Subject(_FRONT_PROXY, Usage.CLIENT))
-    accounts = certificates.issue("service-accounts", Subject("service-accounts", Usage.CLIENT))
-    return [
-        f"--etcd-servers={etcd.endpoint}",
-        f"--secure-port={port}",
-        "--bind-address=127.0.0.1",
-        "--advertise-address=127.0.0.1",
-        "--endpoint-reconciler-type=none",  # it refuses a loopback address as an endpoint
-        f"--cert-dir={directory / 'generated'}",
-        f"--tls-cert-file={certificate}",
-        f"--tls-private-key-file={key}",
-        f"--client-ca-file={certificates.authority('client')}",
-        f"--requestheader-client-ca-file={certificates.authority('requestheader')}",
-        f"--requestheader-allowed-names={_FRONT_PROXY}",
-        "--requestheader-username-headers=X-Remote-User",
-        "--requestheader-group-headers=X-Remote-Group",
-        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
-        f"--proxy-client-cert-file={proxy[0]}",
-        f"--proxy-client-key-file={proxy[1]}",
-        "--service-account-issuer=https://kubernetes.default.svc",
-        f"--service-account-signing-key-file={accounts[1]}",
-        f"--service-account-key-file={accounts[0]}",
-        "--service-cluster-ip-range=10.96.0.0/24",
-        "--authorization-mode=RBAC",
-        "--disable-admission-plugins=ServiceAccount",  # nobody makes the default accounts that it wants to see
-        "--v=0",
-    ]

@@ -8,7 +8,6 @@ envtest does not bring but may lie there too. A process started here dies with t
 from __future__ import annotations
 
 import base64
-import datetime
 import json
 import os
 import shutil
@@ -22,12 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.peers import apiserver
+from bench.peers.apiserver import Certificates
 from cacheserver.etcd.supervise import command
-from cacheserver.security.certs import Authority, Subject, Usage
+from cacheserver.security.certs import Subject, Usage
 from tests.support.etcd import EtcdProcess, FoundEtcd, find_etcd, free_ports
 
 _READY_WITHIN_S = 90.0
-_FRONT_PROXY = "front-proxy-client"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,34 +48,6 @@ def find_kube() -> FoundKube | None:
     if kubectl is None or etcd is None:
         return None
     return FoundKube(Path(assets) / "kube-apiserver", Path(kubectl), etcd)
-
-
-class Certificates:
-    """Authorities of one test cluster, and files of what they sign."""
-
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self.directory = directory
-        self._authorities: dict[str, Authority] = {}
-
-    def authority(self, name: str, *, anew: bool = False) -> Path:
-        """The certificate file of authority `name`, made at the first call and when `anew`."""
-        path = self.directory / f"{name}-ca.crt"
-        if anew or name not in self._authorities:
-            self._authorities[name] = Authority.create(f"{name} authority", now=_now(), days=1)
-            path.write_bytes(self._authorities[name].pair.certificate)
-        return path
-
-    def issue(self, authority: str, subject: Subject, *, days: float = 1, stem: str = "") -> tuple[Path, Path]:
-        """Files of a certificate and key, replaced if there were any of this stem (else of this authority and name)."""
-        self.authority(authority)
-        pair = self._authorities[authority].issue(subject, now=_now(), days=days)
-        stem = stem or f"{authority}-{subject.name.replace(':', '-').replace('/', '-')}"
-        certificate, key = self.directory / f"{stem}.crt", self.directory / f"{stem}.key"
-        # The key first: who reloads when the certificate changes finds its key there.
-        key.write_bytes(pair.key)
-        certificate.write_bytes(pair.certificate)
-        return certificate, key
 
 
 class KubeAPIServer:
@@ -165,40 +137,15 @@ class KubeAPIServer:
             return False
 
     def _flags(self) -> list[str]:
-        pki = self.certificates
-        server = pki.issue(
-            "server", Subject("kube-apiserver", Usage.SERVER, dns=("localhost",), addresses=("127.0.0.1",))
-        )
-        proxy = pki.issue("requestheader", Subject(_FRONT_PROXY, Usage.CLIENT))
-        accounts = pki.issue("service-accounts", Subject("service-accounts", Usage.CLIENT))
+        server = Subject("kube-apiserver", Usage.SERVER, dns=("localhost",), addresses=("127.0.0.1",))
+        pair = self.certificates.issue("server", server)
         tokens = self.directory / "tokens.csv"
         tokens.write_text(
             "".join(f'{token},{name},{name},"{",".join(groups)}"\n' for token, (name, groups) in self._users.items())
         )
         return [
-            f"--etcd-servers={self._etcd.endpoint}",
-            f"--secure-port={self.port}",
-            "--bind-address=127.0.0.1",
-            "--advertise-address=127.0.0.1",
-            "--endpoint-reconciler-type=none",  # it refuses a loopback address as an endpoint
-            f"--cert-dir={self.directory / 'generated'}",
-            f"--tls-cert-file={server[0]}",
-            f"--tls-private-key-file={server[1]}",
-            f"--client-ca-file={pki.authority('client')}",
-            f"--requestheader-client-ca-file={pki.authority('requestheader')}",
-            f"--requestheader-allowed-names={_FRONT_PROXY}",
-            "--requestheader-username-headers=X-Remote-User",
-            "--requestheader-group-headers=X-Remote-Group",
-            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
-            f"--proxy-client-cert-file={proxy[0]}",
-            f"--proxy-client-key-file={proxy[1]}",
-            "--service-account-issuer=https://kubernetes.default.svc",
-            f"--service-account-signing-key-file={accounts[1]}",
-            f"--service-account-key-file={accounts[0]}",
-            "--service-cluster-ip-range=10.96.0.0/24",
+            *apiserver.flags(self._etcd.endpoint, self.port, self.certificates, pair, self.directory),
             f"--token-auth-file={tokens}",
-            "--authorization-mode=RBAC",
-            "--disable-admission-plugins=ServiceAccount",  # nobody makes the default accounts that it wants to see
             "--max-requests-inflight=400",
             "--v=2",  # tells of certificates that were loaded anew
         ]
@@ -318,7 +265,3 @@ def aggregated_service(port: int, authority: Path) -> tuple[Mapping[str, Any], M
         },
     }
     return service, apiservice
-
-
-def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)
