@@ -6,7 +6,7 @@ from cacheserver.api.content import Blobs
 from cacheserver.api.health import HealthCheck
 from cacheserver.api.http.acceptor import Acceptor
 from cacheserver.api.http.connection import require_compiled_parser
-from cacheserver.api.kinds.revision import PROJECTIONS
+from cacheserver.api.kinds.table import PROJECTIONS
 
 __all__ = [
     "PROJECTIONS",

@@ -30,7 +30,7 @@ from cacheserver.api.http.inflight import READS, WATCHES, InFlight
 from cacheserver.api.http.negotiate import Answer, Encoding, negotiate, wants_pretty
 from cacheserver.api.http.reply import Reply, Stream, refusal, whole
 from cacheserver.api.kinds.resource import Resource
-from cacheserver.api.kinds.revision import served
+from cacheserver.api.kinds.table import served
 from cacheserver.api.options import request_timeout_s
 from cacheserver.api.readable import readable
 from cacheserver.api.render import MEMO_BYTES, Renderer

@@ -18,8 +18,9 @@ import pytest
 import yaml
 
 from cacheserver import metrics
+from cacheserver.api.kinds.repository import REPOSITORY
 from cacheserver.api.kinds.resource import Column, Field, Type
-from cacheserver.api.kinds.revision import REPOSITORY, served
+from cacheserver.api.kinds.table import served
 from cacheserver.config import SETTINGS, check_listen, load, unknown_environment
 from cacheserver.security import certs
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from cacheserver.api.kinds.resource import Field, Resource, Type
-from cacheserver.api.kinds.revision import RESOURCES
+from cacheserver.api.kinds.table import RESOURCES
 
 
 def reference(resources: Iterable[Resource] = RESOURCES) -> str:

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Final
 
 import orjson
 from aiohttp import web
@@ -18,19 +19,74 @@ from cacheserver.api.content import JSON_READER_BYTES, Blobs, gzipped, json_file
 from cacheserver.api.http.budget import Share
 from cacheserver.api.http.negotiate import Encoding, accepts_gzip
 from cacheserver.api.http.reply import Reply, Stream, header, whole
-from cacheserver.api.kinds.resource import Manifest, look
-from cacheserver.api.kinds.revision import PACKAGE_REVISION_RESOURCES as ROW
+from cacheserver.api.kinds.fields import content_size
+from cacheserver.api.kinds.resource import (
+    Column,
+    Manifest,
+    Resource,
+    look,
+    look_number,
+    name_column,
+    number,
+    record,
+    records,
+    text,
+    text_map,
+)
+from cacheserver.api.kinds.revision import PACKAGE_REVISION
 from cacheserver.api.readable import readable
 from cacheserver.api.render import GZIP_ABOVE
 from cacheserver.cache.snapshot import Entry, Run, Segment
 from cacheserver.errors import BlobMissingError
-from cacheserver.model import BlobHead, Digest
+from cacheserver.model import GROUP, BlobHead, Digest, Kind
 
 _READABLE_MOST = 1 << 20  # bytes of content; more is sent as compact JSON (which is YAML too) as it comes
 _READABLE_TIMES = 8  # its size: as JSON, as objects, and written again
 _HEADS_AT_ONCE = 32
 
-_OPEN = f'{{"apiVersion":"{ROW.api_version}","kind":"{ROW.kind}","metadata":'.encode()
+PACKAGE_REVISION_RESOURCES: Final = Resource(
+    kind="PackageRevisionResources",
+    plural="packagerevisionresources",
+    singular="packagerevisionresources",
+    short_names=("cpkgres",),
+    group=GROUP,
+    description="The files of a package revision. A get carries them; a list carries their paths, sizes and digest.",
+    verbs=("get", "list"),
+    source=Kind.REVISION,
+    derived=True,
+    selectable=PACKAGE_REVISION.selectable,
+    columns=(
+        name_column(),
+        Column("Package", "Name of the package in its repository.", lambda m: look(m, "spec", "packageName")),
+        Column("Version", "Its version.", lambda m: look(m, "spec", "version") or look(m, "spec", "revision")),
+        Column("Files", "How many files there are.", lambda m: look_number(m, "status", "content", "files"), "integer"),
+        Column("Size", "Size of the files together.", content_size),
+        Column("Age", "Time since the revision was first seen.", None),
+    ),
+    spec=record(
+        "spec",
+        "The revision and, in a get, its files.",
+        text("packageName", "Name of the package in its repository (KRM: its path)."),
+        text("repository", "Name of the Repository that it comes from."),
+        text("revision", "The revision, as in PackageRevision.spec.revision."),
+        text_map("resources", "Path to content of every file that is UTF-8 text; in a get only."),
+        text_map("binaryResources", "Path to base64 content of every other file; in a get only."),
+    ),
+    status=record(
+        "status",
+        "The files, without their content.",
+        text("digest", "sha256 of the canonical tar of the files."),
+        records(
+            "files",
+            "The files, sorted by path; in a list only.",
+            text("path", "Path relative to the package's root."),
+            number("size", "Bytes."),
+        ),
+    ),
+)
+
+_ROW: Final = PACKAGE_REVISION_RESOURCES
+_OPEN = f'{{"apiVersion":"{_ROW.api_version}","kind":"{_ROW.kind}","metadata":'.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +103,7 @@ def _parts(revision: Entry) -> _Parts:
     manifest = orjson.loads(revision.body)
     metadata = dict(manifest["metadata"])
     # Ours: the uid follows from the revision's, so it is as stable.
-    metadata["uid"] = str(uuid.uuid5(uuid.UUID(metadata["uid"]), ROW.plural))
+    metadata["uid"] = str(uuid.uuid5(uuid.UUID(metadata["uid"]), _ROW.plural))
     spec = {name: look(manifest, "spec", name) for name in ("packageName", "repository", "revision")}
     digest = look(manifest, "status", "content", "digest")
     return _Parts(orjson.dumps(metadata), orjson.dumps(spec)[:-1], digest, manifest)
@@ -59,7 +115,7 @@ def derived(revision: Entry, head: BlobHead | None = None) -> Entry:
     status: dict[str, object] = {"digest": parts.digest}
     if head is not None:
         status["files"] = [{"path": path, "size": size} for path, size in head.files]
-    labels, fields, cells = ROW.projection(parts.manifest)
+    labels, fields, cells = _ROW.projection(parts.manifest)
     return Entry(
         name=revision.name,
         resource_version=revision.resource_version,
@@ -78,7 +134,7 @@ async def derived_runs(blobs: Blobs, runs: Sequence[Run], *, files: bool) -> Seq
 
     Raises: EtcdError.
     """
-    key = f"{ROW.plural} with files" if files else ROW.plural
+    key = f"{_ROW.plural} with files" if files else _ROW.plural
     out: list[Run] = []
     for run in runs:
         known: Segment | None = run.segment.ready.get(key) if run.segment is not None else None

@@ -11,7 +11,7 @@ import pytest
 
 from cacheserver.api.describe.reference import reference
 from cacheserver.api.describe.schema import components
-from cacheserver.api.kinds.revision import RESOURCES, served
+from cacheserver.api.kinds.table import RESOURCES, served
 from tests.fakes.api import World
 
 V2 = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"

@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
+from cacheserver.api.kinds.repository import REPOSITORY
 from cacheserver.api.kinds.resource import Field
-from cacheserver.api.kinds.revision import REPOSITORY
 from cacheserver.catalogs.catalog import Finding
 from cacheserver.config import RepositoryConfig
 from cacheserver.config.repositories import Defaults, from_path, from_text

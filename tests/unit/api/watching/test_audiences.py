@@ -13,7 +13,7 @@ import pytest
 
 from cacheserver.api.forms import OBJECT
 from cacheserver.api.http.accounting import Accounting
-from cacheserver.api.kinds.revision import PACKAGE
+from cacheserver.api.kinds.package import PACKAGE
 from cacheserver.api.selectors import EVERYTHING, parse_selection
 from cacheserver.api.watching.audience import Audience, Audiences
 from cacheserver.api.watching.channel import Batch, Channel, Shared

@@ -11,7 +11,7 @@ import pytest
 
 from cacheserver.api.forms import OBJECT
 from cacheserver.api.http.accounting import Accounting
-from cacheserver.api.kinds.revision import PACKAGE
+from cacheserver.api.kinds.package import PACKAGE
 from cacheserver.api.selectors import Selection
 from cacheserver.api.watching.channel import Batch, Channel, Shared
 from cacheserver.cache.watchcache import Freshness, ReadAt, Watch, WatchCache

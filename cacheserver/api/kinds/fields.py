@@ -1,0 +1,50 @@
+"""Schema fields, cells and verbs that several kinds share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from cacheserver.api.kinds.resource import Manifest, look_number, number, record, records, text, texts, time
+
+READ: Final = ("get", "list", "watch")
+FORMAT: Final = text("format", "What the source's bytes mean.", enum=("FBC", "KRM"))
+TRUNCATED: Final = texts(
+    "truncated", "Fields that are too long for one object and not whole here; all of them stands in the content."
+)
+DEPRECATION: Final = record(
+    "deprecation", "Set when its author advises against it.", text("message", "What the author says to users.")
+)
+CONTENT: Final = record(
+    "content",
+    "The files of the revision, served by PackageRevisionResources and the content subresource.",
+    text("digest", "sha256 of the canonical tar of the files; also the ETag of the content."),
+    number("size", "Bytes of the tar, uncompressed."),
+    number("files", "How many files there are."),
+)
+CONDITIONS: Final = records(
+    "conditions",
+    "What holds at present, in the form of Kubernetes' standard conditions.",
+    text("type", "Name of the condition.", required=True),
+    text("status", "Whether it holds.", enum=("True", "False", "Unknown"), required=True),
+    text("reason", "CamelCase reason of the last transition, for programs."),
+    text("message", "What that means and what to do about it, for people."),
+    time("lastTransitionTime", "When the status last changed."),
+    number("observedGeneration", "The generation that the condition speaks of."),
+)
+
+
+def channel_names(manifest: Manifest) -> str:
+    """Of all channels in the status, joined by commas."""
+    channels: Sequence[Mapping[str, str]] = manifest.get("status", {}).get("channels") or ()
+    return ",".join(str(channel.get("name", "")) for channel in channels)
+
+
+def content_size(manifest: Manifest) -> str:
+    """Bytes of the content with a binary unit, one decimal below ten."""
+    size = float(look_number(manifest, "status", "content", "size"))
+    for unit in ("", "Ki", "Mi", "Gi"):
+        if size < 1024 or unit == "Gi":
+            return f"{size:.1f}{unit}" if unit and size < 10 else f"{size:.0f}{unit}"
+        size /= 1024
+    raise AssertionError("the last unit always fits")

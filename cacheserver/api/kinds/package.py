@@ -1,0 +1,104 @@
+"""Package: what a repository says of a package, its channels and its latest revision."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cacheserver.api.kinds.fields import DEPRECATION, FORMAT, READ, TRUNCATED, channel_names
+from cacheserver.api.kinds.resource import (
+    Column,
+    Manifest,
+    Resource,
+    Subresource,
+    flag,
+    look,
+    look_number,
+    name_column,
+    number,
+    record,
+    records,
+    text,
+    texts,
+)
+from cacheserver.model import GROUP, Kind
+
+
+def _latest(manifest: Manifest) -> str:
+    return look(manifest, "status", "latest", "version") or look(manifest, "status", "latest", "revision")
+
+
+def _deprecated(manifest: Manifest) -> bool:
+    return bool(manifest.get("status", {}).get("deprecation"))
+
+
+PACKAGE: Final = Resource(
+    kind="Package",
+    plural="packages",
+    singular="package",
+    short_names=("cpkg",),
+    group=GROUP,
+    description="A package of a repository: what it is, its channels, and its latest revision.",
+    verbs=READ,
+    source=Kind.PACKAGE,
+    selectable=("spec.repository", "spec.packageName", "spec.format"),
+    columns=(
+        name_column(),
+        Column("Repository", "Repository that it comes from.", lambda m: look(m, "spec", "repository")),
+        Column("Package", "Name of the package in its repository.", lambda m: look(m, "spec", "packageName")),
+        Column("Latest", "Version of the latest revision.", _latest),
+        Column("Channel", "Default channel.", lambda m: look(m, "status", "defaultChannel")),
+        Column(
+            "Revisions", "How many revisions there are.", lambda m: look_number(m, "status", "revisions"), "integer"
+        ),
+        Column("Age", "Time since the package was first seen.", None),
+        Column("Provider", "Who provides it.", lambda m: look(m, "status", "provider", "name"), wide=True),
+        Column("Channels", "All channels.", channel_names, wide=True),
+        Column("Format", "What the source's bytes mean.", lambda m: look(m, "spec", "format"), wide=True),
+        Column("Deprecated", "True when its author advises against it.", _deprecated, "boolean", wide=True),
+    ),
+    spec=record(
+        "spec",
+        "Which package this is.",
+        text("repository", "Name of the Repository that it comes from."),
+        text("packageName", "Name of the package in its repository (KRM: its path)."),
+        FORMAT,
+    ),
+    status=record(
+        "status",
+        "What its repository says about it.",
+        text("displayName", "Name for people."),
+        text("summary", "First sentences of the description, at most 200 characters."),
+        record(
+            "provider", "Who provides it.", text("name", "Name of the provider."), text("url", "Home of the provider.")
+        ),
+        texts("keywords", "Words to find it by."),
+        texts("categories", "Categories that it belongs to."),
+        text("defaultChannel", "Channel that is followed when none is named."),
+        records(
+            "channels",
+            "Its channels (FBC).",
+            text("name", "Name of the channel."),
+            text("head", "Revision that the channel leads to."),
+            text("headVersion", "Version of that revision."),
+            number("revisions", "How many revisions are in the channel."),
+            flag("deprecated", "True when its author advises against the channel."),
+        ),
+        record(
+            "latest",
+            "The latest revision: of the default channel (FBC), or the highest published one (KRM).",
+            text("revision", "The revision, as in PackageRevision.spec.revision."),
+            text("version", "Its version."),
+        ),
+        number("revisions", "How many revisions there are."),
+        record(
+            "icon",
+            "The icon, served by the icon subresource; absent when the package has none.",
+            text("mediaType", "Media type of the image."),
+            text("digest", "sha256 of the image; also its ETag."),
+            number("size", "Bytes of the image."),
+        ),
+        DEPRECATION,
+        TRUNCATED,
+    ),
+    subresources=(Subresource("icon", "The package's icon, or a default one.", ("image/svg+xml", "image/png")),),
+)
