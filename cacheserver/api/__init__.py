@@ -7,6 +7,7 @@ from cacheserver.api.health import HealthCheck
 from cacheserver.api.http.acceptor import Acceptor
 from cacheserver.api.http.connection import require_compiled_parser
 from cacheserver.api.kinds.table import PROJECTIONS
+from cacheserver.api.paths import Route
 
 __all__ = [
     "PROJECTIONS",
@@ -17,6 +18,7 @@ __all__ = [
     "HealthCheck",
     "Identity",
     "ReviewingGate",
+    "Route",
     "make_server",
     "require_compiled_parser",
 ]

@@ -9,14 +9,12 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
-from cacheserver import metrics
 from cacheserver.api.attributes import Attributes, Query, check_size, parse_query, read_attributes
 from cacheserver.api.auth import OPEN_PATHS, Gate, Identity, privileged
 from cacheserver.api.content import Blobs
@@ -32,6 +30,7 @@ from cacheserver.api.http.reply import Reply, Stream, refusal, whole
 from cacheserver.api.kinds.resource import Resource
 from cacheserver.api.kinds.table import served
 from cacheserver.api.options import request_timeout_s
+from cacheserver.api.paths import METRICS, PathRequest, Paths, Route, listed
 from cacheserver.api.readable import readable
 from cacheserver.api.render import MEMO_BYTES, Renderer
 from cacheserver.api.selectors import check_cost, held_bytes
@@ -39,7 +38,6 @@ from cacheserver.api.status import (
     StatusError,
     from_error,
     internal,
-    method_not_allowed,
     no_such_path,
     timed_out,
 )
@@ -52,9 +50,6 @@ from cacheserver.memo import Memo
 log = logging.getLogger(__name__)
 
 _REMEMBERED_BYTES: Final = 8 << 20  # of request lines: some 4,000; clients ask the same over and over
-
-_HEALTH: Final = frozenset(("healthz", "livez", "readyz"))
-_OTHER_PATHS: Final = ("/healthz", "/livez", "/readyz", "/metrics", "/openapi/v2", "/openapi/v3", "/version")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,6 +89,7 @@ class Api:
         checks: Mapping[str, HealthCheck] | None = None,
         live_checks: Mapping[str, HealthCheck] | None = None,
         notes: Mapping[str, HealthCheck] | None = None,
+        routes: Iterable[Route] = (),
         gate: Gate | None = None,
         list_cache_bytes: int = MEMO_BYTES,
         max_reads: int = READS,
@@ -102,8 +98,8 @@ class Api:
     ) -> None:
         """standalone: Repository is served too. checks: what /readyz asks besides the cache; live_checks: /livez.
 
-        gate: who may what; None: everybody everything. list_cache_bytes: finished lists kept. max_reads,
-        max_watches: at the same time, of resources. now: Unix time.
+        routes: of other protocols, served beside the API's own paths. gate: who may what; None: everybody everything.
+        list_cache_bytes: finished lists kept. max_reads, max_watches: at the same time, of resources. now: Unix time.
         """
         resources = served(standalone=standalone)
         self._resources = {(row.group, row.version, row.plural): row for row in resources}
@@ -115,14 +111,34 @@ class Api:
         self._in_flight_beside = InFlight(max_reads)  # whatever reads do, discovery is answered
         self._watches = Watches(cache, self._accounting, now)
         self._verbs = Verbs(cache, blobs, Renderer(now, list_cache_bytes), self._watches, now)
-        self._discovery = Discovery(resources, _OTHER_PATHS)
-        self._openapi = OpenAPI(resources, version)
         filled: Mapping[str, HealthCheck] = {
             "watch-cache": lambda: None if cache.ready else "the store has not been read yet"
         }
         self._health = Health({**filled, **(checks or {})}, live_checks or {}, notes)
-        self._version = version_document(version)
+        self._paths = Paths(self._all_routes(resources, version, tuple(routes)))
         self._known = Memo[tuple[str, str], _Asked](_REMEMBERED_BYTES)
+
+    def _all_routes(self, resources: Sequence[Resource], version: str, others: Sequence[Route]) -> Sequence[Route]:
+        """What every server of Kubernetes answers besides its resources, and what others bring."""
+        health, openapi, told = self._health, OpenAPI(resources, version), version_document(version)
+
+        async def healthy(asked: PathRequest) -> Reply:
+            return health.answer(asked.path, asked.query)
+
+        async def describe(asked: PathRequest) -> Reply:
+            return openapi.answer(asked.request, asked.path, asked.query, self._now())
+
+        async def tell_version(asked: PathRequest) -> Reply:
+            return whole(told)
+
+        async def discover(asked: PathRequest) -> Reply:
+            return discovery.answer(asked.request, asked.path)
+
+        routes = [Route(name, healthy, below=True) for name in health.names]
+        routes.append(Route("openapi", describe, below=True, listed=("/openapi/v2", "/openapi/v3")))
+        routes += (Route("version", tell_version), METRICS, *others)
+        discovery = Discovery(resources, listed(routes))
+        return [*routes, *(Route(first, discover, below=True) for first in ("", "api", "apis"))]
 
     # --- shutdown ---
 
@@ -219,34 +235,12 @@ class Api:
         exempt = asked.attributes.path in OPEN_PATHS or (identity is not None and privileged(identity))
         self._in_flight_beside.enter(who, watch=False, exempt=exempt)
         try:
-            reply = await self._other(request, asked.attributes, asked.text)
+            reply = await self._paths.answer(PathRequest(request, asked.attributes.path, asked.text))
             if isinstance(reply, Reply):
                 await reply.send(request)
             return reply
         finally:
             self._in_flight_beside.leave(who, watch=False)
-
-    async def _other(self, request: web.BaseRequest, attributes: Attributes, query: str) -> Reply | Stream:
-        """Everything that is no resource."""
-        path = attributes.path
-        first = path.strip("/").partition("/")[0]
-        known = first in _HEALTH or first in ("", "api", "apis", "openapi", "version", "metrics")
-        if not known:
-            raise no_such_path()
-        if request.method not in ("GET", "HEAD"):
-            raise method_not_allowed("", "", "", "GET, HEAD")
-        if first in ("", "api", "apis"):
-            return self._discovery.answer(request, path)
-        if first in _HEALTH:
-            return self._health.answer(path, query)
-        if first == "openapi":
-            return self._openapi.answer(request, path, query, self._now())
-        if "/" in path.strip("/"):
-            raise no_such_path()
-        if first == "version":
-            return whole(self._version)
-        body = await asyncio.to_thread(generate_latest, metrics.registry())
-        return whole(body, content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def _refused(request: web.BaseRequest, query: Query, error: StatusError) -> Reply:

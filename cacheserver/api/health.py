@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 from urllib.parse import parse_qs
 
@@ -53,6 +53,11 @@ class Health:
         self._begun: dict[str, float] = {}  # checks that never passed, and since when they are asked
         self._passed: set[str] = set()
         self._failing: set[str] = set()
+
+    @property
+    def names(self) -> Collection[str]:
+        """First steps of the paths that this answers."""
+        return self._checks.keys()
 
     def begin_shutdown(self) -> None:
         self._stopping = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from cacheserver.api import PROJECTIONS, Acceptor, Api, Gate, HealthCheck, make_server
+from cacheserver.api import PROJECTIONS, Acceptor, Api, Gate, HealthCheck, Route, make_server
 from cacheserver.api.http.connection import Server
 from cacheserver.cache.watchcache import WatchCache
 from cacheserver.model import Digest, Kind
@@ -147,6 +147,7 @@ class World:
 async def api_world(
     *,
     checks: Mapping[str, HealthCheck] | None = None,
+    routes: Iterable[Route] = (),
     gate: Gate | None = None,
     away: bool = False,
     cache_type: type[WatchCache] = WatchCache,
@@ -164,6 +165,7 @@ async def api_world(
         standalone=True,
         version="1.2.3",
         checks=checks,
+        routes=routes,
         gate=gate,
         max_reads=max_reads,
         max_watches=max_watches,
