@@ -19,12 +19,13 @@ import orjson
 
 from cacheserver import metrics
 from cacheserver.cache.freshness import Feed, Freshness, Position, ReadAt
+from cacheserver.cache.index import Indexes
 from cacheserver.cache.page import Page, cut_page, rewind
 from cacheserver.cache.snapshot import Entry, Name, Run, Snapshot, State
 from cacheserver.cache.turns import TURN_COST, Turns
 from cacheserver.cache.window import Event, EventType, Selector, Window, restamped
 from cacheserver.errors import Compacted, EtcdError, Expired
-from cacheserver.model import LABEL_PACKAGE, METADATA_OPEN, SPEC_OPEN, Kind, with_resource_version
+from cacheserver.model import METADATA_OPEN, SPEC_OPEN, Kind, with_resource_version
 from cacheserver.store.objects import Change, Changes
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class _Kept:
         self.kind = kind
         self.state = State()
         self.by_name: dict[Name, Entry] = {}
-        self.by_package: dict[str, dict[Name, None]] = {}
+        self.indexes = Indexes()
         # Entries of keys whose name another key has by now. Nearly always empty: one key, one name.
         self.beaten: dict[Name, dict[bytes, Entry]] = {}
         self.window = Window(max_events, max_bytes)
@@ -87,9 +88,7 @@ class _Kept:
             self.by_name[entry.name] = entry
         entries = list(self.by_name.values())
         self.state.load(entries)
-        self.by_package = {}
-        for entry in entries:
-            self.by_package.setdefault(entry.fields.get("spec.packageName", ""), {})[entry.name] = None
+        self.indexes.load(entries)
         self.window.reset(floor)
 
     def written(self, entry: Entry) -> Entry | None:
@@ -126,19 +125,12 @@ class _Kept:
     def replace(self, name: Name, entry: Entry | None) -> Entry | None:
         """Put or (None) remove; returns what was there."""
         old = self.by_name.get(name)
-        before, after = (each.fields.get("spec.packageName", "") if each else None for each in (old, entry))
+        self.indexes.replace(old, entry)
         if old is not None:
             old.replaced()
-        if before is not None and before != after:
-            names = self.by_package[before]
-            del names[name]
-            if not names:
-                del self.by_package[before]
         if entry is not None:
             self.state.put(entry)
             self.by_name[name] = entry
-            if after is not None and before != after:
-                self.by_package.setdefault(after, {})[name] = None
         elif old is not None:
             self.state.remove(name)
             del self.by_name[name]
@@ -336,14 +328,14 @@ class WatchCache:
         return kept.state.snapshot(self.resource_version)
 
     def _indexed(self, kept: _Kept, namespace: str | None, selector: Selector) -> Sequence[Run] | None:
-        """The answer from an index, when the selector names one object or one package; None: scan."""
+        """The answer from an index, when the selector names one object, or something indexed; None: scan."""
         required = selector.required
         if namespace is not None and "metadata.name" in required:
             names: Sequence[Name] = [(namespace, required["metadata.name"])]
-        elif (package := required.get("spec.packageName") or required.get(LABEL_PACKAGE)) is not None:
-            names = sorted(kept.by_package.get(package, ()))
-            if len(names) * selector.cost > TURN_COST:
+        elif (candidates := kept.indexes.candidates(required)) is not None:
+            if len(candidates) * selector.cost > TURN_COST:
                 return None
+            names = sorted(candidates)
         else:
             return None
         found = [entry for name in names if (entry := kept.by_name.get(name)) is not None]

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from cacheserver.api.selectors import Must, Selection
+from cacheserver.cache.index import Index
 from cacheserver.cache.snapshot import Entry
 from cacheserver.cache.watchcache import Event
 
@@ -50,38 +51,32 @@ class Audiences:
 
     def __init__(self) -> None:
         self._always: dict[Audience, None] = {}
-        self._places: dict[_Place, dict[Audience, None]] = {}
+        self._places = Index[_Place, Audience]()
 
     def add(self, audience: Audience) -> None:
         """By the requirement that fewest others are found by, so that one that all share does not gather them."""
-        best = min(
-            _requirements(audience), key=lambda places: max(len(self._places.get(p, ())) for p in places), default=()
-        )
+        get = self._places.get
+        best = min(_requirements(audience), key=lambda places: max(len(get(p) or ()) for p in places), default=())
         audience.found_by = best
-        for place in best:
-            self._places.setdefault(place, {})[audience] = None
+        self._places.add(audience, best)
         if not best:
             self._always[audience] = None
 
     def remove(self, audience: Audience) -> None:
         self._always.pop(audience, None)
-        for place in audience.found_by:
-            there = self._places[place]
-            del there[audience]
-            if not there:
-                del self._places[place]
+        self._places.remove(audience, audience.found_by)
 
     def concerned(self, event: Event) -> Sequence[Audience]:
         """Each audience that may see it, once; those that are not among them do not."""
         found = dict(self._always)
         if self._places:
-            old, new = event.old, event.new
+            old, new, get = event.old, event.new, self._places.get
             for place in _facts(event.name[0], new or old):
-                if (there := self._places.get(place)) is not None:
+                if (there := get(place)) is not None:
                     found.update(there)
             if old is not None and new is not None and (old.labels != new.labels or old.fields != new.fields):
                 for place in _facts("", old):
-                    if (there := self._places.get(place)) is not None:
+                    if (there := get(place)) is not None:
                         found.update(there)
         return list(found)
 
