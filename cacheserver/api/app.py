@@ -42,6 +42,7 @@ from cacheserver.api.status import (
     timed_out,
 )
 from cacheserver.api.verbs import Call, Verbs
+from cacheserver.api.views import Views
 from cacheserver.api.watching.watch import Watches
 from cacheserver.cache.watchcache import WatchCache
 from cacheserver.errors import CacheServerError
@@ -109,8 +110,9 @@ class Api:
         self._accounting = Accounting()
         self._in_flight = InFlight(max_reads, max_watches)
         self._in_flight_beside = InFlight(max_reads)  # whatever reads do, discovery is answered
-        self._watches = Watches(cache, self._accounting, now)
-        self._verbs = Verbs(cache, blobs, Renderer(now, list_cache_bytes), self._watches, now)
+        views = Views(blobs)
+        self._watches = Watches(cache, views, self._accounting, now)
+        self._verbs = Verbs(cache, blobs, views, Renderer(now, list_cache_bytes), self._watches, now)
         filled: Mapping[str, HealthCheck] = {
             "watch-cache": lambda: None if cache.ready else "the store has not been read yet"
         }

@@ -24,8 +24,7 @@ from cacheserver.api.http.negotiate import (
     wants_pretty,
 )
 from cacheserver.api.http.reply import Reply, Stream, served_from_memory, whole
-from cacheserver.api.kinds import contents
-from cacheserver.api.kinds.resource import Resource
+from cacheserver.api.kinds.resource import Asking, Resource
 from cacheserver.api.options import (
     ListRequest,
     encode_token,
@@ -46,6 +45,7 @@ from cacheserver.api.status import (
     not_found,
     unsupported_media_type,
 )
+from cacheserver.api.views import Views
 from cacheserver.api.watching.watch import Watches
 from cacheserver.cache.snapshot import Entry
 from cacheserver.cache.watchcache import Page, WatchCache
@@ -70,11 +70,18 @@ class Verbs:
     """Answers every verb of every resource. One per process."""
 
     def __init__(
-        self, cache: WatchCache, blobs: Blobs, renderer: Renderer, watches: Watches, now: Callable[[], float]
+        self,
+        cache: WatchCache,
+        blobs: Blobs,
+        views: Views,
+        renderer: Renderer,
+        watches: Watches,
+        now: Callable[[], float],
     ) -> None:
         """now: seconds since the epoch."""
         self._cache = cache
         self._blobs = blobs
+        self._views = views
         self._budget = Budget()
         self._renderer = renderer
         self._watches = watches
@@ -134,13 +141,11 @@ class Verbs:
         entry = await self._entry(call)
         extra = self._staleness(stale=self._cache.away)
         pretty = wants_pretty(call.query, headers.get("User-Agent", ""), accepted=accepted.pretty)
-        if resource.derived:
+        if (view := resource.view) is not None:
             if form.shape is Shape.OBJECT:
-                share = self._share(call)
-                return await contents.answer(
-                    call.request, self._blobs, share, entry, accepted.encoding, pretty=pretty, extra=extra
-                )
-            entry = contents.derived(entry)
+                asking = Asking(call.request, self._blobs, self._share(call), accepted.encoding, pretty, extra)
+                return await view.get(asking, entry)
+            entry = view.make(entry)
         body = forms.one(resource, form, entry, int(self._now()))
         if pretty or accepted.encoding is Encoding.YAML:
             body = readable.readable(body, accepted.encoding, pretty=pretty)
@@ -163,8 +168,8 @@ class Verbs:
         wanted = list_request(call.query, resource.all_selectable, namespace)
         page = await self._page(call, wanted)
         extra, runs = self._staleness(stale=page.stale), page.runs
-        if resource.derived:
-            runs = await contents.derived_runs(self._blobs, runs, files=form.shape is Shape.OBJECT)
+        if (view := self._views.of(resource, form)) is not None:
+            runs = await view.runs(runs)
         token = encode_token(page.resource_version, page.next_after) if page.next_after else ""
         envelope = forms.list_envelope(resource, form, page.resource_version, token, page.remaining)
         whole_list = wanted.selection.everything and not token and wanted.after is None

@@ -23,6 +23,7 @@ from cacheserver.cache.index import Indexes
 from cacheserver.cache.page import Page, cut_page, rewind
 from cacheserver.cache.snapshot import Entry, Name, Run, Snapshot, State
 from cacheserver.cache.turns import TURN_COST, Turns
+from cacheserver.cache.view import View
 from cacheserver.cache.window import Event, EventType, Selector, Window, restamped
 from cacheserver.errors import Compacted, EtcdError, Expired
 from cacheserver.model import METADATA_OPEN, SPEC_OPEN, Kind, with_resource_version
@@ -113,7 +114,7 @@ class _Kept:
         heir = others.pop(max(others, key=lambda key: others[key].resource_version))
         if not others:
             del self.beaten[name]
-        new = restamped(self.kind, heir, revision)
+        new = restamped(heir, revision)
         return self.replace(name, new), new
 
     def _outdo(self, old: Entry | None, new: Entry) -> None:
@@ -140,13 +141,14 @@ class _Kept:
 class Watch:
     """A cursor into the window. Each watcher reads it alone, at its own pace."""
 
-    def __init__(self, cache: WatchCache, kept: _Kept, position: int, initial: Page | None) -> None:
-        self.initial = initial
+    def __init__(self, cache: WatchCache, kept: _Kept, position: int, view: View | None) -> None:
+        self.initial: Page | None = None
         """The synthetic start, joined to the live events without a gap; None when the watch starts at a version."""
         self.position = position
         """Everything up to this resource version has been taken."""
         self._cache = cache
         self._kept = kept
+        self._view = view
         self._epoch = kept.window.epoch
         self._index = kept.window.index_after(position)
 
@@ -160,7 +162,13 @@ class Watch:
         if not events and timeout_s > 0:
             await self._kept.watchers.wait(timeout_s)
             events = self._take()
-        return events
+        if self._view is None or not events:
+            return events
+        shown = await self._view.events(events)
+        if (left := len(events) - len(shown)) > 0:  # too large to take all of them now: these come next
+            self._index -= left
+            self.position = shown[-1].resource_version
+        return shown
 
     async def begun(self) -> None:
         """Returns once there is what the watch was to begin behind, or may be. Raises: Expired when there is not."""
@@ -173,7 +181,7 @@ class Watch:
 
     def from_now(self) -> Watch:
         """Another cursor of the same events, which has taken all that are there."""
-        return Watch(self._cache, self._kept, self._cache.resource_version, None)
+        return Watch(self._cache, self._kept, self._cache.resource_version, self._view)
 
     def lead_on(self, other: Watch) -> int | None:
         """How many events this one has taken that `other` has not; negative: the other way round.
@@ -299,25 +307,33 @@ class WatchCache:
         return page
 
     async def watch(
-        self, kind: Kind, *, since: int | None, initial: ReadAt | None, namespace: str | None, selector: Selector
+        self,
+        kind: Kind,
+        *,
+        since: int | None,
+        initial: ReadAt | None,
+        namespace: str | None,
+        selector: Selector,
+        view: View | None = None,
     ) -> Watch:
         """A watcher of events behind `since`, or (since None) of `initial` state first and then what follows.
 
-        since in the future: silent until then, see Watch.begun. Neither: from now on.
-        Raises: NotReady; Expired when `since` lies before the window; TooNew or StoreSlow when `initial` does not come
-        within 3 s.
+        since in the future: silent until then, see Watch.begun. Neither: from now on. view: to see the kind as it shows
+        it. Raises: NotReady; Expired when `since` lies before the window; TooNew or StoreSlow when `initial` does not
+        come within 3 s; EtcdError when the view cannot read what `initial` needs.
         """
         await self._at.reach(initial or ReadAt(Freshness.ANY))
         kept = self._kept[kind]
         if since is not None:
             if since < kept.window.floor:
                 raise Expired(since, kept.window.floor)
-            return Watch(self, kept, since, None)
+            return Watch(self, kept, since, view)
         # No await between the snapshot and the cursor: an event could slip between. The page is cut afterwards.
         snapshot = self._present(kept)
-        watch = Watch(self, kept, snapshot.resource_version, None)
+        watch = Watch(self, kept, snapshot.resource_version, view)
         if initial is not None:
-            watch.initial = await cut_page(snapshot, namespace, selector, 0, None, self.turns)
+            page = await cut_page(snapshot, namespace, selector, 0, None, self.turns)
+            watch.initial = page if view is None else replace(page, runs=await view.runs(page.runs))
         return watch
 
     async def expect(self, version: int) -> None:
@@ -507,10 +523,10 @@ class WatchCache:
         if name is not None and (entry is None or entry.name != name):
             left = kept.gone(change.key, name, change.mod_revision)
             if left is not None:
-                kept.window.append(Event(change.kind, change.mod_revision, *left))
+                kept.window.append(Event(change.mod_revision, *left))
         if entry is not None:
             self._names[change.key] = entry.name
-            kept.window.append(Event(change.kind, change.mod_revision, kept.written(entry), entry))
+            kept.window.append(Event(change.mod_revision, kept.written(entry), entry))
 
     def _entry(self, change: Change, value: bytes) -> Entry:
         manifest = orjson.loads(value)

@@ -11,7 +11,6 @@ from enum import Enum
 from typing import Protocol
 
 from cacheserver.cache.snapshot import Entry, Name
-from cacheserver.model import METADATA_OPEN, Kind
 
 TAKE_EVENTS = 64
 TAKE_BYTES = 128 << 10
@@ -42,13 +41,12 @@ class EventType(Enum):
 class Event:
     """One change of one object.
 
-    new: None for a deletion. old: None for a creation.
+    new: None for a deletion. old: None for a creation. The same one as `new`: nobody sees a change.
     """
 
-    __slots__ = ("_deleted", "kind", "name", "new", "old", "resource_version")
+    __slots__ = ("_deleted", "name", "new", "old", "resource_version")
 
-    def __init__(self, kind: Kind, resource_version: int, old: Entry | None, new: Entry | None) -> None:
-        self.kind = kind
+    def __init__(self, resource_version: int, old: Entry | None, new: Entry | None) -> None:
         self.resource_version = resource_version
         self.old = old
         self.new = new
@@ -62,13 +60,18 @@ class Event:
         return entry.size if entry else 0
 
     @property
+    def unseen(self) -> bool:
+        """What changed is nothing that this kind shows; it keeps its place among the events, and is sent to nobody."""
+        return self.old is self.new
+
+    @property
     def deleted(self) -> Entry | None:
         """`old` with this event's resource version: what a watcher gets when the object goes or stops matching.
 
         Kubernetes: the old state carries the new resourceVersion (k8s.io/apiserver/pkg/storage/cacher).
         """
         if self._deleted is None and self.old is not None:
-            self._deleted = restamped(self.kind, self.old, self.resource_version)
+            self._deleted = restamped(self.old, self.resource_version)
         return self._deleted
 
     def seen_by(self, namespace: str | None, selector: Selector) -> EventType | None:
@@ -79,6 +82,8 @@ class Event:
         if namespace is not None and self.name[0] != namespace:
             return None
         old, new = self.old, self.new
+        if old is new:
+            return None
         if selector.everything:
             was, is_ = old is not None, new is not None
         else:
@@ -159,9 +164,9 @@ def _cost(event: Event) -> int:
     return 2048 + (event.new.size if event.new else 0) + (event.old.size if event.old else 0)
 
 
-def restamped(kind: Kind, entry: Entry, resource_version: int) -> Entry:
-    """The same object under another resource version."""
-    at, before = len(METADATA_OPEN[kind]), entry.body
+def restamped(entry: Entry, resource_version: int) -> Entry:
+    """The same object under another resource version, which its metadata begins with."""
+    at, before = entry.metadata_start + 1, entry.body
     rest = before.index(b",", at)
     body = b'%b"resourceVersion":"%d"%b' % (before[:at], resource_version, before[rest:])
     return Entry(

@@ -7,9 +7,11 @@ Seconds in the suite; minutes on demand: WATCH_SECONDS=120 WATCH_SEEDS=1,2,3 pyt
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import random
-from collections.abc import AsyncIterator, Sequence
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +56,7 @@ SELECTORS: Sequence[tuple[str, Match]] = [
     ("fieldSelector=metadata.namespace%3Da", lambda ns, name, labels: ns == "a"),
 ]
 
+VIEW = "packagerevisionresources"
 
 REVISION_SELECTORS: Sequence[tuple[str, Match]] = [
     ("", lambda ns, name, labels: True),
@@ -209,6 +212,7 @@ async def ingest_at_random(store: Store, blobs: Blobs, directory: Path, seed: in
     """Catalogs of two packages, so many, each read by a sync: versions come, go and are corrected, bundles are renamed
     under their version and take each other's names. Returns the last revision written."""
     chance = random.Random(seed)
+    present: dict[str, tuple[list[str], dict[str, str]]] = {}
     files, scratch = catalog(directory / "catalog"), directory / "scratch"
     scratch.mkdir()
     config = RepositoryConfig(RepositoryKey("a", "r"), DirectorySpec(files.root), allow_empty=True)
@@ -221,14 +225,20 @@ async def ingest_at_random(store: Store, blobs: Blobs, directory: Path, seed: in
         async def on_change() -> None: ...
 
         rooms, source = SyncServices(store, blobs, workers, scratch), DirectorySource(files.root)
-        for _ in range(rounds):
+        for number in range(rounds):
             for package in ("app", "db"):
+                if package in present and chance.random() < 0.4:  # what the content and the metadata do not say
+                    versions, bundles = present[package]
+                    files.package(package, *versions, bundles=bundles, skip_range=f"<1.0.{number}")
+                    continue
                 versions = chance.sample([f"1.{i}.0" for i in range(4)], chance.randrange(1, 4))
                 called = chance.sample([f"{package}.{letter}" for letter in "abcd"], len(versions))
-                if chance.random() < 0.1 and (files.root / package).exists():
+                if chance.random() < 0.1 and package in present:
+                    del present[package]
                     files.without(package)
                 else:
-                    files.package(package, *versions, bundles=dict(zip(versions, called, strict=True)))
+                    present[package] = versions, dict(zip(versions, called, strict=True))
+                    files.package(package, *versions, bundles=present[package][1])
             await sync(config, source, hold, rooms, progress=lambda *_: None, on_change=on_change)
     return await store.current_revision()
 
@@ -241,9 +251,11 @@ async def test_renamed_bundles_and_corrected_versions_reach_every_watcher_and_ou
         start = await store.current_revision()
         servers = two_servers(start_server, etcd_endpoint)
         urls = [server.url for server in servers]
-        kind = ("packagerevisions", REVISION_SELECTORS, (None, "a"))
-        watchers = [Watcher(seed * 1000 + i, urls, *kind) for i in range(WATCHERS)]
-        tasks = [asyncio.create_task(watcher.run(start)) for watcher in watchers]
+        watchers, viewers = (
+            [Watcher(seed * 1000 + first + i, urls, resource, REVISION_SELECTORS, (None, "a")) for i in range(WATCHERS)]
+            for first, resource in ((0, "packagerevisions"), (500, VIEW))
+        )
+        tasks = [asyncio.create_task(watcher.run(start)) for watcher in (*watchers, *viewers)]
         rounds = int(SECONDS * 10)
         writing = asyncio.create_task(ingest_at_random(store, Blobs(client), tmp_path, seed, rounds))
         await eventually(lambda: any(s.events for watcher in watchers for s in watcher.streams) or writing.done())
@@ -251,15 +263,45 @@ async def test_renamed_bundles_and_corrected_versions_reach_every_watcher_and_ou
         await asyncio.to_thread(servers[0].start)
         last = await writing
         history = await History.read(client, start, last, ("packagerevisions",))
-        await _until_drained(watchers, tasks, history, last)
-        listed = [server.list("packagerevisions")["items"] for server in servers]
+        viewed = history.viewed(functools.partial(files_of, await _files(Blobs(client), history)))
+        await _until_drained(watchers, tasks, history, last, (viewers, viewed))
+        kinds = ("packagerevisions", VIEW)
+        listed = [[server.list(kind)["items"] for kind in kinds] for server in servers]
         servers[1].kill()
         await asyncio.to_thread(servers[1].start)
-        listed.append(servers[1].list("packagerevisions")["items"])
+        listed.append([servers[1].list(kind)["items"] for kind in kinds])
     for watcher in watchers:
         watcher.judge(history, last)
-    state = history.state(SELECTORS[0][1], last)
-    assert listed == [[state[name] for name in sorted(state)]] * 3
+    for viewer in viewers:
+        viewer.judge(viewed, last)
+    assert any(step.unseen for step in viewed.steps), "nothing changed that the view does not show"
+    states = [each.state(SELECTORS[0][1], last) for each in (history, viewed)]
+    assert listed == [[[state[name] for name in sorted(state)] for state in states]] * 3
+
+
+async def _files(blobs: Blobs, history: History) -> dict[str, list[dict[str, Any]]]:
+    """What content has which files, by digest, as lists tell them."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for manifest in (manifest for step in history.steps for manifest in (step.old, step.new) if manifest is not None):
+        digest = manifest["status"]["content"]["digest"]
+        if digest not in found:
+            head = await blobs.head(digest)
+            assert head is not None
+            found[digest] = [{"path": path, "size": size} for path, size in head.files]
+    return found
+
+
+def files_of(files: Mapping[str, list[dict[str, Any]]], revision: dict[str, Any]) -> dict[str, Any]:
+    """PackageRevisionResources as lists have it; written down apart from the code that makes it."""
+    metadata, spec = revision["metadata"], revision["spec"]
+    digest = revision["status"]["content"]["digest"]
+    return {
+        "apiVersion": revision["apiVersion"],
+        "kind": "PackageRevisionResources",
+        "metadata": {**metadata, "uid": str(uuid.uuid5(uuid.UUID(metadata["uid"]), VIEW))},
+        "spec": {name: spec[name] for name in ("packageName", "repository", "revision")},
+        "status": {"digest": digest, "files": files[digest]},
+    }
 
 
 @asynccontextmanager
@@ -293,17 +335,22 @@ async def test_every_watcher_sees_exactly_the_history(seed: int, start_server: S
 
 
 async def _until_drained(
-    watchers: Sequence[Watcher], tasks: Sequence[asyncio.Task[None]], history: History, last: int
+    watchers: Sequence[Watcher],
+    tasks: Sequence[asyncio.Task[None]],
+    history: History,
+    last: int,
+    *others: tuple[Sequence[Watcher], History],
 ) -> None:
-    """Every watcher has had its last event; then they stop."""
+    """Every watcher has had its last event; then they stop. others: those that are judged by another history."""
+    judged = [(w, each) for group, each in ((watchers, history), *others) for w in group]
 
     def drained() -> bool:
         for task in tasks:
             if task.done():
                 task.result()  # an assertion of the watcher's own
-        return all(len(w.streams[-1].events) >= len(history.events(w.selects, w.streams[-1].since)) for w in watchers)
+        return all(len(w.streams[-1].events) >= len(h.events(w.selects, w.streams[-1].since)) for w, h in judged)
 
-    for watcher in watchers:
+    for watcher, _ in judged:
         watcher.hurry = True
     try:
         await eventually(drained, within_s=15 + 2 * SECONDS)

@@ -24,13 +24,16 @@ class FBCCatalog:
         *versions: str,
         descriptions: Mapping[str, str] | None = None,
         bundles: Mapping[str, str] | None = None,
+        skip_range: str = "",
     ) -> FBCCatalog:
         """Write (or rewrite) a good package; `descriptions` by version changes what its bundle says, `bundles` how it
-        is called."""
+        is called, skip_range what the channel says of each."""
         descriptions = descriptions or {}
         called = {version: f"{name}.v{version}" for version in versions} | dict(bundles or {})
         entries = [
-            {"name": called[version]} | ({"replaces": called[versions[i - 1]]} if i else {})
+            {"name": called[version]}
+            | ({"replaces": called[versions[i - 1]]} if i else {})
+            | ({"skipRange": skip_range} if skip_range else {})
             for i, version in enumerate(versions)
         ]
         documents: list[dict[str, Any]] = [

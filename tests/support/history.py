@@ -31,11 +31,12 @@ Name = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Step:
-    """One change of one object, as etcd recorded it."""
+    """One change of one object, as etcd recorded it. unseen: of nothing that is shown, so no watcher is told."""
 
     revision: int
     old: dict[str, Any] | None
     new: dict[str, Any] | None
+    unseen: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,22 @@ class History:
                     break
         return cls(start, base, steps)
 
+    def viewed(self, show: Callable[[dict[str, Any]], dict[str, Any]]) -> History:
+        """The same of a kind that is made of this one: each object as `show` has it, at the version it has here."""
+
+        def shown(step: Step) -> Step:
+            old, new = (show(manifest) if manifest is not None else None for manifest in (step.old, step.new))
+            return Step(step.revision, old, new, unseen=old == new)
+
+        base = [(revision, show(manifest)) for revision, manifest in self.base.values()]
+        return History(self.start, {_name(held[1]): held for held in base}, list(map(shown, self.steps)))
+
     def events(self, match: Match, since: int) -> list[Seen]:
         """What a watch with this selector delivers from `since` on."""
         found: list[Seen] = []
         for step in self.steps:
             was, is_ = _selected(match, step.old), _selected(match, step.new)
-            if step.revision <= since or not (was or is_):
+            if step.revision <= since or step.unseen or not (was or is_):
                 continue
             if is_ and step.new is not None:
                 found.append(Seen("MODIFIED" if was else "ADDED", step.revision, _at(step.new, step.revision)))

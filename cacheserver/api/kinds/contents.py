@@ -1,6 +1,6 @@
-"""PackageRevisionResources: a kind computed from package revisions and their content; nothing of it is stored.
+"""PackageRevisionResources: a view of package revisions and their content; nothing of it is stored.
 
-A list carries paths, sizes and digest; a get streams the files.
+A list and a watch carry paths, sizes and digest; a get streams the files.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from typing import Final
 
 import orjson
-from aiohttp import web
 
 from cacheserver.api.content import JSON_READER_BYTES, Blobs, gzipped, json_files, send
-from cacheserver.api.http.budget import Share
 from cacheserver.api.http.negotiate import Encoding, accepts_gzip
 from cacheserver.api.http.reply import Reply, Stream, header, whole
-from cacheserver.api.kinds.fields import content_size
+from cacheserver.api.kinds.fields import READ, content_size
 from cacheserver.api.kinds.resource import (
+    Asking,
     Column,
     Manifest,
+    Projected,
     Resource,
     look,
     look_number,
@@ -36,24 +36,149 @@ from cacheserver.api.kinds.resource import (
 from cacheserver.api.kinds.revision import PACKAGE_REVISION
 from cacheserver.api.readable import readable
 from cacheserver.api.render import GZIP_ABOVE
-from cacheserver.cache.snapshot import Entry, Run, Segment
+from cacheserver.cache.snapshot import Entry
+from cacheserver.cache.view import Completed
 from cacheserver.errors import BlobMissingError
-from cacheserver.model import GROUP, BlobHead, Digest, Kind
+from cacheserver.model import GROUP, VERSION, BlobHead, Digest, Kind
 
 _READABLE_MOST = 1 << 20  # bytes of content; more is sent as compact JSON (which is YAML too) as it comes
 _READABLE_TIMES = 8  # its size: as JSON, as objects, and written again
 _HEADS_AT_ONCE = 32
+_FILES_A_TURN = 4096  # told in one turn of the loop, or 64 entries: about 2 ms
+
+_PLURAL: Final = "packagerevisionresources"
+_OPEN: Final = f'{{"apiVersion":"{GROUP}/{VERSION}","kind":"PackageRevisionResources","metadata":'.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """One object without its files. spec lacks its closing brace."""
+
+    metadata: bytes
+    spec: bytes
+    digest: str
+    manifest: Manifest
+
+
+def _parts(revision: Entry) -> _Parts:
+    manifest = orjson.loads(revision.body)
+    metadata = dict(manifest["metadata"])
+    # Ours: the uid follows from the revision's, so it is as stable.
+    metadata["uid"] = str(uuid.uuid5(uuid.UUID(metadata["uid"]), _PLURAL))
+    spec = {name: look(manifest, "spec", name) for name in ("packageName", "repository", "revision")}
+    digest = look(manifest, "status", "content", "digest")
+    return _Parts(orjson.dumps(metadata), orjson.dumps(spec)[:-1], digest, manifest)
+
+
+def _made(revision: Entry) -> Entry:
+    """The entry of this kind that goes with a revision's, without the files."""
+    return _entry(revision, None)
+
+
+def _entry(revision: Entry, head: BlobHead | None) -> Entry:
+    """head: of the content, for a list's paths and sizes."""
+    parts = _parts(revision)
+    status: dict[str, object] = {"digest": parts.digest}
+    if head is not None:
+        status["files"] = [{"path": path, "size": size} for path, size in head.files]
+    _, _, cells = PACKAGE_REVISION_RESOURCES.projection(parts.manifest)
+    return Entry(
+        name=revision.name,
+        resource_version=revision.resource_version,
+        body=b"".join((_OPEN, parts.metadata, b',"spec":', parts.spec, b'},"status":', orjson.dumps(status), b"}")),
+        metadata_start=len(_OPEN),
+        metadata_end=len(_OPEN) + len(parts.metadata) - 1,
+        labels=revision.labels,
+        fields=revision.fields,
+        cells=cells,
+        created=revision.created,
+    )
+
+
+async def _with_files(blobs: Blobs, revisions: Sequence[Entry]) -> Completed:
+    """Entries with paths and sizes; without them, for now, where the content is not in the store."""
+    heads = await _heads(blobs, revisions)
+    made: list[Entry] = []
+    owed = 0
+    for revision, head in zip(revisions, heads, strict=True):
+        made.append(_entry(revision, head))
+        owed += _FILES_A_TURN // 64 + (len(head.files) if head is not None else 0)
+        if owed >= _FILES_A_TURN:
+            owed = 0
+            await asyncio.sleep(0)
+    return Completed(made, lasting=None not in heads)
+
+
+async def _heads(blobs: Blobs, revisions: Sequence[Entry]) -> list[BlobHead | None]:
+    """Of each revision's content, in order; None where there is none."""
+    gate = asyncio.Semaphore(_HEADS_AT_ONCE)
+
+    async def one(revision: Entry) -> BlobHead | None:
+        digest = _parts(revision).digest
+        if not digest:
+            return None
+        async with gate:
+            return await blobs.head(Digest(digest))
+
+    return list(await asyncio.gather(*map(one, revisions)))
+
+
+async def _get(asking: Asking, revision: Entry) -> Reply | Stream:
+    """The object with its files.
+
+    Raises: StatusError 429 when readers hold too much; BlobMissingError, EtcdError.
+    """
+    parts, blobs = _parts(revision), asking.blobs
+    head = await blobs.head(Digest(parts.digest)) if parts.digest else None
+    if parts.digest and head is None:
+        raise BlobMissingError(f"content {parts.digest} of {revision.name[1]} is not in the store")
+    for_people = asking.pretty or asking.encoding is Encoding.YAML
+    async with asking.share.hold(_held(head, readable=for_people) if head is not None else 0):
+        return await _answer(asking, _document(blobs, parts, head), head)
+
+
+def _held(head: BlobHead, *, readable: bool) -> int:
+    """Bytes that an answer with this content holds at most."""
+    return JSON_READER_BYTES + (_READABLE_TIMES * head.size if readable and head.size <= _READABLE_MOST else 0)
+
+
+async def _answer(asking: Asking, pieces: AsyncGenerator[bytes, None], head: BlobHead | None) -> Reply | Stream:
+    encoding, extra = asking.encoding, asking.extra
+    if (asking.pretty or encoding is Encoding.YAML) and (head is None or head.size <= _READABLE_MOST):
+        body = b"".join([piece async for piece in pieces])
+        body = await asyncio.to_thread(readable, body, encoding, pretty=asking.pretty)
+        reply = whole(body, content_type=encoding.value, extra=extra)
+        await reply.send(asking.request)
+        return reply
+    stream = Stream(asking.request, content_type=encoding.value)
+    if head is not None and head.size > GZIP_ABOVE and accepts_gzip(asking.request.headers.get("Accept-Encoding", "")):
+        extra += header("Content-Encoding", "gzip") + header("Vary", "Accept-Encoding")
+        pieces = gzipped(pieces)
+    await send(stream, pieces, extra)
+    return stream
+
+
+async def _document(blobs: Blobs, parts: _Parts, head: BlobHead | None) -> AsyncGenerator[bytes, None]:
+    yield b"".join((_OPEN, parts.metadata, b',"spec":', parts.spec, b","))
+    if head is None:
+        yield b'"resources":{},"binaryResources":{}'
+    else:
+        async with aclosing(json_files(blobs, head)) as pieces:
+            async for piece in pieces:
+                yield piece
+    yield b'},"status":' + orjson.dumps({"digest": parts.digest}) + b"}\n"
+
 
 PACKAGE_REVISION_RESOURCES: Final = Resource(
     kind="PackageRevisionResources",
-    plural="packagerevisionresources",
+    plural=_PLURAL,
     singular="packagerevisionresources",
     short_names=("cpkgres",),
     group=GROUP,
-    description="The files of a package revision. A get carries them; a list carries their paths, sizes and digest.",
-    verbs=("get", "list"),
+    description="The files of a package revision. A get carries them; lists and watches their paths, sizes and digest.",
+    verbs=READ,
     source=Kind.REVISION,
-    derived=True,
+    view=Projected(_made, _with_files, _get),
     selectable=PACKAGE_REVISION.selectable,
     columns=(
         name_column(),
@@ -78,146 +203,9 @@ PACKAGE_REVISION_RESOURCES: Final = Resource(
         text("digest", "sha256 of the canonical tar of the files."),
         records(
             "files",
-            "The files, sorted by path; in a list only.",
+            "The files, sorted by path; in lists and watches only.",
             text("path", "Path relative to the package's root."),
             number("size", "Bytes."),
         ),
     ),
 )
-
-_ROW: Final = PACKAGE_REVISION_RESOURCES
-_OPEN = f'{{"apiVersion":"{_ROW.api_version}","kind":"{_ROW.kind}","metadata":'.encode()
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """One object without its files. spec lacks its closing brace."""
-
-    metadata: bytes
-    spec: bytes
-    digest: str
-    manifest: Manifest
-
-
-def _parts(revision: Entry) -> _Parts:
-    manifest = orjson.loads(revision.body)
-    metadata = dict(manifest["metadata"])
-    # Ours: the uid follows from the revision's, so it is as stable.
-    metadata["uid"] = str(uuid.uuid5(uuid.UUID(metadata["uid"]), _ROW.plural))
-    spec = {name: look(manifest, "spec", name) for name in ("packageName", "repository", "revision")}
-    digest = look(manifest, "status", "content", "digest")
-    return _Parts(orjson.dumps(metadata), orjson.dumps(spec)[:-1], digest, manifest)
-
-
-def derived(revision: Entry, head: BlobHead | None = None) -> Entry:
-    """The entry of this kind that goes with a revision's. head: of the content, for a list's paths and sizes."""
-    parts = _parts(revision)
-    status: dict[str, object] = {"digest": parts.digest}
-    if head is not None:
-        status["files"] = [{"path": path, "size": size} for path, size in head.files]
-    labels, fields, cells = _ROW.projection(parts.manifest)
-    return Entry(
-        name=revision.name,
-        resource_version=revision.resource_version,
-        body=b"".join((_OPEN, parts.metadata, b',"spec":', parts.spec, b'},"status":', orjson.dumps(status), b"}")),
-        metadata_start=len(_OPEN),
-        metadata_end=len(_OPEN) + len(parts.metadata) - 1,
-        labels=labels,
-        fields=fields,
-        cells=cells,
-        created=revision.created,
-    )
-
-
-async def derived_runs(blobs: Blobs, runs: Sequence[Run], *, files: bool) -> Sequence[Run]:
-    """Runs of this kind for runs of revisions; kept on their segments. files: paths and sizes too.
-
-    Raises: EtcdError.
-    """
-    key = f"{_ROW.plural} with files" if files else _ROW.plural
-    out: list[Run] = []
-    for run in runs:
-        known: Segment | None = run.segment.ready.get(key) if run.segment is not None else None
-        if known is None:
-            heads = await _heads(blobs, run.entries) if files else [None] * len(run.entries)
-            known = Segment(tuple(map(derived, run.entries, heads)))
-            if run.segment is not None and (not files or None not in heads):
-                run.segment.ready[key] = known
-            await asyncio.sleep(0)
-        out.append(Run(known.entries, known if run.segment is not None else None))
-    return out
-
-
-async def _heads(blobs: Blobs, revisions: Sequence[Entry]) -> list[BlobHead | None]:
-    """Of each revision's content, in order; None where there is none."""
-    gate = asyncio.Semaphore(_HEADS_AT_ONCE)
-
-    async def one(revision: Entry) -> BlobHead | None:
-        digest = _parts(revision).digest
-        if not digest:
-            return None
-        async with gate:
-            return await blobs.head(Digest(digest))
-
-    return list(await asyncio.gather(*map(one, revisions)))
-
-
-async def answer(
-    request: web.BaseRequest,
-    blobs: Blobs,
-    share: Share,
-    revision: Entry,
-    encoding: Encoding,
-    *,
-    pretty: bool,
-    extra: bytes,
-) -> Reply | Stream:
-    """The answer to a get: the object with its files.
-
-    Raises: StatusError 429 when readers hold too much; BlobMissingError, EtcdError.
-    """
-    parts = _parts(revision)
-    head = await blobs.head(Digest(parts.digest)) if parts.digest else None
-    if parts.digest and head is None:
-        raise BlobMissingError(f"content {parts.digest} of {revision.name[1]} is not in the store")
-    async with share.hold(_held(head, readable=pretty or encoding is Encoding.YAML) if head is not None else 0):
-        return await _answer(request, _document(blobs, parts, head), head, encoding, pretty=pretty, extra=extra)
-
-
-def _held(head: BlobHead, *, readable: bool) -> int:
-    """Bytes that an answer with this content holds at most."""
-    return JSON_READER_BYTES + (_READABLE_TIMES * head.size if readable and head.size <= _READABLE_MOST else 0)
-
-
-async def _answer(
-    request: web.BaseRequest,
-    pieces: AsyncGenerator[bytes, None],
-    head: BlobHead | None,
-    encoding: Encoding,
-    *,
-    pretty: bool,
-    extra: bytes,
-) -> Reply | Stream:
-    if (pretty or encoding is Encoding.YAML) and (head is None or head.size <= _READABLE_MOST):
-        body = b"".join([piece async for piece in pieces])
-        body = await asyncio.to_thread(readable, body, encoding, pretty=pretty)
-        reply = whole(body, content_type=encoding.value, extra=extra)
-        await reply.send(request)
-        return reply
-    stream = Stream(request, content_type=encoding.value)
-    if head is not None and head.size > GZIP_ABOVE and accepts_gzip(request.headers.get("Accept-Encoding", "")):
-        extra += header("Content-Encoding", "gzip") + header("Vary", "Accept-Encoding")
-        pieces = gzipped(pieces)
-    await send(stream, pieces, extra)
-    return stream
-
-
-async def _document(blobs: Blobs, parts: _Parts, head: BlobHead | None) -> AsyncGenerator[bytes, None]:
-    yield b"".join((_OPEN, parts.metadata, b',"spec":', parts.spec, b","))
-    if head is None:
-        yield b'"resources":{},"binaryResources":{}'
-    else:
-        async with aclosing(json_files(blobs, head)) as pieces:
-            async for piece in pieces:
-                yield piece
-    yield b'},"status":' + orjson.dumps({"digest": parts.digest}) + b"}\n"

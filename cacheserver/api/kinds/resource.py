@@ -5,18 +5,27 @@ Everything that speaks of kinds in general (discovery, OpenAPI, tables, projecti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from cacheserver.cache.snapshot import Entry
+from cacheserver.cache.view import Completed
 from cacheserver.cache.watchcache import Projection
 from cacheserver.model import VERSION, Kind
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from cacheserver.api.content import Blobs
+    from cacheserver.api.http.budget import Share
+    from cacheserver.api.http.negotiate import Encoding
+    from cacheserver.api.http.reply import Reply, Stream
 
 Manifest = Mapping[str, Any]
 """A decoded served object."""
@@ -112,11 +121,36 @@ def created(entry: Entry) -> int:
     return entry.created
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Projected:
+    """How the objects of a view are made of stored ones: one of each, with its name, version, labels and fields.
+
+    make: from a stored object alone, for metadata and cells (cache/view.py: View). complete: whole objects, as a list
+    has them. get: the answer to a get of one, which may hold more; it raises as Verbs.answer does.
+    """
+
+    make: Callable[[Entry], Entry]
+    complete: Callable[[Blobs, Sequence[Entry]], Awaitable[Completed]]
+    get: Callable[[Asking, Entry], Awaitable[Reply | Stream]]
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A get of one object of a view, and what the answer is made with. extra: header lines."""
+
+    request: web.BaseRequest
+    blobs: Blobs
+    share: Share
+    encoding: Encoding
+    pretty: bool
+    extra: bytes
+
+
 @dataclass(frozen=True, eq=False)
 class Resource:
     """One row: all that is particular to one served kind.
 
-    source: the stored kind that it is served from; derived says that its objects are computed from those.
+    source: the stored kind that it is served from. view: how its objects are made of those; None: they are those.
     selectable: field paths for fieldSelector. hidden: further paths that `born` needs.
     born: when the age column's age began, in seconds since the epoch; 0 for never.
     """
@@ -134,7 +168,7 @@ class Resource:
     spec: Field
     status: Field
     subresources: tuple[Subresource, ...] = ()
-    derived: bool = False
+    view: Projected | None = None
     hidden: tuple[str, ...] = ()
     born: Callable[[Entry], int] = created
     version: str = VERSION

@@ -21,5 +21,5 @@ def served(*, standalone: bool) -> tuple[Resource, ...]:
     return RESOURCES if standalone else tuple(row for row in RESOURCES if row.group == GROUP)
 
 
-PROJECTIONS: Final[Mapping[Kind, Projection]] = {row.source: row.projection for row in RESOURCES if not row.derived}
+PROJECTIONS: Final[Mapping[Kind, Projection]] = {row.source: row.projection for row in RESOURCES if row.view is None}
 """What the watch cache makes of each stored kind's manifests."""

@@ -23,6 +23,7 @@ from cacheserver.api.kinds.resource import Resource
 from cacheserver.api.options import WatchRequest
 from cacheserver.api.selectors import Selection
 from cacheserver.api.status import from_error, shutting_down
+from cacheserver.api.views import Views
 from cacheserver.api.watching.audience import Audience
 from cacheserver.api.watching.channel import Batch, Channel, Shared
 from cacheserver.cache.watchcache import Event, Page, Watch, WatchCache
@@ -47,9 +48,10 @@ class _Open:
 class Watches:
     """All watches of this process. Bounded by the connections that the server accepts."""
 
-    def __init__(self, cache: WatchCache, accounting: Accounting, now: Callable[[], float]) -> None:
+    def __init__(self, cache: WatchCache, views: Views, accounting: Accounting, now: Callable[[], float]) -> None:
         """now: seconds since the epoch."""
         self._cache = cache
+        self._views = views
         self._accounting = accounting
         self._now = now
         self._channels: dict[_ChannelKey, _Open] = {}
@@ -66,7 +68,10 @@ class Watches:
         wanted: WatchRequest,
         form: Form,
     ) -> Stream:
-        """Run one watch to its end. Raises: StatusError 503 when stopping; NotReady; before anything was sent."""
+        """Run one watch to its end.
+
+        Raises: StatusError 503 when stopping; NotReady, EtcdError; all before anything was sent.
+        """
         if self._stopping:
             raise shutting_down()
         stream = Stream(request)
@@ -78,6 +83,7 @@ class Watches:
                 initial=wanted.initial,
                 namespace=namespace or None,
                 selector=wanted.selection,
+                view=self._views.of(resource, form),
             )
         except (Expired, StoreSlow, TooNew) as exc:  # kube tells these inside the stream, clients expect them there
             stream.start()
@@ -117,6 +123,8 @@ class Watches:
             if not open_.users:
                 open_.task.cancel()
                 del self._channels[key]
+                if (view := self._views.of(resource, form)) is not None:
+                    view.forget()
 
     async def _run(
         self,

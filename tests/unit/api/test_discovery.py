@@ -68,7 +68,7 @@ async def test_only_verbs_that_work_are_advertised(world: World) -> None:
         "packages/icon": ["get"],
         "packagerevisions": ["get", "list", "watch"],
         "packagerevisions/content": ["get"],
-        "packagerevisionresources": ["get", "list"],
+        "packagerevisionresources": ["get", "list", "watch"],
     }
     short = {name for resource in resources for name in resource.get("shortNames", ())}
     assert short == {"cpkg", "cpkgrev", "cpkgres"}

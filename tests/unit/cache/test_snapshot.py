@@ -12,7 +12,6 @@ from cacheserver.cache.page import rewind
 from cacheserver.cache.snapshot import SEGMENT_SIZE, Entry, Name, Snapshot, State
 from cacheserver.cache.turns import Turns
 from cacheserver.cache.window import Event
-from cacheserver.model import Kind
 
 names = st.tuples(st.sampled_from(["a", "b", "c"]), st.text(alphabet="abc.-", min_size=1, max_size=3))
 steps = st.lists(st.tuples(names, st.booleans()), max_size=200)
@@ -86,7 +85,7 @@ def test_undoing_events_gives_back_the_past(steps: list[tuple[Name, bool]], cut:
             past = dict(model)
         old, new = model.get(name), entry(name, version) if present else None
         if version >= cut and (old or new):
-            events.append(Event(Kind.PACKAGE, version, old, new))
+            events.append(Event(version, old, new))
         if present:
             model[name] = entry(name, version)
             state.put(model[name])

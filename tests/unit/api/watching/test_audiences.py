@@ -360,7 +360,7 @@ def test_a_change_concerns_the_few_that_look_for_it(selectors: list[tuple[str, s
     index = Audiences()
     audiences = [_audience(index, *each) for each in selectors]
     labels = {"package": "p7", "repository": "r", "label7": "6"}
-    found = index.concerned(Event(Kind.PACKAGE, 2, None, _entry("n7", labels, "p7")))
+    found = index.concerned(Event(2, None, _entry("n7", labels, "p7")))
     assert audiences[7] in found
     assert len(found) <= 3
 
@@ -369,7 +369,7 @@ def test_a_change_concerns_those_it_leaves_and_those_it_comes_to_once_each() -> 
     index = Audiences()
     left, came, both = (_audience(index, each) for each in ("package=p1", "package=p2", "package in (p1,p2)"))
     _audience(index, "package=p3")
-    event = Event(Kind.PACKAGE, 2, _entry("n", {"package": "p1"}, ""), _entry("n", {"package": "p2"}, ""))
+    event = Event(2, _entry("n", {"package": "p1"}, ""), _entry("n", {"package": "p2"}, ""))
     found = index.concerned(event)
     assert set(found) == {left, came, both}
     assert len(found) == 3
@@ -381,13 +381,13 @@ def test_what_cannot_be_looked_up_is_always_asked() -> None:
         _audience(index, *each)
         for each in [("", ""), ("a!=1", ""), ("!a", ""), ("", "spec.packageName="), ("", "metadata.name!=n")]
     }
-    assert set(index.concerned(Event(Kind.PACKAGE, 2, None, _entry("n", {}, "")))) == always
+    assert set(index.concerned(Event(2, None, _entry("n", {}, "")))) == always
 
 
 def test_one_namespace_is_looked_up() -> None:
     index = Audiences()
     here, _ = _audience(index, namespace="x"), _audience(index, namespace="y")
-    assert index.concerned(Event(Kind.PACKAGE, 2, None, _entry("n", {}, ""))) == [here]
+    assert index.concerned(Event(2, None, _entry("n", {}, ""))) == [here]
 
 
 # --- turns ---

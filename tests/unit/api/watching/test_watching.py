@@ -181,9 +181,8 @@ async def test_bad_watches_are_refused_before_the_stream(
     assert [cause["field"] for cause in answer.json.get("details", {}).get("causes", [])] == fields
 
 
-async def test_there_is_no_yaml_stream_and_no_watch_of_files(six: World) -> None:
+async def test_there_is_no_yaml_stream(six: World) -> None:
     assert (await six.get("packages", watch="true", accept="application/yaml")).status == 406
-    assert (await six.get("packagerevisionresources", watch="true")).status == 405
 
 
 async def test_a_watcher_that_leaves_is_forgotten(six: World) -> None:
