@@ -1,4 +1,4 @@
-"""The Kubernetes side: the host cluster's API, and what it decides about those who ask ours.
+"""Running in a cluster: its API, its Repository objects, and its reviews of who asks us for what.
 
 Imported only when --kubernetes is on; the part of kubernetes_asyncio that is used, by `library` alone.
 """

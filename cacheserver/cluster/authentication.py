@@ -39,12 +39,15 @@ _Headers = tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Standing:
-    """What a trust makes of one connection's certificate. Until these Unix times it may speak for others (and 0: it
-    may not), and stands for `identity`."""
+class _PeerRights:
+    """What a trust makes of one connection's certificate.
 
-    speaks_until: float
-    stands_until: float
+    proxy_until: Unix time until when it may name users as a front proxy. user_until: until when it is `identity`'s own
+    credential. 0: never.
+    """
+
+    proxy_until: float
+    user_until: float
     identity: Identity
 
 
@@ -62,7 +65,7 @@ class Authentication:
         """Forget what followed from another trust."""
         self._trust = trust
         self._headers = ProxyHeaders(trust)
-        self._standings: WeakKeyDictionary[Peer, _Standing] = WeakKeyDictionary()  # as many as connections
+        self._rights: WeakKeyDictionary[Peer, _PeerRights] = WeakKeyDictionary()  # as many as connections
 
     async def identify(self, request: web.BaseRequest) -> Identity | None:
         """Who asks; None when no credential of the request holds."""
@@ -70,23 +73,23 @@ class Authentication:
             self._believe(self._published.trust)
         peer = peer_of(request.transport)
         if peer is not None:
-            now, standing = self._now(), self._standing(peer)
-            if now < standing.speaks_until:
+            now, rights = self._now(), self._rights_of(peer)
+            if now < rights.proxy_until:
                 proxied = self._headers.identity(request.raw_headers)
                 if proxied is not None:
                     return proxied
-            if now < standing.stands_until:
-                return standing.identity
+            if now < rights.user_until:
+                return rights.identity
         token = bearer_token(request.headers.get("Authorization", ""))
         return await self._tokens.identity(token) if token else None
 
-    def _standing(self, peer: Peer) -> _Standing:
+    def _rights_of(self, peer: Peer) -> _PeerRights:
         try:
-            return self._standings[peer]
+            return self._rights[peer]
         except KeyError:
             trust = self._trust
             allowed = not trust.allowed_names or peer.common_name in trust.allowed_names
-            found = self._standings[peer] = _Standing(
+            found = self._rights[peer] = _PeerRights(
                 trust.proxy_ca.trusted_until(peer) if allowed else 0.0,
                 trust.client_ca.trusted_until(peer) if peer.common_name else 0.0,
                 of_certificate(peer),
@@ -167,6 +170,7 @@ class Tokens:
         return known[0]
 
     async def close(self) -> None:
+        """Cancels reviews under way."""
         await self._answers.close()
 
     async def _review(self, token: str) -> tuple[Identity | None]:

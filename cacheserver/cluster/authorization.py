@@ -55,6 +55,7 @@ class Authorization:
         )
 
     async def close(self) -> None:
+        """Cancels reviews under way."""
         await self._answers.close()
 
 

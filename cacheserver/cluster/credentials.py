@@ -55,7 +55,10 @@ class Secret:
         return f"the Secret {self.name} in {self.namespace}"
 
     def text(self, key: str) -> str:
-        """The value as text, a newline at its end left out (`kubectl create secret --from-file`); empty without it."""
+        """The value as text, a newline at its end left out (`kubectl create secret --from-file`); empty without it.
+
+        Raises: SecretInvalidError for what is not UTF-8.
+        """
         try:
             return self.values.get(key, b"").decode().removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError:
@@ -70,7 +73,7 @@ class Secrets:
         self._api = api
 
     async def read(self, namespace: str, name: str) -> Secret:
-        """As SecretReader."""
+        """As SecretReader. Raises: as there."""
         try:
             return secret_of(await self._api.get(f"/api/v1/namespaces/{namespace}/secrets/{name}"))
         except KubernetesError as exc:
@@ -197,6 +200,7 @@ class SourceWithSecrets:
         return await inner.fetch(scratch, progress)
 
     async def aclose(self) -> None:
+        """Closes the source that is open; it is opened again when it is needed."""
         inner, self._inner = self._inner, None
         if inner is not None:
             await inner.aclose()
@@ -233,4 +237,5 @@ class RefusedSource:
         """Raises: the error, always."""
         raise self._error
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Nothing is open."""

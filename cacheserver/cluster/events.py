@@ -1,7 +1,7 @@
-"""Events on Repositories: what `kubectl describe` tells of the last syncs. One for each transition, never one a look.
+"""Kubernetes Events on Repositories, as `kubectl describe` shows them: one for each change of state, none for
+a sync that changed nothing.
 
-Told and forgotten: an Event that the host API does not take is dropped, and nobody waits for one. Called by the book of
-statuses, which knows what changed.
+Best effort: an Event that the host API refuses is dropped, and no caller waits for one. Called by the status store.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ _REMEMBERED: Final = 1024
 _MESSAGE_CHARACTERS: Final = 1024  # k8s: pkg/apis/core/validation/events.go, NoteLengthLimit
 _NAME_CHARACTERS: Final = 220
 _RETRY_S: Final = 5.0
-_NEWS_FOR_S: Final = 600.0  # ours: what nobody took by then stands in status; nor may one event hold up all others
+_NEWS_FOR_S: Final = 600.0  # ours: by then its news stands in status; nor may one event hold up all others
 
 
 class EventType(StrEnum):
+    """Of a core/v1 Event."""
+
     NORMAL = "Normal"
     WARNING = "Warning"
 
@@ -65,19 +67,19 @@ Status = Mapping[str, Any]  # `Repository.status`, decoded
 
 
 def occurrences(before: Status, after: Status) -> list[Occurrence]:
-    """What the step from one status to the next is worth telling; nothing while all goes on as it was."""
+    """The Events that the step from one status to the next calls for; none while nothing changed."""
     was, is_ = _conditions(before), _conditions(after)
     ready, reason, message = is_.get("Ready", ("", "", ""))
-    told: list[Occurrence] = []
+    found: list[Occurrence] = []
     if ready == "False" and reason != "Syncing" and was.get("Ready", ("", ""))[:2] != (ready, reason):
-        told.append(Occurrence(EventType.WARNING, "SyncFailed", f"{reason}: {message}"))
+        found.append(Occurrence(EventType.WARNING, "SyncFailed", f"{reason}: {message}"))
     recovered = was.get("Ready", ("False",))[0] != "True"
     if ready == "True" and reason == "Synced" and (recovered or _content(before) != _content(after)):
-        told.append(Occurrence(EventType.NORMAL, "Synced", message))
+        found.append(Occurrence(EventType.NORMAL, "Synced", message))
     degraded, reason, message = is_.get("Degraded", ("", "", ""))
     if ready == "True" and degraded == "True" and was.get("Degraded", ("", ""))[:2] != (degraded, reason):
-        told.append(Occurrence(EventType.WARNING, reason, message))
-    return told
+        found.append(Occurrence(EventType.WARNING, reason, message))
+    return found
 
 
 def _conditions(status: Status) -> dict[str, tuple[str, str, str]]:
@@ -90,8 +92,8 @@ def _content(status: Status) -> tuple[object, ...]:
 
 
 @dataclass(slots=True)
-class _Told:
-    """An Event that the host API has."""
+class _Sent:
+    """An Event that the host API has. first_at: Unix time."""
 
     path: str
     first_at: float
@@ -99,18 +101,18 @@ class _Told:
 
 
 class Events:
-    """Tells the host API, one after the other. `tell` never waits; call run() (for ever)."""
+    """Writes Events to the host API, one after the other. `record` never waits; call run() (for ever)."""
 
     def __init__(self, api: KubeAPI) -> None:
         self._api = api
         self._waiting: deque[tuple[Subject, Occurrence, float]] = deque(maxlen=WAITING)
         self._arrived = asyncio.Event()
-        self._told: OrderedDict[tuple[str, Occurrence], _Told] = OrderedDict()
+        self._sent: OrderedDict[tuple[str, Occurrence], _Sent] = OrderedDict()
         self._failing = False
         self._instance = f"{socket.gethostname()}/{os.getpid()}"[:128]
 
-    def tell(self, subject: Subject, occurrence: Occurrence) -> None:
-        """Let those who look at the Repository know."""
+    def record(self, subject: Subject, occurrence: Occurrence) -> None:
+        """Queue one Event; when WAITING of them wait, the oldest is dropped."""
         self._waiting.append((subject, occurrence, time.time()))
         self._arrived.set()
 
@@ -137,23 +139,23 @@ class Events:
                     self._failing = True
 
     async def _send(self, subject: Subject, occurrence: Occurrence, at: float) -> None:
-        told = self._told.get((subject.uid, occurrence))
-        if told is not None and at - told.first_at < _SAME_WITHIN_S:
-            told.count += 1
+        sent = self._sent.get((subject.uid, occurrence))
+        if sent is not None and at - sent.first_at < _SAME_WITHIN_S:
+            sent.count += 1
             try:
-                await self._api.patch(told.path, {"count": told.count, "lastTimestamp": _stamp(at)})
+                await self._api.patch(sent.path, {"count": sent.count, "lastTimestamp": _stamp(at)})
                 return
             except KubernetesUnavailable:
-                told.count -= 1
+                sent.count -= 1
                 raise
             except KubernetesError:
                 pass  # gone: the host API keeps Events for an hour, or less
         namespace = f"/api/v1/namespaces/{subject.namespace}/events"
         body = self._event(subject, occurrence, at)
         await self._api.create(namespace, body)
-        self._told[subject.uid, occurrence] = _Told(f"{namespace}/{body['metadata']['name']}", at, 1)
-        while len(self._told) > _REMEMBERED:
-            self._told.popitem(last=False)
+        self._sent[subject.uid, occurrence] = _Sent(f"{namespace}/{body['metadata']['name']}", at, 1)
+        while len(self._sent) > _REMEMBERED:
+            self._sent.popitem(last=False)
 
     def _event(self, subject: Subject, occurrence: Occurrence, at: float) -> dict[str, Any]:
         """core/v1: the form whose count kubectl shows."""

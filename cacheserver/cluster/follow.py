@@ -49,7 +49,7 @@ async def follow(
     """
     since, pause_s, failing = "", first_pause_s, False
     while True:
-        begun, told = asyncio.get_running_loop().time(), False
+        begun, heard = asyncio.get_running_loop().time(), False
         try:
             if not since:
                 objects, since = await _list(api, path, query)
@@ -60,11 +60,11 @@ async def follow(
                         failing = False
                         log.info("kube-apiserver answers again", extra={"path": path})
                     since = event.resource_version
-                    pause_s, told = first_pause_s, True
+                    pause_s, heard = first_pause_s, True
                     if event.type != "BOOKMARK":
                         yield Changed(event.object, deleted=event.type == "DELETED")
             # client-go, handleAnyWatch: one that ends at once and in silence is a failure, or we would ask without end
-            if told or asyncio.get_running_loop().time() - begun >= _SHORT_S:
+            if heard or asyncio.get_running_loop().time() - begun >= _SHORT_S:
                 continue
         except KubernetesExpired:
             since = ""

@@ -124,6 +124,7 @@ class KubeAPI:
         return await self._call("GET", path, query=query)
 
     async def create(self, path: str, body: Object, query: Query | None = None) -> Object:
+        """The object as it was created, or a review with its answer. path: of the collection."""
         return await self._call("POST", path, query=query, body=body)
 
     async def patch(
@@ -133,6 +134,7 @@ class KubeAPI:
         return await self._call("PATCH", path, query=query, body=body, content_type=content_type)
 
     async def delete(self, path: str, query: Query | None = None) -> Object:
+        """The object as it was, or a Status."""
         return await self._call("DELETE", path, query=query)
 
     async def watch(self, path: str, since: str, query: Query | None = None) -> AsyncGenerator[WatchEvent, None]:
@@ -235,8 +237,8 @@ class KubeAPI:
                 yield answer
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, self._no_credentials) as exc:
             self._refused |= isinstance(exc, aiohttp.ClientSSLError | self._no_credentials)
-            told = str(exc) or type(exc).__name__
-            raise KubernetesUnavailable(f"{method} {path}: no answer from kube-apiserver: {told}", code=0) from exc
+            reason = str(exc) or type(exc).__name__
+            raise KubernetesUnavailable(f"{method} {path}: no answer from kube-apiserver: {reason}", code=0) from exc
 
 
 _USER_AGENT: Final = f"cacheserver/{cacheserver.__version__}"

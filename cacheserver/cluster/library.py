@@ -1,4 +1,4 @@
-"""Of kubernetes_asyncio, only what reads credentials and makes requests. Used by kubeapi; nobody else imports
+"""Imports of kubernetes_asyncio only what reads credentials and makes requests. Used by kubeapi; nothing else imports
 that package.
 
 Its own __init__ files import 850 modules of models, which take 36 MB and 0.4 s, and nothing here uses them. So what we

@@ -1,4 +1,4 @@
-"""Answers remembered for a while: bounded in bytes, each looked up once however many ask. For reviews; knows none."""
+"""A cache of answers that expire: bounded in bytes, each looked up once however many ask. Knows nothing of reviews."""
 
 from __future__ import annotations
 

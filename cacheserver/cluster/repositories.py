@@ -1,7 +1,7 @@
-"""The Repository controller: what the cluster's Repository objects ask for, told to ingestion as it changes.
+"""The Repository controller: hands the cluster's Repository objects to ingestion as they come, change and go.
 
 Lists, then watches; begins anew when the host API has forgotten what came since. Reads the objects and nothing else:
-what they come to is ingestion's, and so is who may work: every replica runs one of these, and only the leader acts. An
+syncing them is ingestion's, and so is who may do it: every replica runs one of these, and only the leader acts. An
 object that asks for what cannot be becomes a repository whose source says so. Called by the server.
 """
 
@@ -34,13 +34,19 @@ OpenSource = Callable[[RepositoryConfig, Access], Source]
 
 
 class Ingestion(Protocol):
-    """What is told; see ingest.Ingest."""
+    """What the controller calls; ingest.Ingest implements it."""
 
-    def put(self, config: RepositoryConfig, open_source: Callable[[], Source], *, access: str = "") -> None: ...
+    def put(self, config: RepositoryConfig, open_source: Callable[[], Source], *, access: str = "") -> None:
+        """Keep this repository in step from now on. access: differs when its credentials do."""
+        ...
 
-    def remove(self, key: RepositoryKey) -> None: ...
+    def remove(self, key: RepositoryKey) -> None:
+        """Stop serving the repository, and delete what was served of it."""
+        ...
 
-    async def left_behind(self, present: Collection[RepositoryKey]) -> None: ...
+    async def left_behind(self, present: Collection[RepositoryKey]) -> None:
+        """Remove every stored repository that is not `present`. Raises: EtcdError."""
+        ...
 
 
 class Controller:
@@ -50,7 +56,7 @@ class Controller:
         self,
         api: KubeAPI,
         ingest: Ingestion,
-        book: ClusterStatusStore,
+        statuses: ClusterStatusStore,
         secrets: SecretReader,
         open_source: OpenSource,
         *,
@@ -64,7 +70,7 @@ class Controller:
         """
         self._api = api
         self._ingest = ingest
-        self._book = book
+        self._statuses = statuses
         self._secrets = secrets
         self._open = open_source
         self._namespaces = tuple(namespaces) or ("",)
@@ -80,7 +86,7 @@ class Controller:
             for namespace in self._namespaces:
                 group.create_task(self._follow(namespace), name=f"repositories: {namespace or 'all namespaces'}")
             group.create_task(self._clean_up(), name="repositories: left behind")
-            group.create_task(self._book.run(), name="repositories: book")
+            group.create_task(self._statuses.run(), name="repositories: statuses")
 
     async def _clean_up(self) -> None:
         """Once: forget what belongs to Repositories that went while nobody looked."""
@@ -126,7 +132,7 @@ class Controller:
     def _take(self, manifest: Object) -> RepositoryKey:
         key = _key(manifest)
         self._present[key] = None
-        self._book.saw(key, manifest)
+        self._statuses.saw(key, manifest)
         try:
             config = from_cluster(manifest, self._defaults)
         except ConfigError as exc:
@@ -149,7 +155,7 @@ class Controller:
 
     def _drop(self, key: RepositoryKey) -> None:
         self._present.pop(key, None)
-        self._book.gone(key)
+        self._statuses.gone(key)
         self._ingest.remove(key)
 
 

@@ -1,9 +1,9 @@
-"""The status of Repositories, kept in the cluster's own objects. Written behind: ingestion never waits for it.
+"""The status of Repository objects in the cluster, written behind: ingestion never waits for the host API.
 
-What ingestion says is readable at once, and sent as soon as the host API takes it; the latest word wins, one word waits
-for each Repository. Sent only while the claim that it was said under stands, and only onto the version of the object
-that was seen last, so that a process that was paused past its lease overwrites nothing. Called by ingestion (as its
-StatusStore) and by the controller, which tells what the host API says.
+A status that ingestion writes is readable at once, and sent as soon as the host API takes it; of each Repository the
+latest one waits, and no other. It is sent only while the claim that it was written under is held, and only onto the
+version of the object that was seen last, so that a process that was paused past its lease overwrites nothing. Called by
+ingestion (as its StatusStore) and by the controller, with each object that the host API shows.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _LONGEST_PAUSE_S: Final = 30.0
 _CONDITION_PARTS: Final = ("type", "status", "reason", "message", "lastTransitionTime")
 
 Holds = Callable[[Claim], Awaitable[bool]]
-"""Whether a claim still stands. Raises: EtcdError."""
+"""Whether a claim is still held. Raises: EtcdError."""
 
 
 @dataclass(slots=True, eq=False)
-class _Word:
+class _Pending:
     """A status on its way to the host API."""
 
     claim: Claim
@@ -50,22 +50,22 @@ class _Entry:
     uid: str
     version: str
     status: dict[str, Any]
-    waiting: _Word | None = field(default=None)
+    waiting: _Pending | None = field(default=None)
 
     @property
-    def said(self) -> dict[str, Any]:
+    def latest(self) -> dict[str, Any]:
         return self.waiting.status if self.waiting else self.status
 
 
 class ClusterStatusStore:
-    """See the module. `saw` and `gone` tell it what there is; call run() (for ever)."""
+    """See the module. The controller calls `saw` and `gone`; call run() (for ever)."""
 
     def __init__(self, api: KubeAPI, holds: Holds, events: Events) -> None:
         self._api = api
         self._holds = holds
         self._events = events
         self._entries: dict[RepositoryKey, _Entry] = {}
-        self._dirty: dict[RepositoryKey, None] = {}  # in the order of their first unsent word
+        self._dirty: dict[RepositoryKey, None] = {}  # in the order of their first unsent status
         self._arrived = asyncio.Event()
         self._refused: set[RepositoryKey] = set()
         self._away = False
@@ -84,15 +84,15 @@ class ClusterStatusStore:
             entry.version, entry.status = version, _status(manifest)
 
     def gone(self, key: RepositoryKey) -> None:
-        """The Repository is no more, and nobody is left to tell."""
+        """The Repository was deleted: what waits for it is dropped."""
         self._entries.pop(key, None)
         self._dirty.pop(key, None)
         self._refused.discard(key)
 
-    # --- what ingestion says: a StatusStore ---
+    # --- what ingestion writes: a StatusStore ---
 
     async def read(self, config: RepositoryConfig) -> Stored | None:
-        """What was said last of the Repository, sent or not; None when there is no such object."""
+        """The latest status of the Repository, sent or not; None when there is no such object."""
         entry = self._entries.get(config.key)
         return _stored(config.key, entry) if entry else None
 
@@ -104,9 +104,9 @@ class ClusterStatusStore:
             return None  # deleted meanwhile; ingestion hears of it in a moment
         status: dict[str, Any] = orjson.loads(record.status)
         subject = Subject(key.namespace, key.name, entry.uid, entry.version)
-        for occurrence in occurrences(entry.said, status):
-            self._events.tell(subject, occurrence)
-        entry.waiting = _Word(claim, status)
+        for occurrence in occurrences(entry.latest, status):
+            self._events.record(subject, occurrence)
+        entry.waiting = _Pending(claim, status)
         self._dirty[key] = None
         self._arrived.set()
         return _stored(key, entry)
@@ -114,7 +114,7 @@ class ClusterStatusStore:
     # --- sending ---
 
     async def run(self) -> None:
-        """Send what is said, Events too, until cancelled; while the host API or etcd is away, words wait."""
+        """Send statuses and Events until cancelled; while the host API or etcd is away, they wait."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._events.run(), name="repositories: events")
             group.create_task(self._send_all(), name="repositories: status")
@@ -142,16 +142,16 @@ class ClusterStatusStore:
         if entry is None or entry.waiting is None:
             self._dirty.pop(key, None)
             return True
-        word = entry.waiting
+        pending = entry.waiting
         try:
-            await self._deliver(key, entry, word)
+            await self._deliver(key, entry, pending)
         except (KubernetesUnavailable, EtcdError) as exc:
             if not self._away:
                 log.warning("status waits to be written", extra={**_about(key), "error": str(exc)})
             self._away = True
             return False
         except KubernetesError as exc:
-            # Said again after the next look at the source; the log tells it once.
+            # Written again after the next look at the source; logged once.
             if exc.code != 404 and key not in self._refused:
                 log.warning("status is not taken", extra={**_about(key), "error": str(exc)})
                 self._refused.add(key)
@@ -160,21 +160,21 @@ class ClusterStatusStore:
                 log.info("status waits no longer")
             self._away = False
             self._refused.discard(key)
-        if entry.waiting is word:
+        if entry.waiting is pending:
             entry.waiting = None
             self._dirty.pop(key, None)
         return True
 
-    async def _deliver(self, key: RepositoryKey, entry: _Entry, word: _Word) -> None:
-        """Write the word onto the object as it is now, if who said it still may. Raises: KubernetesError, EtcdError."""
+    async def _deliver(self, key: RepositoryKey, entry: _Entry, pending: _Pending) -> None:
+        """Write the status onto the object as it is, while its claim is held. Raises: KubernetesError, EtcdError."""
         path = f"{collection(key.namespace)}/{key.name}"
         for _ in range(_CONFLICTS):
-            # Asked before each try: after a conflict it may well be that another process leads, and said something.
-            if not await self._holds(word.claim):
+            # Asked before each try: after a conflict it may well be that another process leads, and wrote one.
+            if not await self._holds(pending.claim):
                 log.info("status dropped: another process ingests this repository now", extra=_about(key))
                 return
-            cleared = dict.fromkeys(entry.status.keys() - word.status.keys())
-            body = {"metadata": {"resourceVersion": entry.version}, "status": {**cleared, **word.status}}
+            cleared = dict.fromkeys(entry.status.keys() - pending.status.keys())
+            body = {"metadata": {"resourceVersion": entry.version}, "status": {**cleared, **pending.status}}
             written = True
             try:
                 found = await self._api.patch(f"{path}/status", body)
@@ -185,7 +185,7 @@ class ClusterStatusStore:
             if self._entries.get(key) is entry:  # else it went meanwhile, and this answer is older than that news
                 self.saw(key, found)
             if written or self._entries.get(key) is not entry:
-                return  # if not written: this is another object of the same name, which the word is not about
+                return  # if not written: this is another object of the same name, which the status is not about
         raise KubernetesUnavailable(f"{path}: changed {_CONFLICTS} times while its status was written", code=409)
 
 
@@ -196,7 +196,7 @@ def collection(namespace: str = "") -> str:
 
 
 def _stored(key: RepositoryKey, entry: _Entry) -> Stored:
-    value = orjson.dumps({"metadata": {}, "spec": {}, "status": entry.said})
+    value = orjson.dumps({"metadata": {}, "spec": {}, "status": entry.latest})
     return Stored(Key(Kind.REPOSITORY, key.namespace, key.name), value, _number(entry.version))
 
 

@@ -1,5 +1,5 @@
-"""Whom the host cluster tells us to believe: the CAs and header names in the ConfigMap that kube-apiserver publishes
-for its extension servers, followed as they change.
+"""The ConfigMap that kube-apiserver publishes for its extension servers, followed as it changes: the CAs of client
+certificates, and the front proxy's CAs, names and headers.
 
 ConfigMap: k8s.io/kubernetes/pkg/controlplane/controller/clusterauthenticationtrust.
 Rules: k8s.io/apiserver/pkg/authentication/request/headerrequest.

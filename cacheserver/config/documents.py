@@ -29,16 +29,18 @@ class Value:
 
     @property
     def origin(self) -> str:
+        """Where it stands, for messages; see the class."""
         if self.node.start_mark is None:
             return ".".join(self.keys) or str(self.file)
         where = f"{self.file}:{self.node.start_mark.line + 1}"
         return f"{where} ({'.'.join(self.keys)})" if self.keys else where
 
     def error(self, message: str) -> ConfigError:
+        """An error to raise that says where this value stands."""
         return ConfigError(f"{self.origin}: {message}")
 
     def text(self) -> str:
-        """The scalar as written, quotes taken off."""
+        """The scalar as written, quotes taken off. Raises: ConfigError for what is no scalar, or null."""
         if not isinstance(self.node, yaml.ScalarNode):
             raise self.error("a single value is needed here")
         if self.node.tag == _TAG + "null":
@@ -46,7 +48,7 @@ class Value:
         return str(self.node.value)
 
     def items(self) -> list[Value]:
-        """The elements of a list; a single value stands for a list of one."""
+        """The elements of a list; a single value stands for a list of one. Raises: ConfigError for a mapping."""
         if isinstance(self.node, yaml.ScalarNode):
             return [self]
         if not isinstance(self.node, yaml.SequenceNode):
@@ -54,7 +56,10 @@ class Value:
         return [Value(self.file, self.keys, node) for node in self.node.value]
 
     def members(self, known: Collection[str] | None = None) -> Mapping[str, Value]:
-        """The keys of a mapping. known: the keys that are allowed; None allows any."""
+        """The keys of a mapping. known: the keys that are allowed; None allows any.
+
+        Raises: ConfigError for what is no mapping, and for a key that is not known or stands there twice.
+        """
         if not isinstance(self.node, yaml.MappingNode):
             raise self.error("a mapping of keys to values is needed here")
         found: dict[str, Value] = {}

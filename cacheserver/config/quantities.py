@@ -52,7 +52,7 @@ class Address:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds. Go's notation: `500ms`, `10s`, `10m`, `1h30m`."""
+    """Seconds. Go's notation: `500ms`, `10s`, `10m`, `1h30m`. Raises: ValueError."""
     if not _DURATION.match(text):
         raise ValueError(f"{text!r} is no duration: write a number and a unit (ms, s, m, h), as in 10m or 1h30m")
     return sum(float(number) * _UNITS_S[unit] for number, unit in _DURATION_PART.findall(text))
@@ -70,7 +70,7 @@ def show_duration(seconds: float) -> str:
 
 
 def parse_size(text: str) -> int:
-    """Bytes. Kubernetes' notation: `4096`, `500k`, `64Mi`, `4Gi`."""
+    """Bytes. Kubernetes' notation: `4096`, `500k`, `64Mi`, `4Gi`. Raises: ValueError."""
     found = _SIZE.match(text)
     if found is None:
         raise ValueError(f"{text!r} is no size: write bytes as a whole number with a unit, as in 64Mi or 4Gi")
@@ -78,6 +78,7 @@ def parse_size(text: str) -> int:
 
 
 def show_size(count: int) -> str:
+    """Bytes in the largest unit that divides them, as parse_size reads them: `64Mi`."""
     for unit in ("Gi", "Mi", "Ki"):
         if count and count % _UNITS_BYTES[unit] == 0:
             return f"{count // _UNITS_BYTES[unit]}{unit}"
@@ -85,7 +86,10 @@ def show_size(count: int) -> str:
 
 
 def parse_address(text: str) -> Address:
-    """`HOST:PORT`. Ours: only IP addresses and `localhost`, so that whether it is loopback is known without DNS."""
+    """`HOST:PORT`. Ours: only IP addresses and `localhost`, so that whether it is loopback is known without DNS.
+
+    Raises: ValueError.
+    """
     host, colon, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if not colon or not host or (":" in host and not bracketed):
@@ -102,7 +106,7 @@ def parse_address(text: str) -> Address:
 
 
 def parse_path(text: str, base: Path) -> Path:
-    """`text` as a path; a relative one starts from `base`, `~` is the user's home."""
+    """`text` as a path; a relative one starts from `base`, `~` is the user's home. Raises: ValueError."""
     if not text or "\0" in text:
         raise ValueError("the path is empty" if not text else "the path holds a NUL")
     try:
@@ -113,6 +117,7 @@ def parse_path(text: str, base: Path) -> Path:
 
 
 def parse_switch(text: str) -> bool:
+    """Yes or no, in the ways that people write it, in any case. Raises: ValueError."""
     lowered = text.lower()
     if lowered not in _YES + _NO:
         raise ValueError(f"{text!r} is neither true nor false")
@@ -120,7 +125,10 @@ def parse_switch(text: str) -> bool:
 
 
 def parse_endpoints(text: str) -> tuple[str, ...]:
-    """etcd's client URLs; empty for `embedded`. All http or all https: one connection setting serves them all."""
+    """etcd's client URLs; empty for `embedded`. All http or all https: one connection setting serves them all.
+
+    Raises: ValueError.
+    """
     if text == "embedded":
         return ()
     endpoints = tuple(part.strip().rstrip("/") for part in text.split(","))
@@ -158,6 +166,8 @@ def count(*, least: int, most: int) -> Kind[int]:
 
 
 def duration(*, least_s: float, most_s: float) -> Kind[float]:
+    """Seconds between `least_s` and `most_s`, both allowed."""
+
     def parse(text: str, _base: Path) -> float:
         seconds = parse_duration(text)
         if not least_s <= seconds <= most_s:
@@ -168,6 +178,8 @@ def duration(*, least_s: float, most_s: float) -> Kind[float]:
 
 
 def size(*, least: int, most: int) -> Kind[int]:
+    """Bytes between `least` and `most`, both allowed."""
+
     def parse(text: str, _base: Path) -> int:
         value = parse_size(text)
         if not least <= value <= most:

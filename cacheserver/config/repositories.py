@@ -194,7 +194,7 @@ def check_name(name: str) -> str:
 
 
 def check_namespace(text: str) -> str:
-    """Kubernetes: a namespace is an RFC 1123 label, the same shape as a repository's name."""
+    """`text`, if it is a namespace: an RFC 1123 label, as a repository's name is. Raises: ValueError."""
     if not names.REPOSITORY_NAME.match(text):
         raise ValueError(f"{text!r} is no namespace: 1 to 63 lower-case letters, digits and hyphens")
     return text

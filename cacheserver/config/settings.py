@@ -29,12 +29,16 @@ _METADATA: Final = "setting"
 
 
 class LogFormat(StrEnum):
+    """How log lines are written. AUTO: TEXT on a terminal, JSON elsewhere."""
+
     AUTO = "auto"
     TEXT = "text"
     JSON = "json"
 
 
 class LogLevel(StrEnum):
+    """The least severe that is logged."""
+
     DEBUG = "debug"
     INFO = "info"
     WARNING = "warning"
@@ -223,6 +227,7 @@ class EtcdSettings:
 
     @property
     def embedded(self) -> bool:
+        """Whether the server starts an etcd of its own."""
         return not self.endpoints
 
     def password(self) -> str:
@@ -429,7 +434,7 @@ class ParseSettings:
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """What is told, and how. One line an event on stderr."""
+    """What is logged, and how: one line an event, on stderr."""
 
     format: LogFormat = _setting(
         "log-format", quantities.choice(LogFormat), LogFormat.AUTO, "auto: text on a terminal, JSON elsewhere."

@@ -44,7 +44,7 @@ class DirectorySource:
 class OCISource:
     """An image in a registry: `HOST/REPOSITORY[:TAG][@sha256:DIGEST]`. Neither tag nor digest means `latest`.
 
-    insecure: plain HTTP, or TLS that nobody vouches for, is accepted.
+    insecure: plain HTTP, or TLS whose authority is not known, is accepted.
     """
 
     image: str
@@ -65,6 +65,8 @@ class OCILayoutSource:
 
 
 class RefKind(StrEnum):
+    """What the name of a git ref is looked for among."""
+
     BRANCH = "branch"
     TAG = "tag"
     COMMIT = "commit"
@@ -74,6 +76,8 @@ class RefKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GitRef:
+    """Which commit of a git repository. name: as git shows it (main, v1.2.0), or a commit's hash."""
+
     kind: RefKind
     name: str
 
@@ -122,6 +126,7 @@ def parse_source(text: str, base: Path) -> SourceSpec:
 
 
 def oci_source(image: str, *, insecure: bool = False) -> OCISource:
+    """image: HOST/REPOSITORY:TAG or HOST/REPOSITORY@sha256:DIGEST. insecure: see OCISource. Raises: ValueError."""
     if "://" in image:
         raise ValueError(f"{_plain(image)!r}: an image is HOST/REPOSITORY:TAG, without a scheme")
     host = image.partition("/")[0]

@@ -380,7 +380,7 @@ async def test_events_that_are_not_taken_hold_nothing_up(world: World) -> None:
 
 async def test_no_more_events_wait_than_there_is_room_for(world: World) -> None:
     for n in range(WAITING + 50):
-        world.events.tell(Subject("team", "a", "u", "1"), Occurrence(EventType.NORMAL, "Synced", str(n)))
+        world.events.record(Subject("team", "a", "u", "1"), Occurrence(EventType.NORMAL, "Synced", str(n)))
     await world.run()
     await eventually(lambda: len(world.told()) == WAITING)
     messages = {found["message"] for found in world.kube.objects(EVENTS)}
