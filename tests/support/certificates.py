@@ -6,6 +6,9 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+# Python's own checks, which tests' clients have from 3.13 on, want an authority to say so (RFC 5280 section 4.2.1.3).
+_SIGNS = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+
 
 class Authority:
     """Signs certificates valid for a day, for 127.0.0.1 and localhost, as server and as client."""
@@ -22,6 +25,7 @@ class Authority:
         _openssl(
             *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"),
             *("-subj", f"/CN={name}", "-keyout", self.key, "-out", self.certificate),
+            *_SIGNS,
         )
         if bare:
             self._strip()
