@@ -7,7 +7,7 @@ not even listed. What is wrong with one revision stays with it (krm_judge.py).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -27,6 +27,8 @@ from cacheserver.model import RepositoryKey
 
 _BATCH_TREES: Final = 16
 """Of one job: about 1 MB of real packages, on disk until it is done."""
+_BATCH_FILES: Final = 20_000
+"""Of one job with more than one tree: each name is 200 bytes here, 200 in the job, and 400 in its worker."""
 _MOST_TOLD: Final = 50
 """Warnings of one kind; the rest is counted. Repositories with thousands of release tags exist."""
 
@@ -233,7 +235,7 @@ class Parse:
 
         # By package: neighbours share most of their files, which are read once a batch.
         ordered = sorted(waiting.values(), key=lambda some: (some[0].place.package, some[0].place.name))
-        await self._jobs.each([ordered[at : at + _BATCH_TREES] for at in range(0, len(ordered), _BATCH_TREES)], read)
+        await self._jobs.each(_batches(ordered), read)
 
     def _refuse(self, place: Place, reason: str, message: str) -> None:
         finding = Finding(reason, message, f"{place.ref}:{place.directory}", package=place.package)
@@ -246,6 +248,21 @@ class Parse:
         if len(told) > _MOST_TOLD:
             message = f"{len(told) - _MOST_TOLD} more of this kind are not listed"
             self._found.findings.append(Finding(reason, message, warning=True))
+
+
+def _batches(ordered: Sequence[list[_Candidate]]) -> Iterator[list[list[_Candidate]]]:
+    batch: list[list[_Candidate]] = []
+    count = 0
+    for some in ordered:
+        files = some[0].files
+        size = len(files.entries) if files is not None else 0
+        if batch and (len(batch) == _BATCH_TREES or count + size > _BATCH_FILES):
+            yield batch
+            batch, count = [], 0
+        batch.append(some)
+        count += size
+    if batch:
+        yield batch
 
 
 async def holds_packages(tree: Refs) -> bool:
