@@ -22,7 +22,7 @@ import zstandard
 
 from cacheserver import metrics
 from cacheserver.errors import BlobMissingError, Unavailable
-from cacheserver.etcd.client import Client, Compare, Delete, Put, prefix_end
+from cacheserver.etcd.client import Client, Compare, Delete, KeyValue, Put, RangeResult, prefix_end
 from cacheserver.memo import Memo
 from cacheserver.model import BlobFile, BlobHead, Digest
 from cacheserver.store.keys import BLOB
@@ -49,7 +49,7 @@ class Blobs:
     def __init__(self, client: Client) -> None:
         self._client = client
         # Immutable by digest, so never stale while the blob exists. When full, the least recently used goes.
-        self._heads: OrderedDict[Digest, BlobHead] = OrderedDict()
+        self._heads: OrderedDict[Digest, _Head] = OrderedDict()
         self._stored = Memo[Digest, int](_STORED_BYTES)
         self._unreferenced: dict[bytes, tuple[_Marks, float]] = {}
 
@@ -57,6 +57,63 @@ class Blobs:
 
     async def head(self, digest: Digest) -> BlobHead | None:
         """What the blob is, or None when there is none."""
+        found = await self._head(digest)
+        return found.about if found else None
+
+    async def read(self, digest: Digest) -> AsyncIterator[bytes]:
+        """The uncompressed bytes in pieces of 128 KiB at most; one chunk and one piece in memory at a time.
+
+        One question a chunk where the head is remembered.
+        Raises: BlobMissingError when the blob, or a part of it, is not there; EtcdError.
+        """
+        head, chunk = await self._begin(digest)
+        try:
+            decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES).decompressobj()
+            blocks = Blocks()
+            left = head.about.size
+            for index in range(head.chunks):
+                if index:
+                    chunk = _chunk(digest, index, await self._client.range(_chunk_key(digest, index)))
+                unyielding = 0
+                for step in _steps(digest, blocks, chunk.value):
+                    try:
+                        piece = decompressor.decompress(step)
+                    except zstandard.ZstdError as exc:
+                        raise BlobMissingError(
+                            f"content {digest} is damaged in the store: chunk {index}: {exc}"
+                        ) from exc
+                    left -= len(piece)
+                    unyielding += len(piece)
+                    if left < 0:
+                        raise BlobMissingError(
+                            f"content {digest} is damaged in the store: over its {head.about.size} bytes"
+                        )
+                    if piece:
+                        yield piece
+                    if unyielding >= _TURN_BYTES:
+                        await asyncio.sleep(0)  # a chunk can stand for gigabytes, and a reader may take them as fast
+                        unyielding = 0
+            if left:
+                raise BlobMissingError(f"content {digest} is damaged in the store: {left} bytes are missing at its end")
+        except BlobMissingError:
+            self._heads.pop(digest, None)
+            raise
+
+    async def _begin(self, digest: Digest) -> tuple[_Head, KeyValue]:
+        """The head and the first chunk that belong together. Raises: BlobMissingError."""
+        remembered = digest in self._heads
+        head = await self._head(digest)
+        if head is None:
+            raise BlobMissingError(f"content {digest} is not in the store")
+        found = await self._client.range(_chunk_key(digest, 0))
+        # Another process may have collected the blob since, and stored it anew, perhaps in other chunks: those are
+        # younger than the head that is remembered. Chunks are never younger than their own head.
+        if remembered and (not found.key_values or found.key_values[0].create_revision > head.created):
+            self._heads.pop(digest, None)
+            return await self._begin(digest)
+        return head, _chunk(digest, 0, found)
+
+    async def _head(self, digest: Digest) -> _Head | None:
         known = self._heads.get(digest)
         if known is not None:
             self._heads.move_to_end(digest)
@@ -64,44 +121,11 @@ class Blobs:
         found = (await self._client.range(_key(digest) + b"head")).key_values
         if not found:
             return None
-        head, _ = _decode_head(digest, found[0].value)
+        head = _decode_head(digest, found[0])
         self._heads[digest] = head
         if len(self._heads) > _HEADS_KEPT:
             self._heads.popitem(last=False)
         return head
-
-    async def read(self, digest: Digest) -> AsyncIterator[bytes]:
-        """The uncompressed bytes in pieces of 128 KiB at most; one chunk and one piece in memory at a time.
-
-        Raises: BlobMissingError when the blob, or a part of it, is not there; EtcdError.
-        """
-        found = (await self._client.range(_key(digest) + b"head")).key_values
-        if not found:
-            raise BlobMissingError(f"content {digest} is not in the store")
-        head, chunks = _decode_head(digest, found[0].value)
-        decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES).decompressobj()
-        blocks = Blocks()
-        left = head.size
-        for index in range(chunks):
-            chunk = (await self._client.range(_chunk_key(digest, index))).key_values
-            if not chunk:
-                raise BlobMissingError(f"content {digest} is not complete in the store: chunk {index} is missing")
-            compressed = chunk[0].value
-            unyielding = 0
-            for step in _steps(digest, blocks, compressed):
-                try:
-                    piece = decompressor.decompress(step)
-                except zstandard.ZstdError as exc:
-                    raise BlobMissingError(f"content {digest} is damaged in the store: chunk {index}: {exc}") from exc
-                left -= len(piece)
-                unyielding += len(piece)
-                if left < 0:
-                    raise BlobMissingError(f"content {digest} is damaged in the store: over its {head.size} bytes")
-                if piece:
-                    yield piece
-                if unyielding >= _TURN_BYTES:
-                    await asyncio.sleep(0)  # a chunk can stand for gigabytes, and a reader may take them as fast
-                    unyielding = 0
 
     # --- write ---
 
@@ -240,6 +264,15 @@ class Blobs:
             key = last + b"/head" if part < b"head" else page.key_values[-1].key + b"\0"
 
 
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """A head as stored. chunks: how many. created: the mod revision that first wrote it."""
+
+    about: BlobHead
+    chunks: int
+    created: int
+
+
 @dataclass(slots=True)
 class _Marks:
     """By which a blob is recognised: its first key with the revision that wrote it, and its head's (0: none yet)."""
@@ -294,7 +327,15 @@ def _stored_bytes(value: bytes) -> int:
     return stored
 
 
-def _decode_head(digest: Digest, value: bytes) -> tuple[BlobHead, int]:
+def _decode_head(digest: Digest, stored: KeyValue) -> _Head:
+    value = stored.value
     raw = orjson.loads(value if value[:1] == b"{" else zstandard.ZstdDecompressor().decompress(value))
     files = tuple((path, size) for path, size in raw["files"])
-    return BlobHead(digest, raw["size"], raw["mediaType"], files), raw["chunks"]
+    return _Head(BlobHead(digest, raw["size"], raw["mediaType"], files), raw["chunks"], stored.create_revision)
+
+
+def _chunk(digest: Digest, index: int, found: RangeResult) -> KeyValue:
+    """The chunk that was asked for. Raises: BlobMissingError."""
+    if not found.key_values:
+        raise BlobMissingError(f"content {digest} is not complete in the store: chunk {index} is missing")
+    return found.key_values[0]
