@@ -9,4 +9,4 @@ LENGTH: Final = struct.Struct(">I")
 LONGEST: Final = 1 << 30
 """No frame of ours comes near; a length beyond it means that the stream is broken."""
 KRM: Final = b'["krm.'
-"""What a job of krm_wire begins with, and none of wire does."""
+"""What a job of krm/wire.py begins with, and none of fbc/wire.py does."""

@@ -38,12 +38,12 @@ def main() -> None:
 def _answer(frame: bytes, limits: ParseLimits) -> bytes:
     # Imported now, by the collector's new thresholds, and only what the kind of catalog needs: a fifth of the start.
     if frame.startswith(KRM):
-        from cacheserver.catalogs.krm import pack  # noqa: PLC0415
+        from cacheserver.catalogs.krm import worker as krm  # noqa: PLC0415
 
-        return pack.answer(frame, limits)
-    from cacheserver.catalogs.fbc import jobs  # noqa: PLC0415
+        return krm.answer(frame, limits)
+    from cacheserver.catalogs.fbc import worker as fbc  # noqa: PLC0415
 
-    return jobs.answer(frame, limits)
+    return fbc.answer(frame, limits)
 
 
 def _confine(memory_bytes: int) -> None:

@@ -1,95 +1,55 @@
-"""What a worker does for a file-based catalog: scans files, assembles packages, says which files an ignore file leaves.
-
-A job's bytes in, the answer's out. Called by the worker process, which imports this with its first such job.
-"""
+"""What a parse of a file-based catalog asks of the workers: which files count, what they hold, records of packages."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
-from typing import Final
+from dataclasses import replace
 
 import orjson
 
-from cacheserver.catalogs import bounds
+from cacheserver.catalogs import jobs
 from cacheserver.catalogs.catalog import Finding
-from cacheserver.catalogs.fbc import facts, ignore, project, rules
-from cacheserver.catalogs.fbc.scan import scan
-from cacheserver.catalogs.limits import ParseLimits
-from cacheserver.catalogs.wire import Assemble, Assembled, Scan, Select, decode_job, encode_assembled, encode_reports
-from cacheserver.model import Record, RepositoryKey
-
-_MOST_CUTS: Final = 50
-"""Ours: warnings of one package, as its other findings (rules.py)."""
+from cacheserver.catalogs.fbc.wire import Assemble, Group, Part, Report, Scan, Select, decode_reports, encode_job
+from cacheserver.catalogs.wire import LINE_ITEMS, Assembled, unhurried
+from cacheserver.errors import WorkerCrashedError
 
 
-def answer(frame: bytes, limits: ParseLimits) -> bytes:
-    """The answer to a job of wire."""
-    job = decode_job(frame)
-    if isinstance(job, Scan):
-        known = _known(job.known) if job.known else frozenset()
-        root, scratch = Path(job.root), Path(job.scratch) if job.write_blobs else None
-        return encode_reports([scan(part, root, known, scratch, limits) for part in job.parts])
-    if isinstance(job, Assemble):
-        return encode_assembled(_assemble(job, limits))
-    return orjson.dumps(_select(job))
+class Jobs(jobs.Jobs):
+    """The workers as one parse of a file-based catalog uses them."""
 
+    async def select(self, job: Select) -> list[str] | str:
+        """The files that are kept; a string is the reason why the ignore files cannot be used. Raises: CatalogError."""
+        try:
+            answer: list[str] | str = orjson.loads(await self.ask(encode_job(job), job.ignores[0]))
+        except WorkerCrashedError as exc:
+            return str(exc)
+        return answer
 
-@lru_cache(maxsize=4)
-def _known(path: str) -> frozenset[bytes]:
-    """The digests in the file; it is written once, before its first job."""
-    digests = Path(path).read_bytes()
-    return frozenset(digests[at : at + 32] for at in range(0, len(digests), 32))
+    async def scan(self, job: Scan) -> list[Report]:
+        """One report for each part, in order. Raises: CatalogError when the pool cannot go on."""
 
+        async def ask(parts: Sequence[Part]) -> list[Report]:
+            answer = await self.ask(encode_job(replace(job, parts=parts)), parts[0].path)
+            return await unhurried(decode_reports, answer)
 
-def _assemble(job: Assemble, limits: ParseLimits) -> list[Assembled]:
-    repository = RepositoryKey(job.namespace, job.repository)
-    made: list[Assembled] = []
-    for group in job.groups:
-        placed = [rules.Placed(facts.decode(d.facts), d.path, d.document, d.line) for d in group.documents]
-        package, findings = rules.check(group.name, placed)
-        records: list[Record] = []
-        if package is not None:
-            try:
-                records = project.records(repository, package, limits)
-                findings += _cuts(group.name, records, placed)
-            except bounds.BoundError as exc:
-                findings.append(_of_package(exc.reason, str(exc), group.name, placed[0], warning=False))
-        made.append(Assembled(group.name, records, findings))
-    return made
+        def blamed(part: Part, why: WorkerCrashedError) -> Report:
+            return Report(part, findings=[Finding("WorkerCrashed", str(why), part.path)], unclear=True)
 
+        return await self.answers(job.parts, ask, blamed)
 
-def _cuts(package: str, records: Sequence[Record], placed: Sequence[rules.Placed]) -> list[Finding]:
-    """A warning for each object that is not whole, at the bundle that it is made from."""
-    cut = [(record, fields) for record in records if (fields := bounds.truncated(record))][:_MOST_CUTS]
-    bundles: dict[str, rules.Placed] = {}
-    for one in placed if cut else ():
-        if isinstance(one.facts.subject, facts.Bundle):
-            _, version, release = one.facts.subject.versions[0]
-            bundles[f"{version}/{release}" if release else version] = one  # as project.py names the revision
-    return [
-        _of_package(
-            "Truncated",
-            f"{record.key.revision or 'its object'}: {', '.join(fields)} are too long for one object and cut there "
-            "(status.truncated); all of it stands in the revision's content",
-            package,
-            bundles.get(record.key.revision, placed[0]),
-            warning=True,
-        )
-        for record, fields in cut
-    ]
+    async def assemble(self, groups: Sequence[Group]) -> list[Assembled]:
+        """The records of each package; of one that kills its worker none, and a finding. Raises: CatalogError."""
 
+        async def ask(some: Sequence[Group]) -> list[Assembled]:
+            job = Assemble(self.key.namespace, self.key.name, some)
+            few = len(some) <= LINE_ITEMS and sum(len(group.documents) for group in some) <= LINE_ITEMS
+            frame = encode_job(job) if few else await asyncio.to_thread(encode_job, job)
+            return await self.assembled(frame, f"package {some[0].name}")
 
-def _of_package(reason: str, message: str, package: str, placed: rules.Placed, *, warning: bool) -> Finding:
-    told = f"package {package!r}: {message}"
-    return Finding(reason, told, placed.path, placed.document, placed.line, package, warning=warning)
+        def blamed(group: Group, why: WorkerCrashedError) -> Assembled:
+            first = group.documents[0]
+            finding = Finding("WorkerCrashed", str(why), first.path, first.document, first.line, group.name)
+            return Assembled(group.name, (), [finding])
 
-
-def _select(job: Select) -> list[str] | str:
-    """The files that are kept; a string is the reason why the ignore files cannot be used."""
-    try:
-        texts = {path: (Path(job.root) / path).read_text("utf-8", "replace") for path in job.ignores}
-        return ignore.kept(job.files, texts)
-    except (OSError, ValueError) as exc:
-        return str(exc)
+        return await self.answers(groups, ask, blamed)

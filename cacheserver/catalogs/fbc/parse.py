@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
-
-import orjson
+from typing import Final
 
 from cacheserver.catalogs.catalog import Catalog, Files, Finding, ParsedPackage, Progress
 from cacheserver.catalogs.documents import splitter
 from cacheserver.catalogs.fbc import ignore, index
 from cacheserver.catalogs.fbc.held import Damage, held
+from cacheserver.catalogs.fbc.jobs import Jobs
+from cacheserver.catalogs.fbc.wire import Group, Located, Part, Report, Scan, Select
+from cacheserver.catalogs.jobs import batched
 from cacheserver.catalogs.limits import MIB
-from cacheserver.catalogs.wire import (
-    LINE_ITEMS,
-    Assemble,
-    Assembled,
-    Group,
-    Located,
-    Part,
-    Report,
-    Scan,
-    Select,
-    decode_assembled,
-    decode_reports,
-    encode_job,
-    unhurried,
-)
+from cacheserver.catalogs.wire import Assembled
 from cacheserver.catalogs.workers import JobQueue, Workers
-from cacheserver.errors import CatalogError, WorkerCrashedError
+from cacheserver.errors import CatalogError
 from cacheserver.model import BlobFile, RepositoryKey
 
 _BATCH_BYTES: Final = 512 * 1024
@@ -41,14 +27,10 @@ _BATCH_FILES: Final = 64
 _PART_BYTES: Final = 4 * MIB
 """Larger YAML files are read in parts, by several workers: 0.2 s each."""
 _ASSEMBLE_BYTES: Final = 128 * 1024
+_ASSEMBLE_PACKAGES: Final = 1024
+"""Of one job: real packages have 30 KB of facts."""
 _MOST_FINDINGS: Final = 10_000
 """Ours: who mends these will see the others."""
-_AHEAD: Final = 2
-"""Jobs under way for one parse, per worker: the next one is ready when a worker is."""
-
-
-_A = TypeVar("_A")
-_B = TypeVar("_B")
 
 
 @dataclass(slots=True)
@@ -95,8 +77,7 @@ class Parse:
     ) -> None:
         self._tree = tree
         self._key = key
-        self._workers = workers
-        self._queue = queue
+        self._jobs = Jobs(key, workers, queue)
         self._scratch = scratch
         self._write_blobs = write_blobs
         self._found = _Gathered()
@@ -119,11 +100,7 @@ class Parse:
         paths = [*self._tree.files, *refused]
         ignores = [path for path in self._tree.files if path.rpartition("/")[2] == ignore.FILE]
         if ignores:
-            job = encode_job(Select(str(self._tree.root), paths, ignores))
-            try:
-                answer: list[str] | str = orjson.loads(await self._workers.run(self._queue, job, ignores[0]))
-            except WorkerCrashedError as exc:
-                answer = str(exc)
+            answer = await self._jobs.select(Select(str(self._tree.root), paths, ignores))
             if isinstance(answer, str):
                 self._found.damaged(Finding("InvalidIgnoreFile", answer, ignores[0]), everything=True)
                 answer = [path for path in paths if path not in ignores]
@@ -141,30 +118,19 @@ class Parse:
 
         async def one(batch: list[Part]) -> list[Report]:
             nonlocal done, documents
-            reports = await self._read(batch, digests)
+            root, scratch = str(self._tree.root), str(self._scratch)
+            reports = await self._jobs.scan(Scan(root, scratch, digests, batch, self._write_blobs))
             documents += sum(report.documents for report in reports)
-            if documents > self._workers.limits.documents:
+            if documents > self._jobs.limits.documents:
                 # As a whole: nobody can say which of the documents are too many, and each costs memory here.
-                raise CatalogError(f"more than {self._workers.limits.documents} documents in one catalog")
+                raise CatalogError(f"more than {self._jobs.limits.documents} documents in one catalog")
             done += sum(part.end - part.start for part in batch)
             progress("parsing", done, total)
             return reports
 
-        reports = await self._each(batches, one)
+        reports = await self._jobs.gather(batches, one)
         reports.sort(key=lambda report: (report.part.path, report.part.start))
         await asyncio.to_thread(self._place, reports, known)
-
-    async def _read(self, parts: list[Part], digests: str, *, alone: bool = False) -> list[Report]:
-        """The reports of `parts`. When their worker dies, each is tried again alone: the kernel may have killed it for
-        another's greed, and the file to blame must be known."""
-        job = encode_job(Scan(str(self._tree.root), str(self._scratch), digests, parts, self._write_blobs))
-        try:
-            answer = await self._workers.run(self._queue, job, parts[0].path)
-            return await unhurried(decode_reports, answer)
-        except WorkerCrashedError as exc:
-            if alone or (len(parts) == 1 and isinstance(exc.__cause__, TimeoutError)):
-                return [Report(parts[0], findings=[Finding("WorkerCrashed", str(exc), parts[0].path)], unclear=True)]
-        return [report for part in parts for report in await self._read([part], digests, alone=True)]
 
     def _place(self, reports: Iterable[Report], known: index.Known) -> None:
         """Documents under their packages. What was counted within a part is counted within its file from here on."""
@@ -214,7 +180,7 @@ class Parse:
     async def _judge(self, known: index.Known) -> Catalog:
         """Packages that changed are assembled, the others are counted. What goes over all of them, in threads."""
         due = await asyncio.to_thread(self._due, known)
-        assembled = await self._each(due.batches, self._assemble)
+        assembled: list[Assembled] = await self._jobs.gather(due.batches, self._jobs.assemble)
         return await asyncio.to_thread(self._catalog, due, assembled, known)
 
     def _due(self, known: index.Known) -> _Due:
@@ -280,41 +246,6 @@ class Parse:
                 warnings.setdefault(sha256, known.warnings.get(sha256, ()))
         return index.encode({**good, **kept}, documents, warnings)
 
-    async def _assemble(self, groups: list[Group], *, alone: bool = False) -> list[Assembled]:
-        """As _read: when the worker dies, each package is tried again alone."""
-        namespace, repository = self._key.namespace, self._key.name
-        job = Assemble(namespace, repository, groups)
-        few = len(groups) <= LINE_ITEMS and sum(len(group.documents) for group in groups) <= LINE_ITEMS
-        frame = encode_job(job) if few else await asyncio.to_thread(encode_job, job)
-        try:
-            answer = await self._workers.run(self._queue, frame, f"package {groups[0].name}")
-            return await unhurried(partial(decode_assembled, namespace=namespace, repository=repository), answer)
-        except WorkerCrashedError as exc:
-            if alone:
-                name, first = groups[0].name, groups[0].documents[0]
-                finding = Finding("WorkerCrashed", str(exc), first.path, first.document, first.line, name)
-                return [Assembled(name, (), [finding])]
-        return [one for group in groups for one in await self._assemble([group], alone=True)]
-
-    async def _each(self, batches: Sequence[_B], do: Callable[[_B], Awaitable[list[_A]]]) -> list[_A]:
-        """Everything that `do` makes of the batches, in no order. Raises: CatalogError."""
-        waiting, found = iter(batches), []
-
-        async def take() -> None:
-            for batch in waiting:
-                found.extend(await do(batch))
-
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for _ in range(min(len(batches), _AHEAD * self._workers.count)):
-                    tasks.create_task(take(), name=f"parse {self._key.namespace}/{self._key.name}")
-        except ExceptionGroup as group:
-            failed = group.subgroup(CatalogError)
-            if failed is None:
-                raise
-            raise CatalogError(str(failed.exceptions[0])) from group
-        return found
-
 
 def _told(findings: list[Finding]) -> list[Finding]:
     """In order of path and document; with very many, the last of them are only counted."""
@@ -337,7 +268,7 @@ def _plan(root: Path, paths: Sequence[str], found: _Gathered) -> list[list[Part]
         except OSError as exc:
             found.damaged(Finding("Unreadable", f"cannot be read: {exc.strerror}", path))
     parts.sort(key=lambda part: part.start - part.end)
-    return list(_batched(parts))
+    return list(batched(parts, lambda part: part.end - part.start, _BATCH_BYTES, _BATCH_FILES))
 
 
 def _parts(root: Path, path: str) -> list[Part]:
@@ -350,29 +281,11 @@ def _parts(root: Path, path: str) -> list[Part]:
     return [Part(path, 0, size)]
 
 
-def _batched(parts: Iterable[Part]) -> Iterator[list[Part]]:
-    batch: list[Part] = []
-    size = 0
-    for part in parts:
-        if batch and (size + part.end - part.start > _BATCH_BYTES or len(batch) >= _BATCH_FILES):
-            yield batch
-            batch, size = [], 0
-        batch.append(part)
-        size += part.end - part.start
-    if batch:
-        yield batch
-
-
 def _groups(documents: Mapping[str, list[tuple[str, Located]]], names: Iterable[str]) -> list[list[Group]]:
     """Packages in jobs of about _ASSEMBLE_BYTES of facts."""
-    batches: list[list[Group]] = []
-    room = 0
-    for name in sorted(names):
-        group = Group(name, [located for _, located in documents[name]])
-        size = sum(len(located.facts) for located in group.documents)
-        if size > room:
-            batches.append([])
-            room = _ASSEMBLE_BYTES
-        batches[-1].append(group)
-        room -= size
-    return batches
+    groups = (Group(name, [located for _, located in documents[name]]) for name in sorted(names))
+    return list(batched(groups, _facts_bytes, _ASSEMBLE_BYTES, _ASSEMBLE_PACKAGES))
+
+
+def _facts_bytes(group: Group) -> int:
+    return sum(len(located.facts) for located in group.documents)

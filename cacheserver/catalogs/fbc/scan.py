@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import zstandard
-
+from cacheserver.catalogs.blobs import BlobWriter
 from cacheserver.catalogs.catalog import Finding
 from cacheserver.catalogs.documents import gorules, goyaml, splitter
 from cacheserver.catalogs.documents.document import DocumentError
 from cacheserver.catalogs.documents.splitter import Piece
 from cacheserver.catalogs.fbc import facts as f
 from cacheserver.catalogs.fbc.read import Blob, read
+from cacheserver.catalogs.fbc.wire import Part, Report, Seen
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.catalogs.summary import LONGEST_MESSAGE, LONGEST_NAME, clip
-from cacheserver.catalogs.wire import Part, Report, Seen
-from cacheserver.model import BlobFile, BlobHead, Digest
-
-ZSTD_LEVEL = 3  # model.BlobFile
+from cacheserver.model import BlobHead, Digest
 
 Load = Callable[[bytes], Iterator[goyaml.Loaded]]
 
 
-def scan(part: Part, root: Path, known: frozenset[bytes], scratch: Path | None, limits: ParseLimits) -> Report:
+def scan(part: Part, root: Path, known: frozenset[bytes], blobs: BlobWriter | None, limits: ParseLimits) -> Report:
     """What the part holds. Whatever is wrong with the file is among the findings; nothing is raised for it.
 
-    known: sha256 of documents that need no parsing. scratch: where blobs go; None writes none.
+    known: sha256 of documents that need no parsing. blobs: None writes none.
     """
     report = Report(part)
-    reader = _Reader(report, known, scratch, limits)
+    reader = _Reader(report, known, blobs, limits)
     try:
         size = (root / part.path).stat().st_size
         if size > limits.file_bytes:
@@ -59,12 +55,11 @@ class _TooManyDocumentsError(Exception):
 class _Reader:
     """Turns the pieces of one part into its report."""
 
-    def __init__(self, report: Report, known: frozenset[bytes], scratch: Path | None, limits: ParseLimits) -> None:
+    def __init__(self, report: Report, known: frozenset[bytes], blobs: BlobWriter | None, limits: ParseLimits) -> None:
         self._report = report
         self._known = known
-        self._scratch = scratch
+        self._blobs = blobs
         self._limits = limits
-        self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
         self._untold = self._untold_warnings = 0
 
     def json_stream(self, view: splitter.View) -> None:
@@ -138,9 +133,9 @@ class _Reader:
             more = f" and {len(loaded.duplicates) - 1} more" if len(loaded.duplicates) > 1 else ""
             message = f"duplicate key {key!r}{more}; the last one counts"
             self._add(Finding("DuplicateKey", message, line=piece.line + line - 1, warning=True))
-        if blob and self._scratch:
+        if blob and self._blobs:
             try:
-                self._report.blobs.append(self._store(blob, self._scratch))
+                self._report.blobs.append(self._blobs.write(_head(blob), blob.content))
             except DocumentError as exc:
                 exc.package = package
                 raise
@@ -198,17 +193,7 @@ class _Reader:
         except DocumentError:
             return False
 
-    def _store(self, blob: Blob, scratch: Path) -> BlobFile:
-        """The blob as one zstd frame in scratch, under its digest. Raises: DocumentError when the disk is full."""
-        digest = hashlib.sha256(blob.content).hexdigest()
-        path = scratch / f"{digest}.zst"
-        if not path.exists():
-            # Another worker may be writing the same, or die while it does: whole or not at all.
-            own = scratch / f"{digest}.{os.getpid()}"
-            try:
-                own.write_bytes(self._compressor.compress(blob.content))
-                own.replace(path)
-            except OSError as exc:
-                raise DocumentError("ScratchFailed", f"its content cannot be set aside: {exc.strerror}") from exc
-        head = BlobHead(Digest(f"sha256:{digest}"), len(blob.content), blob.media_type, blob.files)
-        return BlobFile(head, path)
+
+def _head(blob: Blob) -> BlobHead:
+    digest = hashlib.sha256(blob.content).hexdigest()
+    return BlobHead(Digest(f"sha256:{digest}"), len(blob.content), blob.media_type, blob.files)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from cacheserver.catalogs.catalog import Catalog, Files, Finding, Progress
+from cacheserver.catalogs.jobs import batched
 from cacheserver.catalogs.krm import index
 from cacheserver.catalogs.krm.discover import owner_of
 from cacheserver.catalogs.krm.facts import KPTFILE, Origin, Problem, Revision
@@ -81,7 +81,7 @@ class Parse:
             done += sum(package.size for package in batch)
             progress("parsing", done, total)
 
-        await self._jobs.each(list(_batched(packages)), read)
+        await self._jobs.each(batched(packages, lambda package: package.size, _BATCH_BYTES, _BATCH_TREES), read)
         return await judge(self._found, self._key, remembered, self._jobs)
 
     def _discover(self) -> list[_Package]:
@@ -152,16 +152,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0  # The worker will meet the same, and say so.
-
-
-def _batched(packages: Iterable[_Package]) -> Iterator[list[_Package]]:
-    batch: list[_Package] = []
-    size = 0
-    for package in packages:
-        if batch and (size + package.size > _BATCH_BYTES or len(batch) >= _BATCH_TREES):
-            yield batch
-            batch, size = [], 0
-        batch.append(package)
-        size += package.size
-    if batch:
-        yield batch

@@ -1,7 +1,7 @@
 """What is known of KRM packages (kpt, Porch): of one tree of files, and of the revisions that refer to trees.
 
-Facts are made by a worker (krm_pack.py), kept in the catalog's index as one line of JSON, and read back by the worker
-that makes the records (krm_project.py). Revisions are made where packages are discovered. Pure data.
+Facts are made by a worker (worker.py), kept in the catalog's index as one line of JSON, and read back by the worker
+that makes the records (project.py). Revisions are made where packages are discovered. Pure data.
 """
 
 from __future__ import annotations

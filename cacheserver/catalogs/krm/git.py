@@ -1,18 +1,19 @@
 """KRM packages of a git repository: discovered in its refs, read through its mirror, nothing checked out.
 
 A tree of files whose key is known is neither read nor parsed again, and a tag or draft that stands where it stood is
-not even listed. What is wrong with one revision stays with it (krm_judge.py).
+not even listed. What is wrong with one revision stays with it (judge.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from cacheserver.catalogs.catalog import Catalog, Finding, Progress
+from cacheserver.catalogs.jobs import batched
 from cacheserver.catalogs.krm import discover, index
 from cacheserver.catalogs.krm.commits import Commits
 from cacheserver.catalogs.krm.discover import Files, Place
@@ -235,7 +236,7 @@ class Parse:
 
         # By package: neighbours share most of their files, which are read once a batch.
         ordered = sorted(waiting.values(), key=lambda some: (some[0].place.package, some[0].place.name))
-        await self._jobs.each(_batches(ordered), read)
+        await self._jobs.each(batched(ordered, _files, _BATCH_FILES, _BATCH_TREES), read)
 
     def _refuse(self, place: Place, reason: str, message: str) -> None:
         finding = Finding(reason, message, f"{place.ref}:{place.directory}", package=place.package)
@@ -250,19 +251,10 @@ class Parse:
             self._found.findings.append(Finding(reason, message, warning=True))
 
 
-def _batches(ordered: Sequence[list[_Candidate]]) -> Iterator[list[list[_Candidate]]]:
-    batch: list[list[_Candidate]] = []
-    count = 0
-    for some in ordered:
-        files = some[0].files
-        size = len(files.entries) if files is not None else 0
-        if batch and (len(batch) == _BATCH_TREES or count + size > _BATCH_FILES):
-            yield batch
-            batch, count = [], 0
-        batch.append(some)
-        count += size
-    if batch:
-        yield batch
+def _files(some: Sequence[_Candidate]) -> int:
+    """Files of the tree that the candidates share."""
+    files = some[0].files
+    return files.packed.count(b"\0") // 2 if files is not None else 0
 
 
 async def holds_packages(tree: Refs) -> bool:

@@ -1,6 +1,6 @@
 """Packages as discovered into a Catalog: what changed is described by the workers, what did not is counted.
 
-Shared by both kinds of source: directories (krm.py) and git (krm_git.py).
+Shared by both kinds of source: directories (directory.py) and git (git.py).
 
 1. What is refused is a revision, not its whole package, where the package has others: one bad old tag must not hide
    every good one, nor a typo on the branch the tags. The revision's last good content stays where it is known.
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cacheserver.catalogs.catalog import Catalog, Finding, ParsedPackage
+from cacheserver.catalogs.jobs import batched
 from cacheserver.catalogs.krm import facts as f
 from cacheserver.catalogs.krm import index
 from cacheserver.catalogs.krm.facts import Revision
@@ -25,7 +26,7 @@ from cacheserver.catalogs.krm.wire import Described, Packed
 from cacheserver.catalogs.wire import Assembled
 from cacheserver.model import BlobFile, Digest, RepositoryKey
 
-_DESCRIBE_REVISIONS: Final = 200
+_ASSEMBLE_REVISIONS: Final = 200
 """Of one job: about 10 ms."""
 
 
@@ -76,12 +77,12 @@ async def judge(gathered: Gathered, repository: RepositoryKey, known: index.Know
     hashes = await asyncio.to_thread(_hashes, repository, good)
     before = {name: package.input_hash for name, package in known.packages.items()}
     unchanged = {name for name, hashed in hashes.items() if before.get(name) == hashed}
-    assembled: list[Assembled] = []
-
-    async def describe(batch: list[Described]) -> None:
-        assembled.extend(await jobs.describe(batch))
-
-    await jobs.each(_batches(good, sorted(good.keys() - unchanged), gathered.trees), describe)
+    changed = (
+        Described(name, [(revision, gathered.trees[revision.tree]) for revision in good[name]])
+        for name in sorted(good.keys() - unchanged)
+    )
+    batches = batched(changed, lambda package: len(package.revisions), _ASSEMBLE_REVISIONS, _ASSEMBLE_REVISIONS)
+    assembled: list[Assembled] = await jobs.gather(batches, jobs.assemble)
     rejected: dict[str, Sequence[Finding]] = dict(gathered.refused)
     packages: list[ParsedPackage] = []
     for one in sorted(assembled, key=lambda one: one.name):
@@ -116,21 +117,6 @@ def _index(packages: Mapping[str, Sequence[Revision]], hashes: Mapping[str, str]
     known = {name: index.KnownPackage(hashes[name], revisions) for name, revisions in packages.items()}
     trees = {key: facts for key, facts in gathered.trees.items() if key in used}
     return index.encode(index.Known(known, trees, gathered.head, gathered.changes, gathered.without_package))
-
-
-def _batches(
-    packages: Mapping[str, Sequence[Revision]], names: Sequence[str], trees: Mapping[str, str]
-) -> Iterator[list[Described]]:
-    batch: list[Described] = []
-    count = 0
-    for name in names:
-        batch.append(Described(name, [(revision, trees[revision.tree]) for revision in packages[name]]))
-        count += len(packages[name])
-        if count >= _DESCRIBE_REVISIONS:
-            yield batch
-            batch, count = [], 0
-    if batch:
-        yield batch
 
 
 def _warnings(packages: Mapping[str, Sequence[Revision]], trees: Mapping[str, str]) -> Iterator[Finding]:

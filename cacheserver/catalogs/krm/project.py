@@ -186,7 +186,7 @@ def _own_labels(repository: RepositoryKey, package: str) -> dict[str, str]:
 
 
 def _labels(facts: Facts, own: Mapping[str, str]) -> dict[str, str]:
-    """The Kptfile's (valid ones, none of our domain: krm_kptfile.py) and ours, which are left out where no value."""
+    """The Kptfile's (valid ones, none of our domain: kptfile.py) and ours, which are left out where no value."""
     return {**dict(facts.labels), **{name: value for name, value in own.items() if value and _LABEL_VALUE.match(value)}}
 
 

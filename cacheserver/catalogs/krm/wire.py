@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
 from cacheserver.catalogs.krm.facts import Problem, Revision, decode_revision
-from cacheserver.model import BlobFile, BlobHead, Digest
+from cacheserver.catalogs.wire import decode_blob
+from cacheserver.model import BlobFile
 
 _PACK: Final = "krm.pack"  # both begin as frame.KRM says
-_DESCRIBE: Final = "krm.describe"
+_ASSEMBLE: Final = "krm.assemble"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +60,19 @@ class Described:
 
 
 @dataclass(frozen=True, slots=True)
-class Describe:
-    """Make the records of packages. Answered as wire.Assemble is."""
+class Assemble:
+    """Make the records of packages. Answered with one Assembled each, as fbc/wire.Assemble is."""
 
     namespace: str
     repository: str
     packages: Sequence[Described]
 
 
-def encode_job(job: Pack | Describe) -> bytes:
-    return orjson.dumps([_PACK if isinstance(job, Pack) else _DESCRIBE, job])
+def encode_job(job: Pack | Assemble) -> bytes:
+    return orjson.dumps([_PACK if isinstance(job, Pack) else _ASSEMBLE, job])
 
 
-def decode_job(frame: bytes) -> Pack | Describe:
+def decode_job(frame: bytes) -> Pack | Assemble:
     name, written = orjson.loads(frame)
     if name == _PACK:
         trees = [
@@ -84,7 +84,7 @@ def decode_job(frame: bytes) -> Pack | Describe:
         Described(p["name"], [(decode_revision(revision), facts) for revision, facts in p["revisions"]])
         for p in written["packages"]
     ]
-    return Describe(written["namespace"], written["repository"], packages)
+    return Assemble(written["namespace"], written["repository"], packages)
 
 
 def encode_packed(packed: Sequence[Packed]) -> bytes:
@@ -96,18 +96,12 @@ def decode_packed(frame: bytes) -> list[Packed]:
         Packed(
             digest=written["digest"],
             facts=written["facts"],
-            blob=_blob(written["blob"]) if written["blob"] else None,
+            blob=decode_blob(written["blob"]) if written["blob"] else None,
             refusal=_problem(written["refusal"]) if written["refusal"] else None,
             line=written["line"],
         )
         for written in orjson.loads(frame)
     ]
-
-
-def _blob(written: dict[str, Any]) -> BlobFile:
-    head = written["head"]
-    files = tuple(_pairs(head["files"]))
-    return BlobFile(BlobHead(Digest(head["digest"]), head["size"], head["media_type"], files), Path(written["path"]))
 
 
 def _pairs(written: list[Any]) -> list[Any]:

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 
 from cacheserver.catalogs.documents import goyaml, splitter
 from cacheserver.catalogs.documents.document import DocumentError
-from cacheserver.catalogs.fbc import jobs
-from cacheserver.catalogs.krm import commits, kptfile, pack
+from cacheserver.catalogs.fbc import worker as fbc
+from cacheserver.catalogs.fbc.wire import Part, Report, Scan, decode_reports, encode_job
+from cacheserver.catalogs.krm import commits, kptfile
+from cacheserver.catalogs.krm import worker as krm
 from cacheserver.catalogs.krm.wire import Pack, Wanted, decode_packed
 from cacheserver.catalogs.krm.wire import encode_job as encode_krm_job
 from cacheserver.catalogs.limits import ParseLimits
-from cacheserver.catalogs.wire import Part, Report, Scan, decode_reports, encode_job
 from tests.support.fbc import bundle
 from tests.support.fuzz import FUZZ, within
 from tests.support.krm import kptfile as kptfile_text
@@ -78,7 +79,7 @@ def scanned(content: bytes, *, known: bytes = b"") -> list[Report]:
             Part("f.yaml", 0, cut), Part("f.yaml", cut, len(content))
         ]  # fmt: skip
         job = encode_job(Scan(str(root), str(scratch), "", parts, True))
-        reports = decode_reports(jobs.answer(job, LIMITS))
+        reports = decode_reports(fbc.answer(job, LIMITS))
         assert {path.name for path in Path(home).iterdir()} == {"root", "scratch"}
         assert [path.name for path in root.iterdir()] == ["f.yaml"]
         return reports
@@ -197,7 +198,7 @@ def packed(files: dict[str, bytes]) -> None:
             names.append((path, str(at)))
         job = encode_krm_job(Pack(str(root), str(scratch), [Wanted("p", names, "")]))
         with within(MEMORY):
-            (answer,) = decode_packed(pack.answer(job, LIMITS))
+            (answer,) = decode_packed(krm.answer(job, LIMITS))
         assert bool(answer.refusal) != bool(answer.facts)
 
 

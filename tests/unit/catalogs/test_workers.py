@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from cacheserver.catalogs import ParseLimits, Workers, parse
-from cacheserver.catalogs.wire import Part, Scan, encode_job
+from cacheserver.catalogs.fbc.wire import Part, Scan, encode_job
 from cacheserver.errors import CatalogError, WorkerCrashedError
 from cacheserver.model import RepositoryKey
 from cacheserver.sources import Tree

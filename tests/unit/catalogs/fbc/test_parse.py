@@ -15,7 +15,7 @@ import zstandard
 
 from cacheserver.catalogs import Catalog, ParseLimits, Workers, parse
 from cacheserver.catalogs.fbc.scan import scan
-from cacheserver.catalogs.wire import Part
+from cacheserver.catalogs.fbc.wire import Part
 from cacheserver.errors import CatalogError
 from cacheserver.model import Digest, Format, Kind, Record
 from cacheserver.sources import Tree

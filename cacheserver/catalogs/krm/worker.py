@@ -1,7 +1,8 @@
 """The worker's part of KRM packages: a tree's files into its content and facts, and revisions into records.
 
 Content is the canonical tar (archive.py) of every file of the package, those of nested packages included, byte for
-byte. Called by worker.py; whatever is wrong with a package is in the answer, nothing is raised for it.
+byte. Called by the worker process, asked by jobs.py; whatever is wrong with a package is in the answer, nothing is
+raised for it.
 """
 
 from __future__ import annotations
@@ -9,25 +10,22 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-import zstandard
-
 from cacheserver.archive import tar_stream
 from cacheserver.catalogs import bounds
+from cacheserver.catalogs.blobs import BlobWriter
 from cacheserver.catalogs.catalog import Finding
 from cacheserver.catalogs.documents.document import DocumentError
 from cacheserver.catalogs.krm import facts as f
 from cacheserver.catalogs.krm import kptfile, project
-from cacheserver.catalogs.krm.wire import Describe, Described, Pack, Packed, Wanted, decode_job, encode_packed
+from cacheserver.catalogs.krm.wire import Assemble, Described, Pack, Packed, Wanted, decode_job, encode_packed
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.catalogs.summary import LONGEST_NAME, clip
 from cacheserver.catalogs.wire import Assembled, encode_assembled
-from cacheserver.model import BlobFile, BlobHead, Digest, RepositoryKey
+from cacheserver.model import BlobHead, Digest, RepositoryKey
 
-_ZSTD_LEVEL: Final = 3  # model.BlobFile
 _MEDIA_TYPE: Final = "application/x-tar"
 _CUT: Final = "{}: too long for one object and cut there (status.truncated); all of it stands in the Kptfile"
 _MOST_CUTS: Final = 50
@@ -35,19 +33,19 @@ _MOST_CUTS: Final = 50
 
 
 def answer(frame: bytes, limits: ParseLimits) -> bytes:
-    """The answer to a job of krm_wire."""
+    """The answer to a job of wire.py."""
     job = decode_job(frame)
     if isinstance(job, Pack):
         return encode_packed(pack(job, limits))
-    return encode_assembled(describe(job, limits))
+    return encode_assembled(assemble(job, limits))
 
 
-def describe(job: Describe, limits: ParseLimits = bounds.DEFAULT) -> list[Assembled]:
+def assemble(job: Assemble, limits: ParseLimits = bounds.DEFAULT) -> list[Assembled]:
     """The records of each package, in order; none and a finding where one is too large to be served."""
-    return [_described(package, RepositoryKey(job.namespace, job.repository), limits) for package in job.packages]
+    return [_assembled(package, RepositoryKey(job.namespace, job.repository), limits) for package in job.packages]
 
 
-def _described(package: Described, repository: RepositoryKey, limits: ParseLimits) -> Assembled:
+def _assembled(package: Described, repository: RepositoryKey, limits: ParseLimits) -> Assembled:
     revisions = [(revision, f.decode(facts)) for revision, facts in package.revisions]
     known = {name for _, facts in revisions for name in facts.cut}  # told with each tree
     try:
@@ -66,12 +64,13 @@ def _described(package: Described, repository: RepositoryKey, limits: ParseLimit
 
 def pack(job: Pack, limits: ParseLimits) -> list[Packed]:
     """One answer for each tree, in order."""
-    return [_packed(wanted, job, limits) for wanted in job.trees]
+    blobs = BlobWriter(Path(job.scratch)) if job.scratch else None
+    return [_packed(wanted, Path(job.root), blobs, limits) for wanted in job.trees]
 
 
-def _packed(wanted: Wanted, job: Pack, limits: ParseLimits) -> Packed:
+def _packed(wanted: Wanted, root: Path, blobs: BlobWriter | None, limits: ParseLimits) -> Packed:
     try:
-        contents = _read(wanted, Path(job.root), limits)
+        contents = _read(wanted, root, limits)
         bounds.check_files([(path, len(content)) for path, content in contents], limits)
         hashed, size = hashlib.sha256(), 0
         for piece in tar_stream(contents):
@@ -81,7 +80,9 @@ def _packed(wanted: Wanted, job: Pack, limits: ParseLimits) -> Packed:
         if digest == wanted.known:
             return Packed(digest)
         facts = _facts(dict(contents)[f.KPTFILE], wanted, (digest, size, len(contents)), limits)
-        blob = _store(contents, digest, size, Path(job.scratch)) if job.scratch else None
+        files = tuple((path, len(content)) for path, content in contents)
+        head = BlobHead(Digest(digest), size, _MEDIA_TYPE, files)
+        blob = blobs.write(head, tar_stream(contents)) if blobs else None
     except DocumentError as exc:
         path = getattr(exc, "path", f.KPTFILE)
         return Packed(refusal=(exc.reason, str(exc), path), line=exc.line)
@@ -157,23 +158,3 @@ def _facts(raw: bytes, wanted: Wanted, content: tuple[str, int, int], limits: Pa
         warnings=tuple(warnings),
         cut=said.cut,
     )
-
-
-def _store(contents: Sequence[tuple[str, bytes]], digest: str, size: int, scratch: Path) -> BlobFile:
-    """The tar as one zstd frame in scratch, under its digest; complete or not there."""
-    path = scratch / f"{digest.removeprefix('sha256:')}.zst"
-    if not path.exists():
-        # Another worker may be writing the same: each its own file, and the last one to finish names it.
-        draft = path.with_suffix(f".{os.getpid()}")
-        with draft.open("wb") as file:
-            file.writelines(_compressed(contents, size))
-        draft.replace(path)
-    files = tuple((name, len(content)) for name, content in contents)
-    return BlobFile(BlobHead(Digest(digest), size, _MEDIA_TYPE, files), path)
-
-
-def _compressed(contents: Sequence[tuple[str, bytes]], size: int) -> Iterator[bytes]:
-    compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compressobj(size=size)
-    for piece in tar_stream(contents):
-        yield compressor.compress(piece)
-    yield compressor.flush()

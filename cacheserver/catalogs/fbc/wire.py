@@ -1,0 +1,153 @@
+"""What is asked of a worker about a file-based catalog, and what it answers: JSON in lines (../wire.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import orjson
+
+from cacheserver.catalogs.catalog import Finding
+from cacheserver.catalogs.wire import decode_blob, read_lines, sliced, write_lines
+from cacheserver.model import BlobFile
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some of a file's bytes: the documents that begin in [start, end). Only large YAML files have more than one."""
+
+    path: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Read documents. known: a file of sha256 digests, 32 bytes each, of documents that need no parsing."""
+
+    root: str
+    scratch: str
+    known: str
+    parts: Sequence[Part]
+    write_blobs: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One document of a part. facts: one line of JSON, empty for a known one. document and line count in the part."""
+
+    sha256: str
+    package: str
+    facts: str
+    document: int
+    line: int
+
+
+@dataclass(slots=True)
+class Report:
+    """What a part held. findings count document and line in the part, as Seen does."""
+
+    part: Part
+    seen: list[Seen] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    blobs: list[BlobFile] = field(default_factory=list)
+    documents: int = 0
+    lines: int = 0
+    spoilt: list[str] = field(default_factory=list)
+    """Packages that refused documents name."""
+    unclear: bool = False
+    """A document that cannot be used does not say of which package it is, or the part was not read to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A document of a package: its facts, and where it stands in its file."""
+
+    facts: str
+    path: str
+    document: int
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Every document that names one package."""
+
+    name: str
+    documents: Sequence[Located]
+
+
+@dataclass(frozen=True, slots=True)
+class Assemble:
+    """Judge packages and make their records. Answered with one Assembled each, as krm/wire.Assemble is."""
+
+    namespace: str
+    repository: str
+    groups: Sequence[Group]
+
+
+@dataclass(frozen=True, slots=True)
+class Select:
+    """Which of `files` are no catalog by the ignore files among them."""
+
+    root: str
+    files: Sequence[str]
+    ignores: Sequence[str]
+
+
+Job = Scan | Assemble | Select
+
+_JOBS: Final[dict[str, type[Job]]] = {"scan": Scan, "assemble": Assemble, "select": Select}
+_NAMES: Final = {kind: name for name, kind in _JOBS.items()}
+
+
+def encode_job(job: Job) -> bytes:
+    """Slow for the loop where a job is large."""
+    if not isinstance(job, Assemble):
+        return orjson.dumps([_NAMES[type(job)], job])
+    documents = [one for group in job.groups for one in sliced(group.documents)]
+    names = [(group.name, len(group.documents)) for group in job.groups]
+    return write_lines([[_NAMES[Assemble], job.namespace, job.repository, names], *documents])
+
+
+def decode_job(frame: bytes) -> Job:
+    lines = read_lines(frame)
+    name, *written = next(lines)
+    if name == "scan":
+        return Scan(**{**written[0], "parts": [Part(**part) for part in written[0]["parts"]]})
+    if name == "select":
+        return Select(**written[0])
+    namespace, repository, names = written
+    documents = (Located(**document) for line in lines for document in line)
+    return Assemble(namespace, repository, [Group(n, [next(documents) for _ in range(count)]) for n, count in names])
+
+
+def encode_reports(reports: Sequence[Report]) -> bytes:
+    return write_lines(line for report in reports for line in _report_lines(report))
+
+
+def _report_lines(report: Report) -> Iterator[object]:
+    """What there is once, then what there is many times of: a list of the kind and some items."""
+    yield [report.part, report.documents, report.lines, report.unclear]
+    for kind in ("seen", "findings", "blobs", "spoilt"):
+        for items in sliced(getattr(report, kind)):
+            yield [kind, items]
+
+
+def decode_reports(frame: bytes) -> list[Report]:
+    """Slow for the loop where a frame is long; see unhurried()."""
+    reports: list[Report] = []
+    for first, *rest in read_lines(frame):
+        if rest[1:]:
+            documents, lines, unclear = rest
+            reports.append(Report(Part(**first), documents=documents, lines=lines, unclear=unclear))
+        elif first == "seen":
+            reports[-1].seen += [Seen(**seen) for seen in rest[0]]
+        elif first == "findings":
+            reports[-1].findings += [Finding(**finding) for finding in rest[0]]
+        elif first == "blobs":
+            reports[-1].blobs += [decode_blob(blob) for blob in rest[0]]
+        else:
+            reports[-1].spoilt += rest[0]
+    return reports

@@ -1,0 +1,98 @@
+"""The worker's part of file-based catalogs: scans files, assembles packages, says which files an ignore file leaves.
+
+A job's bytes in, the answer's out. Called by the worker process, which imports this with its first such job; asked by
+jobs.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from cacheserver.catalogs import bounds
+from cacheserver.catalogs.blobs import BlobWriter
+from cacheserver.catalogs.catalog import Finding
+from cacheserver.catalogs.fbc import facts, ignore, project, rules
+from cacheserver.catalogs.fbc.scan import scan
+from cacheserver.catalogs.fbc.wire import Assemble, Scan, Select, decode_job, encode_reports
+from cacheserver.catalogs.limits import ParseLimits
+from cacheserver.catalogs.wire import Assembled, encode_assembled
+from cacheserver.model import Record, RepositoryKey
+
+_MOST_CUTS: Final = 50
+"""Ours: warnings of one package, as its other findings (rules.py)."""
+
+
+def answer(frame: bytes, limits: ParseLimits) -> bytes:
+    """The answer to a job of wire.py."""
+    job = decode_job(frame)
+    if isinstance(job, Scan):
+        known = _known(job.known) if job.known else frozenset()
+        root, blobs = Path(job.root), BlobWriter(Path(job.scratch)) if job.write_blobs else None
+        return encode_reports([scan(part, root, known, blobs, limits) for part in job.parts])
+    if isinstance(job, Assemble):
+        return encode_assembled(_assemble(job, limits))
+    return orjson.dumps(_select(job))
+
+
+@lru_cache(maxsize=4)
+def _known(path: str) -> frozenset[bytes]:
+    """The digests in the file; it is written once, before its first job."""
+    digests = Path(path).read_bytes()
+    return frozenset(digests[at : at + 32] for at in range(0, len(digests), 32))
+
+
+def _assemble(job: Assemble, limits: ParseLimits) -> list[Assembled]:
+    repository = RepositoryKey(job.namespace, job.repository)
+    made: list[Assembled] = []
+    for group in job.groups:
+        placed = [rules.Placed(facts.decode(d.facts), d.path, d.document, d.line) for d in group.documents]
+        package, findings = rules.check(group.name, placed)
+        records: list[Record] = []
+        if package is not None:
+            try:
+                records = project.records(repository, package, limits)
+                findings += _cuts(group.name, records, placed)
+            except bounds.BoundError as exc:
+                findings.append(_of_package(exc.reason, str(exc), group.name, placed[0], warning=False))
+        made.append(Assembled(group.name, records, findings))
+    return made
+
+
+def _cuts(package: str, records: Sequence[Record], placed: Sequence[rules.Placed]) -> list[Finding]:
+    """A warning for each object that is not whole, at the bundle that it is made from."""
+    cut = [(record, fields) for record in records if (fields := bounds.truncated(record))][:_MOST_CUTS]
+    bundles: dict[str, rules.Placed] = {}
+    for one in placed if cut else ():
+        if isinstance(one.facts.subject, facts.Bundle):
+            _, version, release = one.facts.subject.versions[0]
+            bundles[f"{version}/{release}" if release else version] = one  # as project.py names the revision
+    return [
+        _of_package(
+            "Truncated",
+            f"{record.key.revision or 'its object'}: {', '.join(fields)} are too long for one object and cut there "
+            "(status.truncated); all of it stands in the revision's content",
+            package,
+            bundles.get(record.key.revision, placed[0]),
+            warning=True,
+        )
+        for record, fields in cut
+    ]
+
+
+def _of_package(reason: str, message: str, package: str, placed: rules.Placed, *, warning: bool) -> Finding:
+    told = f"package {package!r}: {message}"
+    return Finding(reason, told, placed.path, placed.document, placed.line, package, warning=warning)
+
+
+def _select(job: Select) -> list[str] | str:
+    """The files that are kept; a string is the reason why the ignore files cannot be used."""
+    try:
+        texts = {path: (Path(job.root) / path).read_text("utf-8", "replace") for path in job.ignores}
+        return ignore.kept(job.files, texts)
+    except (OSError, ValueError) as exc:
+        return str(exc)
