@@ -31,6 +31,18 @@ class Files(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with something of which the place is told elsewhere: a document, or a tree of a package's files.
+
+    reason, message: as Finding's. path: of a file in the package (KRM), empty where it is about all of them.
+    """
+
+    reason: str
+    message: str
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """Why something was rejected or looked at twice, for people: file, document and line where known."""
 

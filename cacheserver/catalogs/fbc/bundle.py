@@ -15,6 +15,7 @@ import orjson
 
 from cacheserver.archive import tar_stream
 from cacheserver.catalogs import bounds
+from cacheserver.catalogs.catalog import Problem
 from cacheserver.catalogs.documents import goyaml
 from cacheserver.catalogs.documents.document import (
     JSON,
@@ -74,7 +75,7 @@ def digest_of(content: bytes) -> str:
 
 def read(document: Object, package: str, name: str, limits: ParseLimits) -> Read:
     """The bundle's facts and content. Raises: ShapeError for a field of the wrong type."""
-    problems: list[f.Problem] = []
+    problems: list[Problem] = []
     image = text(document, "image")
     images = [("image", image)]
     images += [(f"relatedImages[{at}]", text(r, "image")) for at, r in enumerate(children(document, "relatedImages"))]
@@ -84,21 +85,21 @@ def read(document: Object, package: str, name: str, limits: ParseLimits) -> Read
             if spec:
                 check_pull_spec(spec)
         except ValueError as exc:
-            problems.append(("InvalidImage", f"{where} {clip(spec, LONGEST_NAME)!r} is no pull spec: {exc}"))
+            problems.append(Problem("InvalidImage", f"{where} {clip(spec, LONGEST_NAME)!r} is no pull spec: {exc}"))
     found = _Properties()
     for at, entry in enumerate(children(document, "properties")):
         kind = text(entry, "type")
         try:
             _property(kind, member(entry, "value"), found, limits)
         except ShapeError as exc:
-            problems.append(("PropertyType", f"property[{at}] of type {clip(kind, LONGEST_NAME)!r}: {exc}"))
+            problems.append(Problem("PropertyType", f"property[{at}] of type {clip(kind, LONGEST_NAME)!r}: {exc}"))
         except DocumentError as exc:
-            problems.append(("InvalidManifest", f"property[{at}]: cannot read the manifest: {exc}"))
-    warnings: list[f.Problem] = []
+            problems.append(Problem("InvalidManifest", f"property[{at}]: cannot read the manifest: {exc}"))
+    warnings: list[Problem] = []
     if len(found.csv_metadata) > 1:
         # opm serve refuses a second one, opm validate does not.
         warnings.append(
-            ("SeveralCSVMetadata", f"{len(found.csv_metadata)} olm.csv.metadata properties; the first counts")
+            Problem("SeveralCSVMetadata", f"{len(found.csv_metadata)} olm.csv.metadata properties; the first counts")
         )
     files = _files(document, found, limits)
     tar = b"".join(tar_stream(files))
@@ -106,7 +107,7 @@ def read(document: Object, package: str, name: str, limits: ParseLimits) -> Read
     try:
         bounds.check_files(sizes, limits)
     except bounds.BoundError as exc:
-        problems.insert(0, (exc.reason, str(exc)))
+        problems.insert(0, Problem(exc.reason, str(exc)))
     cutter = bounds.Cutter(limits)
     bundle = f.Bundle(
         package=package,
@@ -120,7 +121,7 @@ def read(document: Object, package: str, name: str, limits: ParseLimits) -> Read
         about=_about(found, cutter),
         content=(digest_of(tar), len(tar), len(files)),
     )
-    told = tuple((reason, clip(message, LONGEST_MESSAGE)) for reason, message in problems[:_MOST_PROBLEMS])
+    told = tuple(replace(one, message=clip(one.message, LONGEST_MESSAGE)) for one in problems[:_MOST_PROBLEMS])
     return Read(f.Facts(replace(bundle, cut=cutter.cut), told, tuple(warnings)), tar, sizes)
 
 

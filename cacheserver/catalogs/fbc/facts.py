@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import orjson
 
+from cacheserver.catalogs.catalog import Problem
+
 FORMAT_VERSION: Final = 3
 """Part of every index and input hash: raise it when facts, rules or records change, and everything is parsed again."""
 
@@ -17,9 +19,6 @@ PACKAGE: Final = "olm.package"
 CHANNEL: Final = "olm.channel"
 BUNDLE: Final = "olm.bundle"
 DEPRECATIONS: Final = "olm.deprecations"
-
-Problem = tuple[str, str]
-"""(reason, message)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +132,18 @@ _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
 
 def encode(facts: Facts) -> str:
     """One line of JSON."""
-    return orjson.dumps([_NAMES[type(facts.subject)], facts.subject, facts.problems, facts.warnings]).decode()
+    problems, warnings = ([(one.reason, one.message) for one in some] for some in (facts.problems, facts.warnings))
+    return orjson.dumps([_NAMES[type(facts.subject)], facts.subject, problems, warnings]).decode()
 
 
 def decode(line: str) -> Facts:
     """What encode() was given."""
     kind, written, problems, warnings = orjson.loads(line)
-    return Facts(_subject(kind, written), _tuples(problems), _tuples(warnings))
+    return Facts(
+        _subject(kind, written),
+        tuple(Problem(reason, message) for reason, message in problems),
+        tuple(Problem(reason, message) for reason, message in warnings),
+    )
 
 
 def _subject(kind: str, written: dict[str, Any]) -> Subject:

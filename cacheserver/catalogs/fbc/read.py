@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from cacheserver.catalogs.catalog import Problem
 from cacheserver.catalogs.documents.document import (
     JSON,
     DocumentError,
@@ -89,7 +90,7 @@ def read(value: JSON, limits: ParseLimits) -> tuple[f.Facts, Blob | None]:
             deprecated = tuple(_deprecation(entry) for entry in children(meta.document, "entries"))
             return f.Facts(f.Deprecations(meta.package, deprecated)), None
     except ShapeError as exc:
-        return f.Facts(_bare(meta), (("FieldType", str(exc)),)), None
+        return f.Facts(_bare(meta), (Problem("FieldType", str(exc)),)), None
     except DocumentError as exc:
         exc.package = meta.package
         raise
@@ -108,7 +109,7 @@ def _bare(meta: Envelope) -> f.Subject:
 def _package(meta: Envelope) -> tuple[f.Facts, Blob | None]:
     default, description = text(meta.document, "defaultChannel"), text(meta.document, "description")
     children(meta.document, "properties")
-    warnings: tuple[f.Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
     blob, shown = None, None
     icon = child(meta.document, "icon")
     if icon:
@@ -120,7 +121,7 @@ def _package(meta: Envelope) -> tuple[f.Facts, Blob | None]:
             shown = (media_type, bundle.digest_of(content), len(content))
         elif content:
             # model.Icon.Validate leaves media types unchecked: production catalogs get them wrong.
-            warnings = (("IconType", f"an icon of media type {clip(declared, 60)!r} is not served"),)
+            warnings = (Problem("IconType", f"an icon of media type {clip(declared, 60)!r} is not served"),)
     package = f.Package(meta.name, default, summarise(description), shown)
     return f.Facts(package, (), warnings), blob
 

@@ -98,11 +98,11 @@ def check(name: str, documents: Sequence[Placed]) -> tuple[Package | None, list[
     """The package if it is good, and every finding; None comes with at least one finding that is no warning."""
     checked = _Check(name, documents)
     for placed in documents:
-        for reason, message in placed.facts.problems:
-            checked.refuse(reason, f"{_title(placed.facts.subject)}: {message}", placed)
+        for problem in placed.facts.problems:
+            checked.refuse(problem.reason, f"{_title(placed.facts.subject)}: {problem.message}", placed)
     for placed in documents:
-        for reason, message in placed.facts.warnings:
-            checked.warn(reason, f"{_title(placed.facts.subject)}: {message}", placed)
+        for problem in placed.facts.warnings:
+            checked.warn(problem.reason, f"{_title(placed.facts.subject)}: {problem.message}", placed)
     packages = checked.of(f.Package)
     if not packages:
         for placed in documents[:_LISTED]:

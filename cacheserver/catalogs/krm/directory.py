@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from cacheserver.catalogs.catalog import Catalog, Files, Finding, Progress
+from cacheserver.catalogs.catalog import Catalog, Files, Finding, Problem, Progress
 from cacheserver.catalogs.jobs import batched
 from cacheserver.catalogs.krm import index
 from cacheserver.catalogs.krm.discover import owner_of
-from cacheserver.catalogs.krm.facts import KPTFILE, Origin, Problem, Revision
+from cacheserver.catalogs.krm.facts import KPTFILE, Origin, Revision
 from cacheserver.catalogs.krm.jobs import Jobs
 from cacheserver.catalogs.krm.judge import Gathered, judge
 from cacheserver.catalogs.krm.wire import Pack, Packed, Wanted
@@ -52,7 +52,8 @@ class _Package:
 
     def warned(self) -> str:
         """A hash of the warnings, empty without any."""
-        return hashlib.sha256(repr(self.warnings).encode()).hexdigest()[:16] if self.warnings else ""
+        told = [(warning.reason, warning.message, warning.path) for warning in self.warnings]
+        return hashlib.sha256(repr(told).encode()).hexdigest()[:16] if told else ""
 
 
 class Parse:
@@ -107,9 +108,9 @@ class Parse:
             self._found.unreadable |= lost
             self._found.findings.append(Finding("Refused", reason, path, warning=not lost))
         elif lost:
-            package.refusal = ("Unreadable", reason, package.inside(path))
+            package.refusal = Problem("Unreadable", reason, package.inside(path))
         else:
-            package.warnings.append(("LeftOut", reason, package.inside(path)))
+            package.warnings.append(Problem("LeftOut", reason, package.inside(path)))
 
     async def _read(self, batch: list[_Package], known: index.Known) -> None:
         scratch = str(self._scratch) if self._write_blobs else ""
@@ -132,13 +133,11 @@ class Parse:
     def _oversized(self, package: _Package) -> Problem | None:
         limits = self._jobs.limits
         if len(package.files) > limits.package_files:
-            return (
-                "TooManyFiles",
-                f"{len(package.files)} files; the limit for one revision is {limits.package_files}",
-                "",
+            return Problem(
+                "TooManyFiles", f"{len(package.files)} files; the limit for one revision is {limits.package_files}"
             )
         if package.size > limits.package_bytes:
-            return "TooLarge", f"{package.size} bytes; the limit for one revision is {limits.package_bytes}", ""
+            return Problem("TooLarge", f"{package.size} bytes; the limit for one revision is {limits.package_bytes}")
         return None
 
     def _take(self, package: _Package, packed: Packed, known: index.Known) -> None:

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from cacheserver.catalogs.krm.facts import KPTFILE, Origin, Problem
+from cacheserver.catalogs.catalog import Problem
+from cacheserver.catalogs.krm.facts import KPTFILE, Origin
 from cacheserver.catalogs.krm.mirror import HEADS, TAGS, Entry, Listing, Ref
 
 # Porch, pkg/git/ref.go.
@@ -182,9 +183,9 @@ def _files(directory: str, cut: int, entries: Sequence[Entry], refused: Sequence
     regular = [(entry.path[cut:], entry.oid) for entry in entries if stat.S_ISREG(entry.mode)]
     others = [(entry.path[cut:], f"is {_what(entry)}") for entry in entries if not stat.S_ISREG(entry.mode)]
     others += [(path[cut:], reason) for path, reason in refused]
-    warnings: list[Problem] = [("LeftOut", why, path) for path, why in others[:_MOST_LEFT_OUT]]
+    warnings = [Problem("LeftOut", why, path) for path, why in others[:_MOST_LEFT_OUT]]
     if len(others) > _MOST_LEFT_OUT:
-        warnings.append(("LeftOut", f"{len(others) - _MOST_LEFT_OUT} more entries are no files", ""))
+        warnings.append(Problem("LeftOut", f"{len(others) - _MOST_LEFT_OUT} more entries are no files"))
     packed = "".join(f"{path}\0{oid}\0" for path, oid in regular).encode()
     hashed = hashlib.sha256()
     # A NUL stands in no name, and object names have one length: no two packages give the same bytes.

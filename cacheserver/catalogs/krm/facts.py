@@ -6,19 +6,18 @@ that makes the records (project.py). Revisions are made where packages are disco
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, Final
 
 import orjson
 
+from cacheserver.catalogs.catalog import Problem
+
 FORMAT_VERSION: Final = 2
 """Part of every index and input hash: raise it when facts, rules or records change, and everything is read again."""
 
 KPTFILE: Final = "Kptfile"
-
-Problem = tuple[str, str, str]
-"""(reason, message, path in the package)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,9 @@ class Facts:
 
 def encode(facts: Facts) -> str:
     """One line of JSON."""
-    return orjson.dumps(facts).decode()
+    written = {field.name: getattr(facts, field.name) for field in fields(facts)}
+    written["warnings"] = [(one.reason, one.message, one.path) for one in facts.warnings]
+    return orjson.dumps(written).decode()
 
 
 def decode(line: str) -> Facts:
@@ -74,7 +75,7 @@ def decode(line: str) -> Facts:
         conditions=tuple(Condition(**condition) for condition in written["conditions"]),
         readiness_gates=_tuples(written["readiness_gates"]),
         upstream_lock=Lock(**lock) if lock else None,
-        warnings=_tuples(written["warnings"]),
+        warnings=tuple(Problem(*problem) for problem in written["warnings"]),
         cut=_tuples(written["cut"]),
     )
 

@@ -88,7 +88,7 @@ class Parse:
         fresh: list[tuple[Place, Files]] = []
         for place in places:
             if (problem := self._jobs.unnameable(place.package, place.name)) is not None:
-                self._refuse(place, problem[0], problem[1])
+                self._refuse(place, problem.reason, problem.message)
             elif place in branch:
                 fresh.append((place, branch[place]))
             elif (known := self._stands(place)) is not None:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cacheserver.catalogs import bounds, jobs
-from cacheserver.catalogs.catalog import Finding
-from cacheserver.catalogs.krm.facts import Problem
+from cacheserver.catalogs.catalog import Finding, Problem
 from cacheserver.catalogs.krm.wire import Assemble, Described, Pack, Packed, Wanted, decode_packed, encode_job
 from cacheserver.catalogs.wire import Assembled, unhurried
 from cacheserver.errors import WorkerCrashedError
@@ -23,7 +22,7 @@ class Jobs(jobs.Jobs):
             key = Key(Kind.REVISION, self.key.namespace, self.key.name, package, revision)
             bounds.check_key(key, self.limits)
         except bounds.BoundError as exc:
-            return exc.reason, str(exc), ""
+            return Problem(exc.reason, str(exc))
         return None
 
     async def pack(self, job: Pack) -> list[Packed]:
@@ -34,7 +33,7 @@ class Jobs(jobs.Jobs):
             return await unhurried(decode_packed, answer)
 
         def blamed(tree: Wanted, why: WorkerCrashedError) -> Packed:
-            return Packed(refusal=("WorkerCrashed", str(why), ""))
+            return Packed(refusal=Problem("WorkerCrashed", str(why)))
 
         return await self.answers(job.trees, ask, blamed)
 

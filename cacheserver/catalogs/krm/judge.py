@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from cacheserver.catalogs.catalog import Catalog, Finding, ParsedPackage
+from cacheserver.catalogs.catalog import Catalog, Finding, ParsedPackage, Problem
 from cacheserver.catalogs.jobs import batched
 from cacheserver.catalogs.krm import facts as f
 from cacheserver.catalogs.krm import index
@@ -52,9 +52,9 @@ class Gathered:
     def take(self, package: str, revision: Revision, packed: Packed, where: str, known: index.Known) -> None:
         """A tree's answer, for a revision whose `tree` is its key. where: the package's directory, for people."""
         if packed.refusal:
-            reason, message, path = packed.refusal
-            at = "/".join(filter(None, (where, path)))
-            finding = Finding(reason, message, at, line=packed.line, package=package)
+            problem = packed.refusal
+            at = "/".join(filter(None, (where, problem.path)))
+            finding = Finding(problem.reason, problem.message, at, line=packed.line, package=package)
             self.refuse(package, finding, known.revision(package, revision.name), known)
             return
         self.packages.setdefault(package, []).append(revision)
@@ -122,13 +122,12 @@ def _index(packages: Mapping[str, Sequence[Revision]], hashes: Mapping[str, str]
 def _warnings(packages: Mapping[str, Sequence[Revision]], trees: Mapping[str, str]) -> Iterator[Finding]:
     """Of every tree that is served, those read long ago included; each once a package, however many tags have it."""
     for name, revisions in packages.items():
-        told: set[f.Problem] = set()
+        told: set[Problem] = set()
         for revision in revisions:
             facts = f.decode(trees[revision.tree])
             for problem in facts.warnings:
                 if problem not in told:
                     told.add(problem)
-                    reason, message, path = problem
                     where = f"{revision.lock.ref}:{revision.lock.directory}" if revision.lock else name
-                    at = "/".join(filter(None, (where, path)))
-                    yield Finding(reason, message, at, package=name, warning=True)
+                    at = "/".join(filter(None, (where, problem.path)))
+                    yield Finding(problem.reason, problem.message, at, package=name, warning=True)

@@ -12,8 +12,8 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Final
 
+from cacheserver.catalogs.catalog import Problem
 from cacheserver.catalogs.krm.discover import Files
-from cacheserver.catalogs.krm.facts import Problem
 from cacheserver.catalogs.krm.jobs import Jobs
 from cacheserver.catalogs.krm.mirror import Mirror
 from cacheserver.catalogs.krm.wire import Pack, Packed, Wanted
@@ -55,7 +55,7 @@ class Stage:
     def _too_many(self, entries: Sequence[tuple[str, str]]) -> Problem | None:
         most = self._jobs.limits.package_files
         if len(entries) > most:
-            return "TooManyFiles", f"{len(entries)} files; the limit for one revision is {most}", ""
+            return Problem("TooManyFiles", f"{len(entries)} files; the limit for one revision is {most}")
         return None
 
 
@@ -83,18 +83,18 @@ class _Batch:
                 left -= found.size * copies[found.oid]
                 if left < 0 or found.content is None:
                     message = f"its files have more than {self._most_bytes} bytes, the limit for one revision"
-                    return "TooLarge", message, ""
+                    return Problem("TooLarge", message)
                 if found.kind != "blob":
                     path = next(path for path, oid in entries if oid == found.oid)
-                    return "Unreadable", f"is said to be a file, and is a {found.kind}", path
+                    return Problem("Unreadable", f"is said to be a file, and is a {found.kind}", path)
                 self._sizes[found.oid] = found.size
                 self._waiting.append((found.oid, found.content))
                 self._waiting_bytes += found.size
                 if self._waiting_bytes > _FLUSH_BYTES or len(self._waiting) >= _FLUSH_FILES:
                     await self.flush()
-        return (
-            None if left >= 0 else ("TooLarge", f"more than {self._most_bytes} bytes, the limit for one revision", "")
-        )
+        if left < 0:
+            return Problem("TooLarge", f"more than {self._most_bytes} bytes, the limit for one revision")
+        return None
 
     async def flush(self) -> None:
         """Writes what is held in memory."""

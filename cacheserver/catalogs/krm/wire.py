@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import orjson
 
-from cacheserver.catalogs.krm.facts import Problem, Revision, decode_revision
+from cacheserver.catalogs.catalog import Problem
+from cacheserver.catalogs.krm.facts import Revision, decode_revision
 from cacheserver.catalogs.wire import decode_blob
 from cacheserver.model import BlobFile
 
@@ -76,7 +77,7 @@ def decode_job(frame: bytes) -> Pack | Assemble:
     name, written = orjson.loads(frame)
     if name == _PACK:
         trees = [
-            Wanted(t["name"], _pairs(t["files"]), t["known"], [_problem(w) for w in t["warnings"]])
+            Wanted(t["name"], _pairs(t["files"]), t["known"], [Problem(**w) for w in t["warnings"]])
             for t in written["trees"]
         ]
         return Pack(written["root"], written["scratch"], trees)
@@ -97,7 +98,7 @@ def decode_packed(frame: bytes) -> list[Packed]:
             digest=written["digest"],
             facts=written["facts"],
             blob=decode_blob(written["blob"]) if written["blob"] else None,
-            refusal=_problem(written["refusal"]) if written["refusal"] else None,
+            refusal=Problem(**written["refusal"]) if written["refusal"] else None,
             line=written["line"],
         )
         for written in orjson.loads(frame)
@@ -106,8 +107,3 @@ def decode_packed(frame: bytes) -> list[Packed]:
 
 def _pairs(written: list[Any]) -> list[Any]:
     return [(first, second) for first, second in written]
-
-
-def _problem(written: list[str]) -> Problem:
-    reason, message, path = written
-    return reason, message, path

@@ -16,7 +16,7 @@ from typing import Final
 from cacheserver.archive import tar_stream
 from cacheserver.catalogs import bounds
 from cacheserver.catalogs.blobs import BlobWriter
-from cacheserver.catalogs.catalog import Finding
+from cacheserver.catalogs.catalog import Finding, Problem
 from cacheserver.catalogs.documents.document import DocumentError
 from cacheserver.catalogs.krm import facts as f
 from cacheserver.catalogs.krm import kptfile, project
@@ -85,11 +85,11 @@ def _packed(wanted: Wanted, root: Path, blobs: BlobWriter | None, limits: ParseL
         blob = blobs.write(head, tar_stream(contents)) if blobs else None
     except DocumentError as exc:
         path = getattr(exc, "path", f.KPTFILE)
-        return Packed(refusal=(exc.reason, str(exc), path), line=exc.line)
+        return Packed(refusal=Problem(exc.reason, str(exc), path), line=exc.line)
     except bounds.BoundError as exc:
-        return Packed(refusal=(exc.reason, str(exc), ""))
+        return Packed(refusal=Problem(exc.reason, str(exc)))
     except MemoryError:
-        return Packed(refusal=("TooLarge", "does not fit into the worker's memory", ""))
+        return Packed(refusal=Problem("TooLarge", "does not fit into the worker's memory"))
     return Packed(digest, f.encode(facts), blob)
 
 
@@ -135,12 +135,12 @@ def _facts(raw: bytes, wanted: Wanted, content: tuple[str, int, int], limits: Pa
     said = kptfile.read(raw, limits)
     warnings = list(wanted.warnings)
     if said.cut:
-        warnings.append(("Truncated", _CUT.format(", ".join(said.cut)), f.KPTFILE))
+        warnings.append(Problem("Truncated", _CUT.format(", ".join(said.cut)), f.KPTFILE))
     if said.duplicate_keys:
         key, line = said.duplicate_keys[0]
         more = f" and {len(said.duplicate_keys) - 1} more" if len(said.duplicate_keys) > 1 else ""
         warnings.append(
-            (
+            Problem(
                 "DuplicateKey",
                 f"line {line}: duplicate key {clip(key, LONGEST_NAME)!r}{more}; the last one counts",
                 f.KPTFILE,

@@ -55,4 +55,4 @@ def test_a_full_disk_refuses_a_krm_package_and_ends_no_worker(tmp_path: Path, fu
     wanted = Wanted("pump", [("Kptfile", "Kptfile")])
     [packed] = pack(Pack(str(tmp_path), str(full), [wanted]), ParseLimits())
     assert packed.refusal is not None
-    assert packed.refusal[0] == "ScratchFailed"
+    assert packed.refusal.reason == "ScratchFailed"

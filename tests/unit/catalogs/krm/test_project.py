@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
+from cacheserver.catalogs.catalog import Problem
 from cacheserver.catalogs.krm.facts import Facts, Lock, Origin, Revision, decode, decode_revision, encode
 from cacheserver.catalogs.krm.project import records, revision_number, version_of
 from cacheserver.model import LABEL_LATEST, LABEL_LIFECYCLE, Kind, Record, RepositoryKey
@@ -141,7 +142,7 @@ def test_the_latest_speaks_for_the_package_and_else_the_branch() -> None:
 
 
 def test_facts_and_revisions_survive_being_written_down() -> None:
-    facts = replace(FACTS, upstream_lock=Lock("r", "d", "f", "c"), warnings=(("LeftOut", "is a link", "x"),))
+    facts = replace(FACTS, upstream_lock=Lock("r", "d", "f", "c"), warnings=(Problem("LeftOut", "is a link", "x"),))
     assert decode(encode(facts)) == facts
     revision = tag("v1", lock=Lock("r", "d", "f", "c"), deletion_proposed=True)
     assert decode_revision(orjson.loads(orjson.dumps(revision))) == revision
