@@ -11,11 +11,11 @@ import fcntl
 import io
 import os
 import shutil
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from cacheserver.errors import SourceError, SourceTooLargeError
 from cacheserver.sources.git.command import Git
@@ -30,6 +30,8 @@ _FETCH_S: Final = 3600.0
 _LOCK_S: Final = 120.0
 _LOCK_POLL_S: Final = 0.1
 _WATCH_S: Final = 0.25
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +70,32 @@ class Copy:
             self._descriptor = -1
             os.close(descriptor)
 
+    async def mended(self, work: Callable[[], Awaitable[T]]) -> T:
+        """What `work` returns, which has the lock; where it finds the copy damaged, it is done once more on a new one.
+
+        Raises: as `locked` and `work`; MirrorDamagedError when the second copy is damaged too.
+        """
+        try:
+            async with self.locked(), self.noting_damage():
+                return await work()
+        except MirrorDamagedError:
+            async with self.locked(), self.noting_damage():
+                return await work()
+
+    @asynccontextmanager
+    async def noting_damage(self) -> AsyncIterator[None]:
+        """What is found damaged within is made anew by the next `prepare`. Raises: MirrorDamagedError, as it came."""
+        try:
+            yield
+        except MirrorDamagedError:
+            await asyncio.to_thread(self._damaged.touch)
+            raise
+
     async def prepare(self, object_format: str) -> None:
         """An existing, clean, bare repository; a damaged one is replaced by an empty one. Needs the lock."""
         if not await asyncio.to_thread(self._clean):
             options = ("--quiet", "--bare", "--template=", f"--object-format={object_format}")
             await self._git("init", *options, timeout_s=_LOCAL_S)
-
-    def mark_damaged(self) -> None:
-        """The next `prepare` starts afresh. Blocks for a moment."""
-        self._damaged.touch()
 
     async def fetch(self, *arguments: str, progress: Progress) -> None:
         """`git fetch` with `arguments`, watched: SourceTooLargeError as soon as objects exceed `total_bytes`."""

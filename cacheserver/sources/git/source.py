@@ -71,16 +71,7 @@ class GitSource:
         Links are treated as in a directory source; submodules are refused by name. Raises: SourceError.
         """
         await _make_private(self._cache)
-        for attempt in (1, 2):
-            try:
-                async with self._copy.locked():
-                    commit = await self._sync(progress)
-                    return await self._materialise(commit, scratch, progress)
-            except MirrorDamagedError:
-                await asyncio.to_thread(self._copy.mark_damaged)
-                if attempt == 2:
-                    raise
-        raise AssertionError("two attempts, the last of which raises or returns")
+        return await self._copy.mended(lambda: self._read(scratch, progress))
 
     async def aclose(self) -> None: ...
 
@@ -120,7 +111,8 @@ class GitSource:
             raise SourceInvalidError(f"{self._remote.url}: {name} leads to no commit")
         return commit
 
-    async def _materialise(self, commit: str, scratch: Path, progress: Progress) -> Tree:
+    async def _read(self, scratch: Path, progress: Progress) -> Tree:
+        commit = await self._sync(progress)
         reader = ObjectReader(self._git, self._copy.path)
         try:
             listing = await reader.tree(commit, self._directory, self._limits)
@@ -158,31 +150,21 @@ class GitMirror:
         """All files below a directory of a commit, links and submodules as entries. Raises: SourceNotFoundError,
         SourceTooLargeError (also when all listings together exceed it), MirrorDamagedError (the next sync makes the
         copy anew)."""
-        try:
+        async with self._copy.noting_damage():
             return await self._reader.tree(commit, directory, self._limits, self._together)
-        except MirrorDamagedError:
-            await asyncio.to_thread(self._copy.mark_damaged)
-            raise
 
     async def holds(self, commit: str, directory: str, name: str, barren: set[str]) -> bool:
         """Whether a regular file `name` lies at or below a directory of a commit; as ObjectReader.holds."""
-        try:
+        async with self._copy.noting_damage():
             return await self._reader.holds(commit, directory, name, self._limits, barren)
-        except MirrorDamagedError:
-            await asyncio.to_thread(self._copy.mark_damaged)
-            raise
 
     async def cat_file(self, oids: Sequence[str], *, most_bytes: int | None = None) -> AsyncGenerator[GitObject, None]:
         """Objects of any kind in the order asked, one in memory at a time; those over `most_bytes` (`file_bytes`
         by default) without content. Wrap in aclosing if you may leave early. Raises: MirrorDamagedError."""
         limit = self._limits.file_bytes if most_bytes is None else most_bytes
-        try:
-            async with aclosing(self._reader.read(oids, most_bytes=limit)) as objects:
-                async for found in objects:
-                    yield found
-        except MirrorDamagedError:
-            await asyncio.to_thread(self._copy.mark_damaged)
-            raise
+        async with self._copy.noting_damage(), aclosing(self._reader.read(oids, most_bytes=limit)) as objects:
+            async for found in objects:
+                yield found
 
     async def history(self, commit: str, directory: str = "", *, most: int = 1000) -> tuple[str, ...]:
         """Commits that changed a directory, newest first; their text is `cat_file`'s to give."""
@@ -219,15 +201,7 @@ class GitRefsSource:
         Raises: SourceNotFoundError (no such branch), SourceError. A repository without any ref is an empty mirror.
         """
         await _make_private(self._cache)
-        for attempt in (1, 2):
-            try:
-                async with self._copy.locked():
-                    return await self._sync(progress)
-            except MirrorDamagedError:
-                await asyncio.to_thread(self._copy.mark_damaged)
-                if attempt == 2:
-                    raise
-        raise AssertionError("two attempts, the last of which raises or returns")
+        return await self._copy.mended(lambda: self._sync(progress))
 
     async def aclose(self) -> None: ...
 
