@@ -23,7 +23,7 @@ from cacheserver.errors import CacheServerError, EtcdError, LeaseLostError, NoSp
 from cacheserver.ingest import status
 from cacheserver.ingest.pace import Pace
 from cacheserver.ingest.space import Space
-from cacheserver.ingest.sync import Outcome, SyncReport, SyncServices, count_served, forget, sync
+from cacheserver.ingest.sync import Outcome, Sync, SyncReport, SyncServices, count_served, forget
 from cacheserver.model import Digest, Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import Progress, Source
 from cacheserver.store.claims import CLAIM_TTL_S, Claim, Session
@@ -399,10 +399,10 @@ class Ingest:
             with contextlib.suppress(NoSpace):  # what follows may delete, and so make room
                 previous = await self._publish(life, hold, status.syncing(previous), None, previous)
 
-        report = await sync(
+        report = await Sync(
             life.config, life.source, hold, self._rooms, progress=progress, on_change=on_change,
             doubtful=life.failures > 0, said=None if life.told else status.digest_of(previous),
-        )  # fmt: skip
+        ).run()  # fmt: skip
         same = report.outcome is Outcome.UNCHANGED
         phase = status.unchanged(previous) if same else status.synced(report)
         await self._publish(life, hold, phase, report, previous)

@@ -120,10 +120,10 @@ class SyncServices:
     fetching: Shares = field(default_factory=lambda: Shares(FETCHES_AT_ONCE - SLOW_AT_ONCE, SLOW_AT_ONCE))
     applying: Shares = field(default_factory=lambda: Shares(APPLIES_AT_ONCE, SLOW_AT_ONCE))
     scratch_space: ScratchSpace = field(default_factory=lambda: ScratchSpace(SCRATCH_BYTES))
-    storage: Storage | None = None
-    """Where bytes in etcd are bounded: in a server, and in `ingest`."""
     mirrors: Mirrors | None = None
     """Where git's copies are bounded: in a server."""
+    storage: Storage | None = None
+    """Where bytes in etcd are bounded: in a server, and in `ingest`."""
 
     def copies(self, config: RepositoryConfig, *, fetch: bool) -> AbstractAsyncContextManager[None]:
         """For the time of a question, or of a fetch and what is read of it: git's copies stay where they are."""
@@ -136,245 +136,170 @@ Served = Mapping[str, Mapping[Key, int]]
 """Package name -> its served objects' keys and mod revisions."""
 
 
-async def sync(
-    config: RepositoryConfig,
-    source: Source,
-    claim: Callable[[], Awaitable[Claim]],
-    rooms: SyncServices,
-    *,
-    progress: Progress,
-    on_change: Callable[[], Awaitable[None]],
-    doubtful: bool = False,
-    said: str | None = None,
-) -> SyncReport:
-    """Bring what is served in step with the source.
+class Sync:
+    """One sync of one repository: brings what is served in step with the source. Run once.
 
     claim: asked for the right to write, only when there is something to write.
     on_change: awaited before the source is read, when it is not what is served.
     doubtful: the last sync failed; see DOUBTED_AT_ONCE.
     said: digest that the repository's status speaks of. Another than that of what is served (a process died between
     the two): the source is read again, for status to be right. None: whatever it says is fine.
-    Raises: SourceError, CatalogError, EtcdError (LeaseLostError among them); nothing is lost, the next sync repeats.
     """
-    started = time.monotonic()
-    report = SyncReport(config.key)
-    state = await rooms.store.read_state(config.key)
-    budget = _Budget(rooms.timeout_s)
-    digest = await _ask(config, source, rooms, budget, doubtful=doubtful)
-    same = state is not None and (state.digest, state.settings) == (digest, _settings(config, rooms.release))
-    if same and said in (None, digest):
-        report.digest = digest
-    else:
-        held = await claim()
-        await on_change()
-        scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=rooms.scratch, prefix=f"{config.key.name}-"))
+
+    _claim: Claim
+    _catalog: Catalog
+    _served: Served
+
+    def __init__(
+        self,
+        config: RepositoryConfig,
+        source: Source,
+        claim: Callable[[], Awaitable[Claim]],
+        rooms: SyncServices,
+        *,
+        progress: Progress,
+        on_change: Callable[[], Awaitable[None]],
+        doubtful: bool = False,
+        said: str | None = None,
+    ) -> None:
+        self._config = config
+        self._key = config.key
+        self._source = source
+        self._may_write = claim
+        self._rooms = rooms
+        self._store, self._blobs = rooms.store, rooms.blobs
+        self._progress = progress
+        self._on_change = on_change
+        self._doubtful = doubtful
+        self._said = said
+        self._report = SyncReport(config.key)
+        self._budget = _Budget(rooms.timeout_s)
+        self._state: IngestState | None = None
+        self._done = 0
+
+    async def run(self) -> SyncReport:
+        """What was done. Raises: SourceError, CatalogError, EtcdError (LeaseLostError among them); nothing is lost,
+        the next sync repeats."""
+        started = time.monotonic()
+        report, settings = self._report, _settings(self._config, self._rooms.release)
+        self._state = await self._store.read_state(self._key)
+        digest = await self._ask()
+        same = self._state is not None and (self._state.digest, self._state.settings) == (digest, settings)
+        if same and self._said in (None, digest):
+            report.digest = digest
+        else:
+            self._claim = await self._may_write()
+            await self._on_change()
+            async with self._scratch() as scratch, self._rooms.copies(self._config, fetch=True):
+                await self._read(scratch)
+        report.elapsed_s = time.monotonic() - started
+        labels = (self._key.namespace, self._key.name, report.outcome.value)
+        metrics.sync_seconds.labels(*labels).observe(report.elapsed_s)
+        return report
+
+    async def _ask(self) -> str:
+        """The source's digest."""
+        rooms, asking = self._rooms, "asking the source whether it changed"
+        if not isinstance(self._config.source, GitSource):
+            async with self._budget.spent(asking):
+                return await self._source.probe()
+        turn = (rooms.doubted if self._doubtful else rooms.asking).turn(self._key)
+        async with turn, rooms.copies(self._config, fetch=False), self._budget.spent(asking):
+            return await self._source.probe()
+
+    # --- read ---
+
+    @asynccontextmanager
+    async def _scratch(self) -> AsyncIterator[Path]:
+        scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=self._rooms.scratch, prefix=f"{self._key.name}-"))
         try:
-            async with rooms.copies(config, fetch=True):
-                await _Reading(config, source, held, rooms, state, scratch, report, progress, budget).run()
+            yield scratch
         finally:
             # Shielded: a cancelled sync must not leave a catalog's worth of files behind.
             try:
                 await asyncio.shield(asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True))
             finally:
-                rooms.scratch_space.drop(scratch)
-    report.elapsed_s = time.monotonic() - started
-    metrics.sync_seconds.labels(config.key.namespace, config.key.name, report.outcome.value).observe(report.elapsed_s)
-    return report
+                self._rooms.scratch_space.drop(scratch)
 
-
-class _Budget:
-    """The time that one sync may work. Time that it waits for a place is not spent."""
-
-    def __init__(self, seconds: float) -> None:
-        self._all = self._left = seconds
-
-    @asynccontextmanager
-    async def spent(self, doing: str) -> AsyncIterator[None]:
-        """doing: completes the message of SyncTooLongError, which this raises."""
-        began = time.monotonic()
-        limit = asyncio.timeout(self._left)
-        try:
-            async with limit:
-                yield
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            told = f"the sync worked for {self._all:.0f} s (--sync-timeout) and was ended while {doing}"
-            raise SyncTooLongError(told) from None
-        finally:
-            self._left = max(0.0, self._left - (time.monotonic() - began))
-
-
-async def _ask(
-    config: RepositoryConfig, source: Source, rooms: SyncServices, budget: _Budget, *, doubtful: bool
-) -> str:
-    asking = "asking the source whether it changed"
-    if not isinstance(config.source, GitSource):
-        async with budget.spent(asking):
-            return await source.probe()
-    turn = (rooms.doubted if doubtful else rooms.asking).turn(config.key)
-    async with turn, rooms.copies(config, fetch=False), budget.spent(asking):
-        return await source.probe()
-
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """A sync whose source is not what is served: fetch, parse, judge, apply, remember."""
-
-    config: RepositoryConfig
-    source: Source
-    claim: Claim
-    rooms: SyncServices
-    state: IngestState | None
-    scratch: Path
-    report: SyncReport
-    progress: Progress
-    budget: _Budget
-
-    async def run(self) -> None:
-        rooms, config = self.rooms, self.config
-        await asyncio.to_thread((self.scratch / "tree").mkdir)
+    async def _read(self, scratch: Path) -> None:
+        """Fetch, parse, judge, apply, remember."""
+        rooms, config = self._rooms, self._config
+        await asyncio.to_thread((scratch / "tree").mkdir)
         async with contextlib.AsyncExitStack() as applying:
             async with rooms.fetching.turn(config.key) as fetched:
                 await rooms.scratch_space.wait()
-                async with self.budget.spent("fetching the source"):
-                    tree = await self.source.fetch(self.scratch / "tree", self.progress)
+                async with self._budget.spent("fetching the source"):
+                    tree = await self._source.fetch(scratch / "tree", self._progress)
                 fetched()
-                await rooms.scratch_space.hold(self.scratch)
+                await rooms.scratch_space.hold(scratch)
                 # Within: else all repositories there are would lie fetched on disk, waiting for their turn.
                 await applying.enter_async_context(rooms.applying.turn(config.key))
-            await applying.enter_async_context(self.budget.spent("reading and applying the catalog"))
-            catalog = await self._parse(tree, await self._known(), "parsed")
+            await applying.enter_async_context(self._budget.spent("reading and applying the catalog"))
+            catalog = await self._parse(tree, await self._known(), scratch / "parsed")
             if await self._is_incomplete(catalog):
-                catalog = await self._parse(tree, b"", "parsed-anew")
-            index = await self._take(catalog, tree.digest)
-            await count_served(self.report, rooms.store)
+                catalog = await self._parse(tree, b"", scratch / "parsed-anew")
+            index = await self._take(catalog, tree.digest, scratch)
+            await count_served(self._report, self._store)
             done = IngestState(tree.digest, index, _settings(config, rooms.release))
-            await rooms.store.put_state(self.claim, config.key, done)
+            await self._store.put_state(self._claim, config.key, done)
 
-    async def _parse(self, tree: Tree, known: bytes, scratch: str) -> Catalog:
+    async def _parse(self, tree: Tree, known: bytes, scratch: Path) -> Catalog:
         return await parse(
             tree,
-            self.config.format,
-            self.config.key,
-            self.rooms.workers,
+            self._config.format,
+            self._key,
+            self._rooms.workers,
             known=known,
-            scratch=self.scratch / scratch,
-            progress=self.progress,
+            scratch=scratch,
+            progress=self._progress,
         )
 
     async def _known(self) -> bytes:
         """The index of the last complete sync; empty when there is none that fits, so that everything is compared."""
-        state = self.state
-        if state is None or not state.index or not _fits(state, self.config, self.rooms.release):
+        state = self._state
+        if state is None or not state.index or not _fits(state, self._config, self._rooms.release):
             return b""
         try:
-            return b"".join([piece async for piece in self.rooms.blobs.read(Digest(state.index))])
+            return b"".join([piece async for piece in self._blobs.read(Digest(state.index))])
         except BlobMissingError as exc:
             log.warning(
                 "the index of the last sync is not in etcd; everything is read again",
-                extra={"repository": self.config.key.name, "error": str(exc)},
+                extra={"repository": self._key.name, "error": str(exc)},
             )
             return b""
 
     async def _is_incomplete(self, catalog: Catalog) -> bool:
         """Whether content that was not read again, for it was known, is not in the store: somebody deleted it."""
         wanted = {digest for package in catalog.packages for record in package.records for digest in record.blobs}
-        return bool(await self.rooms.blobs.absent(wanted - catalog.blobs.keys()))
+        return bool(await self._blobs.absent(wanted - catalog.blobs.keys()))
 
-    async def _take(self, catalog: Catalog, digest: str) -> str:
+    async def _take(self, catalog: Catalog, digest: str, scratch: Path) -> str:
         """Serve what the catalog says, or hold what is served; returns the digest of the index that fits, if any."""
-        report, state = self.report, self.state
-        served = await self.rooms.store.served_keys(self.config.key)
+        report, state = self._report, self._state
+        self._catalog, self._served = catalog, await self._store.served_keys(self._key)
         report.digest, report.findings = digest, catalog.findings
         report.rejected, report.unreadable = catalog.rejected, catalog.unreadable
         report.ignored_tags = catalog.ignored_tags
-        refusal = _refusal(self.config, catalog, served)
+        refusal = _refusal(self._config, catalog, self._served)
         if refusal is not None:
             report.outcome, (report.reason, report.message) = Outcome.HELD, refusal
             # Another owner is written into everything by a sync that knows nothing yet; a refused one wrote nothing.
-            return state.index if state and _fits(state, self.config, self.rooms.release) else ""
-        apply = _Apply(self.config, self.claim, self.rooms, catalog, served, report, self.progress)
-        storage, key = self.rooms.storage, self.config.key
-        reserved = None
-        if storage is not None and (catalog.packages or apply.gone):
+            return state.index if state and _fits(state, self._config, self._rooms.release) else ""
+        storage, gone, reserved = self._rooms.storage, self._gone(), None
+        if storage is not None and (catalog.packages or gone):
             # A full etcd takes no note, and refuses the puts as well; what the sync takes away is to go all the same.
             with contextlib.suppress(NoSpace):
-                reserved = await storage.reserve(self.claim, key, catalog, apply.gone, digest)
+                reserved = await storage.reserve(self._claim, self._key, catalog, gone, digest)
         report.outcome = Outcome.APPLIED
-        await apply.run()
+        await self._apply(gone)
         if storage is not None and reserved is not None:
-            await storage.finished(self.claim, key, reserved)
-        return await self.rooms.blobs.put_bytes(catalog.index, "application/octet-stream", self.scratch)
+            await storage.finished(self._claim, self._key, reserved)
+        return await self._blobs.put_bytes(catalog.index, "application/octet-stream", scratch)
 
+    # --- apply ---
 
-async def count_served(report: SyncReport, store: Store) -> None:
-    """Fill in how many packages and revisions are served now."""
-    report.packages, report.revisions = await store.count_served(report.repository)
-
-
-def _settings(config: RepositoryConfig, release: str) -> str:
-    """What else than the source decides the outcome: when it changes, the source is read again."""
-    emptied = "allow" if config.allow_empty else "keep"
-    return f"{_made(config, release)}{config.validation}/{config.source}/{emptied}-empty{_owned(config)}"
-
-
-def _made(config: RepositoryConfig, release: str) -> str:
-    return f"{release}/{config.format or 'Auto'}/"
-
-
-def _owned(config: RepositoryConfig) -> str:
-    return f"/{config.owner}" if config.owner else ""
-
-
-def _fits(state: IngestState, config: RepositoryConfig, release: str) -> bool:
-    """Whether the state's index speaks of objects as this release makes them, in this format, for this owner."""
-    return state.settings.startswith(_made(config, release)) and state.settings.endswith(f"-empty{_owned(config)}")
-
-
-def _refusal(config: RepositoryConfig, catalog: Catalog, served: Served) -> tuple[str, str] | None:
-    """(reason, message) when the catalog must not replace what is served."""
-    if config.validation is Validation.STRICT and (catalog.rejected or catalog.unreadable):
-        first = next(finding for finding in catalog.findings if not finding.warning)
-        return "CatalogRefused", (
-            f"validation is Strict and {len(catalog.rejected)} packages are rejected, first because: {first.message}; "
-            "fix the catalog, or set validation to Isolate to serve the rest"
-        )
-    empty = not catalog.packages and not catalog.unchanged and not catalog.rejected and not catalog.unreadable
-    if empty and served and not config.allow_empty:
-        return "CatalogEmpty", (
-            f"the source holds no package any more; the {len(served)} packages served before stay. "
-            'If that is meant, annotate the repository cacheserver.dev/allow-empty: "true" (or set --allow-empty)'
-        )
-    return None
-
-
-class _Apply:
-    """The writing half of one sync."""
-
-    def __init__(
-        self,
-        config: RepositoryConfig,
-        claim: Claim,
-        rooms: SyncServices,
-        catalog: Catalog,
-        served: Served,
-        report: SyncReport,
-        progress: Progress,
-    ) -> None:
-        self._key, self._owner = config.key, config.owner
-        self._claim = claim
-        self._store, self._blobs = rooms.store, rooms.blobs
-        self._catalog = catalog
-        self._served = served
-        self._report = report
-        self._progress = progress
-        self._done = 0
-        self.gone = self._gone()
-
-    async def run(self) -> None:
+    async def _apply(self, gone: Sequence[str]) -> None:
         self._report.unchanged += sum(len(self._served.get(name, ())) for name in self._catalog.unchanged)
-        gone = self.gone
         if not self._catalog.packages and not gone:
             return
         # From here on the index of the last sync no longer tells what is served: if this sync does not finish, the next
@@ -455,7 +380,7 @@ class _Apply:
 
     async def _put(self, record: Record, here: Mapping[str, Stored]) -> None:
         previous = here.get(record.name)
-        if await self._store.put(self._claim, replace(record, owner=self._owner), previous) is None:
+        if await self._store.put(self._claim, replace(record, owner=self._config.owner), previous) is None:
             self._report.unchanged += 1
             return
         if previous is None:
@@ -472,6 +397,70 @@ class _Apply:
         await self._store.delete(self._claim, stored)
         self._report.deleted += 1
         metrics.writes.labels("delete").inc()
+
+
+class _Budget:
+    """The time that one sync may work. Time that it waits for a place is not spent."""
+
+    def __init__(self, seconds: float) -> None:
+        self._all = self._left = seconds
+
+    @asynccontextmanager
+    async def spent(self, doing: str) -> AsyncIterator[None]:
+        """doing: completes the message of SyncTooLongError, which this raises."""
+        began = time.monotonic()
+        limit = asyncio.timeout(self._left)
+        try:
+            async with limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            told = f"the sync worked for {self._all:.0f} s (--sync-timeout) and was ended while {doing}"
+            raise SyncTooLongError(told) from None
+        finally:
+            self._left = max(0.0, self._left - (time.monotonic() - began))
+
+
+async def count_served(report: SyncReport, store: Store) -> None:
+    """Fill in how many packages and revisions are served now."""
+    report.packages, report.revisions = await store.count_served(report.repository)
+
+
+def _settings(config: RepositoryConfig, release: str) -> str:
+    """What else than the source decides the outcome: when it changes, the source is read again."""
+    emptied = "allow" if config.allow_empty else "keep"
+    return f"{_made(config, release)}{config.validation}/{config.source}/{emptied}-empty{_owned(config)}"
+
+
+def _made(config: RepositoryConfig, release: str) -> str:
+    return f"{release}/{config.format or 'Auto'}/"
+
+
+def _owned(config: RepositoryConfig) -> str:
+    return f"/{config.owner}" if config.owner else ""
+
+
+def _fits(state: IngestState, config: RepositoryConfig, release: str) -> bool:
+    """Whether the state's index speaks of objects as this release makes them, in this format, for this owner."""
+    return state.settings.startswith(_made(config, release)) and state.settings.endswith(f"-empty{_owned(config)}")
+
+
+def _refusal(config: RepositoryConfig, catalog: Catalog, served: Served) -> tuple[str, str] | None:
+    """(reason, message) when the catalog must not replace what is served."""
+    if config.validation is Validation.STRICT and (catalog.rejected or catalog.unreadable):
+        first = next(finding for finding in catalog.findings if not finding.warning)
+        return "CatalogRefused", (
+            f"validation is Strict and {len(catalog.rejected)} packages are rejected, first because: {first.message}; "
+            "fix the catalog, or set validation to Isolate to serve the rest"
+        )
+    empty = not catalog.packages and not catalog.unchanged and not catalog.rejected and not catalog.unreadable
+    if empty and served and not config.allow_empty:
+        return "CatalogEmpty", (
+            f"the source holds no package any more; the {len(served)} packages served before stay. "
+            'If that is meant, annotate the repository cacheserver.dev/allow-empty: "true" (or set --allow-empty)'
+        )
+    return None
 
 
 async def _remove_package(repository: RepositoryKey, package: str, claim: Claim, store: Store) -> int:

@@ -26,7 +26,7 @@ from cacheserver.config import RepositoryConfig
 from cacheserver.config.sources import DirectorySource as DirectorySpec
 from cacheserver.etcd.client import Client, prefix_end
 from cacheserver.ingest import SyncServices
-from cacheserver.ingest.sync import sync
+from cacheserver.ingest.sync import Sync
 from cacheserver.model import Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import DirectorySource
 from cacheserver.store.blobs import Blobs
@@ -239,7 +239,7 @@ async def ingest_at_random(store: Store, blobs: Blobs, directory: Path, seed: in
                 else:
                     present[package] = versions, dict(zip(versions, called, strict=True))
                     files.package(package, *versions, bundles=present[package][1])
-            await sync(config, source, hold, rooms, progress=lambda *_: None, on_change=on_change)
+            await Sync(config, source, hold, rooms, progress=lambda *_: None, on_change=on_change).run()
     return await store.current_revision()
 
 

@@ -22,7 +22,7 @@ from cacheserver.errors import LeaseLostError, Unavailable
 from cacheserver.etcd.client import Client, Delete, prefix_end
 from cacheserver.ingest import Outcome, SyncReport, SyncServices
 from cacheserver.ingest.status import repository_record, synced
-from cacheserver.ingest.sync import forget, sync
+from cacheserver.ingest.sync import Sync, forget
 from cacheserver.model import RepositoryKey
 from cacheserver.sources import DirectorySource
 from cacheserver.store.blobs import Blobs
@@ -60,14 +60,14 @@ class World:
     async def sync(self, **changes: Any) -> SyncReport:
         async def on_change() -> None: ...
 
-        return await sync(
+        return await Sync(
             replace(self.config, **changes),
             self.source,
             self._hold,
             self.rooms,
             progress=lambda what, done, total: None,
             on_change=on_change,
-        )
+        ).run()
 
     async def _hold(self) -> Claim:
         if self.claim is None:

@@ -20,7 +20,7 @@ from cacheserver.config.sources import DirectorySource, GitRef, GitSource, OCISo
 from cacheserver.etcd.client import Client, prefix_end
 from cacheserver.ingest import Outcome, SyncReport, SyncServices
 from cacheserver.ingest.reading import open_for
-from cacheserver.ingest.sync import sync
+from cacheserver.ingest.sync import Sync
 from cacheserver.model import RepositoryKey
 from cacheserver.sources import Source
 from cacheserver.store.blobs import Blobs
@@ -73,14 +73,14 @@ class World:
 
         async def on_change() -> None: ...
 
-        return await sync(
+        return await Sync(
             RepositoryConfig(KEY, spec),
             source,
             self._hold,
             self.rooms,
             progress=lambda what, done, total: None,
             on_change=on_change,
-        )
+        ).run()
 
     async def _hold(self) -> Claim:
         if self.claim is None:
