@@ -17,7 +17,18 @@ from cacheserver.model import Format, RepositoryKey
 if TYPE_CHECKING:
     from cacheserver.catalogs.workers import Workers
 
-__all__ = ["VERSION", "Catalog", "Files", "Finding", "ParseLimits", "ParsedPackage", "Progress", "Workers", "parse"]
+__all__ = [
+    "VERSION",
+    "Catalog",
+    "Files",
+    "Finding",
+    "ParseLimits",
+    "ParsedPackage",
+    "Progress",
+    "Workers",
+    "format_of",
+    "parse",
+]
 
 VERSION: Final = f"{FBC_VERSION}.{KRM_VERSION}"
 """Of what parse() makes of a source; when another made what is served, the source is read again, changed or not."""
@@ -38,6 +49,21 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+async def format_of(tree: Files, declared: Format | None) -> Format:
+    """What the tree is read as: as declared, else by its content, where a Kptfile anywhere means KRM. Ours.
+
+    Asked by parse, and, of all branches and tags of git, by who fetches them: a catalog is fetched in another way.
+    Raises: SourceError.
+    """
+    from cacheserver.catalogs.krm.packages import Packages  # noqa: PLC0415 - see parse
+
+    if declared is not None:
+        return declared
+    if isinstance(tree, Packages):
+        return Format.KRM if await tree.holds_packages() else Format.FBC
+    return Format.KRM if any(path.rpartition("/")[2] == _KPTFILE for path in tree.files) else Format.FBC
+
+
 async def parse(
     tree: Files,
     format: Format | None,  # noqa: A002 - the field's name in the API
@@ -51,25 +77,22 @@ async def parse(
 ) -> Catalog:
     """What `tree` holds: a pure function of its bytes, `format` and `key`; `known` only saves work.
 
-    tree: one that stands for a git repository (krm_refs.Refs) holds KRM packages, whatever `format` says.
-    format: None decides by content: a Kptfile anywhere means KRM.
+    tree: one that stands for a git repository (krm/packages.py) holds KRM packages, whatever `format` says.
+    format: see format_of.
     known: the `index` of an earlier parse for the same key, whose blobs are still stored; empty or foreign is fine.
     scratch: a directory private to this parse, made if need be; the blobs are in it until the caller removes it.
     write_blobs: False leaves Catalog.blobs empty, a quarter faster: for those who only want the findings.
-    Raises: CatalogError when no worker can be started, SourceError where a git repository's mirror cannot be read.
-    Never for bad content: that is among the findings.
+    Raises: CatalogError when no worker can be started, SourceError where a git repository cannot be
+    read. Never for bad content: that is among the findings.
     """
-    from cacheserver.catalogs.krm.mirror import Refs  # noqa: PLC0415 - what follows: as Workers, and each for its own
+    from cacheserver.catalogs.krm.packages import Packages  # noqa: PLC0415 - what follows: as Workers, each for its own
 
-    if isinstance(tree, Refs):
-        from cacheserver.catalogs.krm import git  # noqa: PLC0415
-
-        with workers.queue() as queue:
-            return await git.Parse(tree, key, workers, queue, scratch, write_blobs=write_blobs).run(known, progress)
-    if format is None:
-        format = Format.KRM if any(path.rpartition("/")[2] == _KPTFILE for path in tree.files) else Format.FBC  # noqa: A001
     with workers.queue() as queue:
-        if format is Format.KRM:
+        if isinstance(tree, Packages):
+            from cacheserver.catalogs.krm import git  # noqa: PLC0415
+
+            return await git.Parse(tree, key, workers, queue, scratch, write_blobs=write_blobs).run(known, progress)
+        if await format_of(tree, format) is Format.KRM:
             from cacheserver.catalogs.krm import directory  # noqa: PLC0415
 
             return await directory.Parse(tree, key, workers, queue, scratch, write_blobs=write_blobs).run(

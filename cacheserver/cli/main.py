@@ -338,6 +338,7 @@ async def _parse(
             await stack.enter_async_context(contextlib.aclosing(opened))
             (scratch / "tree").mkdir()
             tree = await opened.fetch(scratch / "tree", progress)
+            stack.push_async_callback(tree.aclose)
         catalog = await catalogs.parse(
             tree, kind, key, workers, scratch=scratch / "parsed", progress=progress, write_blobs=False
         )

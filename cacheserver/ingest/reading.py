@@ -5,12 +5,12 @@ Called by whoever opens sources for ingest: the server, and the command line's `
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from cacheserver.catalogs import format_of
 from cacheserver.config import sources as spec
 from cacheserver.errors import SourceNotFoundError
 from cacheserver.model import Format
@@ -25,18 +25,9 @@ from cacheserver.sources import (
 )
 
 if TYPE_CHECKING:
-    from cacheserver.sources.git.source import GitMirror, GitRefsSource
+    from cacheserver.sources.git.source import GitRefsSource
 
 _ONE_TREE: Final = (spec.RefKind.TAG, spec.RefKind.COMMIT)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefsTree(Tree):
-    """A whole repository: no file on disk, but the mirror to read it from (catalogs.krm_refs.Refs)."""
-
-    mirror: GitMirror
-    url: str
-    directory: str
 
 
 def open_for(
@@ -54,30 +45,20 @@ def open_for(
     """
     if not isinstance(source, spec.GitSource) or format is Format.FBC or cache is None:
         return open_source(source, cache=cache, limits=limits, access=access)
-    from cacheserver.catalogs.krm.git import holds_packages  # noqa: PLC0415 - who reads no git does without
-
     one_tree = open_source(source, cache=cache, limits=limits, access=access)
     if source.ref is not None and source.ref.kind in _ONE_TREE:
         return one_tree
     refs = open_refs(source, cache, limits=limits, access=access)
-    return _Packages(source, refs, one_tree if format is None else None, holds_packages)
+    return _Packages(source, refs, one_tree if format is None else None)
 
 
 class _Packages:
     """A Source over branches and tags. otherwise: what to read where no package is found; None reads refs always."""
 
-    def __init__(
-        self,
-        source: spec.GitSource,
-        refs: GitRefsSource,
-        otherwise: Source | None,
-        holds_packages: Callable[[RefsTree], Awaitable[bool]],
-    ) -> None:
+    def __init__(self, source: spec.GitSource, refs: GitRefsSource, otherwise: Source | None) -> None:
         self._source = source
         self._refs = refs
         self._otherwise = otherwise
-        self._holds_packages = holds_packages
-        self._mirror: GitMirror | None = None
 
     async def probe(self) -> str:
         """Of the refs that matter; of one tree where `@NAME` (command line) is a tag. Raises: SourceError."""
@@ -90,8 +71,9 @@ class _Packages:
             return await self._otherwise.probe()
 
     async def fetch(self, scratch: Path, progress: Progress) -> Tree:
-        """A RefsTree, or an ordinary one under the same digest. Its mirror is the parse's to close."""
-        await self._let_go()
+        """A PackagesTree, or an ordinary one under the same digest."""
+        from cacheserver.sources.git.packages import PackagesTree  # noqa: PLC0415 - who reads no git does without
+
         try:
             mirror = await self._refs.sync(progress)
         except SourceNotFoundError:
@@ -99,19 +81,19 @@ class _Packages:
                 raise
             assert self._otherwise is not None
             return await self._otherwise.fetch(scratch, progress)
-        # Kept too: should the sync fail before the parse begins, the next fetch closes it.
-        self._mirror = mirror
-        tree = RefsTree(
+        tree = PackagesTree(
             root=scratch, files=(), digest=mirror.digest, mirror=mirror, url=self._source.url,
             directory=self._source.directory,
         )  # fmt: skip
-        if self._otherwise is None or not mirror.refs or await self._holds_packages(tree):
+        async with contextlib.AsyncExitStack() as unless_taken:
+            unless_taken.push_async_callback(tree.aclose)
+            declared = Format.KRM if self._otherwise is None or not mirror.refs else None
+            if self._otherwise is not None and await format_of(tree, declared) is not Format.KRM:
+                return replace(await self._otherwise.fetch(scratch, progress), digest=mirror.digest)
+            unless_taken.pop_all()
             return tree
-        await self._let_go()
-        return replace(await self._otherwise.fetch(scratch, progress), digest=mirror.digest)
 
     async def aclose(self) -> None:
-        await self._let_go()
         await self._refs.aclose()
         if self._otherwise is not None:
             await self._otherwise.aclose()
@@ -119,8 +101,3 @@ class _Packages:
     def _may_be_tag(self) -> bool:
         ref = self._source.ref
         return self._otherwise is not None and ref is not None and ref.kind is spec.RefKind.NAME
-
-    async def _let_go(self) -> None:
-        mirror, self._mirror = self._mirror, None
-        if mirror is not None:
-            await asyncio.shield(mirror.aclose())

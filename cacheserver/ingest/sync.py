@@ -230,6 +230,7 @@ class Sync:
                 await rooms.scratch_space.wait()
                 async with self._budget.spent("fetching the source"):
                     tree = await self._source.fetch(scratch / "tree", self._progress)
+                applying.push_async_callback(tree.aclose)
                 fetched()
                 await rooms.scratch_space.hold(scratch)
                 # Within: else all repositories there are would lie fetched on disk, waiting for their turn.
@@ -238,6 +239,7 @@ class Sync:
             catalog = await self._parse(tree, await self._known(), scratch / "parsed")
             if await self._is_incomplete(catalog):
                 catalog = await self._parse(tree, b"", scratch / "parsed-anew")
+            await tree.aclose()  # for what follows, git's process is not needed
             index = await self._take(catalog, tree.digest, scratch)
             await count_served(self._report, self._store)
             done = IngestState(tree.digest, index, _settings(config, rooms.release))

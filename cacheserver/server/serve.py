@@ -298,7 +298,7 @@ def _cluster_ingestion(
     """Ingestion of the cluster's Repository objects, one replica at a time, and the controller that follows these."""
     # What the first git repository needs: by then we serve, and loading it would hold up everybody for 20 ms.
     import cacheserver.catalogs.krm.git  # noqa: PLC0415
-    import cacheserver.sources.git.source  # noqa: F401, PLC0415
+    import cacheserver.sources.git.packages  # noqa: F401, PLC0415
     from cacheserver.cluster.credentials import Secrets  # noqa: PLC0415  in a cluster only
     from cacheserver.cluster.events import Events  # noqa: PLC0415
     from cacheserver.cluster.repositories import Controller  # noqa: PLC0415

@@ -106,6 +106,9 @@ class Tree:
     refused: tuple[tuple[str, str], ...] = ()
     """(path, reason) of entries left out: a link out of the root, a socket, an unreadable file."""
 
+    async def aclose(self) -> None:
+        """Lets go of what it is read from, if anything; whoever fetched it calls this, also where nothing was read."""
+
 
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total); total 0 while unknown. Cheap, may be called often."""
@@ -119,7 +122,9 @@ class Source(Protocol):
         ...
 
     async def fetch(self, scratch: Path, progress: Progress) -> Tree:
-        """The content, complete, as of one digest. `scratch` is empty, private, and removed by the caller afterwards.
+        """The content, complete, as of one digest; the caller closes it.
+
+        scratch: empty, private, and removed by the caller afterwards.
 
         Raises: SourceError; the previous content stays whatever it was.
         """

@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from cacheserver.catalogs import ParseLimits
 from cacheserver.catalogs.workers import Workers
 from cacheserver.config import RepositoryConfig, Validation
 from cacheserver.config.sources import DirectorySource as DirectorySpec
-from cacheserver.errors import LeaseLostError, Unavailable
+from cacheserver.errors import CatalogError, LeaseLostError, Unavailable
 from cacheserver.etcd.client import Client, Delete, prefix_end
 from cacheserver.ingest import Outcome, SyncReport, SyncServices
 from cacheserver.ingest.status import repository_record, synced
 from cacheserver.ingest.sync import Sync, forget
 from cacheserver.model import RepositoryKey
-from cacheserver.sources import DirectorySource
+from cacheserver.sources import DirectorySource, Progress, Tree
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.claims import Claim, Session
 from cacheserver.store.keys import PREFIX
@@ -657,3 +658,36 @@ async def test_an_object_with_more_than_it_can_hold_is_served_and_its_content_ha
     assert status["truncated"] == ["providedAPIs"]
     whole = b"".join([piece async for piece in world.blobs.read(status["content"]["digest"])])
     assert whole.count(b'"type": "olm.gvk"') == 9000
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTree(Tree):
+    """A tree that notes when it was let go of."""
+
+    closings: list[str] = field(default_factory=list)
+
+    async def aclose(self) -> None:
+        self.closings.append(self.digest)
+
+
+class OpenSource(DirectorySource):
+    """A directory whose trees have to be closed."""
+
+    closings: list[str]
+
+    async def fetch(self, scratch: Path, progress: Progress) -> Tree:
+        tree = await super().fetch(scratch, progress)
+        return OpenTree(tree.root, tree.files, tree.digest, tree.refused, self.closings)
+
+
+@pytest.mark.parametrize("documents", [100, 1], ids=["applied", "refused"])
+async def test_a_tree_is_closed_by_the_sync_that_fetched_it(world: World, documents: int) -> None:
+    world.files.package("app", "1.0.0").package("db", "2.0.0")
+    closings: list[str] = []
+    world.source = source = OpenSource(world.files.root)
+    source.closings = closings
+    async with Workers(1, ParseLimits(documents=documents)) as workers:
+        world.rooms = replace(world.rooms, workers=workers)
+        with nullcontext() if documents > 1 else pytest.raises(CatalogError, match="more than 1 documents"):
+            await world.sync()
+    assert set(closings) == {await world.source.probe()}

@@ -11,6 +11,7 @@ import os
 import resource
 import subprocess
 import sys
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -72,9 +73,10 @@ async def _fetch(source: str, kind: Format, scratch: Path, limits: Limits) -> tu
         async with Workers(1, ParseLimits()) as workers:
             tree = await opened.fetch(scratch / "tree", _ignore)
             key = RepositoryKey("default", "bomb")
-            catalog = await parse(
-                tree, kind, key, workers, scratch=scratch / "parsed", progress=_ignore, write_blobs=False
-            )
+            async with aclosing(tree):
+                catalog = await parse(
+                    tree, kind, key, workers, scratch=scratch / "parsed", progress=_ignore, write_blobs=False
+                )
     except CacheServerError as exc:
         return f"{type(exc).__name__}: {exc}", [], 0
     finally:

@@ -88,7 +88,8 @@ NO_FINDINGS = {"ClusterServiceVersion", "DeletionProposed", "ParseLimits", "Pars
 def _findings() -> set[str]:
     """Reasons that a finding can carry: words in two humps anywhere, those in one where a finding has its reason."""
     found = set()
-    for path in (ROOT / "cacheserver" / "catalogs").rglob("*.py"):
+    places = (ROOT / "cacheserver" / "catalogs", ROOT / "cacheserver" / "sources" / "git")
+    for path in (path for place in places for path in place.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             first: ast.AST | None = None
             if isinstance(node, ast.Call) and node.args:

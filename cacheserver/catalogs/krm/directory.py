@@ -16,7 +16,7 @@ from typing import Final
 from cacheserver.catalogs.catalog import Catalog, Files, Finding, Problem, Progress
 from cacheserver.catalogs.jobs import batched
 from cacheserver.catalogs.krm import index
-from cacheserver.catalogs.krm.discover import owner_of
+from cacheserver.catalogs.krm.discover import owner_of, unnameable
 from cacheserver.catalogs.krm.facts import KPTFILE, Origin, Revision
 from cacheserver.catalogs.krm.jobs import Jobs
 from cacheserver.catalogs.krm.judge import Gathered, judge
@@ -116,7 +116,11 @@ class Parse:
         scratch = str(self._scratch) if self._write_blobs else ""
         wanted: list[tuple[_Package, Wanted]] = []
         for package in batch:
-            refusal = package.refusal or self._oversized(package) or self._jobs.unnameable(package.name, LOCAL)
+            refusal = (
+                package.refusal
+                or self._oversized(package)
+                or unnameable(self._key, package.name, LOCAL, self._jobs.limits)
+            )
             if refusal:
                 self._take(package, Packed(refusal=refusal), known)
                 continue

@@ -13,18 +13,52 @@ import hashlib
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
+from cacheserver.catalogs import bounds
 from cacheserver.catalogs.catalog import Problem
 from cacheserver.catalogs.krm.facts import KPTFILE, Origin
-from cacheserver.catalogs.krm.mirror import HEADS, TAGS, Entry, Listing, Ref
+from cacheserver.catalogs.limits import ParseLimits
+from cacheserver.model import Key, Kind, RepositoryKey
 
+HEADS: Final = "refs/heads/"
+TAGS: Final = "refs/tags/"
 # Porch, pkg/git/ref.go.
 _DRAFTS: Final = {f"{HEADS}drafts/": Origin.DRAFT, f"{HEADS}proposed/": Origin.PROPOSED}
 _DELETIONS: Final = f"{HEADS}deletionProposed/"
 _PRECEDENCE: Final = tuple(Origin)
 _MOST_LEFT_OUT: Final = 20
 """Told of one tree; the rest is counted."""
+
+
+class Ref(Protocol):
+    """A branch or tag. commit: tags peeled."""
+
+    @property
+    def commit(self) -> str: ...
+
+
+class Entry(Protocol):
+    """A file, link or submodule (by mode) below a directory; path relative to it with `/`."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def mode(self) -> int: ...
+
+    @property
+    def oid(self) -> str: ...
+
+
+class Listing(Protocol):
+    """Everything below a directory, sorted by path; refused: (path, reason) of names that no tree should hold."""
+
+    @property
+    def entries(self) -> Sequence[Entry]: ...
+
+    @property
+    def refused(self) -> Sequence[tuple[str, str]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +102,15 @@ class Files:
         """(path in the package, object name), made anew at each call."""
         flat = self.packed.decode().split("\0")
         return list(zip(flat[0:-1:2], flat[1::2], strict=True))
+
+
+def unnameable(key: RepositoryKey, package: str, revision: str, limits: ParseLimits) -> Problem | None:
+    """Why a revision cannot have a key in the store, if it cannot: git allows longer names."""
+    try:
+        bounds.check_key(Key(Kind.REVISION, key.namespace, key.name, package, revision), limits)
+    except bounds.BoundError as exc:
+        return Problem(exc.reason, str(exc))
+    return None
 
 
 def by_name(refs: Mapping[str, Ref], directory: str, root_name: str) -> Named:

@@ -1,220 +1,69 @@
-"""KRM packages of a git repository: discovered in its refs, read through its mirror, nothing checked out.
+"""KRM packages of a git repository: what its source discovered, less what is known, read and judged.
 
-A tree of files whose key is known is neither read nor parsed again, and a tag or draft that stands where it stood is
-not even listed. What is wrong with one revision stays with it (judge.py).
+A tree of files whose key is known is neither read nor parsed again. What is wrong with one revision stays with it
+(judge.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from cacheserver.catalogs.catalog import Catalog, Finding, Progress
 from cacheserver.catalogs.jobs import batched
-from cacheserver.catalogs.krm import discover, index
-from cacheserver.catalogs.krm.commits import Commits
+from cacheserver.catalogs.krm import index
 from cacheserver.catalogs.krm.discover import Files, Place
-from cacheserver.catalogs.krm.facts import KPTFILE, Lock, Origin, Revision
 from cacheserver.catalogs.krm.jobs import Jobs
 from cacheserver.catalogs.krm.judge import Gathered, judge
-from cacheserver.catalogs.krm.mirror import HEADS, Refs
-from cacheserver.catalogs.krm.stage import Stage
+from cacheserver.catalogs.krm.packages import Candidate, Discovery, Packages
+from cacheserver.catalogs.krm.wire import Pack, Packed, Wanted
 from cacheserver.catalogs.workers import JobQueue, Workers
-from cacheserver.errors import SourceInvalidError, SourceNotFoundError, SourceTooLargeError
 from cacheserver.model import RepositoryKey
 
 _BATCH_TREES: Final = 16
 """Of one job: about 1 MB of real packages, on disk until it is done."""
 _BATCH_FILES: Final = 20_000
 """Of one job with more than one tree: each name is 200 bytes here, 200 in the job, and 400 in its worker."""
-_MOST_TOLD: Final = 50
-"""Warnings of one kind; the rest is counted. Repositories with thousands of release tags exist."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A revision whose tree is known by key. files: None where its facts are known."""
-
-    place: Place
-    revision: Revision
-    files: Files | None = None
-
-    @property
-    def where(self) -> str:
-        """As git writes it: REF:PATH."""
-        return f"{self.place.ref}:{self.place.directory}"
 
 
 class Parse:
     """One run. Not to be used twice."""
 
     def __init__(
-        self, tree: Refs, key: RepositoryKey, workers: Workers, queue: JobQueue, scratch: Path, *, write_blobs: bool
-    ) -> None:
-        self._mirror = tree.mirror
-        self._url = tree.url
-        self._directory = tree.directory.strip("/")
+        self, packages: Packages, key: RepositoryKey, workers: Workers, queue: JobQueue, scratch: Path, *,
+        write_blobs: bool,
+    ) -> None:  # fmt: skip
+        self._packages = packages
         self._key = key
         self._jobs = Jobs(key, workers, queue)
-        self._commits = Commits(tree.mirror)
-        self._stage = Stage(tree.mirror, self._jobs, scratch, write_blobs=write_blobs)
         self._scratch = scratch
+        self._blobs = str(scratch) if write_blobs else ""
         self._known = index.Known()
         self._found = Gathered()
-        self._without_package: set[str] = set()
 
     async def run(self, known: bytes, progress: Progress) -> Catalog:
-        """Closes the mirror. Raises: SourceError from it, CatalogError when the pool itself cannot go on."""
-        try:
-            await asyncio.to_thread(self._scratch.mkdir, parents=True, exist_ok=True)
-            self._known = await asyncio.to_thread(index.decode, known)
-            await self._read(await self._discover(), progress)
-        finally:
-            await self._mirror.aclose()
-        self._found.without_package = frozenset(self._without_package)
+        """Raises: SourceError from the source, CatalogError when the pool itself cannot go on."""
+        await asyncio.to_thread(self._scratch.mkdir, parents=True, exist_ok=True)
+        self._known = await asyncio.to_thread(index.decode, known)
+        discovery = await self._packages.discover(self._key, self._known, self._jobs.limits)
+        self._take(discovery)
+        await self._read(discovery.candidates, progress)
         return await judge(self._found, self._key, self._known, self._jobs)
 
-    # --- discover ---
+    def _take(self, discovery: Discovery) -> None:
+        found = self._found
+        found.findings += discovery.findings
+        found.ignored_tags, found.head = discovery.ignored_tags, discovery.head
+        found.changes, found.without_package = discovery.changes, frozenset(discovery.without_package)
+        for place, why in discovery.refused:
+            finding = Finding(why.reason, why.message, _where(place), package=place.package)
+            found.refuse(place.package, finding, self._known.revision(place.package, place.name), self._known)
 
-    async def _discover(self) -> list[_Candidate]:
-        named = await asyncio.to_thread(discover.by_name, self._mirror.refs, self._directory, self._key.name)
-        branch = await self._branch()
-        places, rivals = discover.without_rivals([*named.places, *branch])
-        self._tell("DuplicateRevision", [(place.ref, why, place.package) for place, why in rivals])
-        candidates: list[_Candidate] = []
-        fresh: list[tuple[Place, Files]] = []
-        for place in places:
-            if (problem := self._jobs.unnameable(place.package, place.name)) is not None:
-                self._refuse(place, problem.reason, problem.message)
-            elif place in branch:
-                fresh.append((place, branch[place]))
-            elif (known := self._stands(place)) is not None:
-                candidates.append(_Candidate(place, known))
-            elif (files := await self._files(place, named)) is not None:
-                fresh.append((place, files))
-        candidates += await self._dated(fresh, {place.directory for place in branch})
-        self._found.ignored_tags = len(named.ignored)
-        self._tell("IgnoredTag", [(ref, why, "") for ref, why in named.ignored])
-        self._tell("IgnoredDraft", [(ref, why, "") for ref, why in named.ignored_drafts])
-        return [self._marked(candidate, named.deletions) for candidate in candidates]
-
-    async def _branch(self) -> dict[Place, Files]:
-        """What the branch holds; nothing where the repository is empty, or the branch has no such directory."""
-        ref = self._mirror.refs.get(f"{HEADS}{self._mirror.branch}")
-        if ref is None:
-            return {}
-        self._found.head = ref.commit
-        try:
-            listing = await self._mirror.ls_tree(ref.commit, self._directory)
-        except SourceNotFoundError:
-            why = f"the branch has no directory {self._directory!r}: only tags and drafts are served"
-            self._tell("NoDirectory", [(self._mirror.branch, why, "")])
-            return {}
-        packages, odd = await asyncio.to_thread(discover.on_branch, listing, self._directory)
-        self._tell("OddKptfile", [(f"{self._mirror.branch}:{path}", why, "") for path, why in odd])
-        found: dict[Place, Files] = {}
-        for files in packages:
-            package = discover.package_name(files.directory, self._directory, self._key.name)
-            assert package is not None, "the listing is of our directory"
-            branch = self._mirror.branch
-            found[Place(package, files.directory, branch, Origin.BRANCH, ref.commit, branch)] = files
-        return found
-
-    def _stands(self, place: Place) -> Revision | None:
-        """The revision as known, when its ref leads where it led: the same commit holds the same files."""
-        known = self._known.revision(place.package, place.name)
-        if (
-            known is None
-            or known.origin is not place.origin
-            or known.lock is None
-            or known.tree not in self._known.trees
-        ):
-            return None
-        return known if known.lock == self._lock(place, place.commit) else None
-
-    async def _files(self, place: Place, named: discover.Named) -> Files | None:
-        """A tag's or draft's files; None where there is no package, which is noted in `named`."""
-        without_package = f"{place.commit} {place.directory}"
-        files: Files | None = None
-        if without_package not in self._known.without_package:
-            try:
-                listing = await self._mirror.ls_tree(place.commit, place.directory)
-                files = await asyncio.to_thread(discover.at_top, listing, place.directory)
-            except SourceNotFoundError:
-                pass
-            except (SourceTooLargeError, SourceInvalidError) as exc:
-                if type(exc) not in (SourceTooLargeError, SourceInvalidError):
-                    raise  # A narrower one speaks of our copy, not of this commit.
-                self._refuse(place, type(exc).reason, str(exc))
-                return None
-        if files is None:
-            self._without_package.add(without_package)
-            into = named.ignored if place.origin is Origin.TAG else named.ignored_drafts
-            into.append((place.ref, f"there is no {KPTFILE} in {place.directory} at that commit"))
-        return files
-
-    async def _dated(self, fresh: Sequence[tuple[Place, Files]], on_branch: set[str]) -> list[_Candidate]:
-        """Revisions of places, each with its commit, author and workspace."""
-        await self._commits.load(place.commit for place, _ in fresh)
-        changes: dict[str, str] = {}
-        if on_branch:
-            known = {self._known.head: self._known.changes}
-            changes = await self._commits.last_changes(self._found.head, on_branch, known)
-        self._found.changes = changes
-        candidates = []
-        for place, files in fresh:
-            commit_oid = place.commit
-            if place.origin is Origin.BRANCH:
-                # Not the branch's head: each push would change every package of the branch (ARCHITECTURE.md, decision
-                # 21).
-                commit_oid = changes[place.directory]
-            revision = Revision(
-                place.name, place.origin, files.key, workspace=place.name, lock=self._lock(place, commit_oid)
-            )
-            candidates.append(_Candidate(place, await self._published(place, revision, commit_oid), files))
-        return candidates
-
-    async def _published(self, place: Place, revision: Revision, commit_oid: str) -> Revision:
-        """With workspace and publication, as far as the commit tells (docs/sources.md; Porch's
-        pkg/externalrepo/git/commit.go, its lines kpt:).
-
-        Porch looks back for the newest commit that it annotated for the package; ours looks at the one that the
-        revision is: Porch tags the commit that it annotates, and a search costs a walk of the history for each tag.
-        """
-        commit = await self._commits.commit(commit_oid)
-        if commit.bad:
-            message = f"commit {commit_oid[:12]} has a line kpt: that is {commit.bad[0]}; it is ignored"
-            self._tell("InvalidAnnotation", [(place.ref, message, place.package)])
-        annotated = commit.workspace((place.directory, place.package))
-        match place.origin:
-            case Origin.TAG:
-                workspace = annotated or place.name
-                return replace(
-                    revision, workspace=workspace, published_at=commit.authored_at, published_by=commit.author
-                )
-            case Origin.BRANCH if annotated is not None:
-                return replace(revision, published_at=commit.authored_at, published_by=commit.author)
-            case _:
-                return revision  # A draft has not been published yet.
-
-    def _lock(self, place: Place, commit: str) -> Lock:
-        """Ours: the directory from the repository's root, not from the source's, so that kpt finds it there."""
-        return Lock(self._url, place.directory, place.ref, commit)
-
-    def _marked(self, candidate: _Candidate, deletions: set[tuple[str, str]]) -> _Candidate:
-        """Says whether it is proposed for deletion: the flag comes and goes while the revision stands still."""
-        place = candidate.place
-        flag = place.origin in (Origin.TAG, Origin.BRANCH) and (place.directory, place.name) in deletions
-        return replace(candidate, revision=replace(candidate.revision, deletion_proposed=flag))
-
-    # --- read ---
-
-    async def _read(self, candidates: Sequence[_Candidate], progress: Progress) -> None:
+    async def _read(self, candidates: Sequence[Candidate], progress: Progress) -> None:
         """Every tree that is not known, once, however many revisions have it."""
-        waiting: dict[str, list[_Candidate]] = {}
+        waiting: dict[str, list[Candidate]] = {}
         for candidate in candidates:
             tree = candidate.revision.tree
             if tree in self._known.trees:
@@ -224,13 +73,13 @@ class Parse:
                 waiting.setdefault(tree, []).append(candidate)
         done = 0
 
-        async def read(trees: list[list[_Candidate]]) -> None:
+        async def read(trees: list[list[Candidate]]) -> None:
             nonlocal done
-            wanted = [(one[0].place.package, one[0].files) for one in trees]
-            packed = await self._stage.pack([(name, files) for name, files in wanted if files is not None])
+            wanted = [(some[0].place.package, some[0].files) for some in trees]
+            packed = await self._pack([(name, files) for name, files in wanted if files is not None])
             for some, answer in zip(trees, packed, strict=True):
-                for candidate in some:
-                    self._found.take(candidate.place.package, candidate.revision, answer, candidate.where, self._known)
+                for one in some:
+                    self._found.take(one.place.package, one.revision, answer, _where(one.place), self._known)
             done += len(trees)
             progress("parsing", done, len(waiting))
 
@@ -238,39 +87,21 @@ class Parse:
         ordered = sorted(waiting.values(), key=lambda some: (some[0].place.package, some[0].place.name))
         await self._jobs.each(batched(ordered, _files, _BATCH_FILES, _BATCH_TREES), read)
 
-    def _refuse(self, place: Place, reason: str, message: str) -> None:
-        finding = Finding(reason, message, f"{place.ref}:{place.directory}", package=place.package)
-        self._found.refuse(place.package, finding, self._known.revision(place.package, place.name), self._known)
-
-    def _tell(self, reason: str, told: Sequence[tuple[str, str, str]]) -> None:
-        """Warnings as (ref, message, package)."""
-        for ref, message, package in told[:_MOST_TOLD]:
-            self._found.findings.append(Finding(reason, message, ref, package=package, warning=True))
-        if len(told) > _MOST_TOLD:
-            message = f"{len(told) - _MOST_TOLD} more of this kind are not listed"
-            self._found.findings.append(Finding(reason, message, warning=True))
+    async def _pack(self, trees: Sequence[tuple[str, Files]]) -> list[Packed]:
+        """The content and facts of packages' files, in order. Raises: SourceError, CatalogError."""
+        async with self._packages.staged([files for _, files in trees], self._scratch, self._jobs.limits) as staged:
+            good = [tree for tree, refusal in zip(trees, staged.refusals, strict=True) if refusal is None]
+            wanted = [Wanted(name, files.entries, warnings=files.warnings) for name, files in good]
+            packed = iter(await self._jobs.pack(Pack(str(staged.root), self._blobs, wanted)) if wanted else ())
+            return [Packed(refusal=refusal) if refusal else next(packed) for refusal in staged.refusals]
 
 
-def _files(some: Sequence[_Candidate]) -> int:
+def _files(some: Sequence[Candidate]) -> int:
     """Files of the tree that the candidates share."""
     files = some[0].files
     return files.packed.count(b"\0") // 2 if files is not None else 0
 
 
-async def holds_packages(tree: Refs) -> bool:
-    """Whether a git repository is one of KRM packages: a Kptfile on the branch, or where a tag or draft says.
-
-    Raises: SourceError.
-    """
-    mirror, directory = tree.mirror, tree.directory.strip("/")
-    ref = mirror.refs.get(f"{HEADS}{mirror.branch}")
-    wanted: list[tuple[str, str]] = [(ref.commit, directory)] if ref else []
-    named = await asyncio.to_thread(discover.by_name, mirror.refs, directory, "")
-    without_package: set[str] = set()
-    for commit, path in [*wanted, *dict.fromkeys((place.commit, place.directory) for place in named.places)]:
-        try:
-            if await mirror.holds(commit, path, KPTFILE, without_package):
-                return True
-        except SourceNotFoundError:
-            continue
-    return False
+def _where(place: Place) -> str:
+    """As git writes it: REF:PATH."""
+    return f"{place.ref}:{place.directory}"

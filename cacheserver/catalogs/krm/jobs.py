@@ -5,25 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cacheserver.catalogs import bounds, jobs
+from cacheserver.catalogs import jobs
 from cacheserver.catalogs.catalog import Finding, Problem
 from cacheserver.catalogs.krm.wire import Assemble, Described, Pack, Packed, Wanted, decode_packed, encode_job
 from cacheserver.catalogs.wire import Assembled, unhurried
 from cacheserver.errors import WorkerCrashedError
-from cacheserver.model import Key, Kind
 
 
 class Jobs(jobs.Jobs):
     """The workers as one parse of KRM packages uses them."""
-
-    def unnameable(self, package: str, revision: str) -> Problem | None:
-        """Why a revision cannot have a key in the store, if it cannot: git allows longer names."""
-        try:
-            key = Key(Kind.REVISION, self.key.namespace, self.key.name, package, revision)
-            bounds.check_key(key, self.limits)
-        except bounds.BoundError as exc:
-            return Problem(exc.reason, str(exc))
-        return None
 
     async def pack(self, job: Pack) -> list[Packed]:
         """One answer for each tree, in order. Raises: CatalogError when the pool cannot go on."""

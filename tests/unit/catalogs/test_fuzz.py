@@ -19,11 +19,12 @@ from cacheserver.catalogs.documents import goyaml, splitter
 from cacheserver.catalogs.documents.document import DocumentError
 from cacheserver.catalogs.fbc import worker as fbc
 from cacheserver.catalogs.fbc.wire import Part, Report, Scan, decode_reports, encode_job
-from cacheserver.catalogs.krm import commits, kptfile
+from cacheserver.catalogs.krm import kptfile
 from cacheserver.catalogs.krm import worker as krm
 from cacheserver.catalogs.krm.wire import Pack, Wanted, decode_packed
 from cacheserver.catalogs.krm.wire import encode_job as encode_krm_job
 from cacheserver.catalogs.limits import ParseLimits
+from cacheserver.sources.git import commits
 from tests.support.fbc import bundle
 from tests.support.fuzz import FUZZ, within
 from tests.support.krm import kptfile as kptfile_text

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,12 @@ import pytest
 import zstandard
 
 from cacheserver.catalogs import Catalog, ParseLimits, Workers, parse
-from cacheserver.catalogs.krm.commits import Commits
 from cacheserver.config.sources import GitRef, GitSource, RefKind
-from cacheserver.ingest.reading import RefsTree, open_for
+from cacheserver.ingest.reading import open_for
 from cacheserver.model import LABEL_LATEST, Format, Kind, Record, RepositoryKey
-from cacheserver.sources import Limits
+from cacheserver.sources import Limits, Tree
+from cacheserver.sources.git.commits import Commits
+from cacheserver.sources.git.packages import PackagesTree
 from tests.support.archive import untar
 from tests.support.krm import KRMRepository, annotated, kptfile
 
@@ -55,9 +58,10 @@ class Reader:
             self.read = total
 
         known = b"" if fresh else self.index
-        catalog = await parse(
-            tree, None, KEY, self._workers, known=known, scratch=scratch / "parsed", progress=progress
-        )
+        async with aclosing(tree):
+            catalog = await parse(
+                tree, None, KEY, self._workers, known=known, scratch=scratch / "parsed", progress=progress
+            )
         await source.aclose()
         if not fresh:
             self.index = catalog.index
@@ -391,13 +395,14 @@ async def test_a_known_commit_ends_the_search(reader: Reader, repository: KRMRep
     spec = GitSource(repository.url, None, "")
     source = open_for(spec, Format.KRM, cache=reader._home / "cache")
     tree = await source.fetch(reader._home, quiet)
-    assert isinstance(tree, RefsTree)
+    assert isinstance(tree, PackagesTree)
     known: Mapping[str, Mapping[str, str]] = {middle: {"a": "remembered"}}
     try:
         found = await Commits(tree.mirror).last_changes(head, ["a", "b"], known)
         assert found == {"a": "remembered", "b": head}
         assert await Commits(tree.mirror).last_changes(head, ["a"], {}) == {"a": first}
     finally:
+        await tree.aclose()
         await source.aclose()
 
 
@@ -446,3 +451,37 @@ async def test_step_by_step_ends_where_a_fresh_parse_does(reader: Reader, reposi
         assert catalog.index == fresh.index
         assert told(catalog) == told(fresh)
         assert (catalog.revisions, catalog.ignored_tags) == (fresh.revisions, fresh.ignored_tags)
+
+
+def _readers() -> int:
+    """git processes of ours that read objects."""
+    count = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            count += parent == os.getpid() and b"cat-file" in (path.parent / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return count
+
+
+async def test_gits_process_ends_with_the_tree_and_at_once_where_the_tree_is_another(
+    repository: KRMRepository, tmp_path: Path
+) -> None:
+    repository.package("a", "1")
+    source = open_for(GitSource(repository.url, None, ""), None, cache=tmp_path / "cache")
+    before = _readers()
+    for number in range(2):  # also where the last one was not closed yet
+        (tmp_path / str(number)).mkdir()
+        tree = await source.fetch(tmp_path / str(number), quiet)
+        assert isinstance(tree, PackagesTree)
+        assert _readers() == before + 1
+        await tree.aclose()
+        assert _readers() == before
+    repository.remove("a")
+    repository.commit({"catalog.yaml": b"schema: olm.package\nname: a\n"})
+    (tmp_path / "plain").mkdir()
+    tree = await source.fetch(tmp_path / "plain", quiet)
+    assert (type(tree), tree.files) == (Tree, ("catalog.yaml",))
+    assert _readers() == before
+    await source.aclose()

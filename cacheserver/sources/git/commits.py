@@ -17,8 +17,8 @@ from typing import Final
 
 import orjson
 
-from cacheserver.catalogs.krm.mirror import Mirror
 from cacheserver.catalogs.summary import LONGEST_NAME, clip
+from cacheserver.sources.git.source import GitMirror
 
 _ANNOTATION: Final = b"kpt:"
 _MOST_ANNOTATIONS: Final = 64
@@ -120,7 +120,7 @@ class Commits:
     Raises, everywhere: SourceError from the mirror.
     """
 
-    mirror: Mirror
+    mirror: GitMirror
     _commits: OrderedDict[str, Commit] = field(default_factory=OrderedDict)
     _commits_bytes: int = 0
     _trees: OrderedDict[str, _Rows] = field(default_factory=OrderedDict)

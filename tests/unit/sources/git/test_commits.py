@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacheserver.catalogs.krm.commits import Commit, parse
 from cacheserver.catalogs.krm.discover import by_name, without_rivals
 from cacheserver.catalogs.krm.facts import Origin
+from cacheserver.sources.git.commits import Commit, parse
 
 HEAD = b"tree aaaa\nparent bbbb\nparent cccc\nauthor A <B> <a@example.com> 1700000000 +0200\n"
 COMMITTER = b"committer C <c@example.com> 1700000100 -0100\ngpgsig x\n tree dddd\n\n"

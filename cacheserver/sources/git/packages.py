@@ -1,0 +1,224 @@
+"""A git repository as a source of KRM packages: finds them in its branches and tags, and gets their files for a parse.
+
+What a name, a tree or a commit means for packages, catalogs/krm says (discover.py); what is read of git is here alone.
+A tag or draft that stands where it stood is not listed again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from cacheserver.catalogs.catalog import Finding, Problem
+from cacheserver.catalogs.krm import discover
+from cacheserver.catalogs.krm.discover import HEADS, Files, Place
+from cacheserver.catalogs.krm.facts import KPTFILE, Lock, Origin, Revision
+from cacheserver.catalogs.krm.index import Known
+from cacheserver.catalogs.krm.packages import Candidate, Discovery, Staged
+from cacheserver.catalogs.limits import ParseLimits
+from cacheserver.errors import SourceInvalidError, SourceNotFoundError, SourceTooLargeError
+from cacheserver.model import RepositoryKey
+from cacheserver.sources.git.commits import Commits
+from cacheserver.sources.git.source import GitMirror
+from cacheserver.sources.git.stage import staged
+from cacheserver.sources.tree import Tree
+
+_MOST_TOLD: Final = 50
+"""Warnings of one kind; the rest is counted. Repositories with thousands of release tags exist."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackagesTree(Tree):
+    """A whole repository: no file on disk, but packages to be found and read (catalogs.krm.packages.Packages).
+
+    mirror: closed with this. url: of the remote, for locks. directory: where packages begin, empty for the root.
+    """
+
+    mirror: GitMirror
+    url: str
+    directory: str
+
+    async def discover(self, key: RepositoryKey, known: Known, limits: ParseLimits) -> Discovery:
+        """As Packages.discover."""
+        return await _Search(self, key, known, limits).run()
+
+    def staged(self, trees: Sequence[Files], scratch: Path, limits: ParseLimits) -> AbstractAsyncContextManager[Staged]:
+        """As Packages.staged."""
+        return staged(self.mirror, trees, scratch, limits)
+
+    async def holds_packages(self) -> bool:
+        """Whether there is any: a Kptfile on the branch, or where a tag or draft says. Raises: SourceError."""
+        mirror, directory = self.mirror, self.directory.strip("/")
+        ref = mirror.refs.get(f"{HEADS}{mirror.branch}")
+        wanted: list[tuple[str, str]] = [(ref.commit, directory)] if ref else []
+        named = await asyncio.to_thread(discover.by_name, mirror.refs, directory, "")
+        without_package: set[str] = set()
+        for commit, path in [*wanted, *dict.fromkeys((place.commit, place.directory) for place in named.places)]:
+            try:
+                if await mirror.holds(commit, path, KPTFILE, without_package):
+                    return True
+            except SourceNotFoundError:
+                continue
+        return False
+
+    async def aclose(self) -> None:
+        await self.mirror.aclose()
+
+
+class _Search:
+    """One discovery. Not to be used twice."""
+
+    def __init__(self, tree: PackagesTree, key: RepositoryKey, known: Known, limits: ParseLimits) -> None:
+        self._mirror = tree.mirror
+        self._url = tree.url
+        self._directory = tree.directory.strip("/")
+        self._key = key
+        self._known = known
+        self._limits = limits
+        self._commits = Commits(tree.mirror)
+        self._found = Discovery()
+
+    async def run(self) -> Discovery:
+        """Raises: SourceError."""
+        named = await asyncio.to_thread(discover.by_name, self._mirror.refs, self._directory, self._key.name)
+        branch = await self._branch()
+        places, rivals = discover.without_rivals([*named.places, *branch])
+        self._tell("DuplicateRevision", [(place.ref, why, place.package) for place, why in rivals])
+        candidates: list[Candidate] = []
+        fresh: list[tuple[Place, Files]] = []
+        for place in places:
+            if (problem := discover.unnameable(self._key, place.package, place.name, self._limits)) is not None:
+                self._found.refused.append((place, problem))
+            elif place in branch:
+                fresh.append((place, branch[place]))
+            elif (known := self._stands(place)) is not None:
+                candidates.append(Candidate(place, known))
+            elif (files := await self._files(place, named)) is not None:
+                fresh.append((place, files))
+        candidates += await self._dated(fresh, {place.directory for place in branch})
+        self._found.ignored_tags = len(named.ignored)
+        self._tell("IgnoredTag", [(ref, why, "") for ref, why in named.ignored])
+        self._tell("IgnoredDraft", [(ref, why, "") for ref, why in named.ignored_drafts])
+        self._found.candidates = [self._marked(candidate, named.deletions) for candidate in candidates]
+        return self._found
+
+    async def _branch(self) -> dict[Place, Files]:
+        """What the branch holds; nothing where the repository is empty, or the branch has no such directory."""
+        ref = self._mirror.refs.get(f"{HEADS}{self._mirror.branch}")
+        if ref is None:
+            return {}
+        self._found.head = ref.commit
+        try:
+            listing = await self._mirror.ls_tree(ref.commit, self._directory)
+        except SourceNotFoundError:
+            why = f"the branch has no directory {self._directory!r}: only tags and drafts are served"
+            self._tell("NoDirectory", [(self._mirror.branch, why, "")])
+            return {}
+        packages, odd = await asyncio.to_thread(discover.on_branch, listing, self._directory)
+        self._tell("OddKptfile", [(f"{self._mirror.branch}:{path}", why, "") for path, why in odd])
+        found: dict[Place, Files] = {}
+        for files in packages:
+            package = discover.package_name(files.directory, self._directory, self._key.name)
+            assert package is not None, "the listing is of our directory"
+            branch = self._mirror.branch
+            found[Place(package, files.directory, branch, Origin.BRANCH, ref.commit, branch)] = files
+        return found
+
+    def _stands(self, place: Place) -> Revision | None:
+        """The revision as known, when its ref leads where it led: the same commit holds the same files."""
+        known = self._known.revision(place.package, place.name)
+        if (
+            known is None
+            or known.origin is not place.origin
+            or known.lock is None
+            or known.tree not in self._known.trees
+        ):
+            return None
+        return known if known.lock == self._lock(place, place.commit) else None
+
+    async def _files(self, place: Place, named: discover.Named) -> Files | None:
+        """A tag's or draft's files; None where there is no package, which is noted in `named`."""
+        without_package = f"{place.commit} {place.directory}"
+        files: Files | None = None
+        if without_package not in self._known.without_package:
+            try:
+                listing = await self._mirror.ls_tree(place.commit, place.directory)
+                files = await asyncio.to_thread(discover.at_top, listing, place.directory)
+            except SourceNotFoundError:
+                pass
+            except (SourceTooLargeError, SourceInvalidError) as exc:
+                if type(exc) not in (SourceTooLargeError, SourceInvalidError):
+                    raise  # A narrower one speaks of our copy, not of this commit.
+                self._found.refused.append((place, Problem(type(exc).reason, str(exc))))
+                return None
+        if files is None:
+            self._found.without_package.add(without_package)
+            into = named.ignored if place.origin is Origin.TAG else named.ignored_drafts
+            into.append((place.ref, f"there is no {KPTFILE} in {place.directory} at that commit"))
+        return files
+
+    async def _dated(self, fresh: Sequence[tuple[Place, Files]], on_branch: set[str]) -> list[Candidate]:
+        """Revisions of places, each with its commit, author and workspace."""
+        await self._commits.load(place.commit for place, _ in fresh)
+        changes: dict[str, str] = {}
+        if on_branch:
+            known = {self._known.head: self._known.changes}
+            changes = await self._commits.last_changes(self._found.head, on_branch, known)
+        self._found.changes = changes
+        candidates = []
+        for place, files in fresh:
+            commit_oid = place.commit
+            if place.origin is Origin.BRANCH:
+                # Not the branch's head: each push would change every package of the branch (ARCHITECTURE.md, decision
+                # 21).
+                commit_oid = changes[place.directory]
+            revision = Revision(
+                place.name, place.origin, files.key, workspace=place.name, lock=self._lock(place, commit_oid)
+            )
+            candidates.append(Candidate(place, await self._published(place, revision, commit_oid), files))
+        return candidates
+
+    async def _published(self, place: Place, revision: Revision, commit_oid: str) -> Revision:
+        """With workspace and publication, as far as the commit tells (docs/sources.md; Porch's
+        pkg/externalrepo/git/commit.go, its lines kpt:).
+
+        Porch looks back for the newest commit that it annotated for the package; ours looks at the one that the
+        revision is: Porch tags the commit that it annotates, and a search costs a walk of the history for each tag.
+        """
+        commit = await self._commits.commit(commit_oid)
+        if commit.bad:
+            message = f"commit {commit_oid[:12]} has a line kpt: that is {commit.bad[0]}; it is ignored"
+            self._tell("InvalidAnnotation", [(place.ref, message, place.package)])
+        annotated = commit.workspace((place.directory, place.package))
+        match place.origin:
+            case Origin.TAG:
+                workspace = annotated or place.name
+                return replace(
+                    revision, workspace=workspace, published_at=commit.authored_at, published_by=commit.author
+                )
+            case Origin.BRANCH if annotated is not None:
+                return replace(revision, published_at=commit.authored_at, published_by=commit.author)
+            case _:
+                return revision  # A draft has not been published yet.
+
+    def _lock(self, place: Place, commit: str) -> Lock:
+        """Ours: the directory from the repository's root, not from the source's, so that kpt finds it there."""
+        return Lock(self._url, place.directory, place.ref, commit)
+
+    def _marked(self, candidate: Candidate, deletions: set[tuple[str, str]]) -> Candidate:
+        """Says whether it is proposed for deletion: the flag comes and goes while the revision stands still."""
+        place = candidate.place
+        flag = place.origin in (Origin.TAG, Origin.BRANCH) and (place.directory, place.name) in deletions
+        return replace(candidate, revision=replace(candidate.revision, deletion_proposed=flag))
+
+    def _tell(self, reason: str, told: Sequence[tuple[str, str, str]]) -> None:
+        """Warnings as (ref, message, package)."""
+        for ref, message, package in told[:_MOST_TOLD]:
+            self._found.findings.append(Finding(reason, message, ref, package=package, warning=True))
+        if len(told) > _MOST_TOLD:
+            message = f"{len(told) - _MOST_TOLD} more of this kind are not listed"
+            self._found.findings.append(Finding(reason, message, warning=True))
