@@ -90,6 +90,8 @@ class Catalog:
     findings: Sequence[Finding]
     index: bytes
     blobs: Mapping[Digest, BlobFile] = field(default_factory=dict)
+    documents: Digest | None = None
+    """FBC: the blob with the documents of no package, if there are any; in `blobs` unless it is the one of `known`."""
     revisions: int = 0
     """Revisions of all good packages, the unchanged ones included."""
     ignored_tags: int = 0

@@ -26,7 +26,8 @@ class ParseLimits:
     findings: int = 100
     """Told for one file; the rest is counted."""
     package_bytes: int = 64 * MIB
-    """Of one revision of a KRM package: all its files. The largest real one has 1.7 MB; a worker holds them at once."""
+    """Of one revision of a KRM package: all its files. The largest real one has 1.7 MB; a worker holds them at once.
+    Also of all documents of an FBC package as JSON, of which the largest real one has 2.0 MB."""
     package_files: int = 10_000
     """Of one revision of a KRM package. Real ones stay under 200."""
     record_bytes: int = 256 * 1024

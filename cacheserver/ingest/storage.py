@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -76,11 +76,12 @@ class Storage:
             content = frozenset(digest for record in package.records for digest in record.blobs)
             after[package.name] = Package(size, content)
         sizes = await self._sizes(catalog, [*before.values(), *after.values()])
-        stored = _bytes(after.values(), sizes) + len(catalog.index)
+        beside = len(catalog.index) + await self._of_no_package(catalog, sizes)
+        stored = _bytes(after.values(), sizes) + beside
         new = await self._blobs.absent(catalog.blobs.keys())
         writes = sum(sizes[one] for one in new if one in sizes)
         released = sum(sizes[one] for one in _content(before.values()) - _content(after.values()))
-        grows = bool(writes) or stored > _bytes(before.values(), sizes) + len(catalog.index)
+        grows = bool(writes) or stored > _bytes(before.values(), sizes) + beside
         while True:
             now = self._now()
             ledger = await self._usages.read(key.namespace)
@@ -128,6 +129,13 @@ class Storage:
         """Bytes of all content, packed: of what the catalog brings by its files, of the rest by what is stored."""
         brought = await asyncio.to_thread(_packed, catalog)
         return {**await self._blobs.stored_bytes(_content(packages) - brought.keys()), **brought}
+
+    async def _of_no_package(self, catalog: Catalog, sizes: Mapping[Digest, int]) -> int:
+        """Bytes of the documents of no package."""
+        digest = catalog.documents
+        if digest is None:
+            return 0
+        return sizes[digest] if digest in sizes else (await self._blobs.stored_bytes({digest})).get(digest, 0)
 
 
 def _packed(catalog: Catalog) -> dict[Digest, int]:

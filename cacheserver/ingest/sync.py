@@ -240,9 +240,9 @@ class Sync:
             if await self._is_incomplete(catalog):
                 catalog = await self._parse(tree, b"", scratch / "parsed-anew")
             await tree.aclose()  # for what follows, git's process is not needed
-            index = await self._take(catalog, tree.digest, scratch)
+            index, documents = await self._take(catalog, tree.digest, scratch)
             await count_served(self._report, self._store)
-            done = IngestState(tree.digest, index, _settings(config, rooms.release))
+            done = IngestState(tree.digest, index, _settings(config, rooms.release), documents)
             await self._store.put_state(self._claim, config.key, done)
 
     async def _parse(self, tree: Tree, known: bytes, scratch: Path) -> Catalog:
@@ -273,10 +273,13 @@ class Sync:
     async def _is_incomplete(self, catalog: Catalog) -> bool:
         """Whether content that was not read again, for it was known, is not in the store: somebody deleted it."""
         wanted = {digest for package in catalog.packages for record in package.records for digest in record.blobs}
+        if catalog.documents is not None:
+            wanted.add(catalog.documents)
         return bool(await self._blobs.absent(wanted - catalog.blobs.keys()))
 
-    async def _take(self, catalog: Catalog, digest: str, scratch: Path) -> str:
-        """Serve what the catalog says, or hold what is served; returns the digest of the index that fits, if any."""
+    async def _take(self, catalog: Catalog, digest: str, scratch: Path) -> tuple[str, str]:
+        """Serve what the catalog says, or hold what is served; returns the digests of the index that fits and of the
+        documents of no package, if any."""
         report, state = self._report, self._state
         self._catalog, self._served = catalog, await self._store.served_keys(self._key)
         report.digest, report.findings = digest, catalog.findings
@@ -286,9 +289,10 @@ class Sync:
         if refusal is not None:
             report.outcome, (report.reason, report.message) = Outcome.HELD, refusal
             # Another owner is written into everything by a sync that knows nothing yet; a refused one wrote nothing.
-            return state.index if state and _fits(state, self._config, self._rooms.release) else ""
+            fits = state is not None and _fits(state, self._config, self._rooms.release)
+            return (state.index if state and fits else ""), (state.documents if state else "")
         storage, gone, reserved = self._rooms.storage, self._gone(), None
-        if storage is not None and (catalog.packages or gone):
+        if storage is not None and (catalog.packages or gone or catalog.documents in catalog.blobs):
             # A full etcd takes no note, and refuses the puts as well; what the sync takes away is to go all the same.
             with contextlib.suppress(NoSpace):
                 reserved = await storage.reserve(self._claim, self._key, catalog, gone, digest)
@@ -296,7 +300,18 @@ class Sync:
         await self._apply(gone)
         if storage is not None and reserved is not None:
             await storage.finished(self._claim, self._key, reserved)
-        return await self._blobs.put_bytes(catalog.index, "application/octet-stream", scratch)
+        index = await self._blobs.put_bytes(catalog.index, "application/octet-stream", scratch)
+        return index, await self._kept(catalog)
+
+    async def _kept(self, catalog: Catalog) -> str:
+        """The digest of the documents of no package, which are in the store now; empty where there are none."""
+        if catalog.documents is None:
+            return ""
+        if await self._blobs.keep([catalog.documents]):
+            if catalog.documents not in catalog.blobs:
+                raise BlobMissingError(f"content {catalog.documents} went while it was referred to")
+            await self._blobs.put(catalog.blobs[catalog.documents])
+        return catalog.documents
 
     # --- apply ---
 

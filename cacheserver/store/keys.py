@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 
 import orjson
 
-from cacheserver.model import Key, Kind, RepositoryKey
+from cacheserver.model import Digest, Key, Kind, RepositoryKey
 
 PREFIX = b"/cacheserver/v1/"
 SERVED = PREFIX + b"served/"
@@ -35,11 +35,18 @@ class IngestState:
 
     digest: of the source. index: digest of a blob with the catalog's index ("" when there is none).
     settings: what else decided the outcome (format, validation); a change of it means parse again.
+    documents: digest of a blob with the documents of no package ("" when there is none).
     """
 
     digest: str
     index: str = ""
     settings: str = ""
+    documents: str = ""
+
+    @property
+    def blobs(self) -> set[Digest]:
+        """What has to stay in the store for this state."""
+        return {Digest(digest) for digest in (self.index, self.documents) if digest}
 
 
 def component(text: str) -> str:
@@ -88,4 +95,4 @@ def encode_state(state: IngestState) -> bytes:
 
 def decode_state(value: bytes) -> IngestState:
     raw = orjson.loads(value)
-    return IngestState(digest=raw["digest"], index=raw.get("index", ""), settings=raw.get("settings", ""))
+    return IngestState(raw["digest"], raw.get("index", ""), raw.get("settings", ""), raw.get("documents", ""))

@@ -198,8 +198,8 @@ class Store:
                     key = RepositoryKey(component_of(namespace), component_of(name))
                     if prefix != INGEST:
                         yield key, blob_references(kv.value)
-                    elif index := decode_state(kv.value).index:
-                        yield key, {Digest(index)}
+                    else:
+                        yield key, decode_state(kv.value).blobs
 
     async def forget_those_who_miss(self, lost: AbstractSet[Digest]) -> Sequence[RepositoryKey]:
         """Forget what the last sync saw of every repository that refers to one of `lost`; returns them, sorted.

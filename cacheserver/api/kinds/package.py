@@ -97,6 +97,11 @@ PACKAGE: Final = Resource(
             text("digest", "sha256 of the image; also its ETag."),
             number("size", "Bytes of the image."),
         ),
+        record(
+            "documents",
+            "The package's documents in its catalog, also those that nothing is served of (FBC).",
+            text("digest", "sha256 of them all: it changes whenever one of them does."),
+        ),
         DEPRECATION,
         TRUNCATED,
     ),

@@ -3,7 +3,8 @@
 zstd over lines: a heading with the version, then for each good package `P name input_hash revisions`, followed by its
 documents, `D sha256 facts`, behind the file that they stand in, `F path` with the path as a JSON string. `W sha256` and
 a finding as JSON: a warning about that document, said again while nobody reads it anew. Documents of no package of ours
-stand under the name `-`. A package that was held or rejected stays as it was when it was good.
+stand under the name `-`; `O input_hash digest` names the blob of those that name none that is here. A package that was
+held or rejected stays as it was when it was good.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ class Known:
 
     warnings: by the document's sha256; their lines count from its first one, path and document are not known. One that
     names a package came from what judges packages, the others from who reads documents.
+    others: input hash and blob of the documents of no package; empty where there are none.
     """
 
     documents: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
     packages: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     warnings: Mapping[str, Sequence[Finding]] = field(default_factory=dict)
+    others: tuple[str, str] = ("", "")
 
 
 def input_hash(repository: RepositoryKey, documents: Iterable[str]) -> str:
@@ -60,11 +63,15 @@ def decode(index: bytes) -> Known:
     packages: dict[str, tuple[str, int]] = {}
     warnings: dict[str, list[Finding]] = {}
     package = path = ""
+    others = ("", "")
     for line in lines[1:]:
         if line.startswith(_FILE):
             path = orjson.loads(line.removeprefix(_FILE))
             continue
         kind, first, rest = line.decode().split(" ", 2)
+        if kind == "O":
+            others = (first, rest)
+            continue
         if kind == "P":
             package = "" if first == _NO_PACKAGE else first
             found, revisions = rest.split(" ")
@@ -74,19 +81,22 @@ def decode(index: bytes) -> Known:
             warnings.setdefault(first, []).append(Finding(**orjson.loads(rest)))
         else:
             documents[first] = (package, rest, path)
-    return Known(documents, packages, warnings)
+    return Known(documents, packages, warnings, others)
 
 
 def encode(
     packages: Mapping[str, tuple[str, int]],
     documents: Mapping[str, Sequence[tuple[str, str, str]]],
     warnings: Mapping[str, Sequence[Finding]],
+    others: tuple[str, str] = ("", ""),
 ) -> bytes:
-    """packages, warnings: as Known's. documents: package (empty for none) -> (sha256, facts, path).
+    """packages, warnings, others: as Known's. documents: package (empty for none) -> (sha256, facts, path).
 
     Slow for the loop.
     """
     lines = [_HEADING]
+    if all(others):
+        lines.append(f"O {others[0]} {others[1]}".encode())
     for package in sorted(documents):
         found, revisions = packages.get(package, ("-", 0))
         lines.append(f"P {package or _NO_PACKAGE} {found} {revisions}".encode())

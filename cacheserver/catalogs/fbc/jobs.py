@@ -10,7 +10,20 @@ import orjson
 
 from cacheserver.catalogs import jobs
 from cacheserver.catalogs.catalog import Finding
-from cacheserver.catalogs.fbc.wire import Assemble, Group, Part, Report, Scan, Select, decode_reports, encode_job
+from cacheserver.catalogs.fbc.wire import (
+    Assemble,
+    Bound,
+    Group,
+    Join,
+    Joined,
+    Part,
+    Report,
+    Scan,
+    Select,
+    decode_joined,
+    decode_reports,
+    encode_job,
+)
 from cacheserver.catalogs.wire import LINE_ITEMS, Assembled, unhurried
 from cacheserver.errors import WorkerCrashedError
 
@@ -37,6 +50,20 @@ class Jobs(jobs.Jobs):
             return Report(part, findings=[Finding("WorkerCrashed", str(why), part.path)], unclear=True)
 
         return await self.answers(job.parts, ask, blamed)
+
+    async def join(self, scratch: str, packages: Sequence[Bound]) -> list[Joined]:
+        """The blob of each package's lines. Raises: CatalogError when the pool cannot go on."""
+
+        async def ask(some: Sequence[Bound]) -> list[Joined]:
+            few = sum(len(package.lines) for package in some) <= LINE_ITEMS
+            job = Join(scratch, some)
+            frame = encode_job(job) if few else await asyncio.to_thread(encode_job, job)
+            return decode_joined(await self.ask(frame, f"package {some[0].name}"))
+
+        def blamed(package: Bound, why: WorkerCrashedError) -> Joined:
+            return Joined(package.name, None, str(why))
+
+        return await self.answers(packages, ask, blamed)
 
     async def assemble(self, groups: Sequence[Group]) -> list[Assembled]:
         """The records of each package; of one that kills its worker none, and a finding. Raises: CatalogError."""

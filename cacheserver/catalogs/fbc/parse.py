@@ -13,13 +13,15 @@ from cacheserver.catalogs.documents import splitter
 from cacheserver.catalogs.fbc import ignore, index
 from cacheserver.catalogs.fbc.held import Damage, held
 from cacheserver.catalogs.fbc.jobs import Jobs
-from cacheserver.catalogs.fbc.wire import Group, Located, Part, Report, Scan, Select
+from cacheserver.catalogs.fbc.keep import Documents, Lines, of_other_schemas, write_digests
+from cacheserver.catalogs.fbc.wire import Group, Joined, Located, Part, Report, Scan, Select
 from cacheserver.catalogs.jobs import batched
 from cacheserver.catalogs.limits import MIB
+from cacheserver.catalogs.summary import LONGEST_NAME, clip
 from cacheserver.catalogs.wire import Assembled
 from cacheserver.catalogs.workers import JobQueue, Workers
 from cacheserver.errors import CatalogError
-from cacheserver.model import BlobFile, RepositoryKey
+from cacheserver.model import BlobFile, Digest, RepositoryKey
 
 _BATCH_BYTES: Final = 512 * 1024
 """Small files share a job until then: a round trip costs 0.3 ms."""
@@ -60,9 +62,14 @@ class _Gathered:
 
 @dataclass(frozen=True, slots=True)
 class _Due:
-    """What is to be assembled, and what is known of the others. hashes: of the documents of each, held ones apart."""
+    """What is to be assembled, and what is known of the others.
 
-    batches: list[list[Group]]
+    changed: all documents of packages that changed. others: documents of no package. hashes: of the documents of each
+    package, held ones apart.
+    """
+
+    changed: Documents
+    others: Sequence[tuple[str, Located]]
     hashes: Mapping[str, str]
     unchanged: Collection[str]
     rejected: dict[str, Sequence[Finding]]
@@ -81,6 +88,7 @@ class Parse:
         self._scratch = scratch
         self._write_blobs = write_blobs
         self._found = _Gathered()
+        self._lines = Lines(self._jobs, tree.root, scratch) if write_blobs else None
 
     async def run(self, known: bytes, progress: Progress) -> Catalog:
         """Raises: CatalogError when the pool itself cannot go on."""
@@ -88,8 +96,7 @@ class Parse:
         remembered = await asyncio.to_thread(index.decode, known)
         digests = ""
         if remembered.documents:
-            digests = str(self._scratch / "known")
-            await asyncio.to_thread(_write_digests, Path(digests), remembered)
+            digests = await asyncio.to_thread(write_digests, self._scratch / "known", remembered.documents)
         parts = await asyncio.to_thread(_plan, self._tree.root, await self._select(), self._found)
         await self._scan(parts, digests, remembered, progress)
         return await self._judge(remembered)
@@ -154,6 +161,8 @@ class Parse:
                 self._found.documents.setdefault(package, []).append((seen.sha256, located))
                 if not seen.facts:
                     self._say_again(known, seen.sha256, located, of_package=False)
+            if self._lines is not None:
+                self._lines.take(report)
             for blob in report.blobs:
                 self._found.blobs[blob.head.digest] = blob
             documents += report.documents
@@ -180,20 +189,26 @@ class Parse:
     async def _judge(self, known: index.Known) -> Catalog:
         """Packages that changed are assembled, the others are counted. What goes over all of them, in threads."""
         due = await asyncio.to_thread(self._due, known)
-        assembled: list[Assembled] = await self._jobs.gather(due.batches, self._jobs.assemble)
-        return await asyncio.to_thread(self._catalog, due, assembled, known)
+        raw = await self._raw(due.changed, known, due.rejected)
+        others = await self._others(due.others, known, unreadable=due.unreadable)
+        batches = await asyncio.to_thread(_groups, self._found.documents, due.changed.keys() - due.rejected.keys(), raw)
+        assembled: list[Assembled] = await self._jobs.gather(batches, self._jobs.assemble)
+        return await asyncio.to_thread(self._catalog, due, assembled, known, others)
 
     def _due(self, known: index.Known) -> _Due:
         # A document that could not be read may have belonged to any package, or been one.
         unreadable = any(not finding.warning for finding in self._found.findings)
         rejected: dict[str, Sequence[Finding]] = {name: [why] for name, why in sorted(self._held(known).items())}
         self._found.findings += [why for [why] in rejected.values()]
-        hashes = self._hashes(rejected)
+        shared, others = of_other_schemas(self._found.documents)
+        hashes = self._hashes(rejected, shared)
         unchanged = {name for name, found in hashes.items() if known.packages.get(name, ("", 0))[0] == found}
-        batches = _groups(self._found.documents, hashes.keys() - unchanged)
-        return _Due(batches, hashes, unchanged, rejected, unreadable)
+        changed = {name: [*self._found.documents[name], *shared.get(name, ())] for name in hashes.keys() - unchanged}
+        return _Due(changed, others, hashes, unchanged, rejected, unreadable)
 
-    def _catalog(self, due: _Due, assembled: Sequence[Assembled], known: index.Known) -> Catalog:
+    def _catalog(
+        self, due: _Due, assembled: Sequence[Assembled], known: index.Known, others: tuple[str, str]
+    ) -> Catalog:
         rejected, hashes = due.rejected, due.hashes
         good = {name: known.packages[name] for name in due.unchanged}
         for name in due.unchanged if known.warnings else ():
@@ -208,29 +223,84 @@ class Parse:
             else:
                 rejected[one.name] = one.findings
         digests = [digest for package in packages for record in package.records for digest in record.blobs]
+        documents = Digest(others[1]) if others[1] else None
+        if documents is not None:
+            digests.append(documents)
         return Catalog(
             packages=packages,
             unchanged=sorted(due.unchanged),
             rejected=rejected,
             unreadable=due.unreadable,
             findings=_told(self._found.findings),
-            index=self._index(good, known, rejected),
+            index=self._index(good, known, rejected, others),
             blobs={digest: self._found.blobs[digest] for digest in digests if digest in self._found.blobs},
+            documents=documents,
             revisions=sum(revisions for _, revisions in good.values()),
         )
+
+    async def _raw(
+        self, changed: Documents, known: index.Known, rejected: dict[str, Sequence[Finding]]
+    ) -> Mapping[str, str]:
+        """Package -> digest of the blob of its documents; who has none is rejected."""
+        raw: dict[str, str] = {}
+        for name, joined in sorted((await self._joined(changed, known)).items()):
+            if joined.blob is not None:
+                raw[name] = self._keep(joined.blob)
+                continue
+            first = self._found.documents[name][0][1]
+            message = f"package {clip(name, LONGEST_NAME)!r}: {joined.failed}"
+            why = Finding("DocumentsNotKept", message, first.path, first.document, first.line, name)
+            rejected[name] = [why]
+            self._found.findings.append(why)
+        return raw
+
+    async def _others(
+        self, documents: Sequence[tuple[str, Located]], known: index.Known, *, unreadable: bool
+    ) -> tuple[str, str]:
+        """Input hash and blob of the documents of no package, or empty; as they were while a file is unreadable."""
+        if unreadable and all(known.others):
+            return known.others
+        found = index.input_hash(self._key, (sha256 for sha256, _ in documents)) if documents else ""
+        if found == known.others[0]:
+            return known.others
+        for joined in (await self._joined({"": documents} if documents else {}, known)).values():
+            if joined.blob is not None:
+                return found, self._keep(joined.blob)
+            first = documents[0][1]
+            message = f"documents of no package are not kept: {joined.failed}"
+            self._found.findings.append(Finding("DocumentsNotKept", message, first.path, warning=True))
+        return "", ""
+
+    async def _joined(self, wanted: Documents, known: index.Known) -> Mapping[str, Joined]:
+        if self._lines is None or not wanted:
+            return {}
+        if missing := self._lines.missing(wanted):
+            parts = await asyncio.to_thread(_plan, self._tree.root, sorted(missing), _Gathered())
+            await self._lines.read_again(parts, wanted, known.documents)
+        return await self._lines.blobs(wanted)
+
+    def _keep(self, blob: BlobFile) -> str:
+        self._found.blobs[blob.head.digest] = blob
+        return blob.head.digest
 
     def _held(self, known: index.Known) -> dict[str, Finding]:
         here = {name: [located.path for _, located in documents] for name, documents in self._found.documents.items()}
         return held(self._found.damages, here, known)
 
-    def _hashes(self, without: Collection[str]) -> dict[str, str]:
+    def _hashes(self, without: Collection[str], shared: Documents) -> dict[str, str]:
         return {
-            name: index.input_hash(self._key, (sha256 for sha256, _ in documents))
+            name: index.input_hash(self._key, (sha256 for sha256, _ in (*documents, *shared.get(name, ()))))
             for name, documents in self._found.documents.items()
             if name and name not in without
         }
 
-    def _index(self, good: Mapping[str, tuple[str, int]], known: index.Known, rejected: Collection[str]) -> bytes:
+    def _index(
+        self,
+        good: Mapping[str, tuple[str, int]],
+        known: index.Known,
+        rejected: Collection[str],
+        others: tuple[str, str],
+    ) -> bytes:
         """Of a package that is not good now: as it was when it was, which is what is served of it."""
         documents = {
             name: [(sha256, located.facts, located.path) for sha256, located in found]
@@ -244,7 +314,7 @@ class Parse:
             if name in kept:
                 documents.setdefault(name, []).append((sha256, facts, path))
                 warnings.setdefault(sha256, known.warnings.get(sha256, ()))
-        return index.encode({**good, **kept}, documents, warnings)
+        return index.encode({**good, **kept}, documents, warnings, others)
 
 
 def _told(findings: list[Finding]) -> list[Finding]:
@@ -253,10 +323,6 @@ def _told(findings: list[Finding]) -> list[Finding]:
     if len(ordered) > _MOST_FINDINGS:
         ordered[_MOST_FINDINGS:] = [Finding("MoreFindings", f"{len(ordered) - _MOST_FINDINGS} more are not listed")]
     return ordered
-
-
-def _write_digests(path: Path, known: index.Known) -> None:
-    path.write_bytes(b"".join(bytes.fromhex(sha256) for sha256 in known.documents))
 
 
 def _plan(root: Path, paths: Sequence[str], found: _Gathered) -> list[list[Part]]:
@@ -281,9 +347,9 @@ def _parts(root: Path, path: str) -> list[Part]:
     return [Part(path, 0, size)]
 
 
-def _groups(documents: Mapping[str, list[tuple[str, Located]]], names: Iterable[str]) -> list[list[Group]]:
+def _groups(documents: Documents, names: Iterable[str], raw: Mapping[str, str]) -> list[list[Group]]:
     """Packages in jobs of about _ASSEMBLE_BYTES of facts."""
-    groups = (Group(name, [located for _, located in documents[name]]) for name in sorted(names))
+    groups = (Group(name, [located for _, located in documents[name]], raw.get(name, "")) for name in sorted(names))
     return list(batched(groups, _facts_bytes, _ASSEMBLE_BYTES, _ASSEMBLE_PACKAGES))
 
 

@@ -25,8 +25,13 @@ _OF_PACKAGE: Final = ("keywords", "categories")
 """Lists whose whole stands in the content of the revision, or of the latest one. Channels do not: never cut."""
 
 
-def records(repository: RepositoryKey, package: Package, limits: ParseLimits = bounds.DEFAULT) -> list[Record]:
-    """Revisions from the lowest version up, the package last. Raises: BoundError for one too large to be served."""
+def records(
+    repository: RepositoryKey, package: Package, limits: ParseLimits = bounds.DEFAULT, *, raw: str = ""
+) -> list[Record]:
+    """Revisions from the lowest version up, the package last. raw: digest of its documents as they are written.
+
+    Raises: BoundError for one too large to be served.
+    """
     deprecated = {(entry.schema, entry.name): entry.message for entry in package.deprecations}
     latest = next(channel.head for channel in package.channels if channel.said.name == package.said.default_channel)
     membership = _membership(package)
@@ -36,7 +41,7 @@ def records(repository: RepositoryKey, package: Package, limits: ParseLimits = b
         )
         for bundle in package.bundles
     ]
-    made.append(_package(repository, package, deprecated, latest, limits))
+    made.append(_package(repository, package, deprecated, latest, limits, raw))
     for record in made:
         bounds.check(record, limits)
     return made
@@ -113,6 +118,7 @@ def _package(
     deprecated: Mapping[tuple[str, str], str],
     latest: str,
     limits: ParseLimits,
+    raw: str,
 ) -> Record:
     said = package.said
     versions = {bundle.said.name: bundle.written for bundle in package.bundles}
@@ -143,6 +149,7 @@ def _package(
         "revisions": len(package.bundles),
         "icon": {"mediaType": media_type, "digest": digest, "size": size} if said.icon else None,
         "deprecation": _deprecation(deprecated.get((f.PACKAGE, ""))),
+        "documents": {"digest": raw} if raw else None,
     }
     cut = [name for name in head.cut if name in status]
     labels = {
@@ -155,7 +162,7 @@ def _package(
         labels=_labels(labels),
         spec=orjson.dumps({"repository": repository.name, "packageName": said.name, "format": _FORMAT}),
         status=orjson.dumps(bounds.fitted(_present(status), _OF_PACKAGE, cut, limits)),
-        blobs=(Digest(digest),) if said.icon else (),
+        blobs=tuple(Digest(each) for each in (digest, raw) if each),
     )
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from cacheserver.catalogs.blobs import BlobWriter
 from cacheserver.catalogs.catalog import Finding
 from cacheserver.catalogs.documents import gorules, goyaml, splitter
-from cacheserver.catalogs.documents.document import DocumentError
+from cacheserver.catalogs.documents.document import DocumentError, as_object
 from cacheserver.catalogs.documents.splitter import Piece
 from cacheserver.catalogs.fbc import facts as f
+from cacheserver.catalogs.fbc.raw import LineWriter, path_of
 from cacheserver.catalogs.fbc.read import Blob, read
 from cacheserver.catalogs.fbc.wire import Part, Report, Seen
 from cacheserver.catalogs.limits import ParseLimits
@@ -22,13 +23,14 @@ from cacheserver.model import BlobHead, Digest
 Load = Callable[[bytes], Iterator[goyaml.Loaded]]
 
 
-def scan(part: Part, root: Path, known: frozenset[bytes], blobs: BlobWriter | None, limits: ParseLimits) -> Report:
+def scan(part: Part, root: Path, known: frozenset[bytes], scratch: Path | None, limits: ParseLimits) -> Report:
     """What the part holds. Whatever is wrong with the file is among the findings; nothing is raised for it.
 
-    known: sha256 of documents that need no parsing. blobs: None writes none.
+    known: sha256 of documents that need no parsing. scratch: for content and for documents' lines (raw.py); None writes
+    none.
     """
     report = Report(part)
-    reader = _Reader(report, known, blobs, limits)
+    reader = _Reader(report, known, scratch, limits)
     try:
         size = (root / part.path).stat().st_size
         if size > limits.file_bytes:
@@ -42,6 +44,7 @@ def scan(part: Part, root: Path, known: frozenset[bytes], blobs: BlobWriter | No
                 reader.json_stream(view)
             else:
                 reader.yaml_stream(view, part.start, part.end)
+        reader.close()
     except OSError as exc:
         report.findings.append(Finding("Unreadable", f"cannot be read: {exc.strerror}", part.path))
         report.unclear = True
@@ -55,12 +58,18 @@ class _TooManyDocumentsError(Exception):
 class _Reader:
     """Turns the pieces of one part into its report."""
 
-    def __init__(self, report: Report, known: frozenset[bytes], blobs: BlobWriter | None, limits: ParseLimits) -> None:
+    def __init__(self, report: Report, known: frozenset[bytes], scratch: Path | None, limits: ParseLimits) -> None:
         self._report = report
         self._known = known
-        self._blobs = blobs
+        self._blobs = BlobWriter(scratch) if scratch else None
+        self._lines = LineWriter(path_of(scratch, report.part)) if scratch else None
         self._limits = limits
         self._untold = self._untold_warnings = 0
+
+    def close(self) -> None:
+        """Raises: OSError when the disk is full."""
+        if self._lines:
+            self._lines.close()
 
     def json_stream(self, view: splitter.View) -> None:
         """A stream that begins as JSON turns into YAML where the second document at the latest is no JSON (as in
@@ -139,10 +148,11 @@ class _Reader:
             except DocumentError as exc:
                 exc.package = package
                 raise
-        self._seen(piece, sha256, package, f.encode(facts))
+        at, size = self._lines.add(as_object(loaded.value, "") or {}) if self._lines else (0, 0)
+        self._seen(piece, sha256, package, f.encode(facts), at, size)
 
-    def _seen(self, piece: Piece, sha256: str, package: str, facts: str) -> None:
-        self._report.seen.append(Seen(sha256, package, facts, self._report.documents, piece.line))
+    def _seen(self, piece: Piece, sha256: str, package: str, facts: str, at: int = 0, size: int = 0) -> None:
+        self._report.seen.append(Seen(sha256, package, facts, self._report.documents, piece.line, at, size))
 
     def _refuse(self, piece: Piece, error: DocumentError) -> None:
         if error.package:

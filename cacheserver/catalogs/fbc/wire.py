@@ -42,6 +42,9 @@ class Seen:
     facts: str
     document: int
     line: int
+    kept_at: int = 0
+    kept_bytes: int = 0
+    """Where it stands among the part's lines (raw.py); no bytes where it was not read, or lines are not written."""
 
 
 @dataclass(slots=True)
@@ -71,11 +74,46 @@ class Located:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """Where the line of a document stands: file in scratch, first byte, bytes."""
+
+    path: str
+    at: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The lines of one package, in order; of the documents of no package where it has no name."""
+
+    name: str
+    lines: Sequence[Kept]
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Make one blob of the lines of each package. Answered with one Joined each."""
+
+    scratch: str
+    packages: Sequence[Bound]
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The blob; None where it could not be made, for `failed`."""
+
+    name: str
+    blob: BlobFile | None
+    failed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
-    """Every document that names one package."""
+    """Every document that names one package. raw: digest of the blob that holds them as they are; empty for none."""
 
     name: str
     documents: Sequence[Located]
+    raw: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +134,9 @@ class Select:
     ignores: Sequence[str]
 
 
-Job = Scan | Assemble | Select
+Job = Scan | Assemble | Select | Join
 
-_JOBS: Final[dict[str, type[Job]]] = {"scan": Scan, "assemble": Assemble, "select": Select}
+_JOBS: Final[dict[str, type[Job]]] = {"scan": Scan, "assemble": Assemble, "select": Select, "join": Join}
 _NAMES: Final = {kind: name for name, kind in _JOBS.items()}
 
 
@@ -107,7 +145,7 @@ def encode_job(job: Job) -> bytes:
     if not isinstance(job, Assemble):
         return orjson.dumps([_NAMES[type(job)], job])
     documents = [one for group in job.groups for one in sliced(group.documents)]
-    names = [(group.name, len(group.documents)) for group in job.groups]
+    names = [(group.name, group.raw, len(group.documents)) for group in job.groups]
     return write_lines([[_NAMES[Assemble], job.namespace, job.repository, names], *documents])
 
 
@@ -118,9 +156,25 @@ def decode_job(frame: bytes) -> Job:
         return Scan(**{**written[0], "parts": [Part(**part) for part in written[0]["parts"]]})
     if name == "select":
         return Select(**written[0])
+    if name == "join":
+        packages = [Bound(one["name"], [Kept(**line) for line in one["lines"]]) for one in written[0]["packages"]]
+        return Join(written[0]["scratch"], packages)
     namespace, repository, names = written
     documents = (Located(**document) for line in lines for document in line)
-    return Assemble(namespace, repository, [Group(n, [next(documents) for _ in range(count)]) for n, count in names])
+    return Assemble(
+        namespace, repository, [Group(n, [next(documents) for _ in range(count)], raw) for n, raw, count in names]
+    )
+
+
+def encode_joined(joined: Sequence[Joined]) -> bytes:
+    return orjson.dumps(joined, default=str)
+
+
+def decode_joined(frame: bytes) -> list[Joined]:
+    return [
+        Joined(written["name"], decode_blob(written["blob"]) if written["blob"] else None, written["failed"])
+        for written in orjson.loads(frame)
+    ]
 
 
 def encode_reports(reports: Sequence[Report]) -> bytes:

@@ -16,9 +16,20 @@ import orjson
 from cacheserver.catalogs import bounds
 from cacheserver.catalogs.blobs import BlobWriter
 from cacheserver.catalogs.catalog import Finding
+from cacheserver.catalogs.documents.document import DocumentError
 from cacheserver.catalogs.fbc import facts, ignore, project, rules
+from cacheserver.catalogs.fbc.raw import join
 from cacheserver.catalogs.fbc.scan import scan
-from cacheserver.catalogs.fbc.wire import Assemble, Scan, Select, decode_job, encode_reports
+from cacheserver.catalogs.fbc.wire import (
+    Assemble,
+    Join,
+    Joined,
+    Scan,
+    Select,
+    decode_job,
+    encode_joined,
+    encode_reports,
+)
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.catalogs.wire import Assembled, encode_assembled
 from cacheserver.model import Record, RepositoryKey
@@ -32,8 +43,10 @@ def answer(frame: bytes, limits: ParseLimits) -> bytes:
     job = decode_job(frame)
     if isinstance(job, Scan):
         known = _known(job.known) if job.known else frozenset()
-        root, blobs = Path(job.root), BlobWriter(Path(job.scratch)) if job.write_blobs else None
-        return encode_reports([scan(part, root, known, blobs, limits) for part in job.parts])
+        root, scratch = Path(job.root), Path(job.scratch) if job.write_blobs else None
+        return encode_reports([scan(part, root, known, scratch, limits) for part in job.parts])
+    if isinstance(job, Join):
+        return encode_joined(_join(job))
     if isinstance(job, Assemble):
         return encode_assembled(_assemble(job, limits))
     return orjson.dumps(_select(job))
@@ -46,6 +59,17 @@ def _known(path: str) -> frozenset[bytes]:
     return frozenset(digests[at : at + 32] for at in range(0, len(digests), 32))
 
 
+def _join(job: Join) -> list[Joined]:
+    blobs = BlobWriter(Path(job.scratch))
+    made: list[Joined] = []
+    for package in job.packages:
+        try:
+            made.append(Joined(package.name, join(package.lines, blobs)))
+        except (DocumentError, OSError) as exc:
+            made.append(Joined(package.name, None, str(exc)))
+    return made
+
+
 def _assemble(job: Assemble, limits: ParseLimits) -> list[Assembled]:
     repository = RepositoryKey(job.namespace, job.repository)
     made: list[Assembled] = []
@@ -55,7 +79,7 @@ def _assemble(job: Assemble, limits: ParseLimits) -> list[Assembled]:
         records: list[Record] = []
         if package is not None:
             try:
-                records = project.records(repository, package, limits)
+                records = project.records(repository, package, limits, raw=group.raw)
                 findings += _cuts(group.name, records, placed)
             except bounds.BoundError as exc:
                 findings.append(_of_package(exc.reason, str(exc), group.name, placed[0], warning=False))
