@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 import orjson
 
@@ -26,6 +27,8 @@ from cacheserver.catalogs.fbc.wire import (
 )
 from cacheserver.catalogs.wire import LINE_ITEMS, Assembled, unhurried
 from cacheserver.errors import WorkerCrashedError
+
+_FEW_PACKAGES: Final = 8
 
 
 class Jobs(jobs.Jobs):
@@ -55,10 +58,11 @@ class Jobs(jobs.Jobs):
         """The blob of each package's lines. Raises: CatalogError when the pool cannot go on."""
 
         async def ask(some: Sequence[Bound]) -> list[Joined]:
-            few = sum(len(package.lines) for package in some) <= LINE_ITEMS
+            # Several such jobs begin in one turn of the loop.
+            few = len(some) <= _FEW_PACKAGES and sum(len(package.lines) for package in some) <= LINE_ITEMS
             job = Join(scratch, some)
             frame = encode_job(job) if few else await asyncio.to_thread(encode_job, job)
-            return decode_joined(await self.ask(frame, f"package {some[0].name}"))
+            return await unhurried(decode_joined, await self.ask(frame, f"package {some[0].name}"))
 
         def blamed(package: Bound, why: WorkerCrashedError) -> Joined:
             return Joined(package.name, None, str(why))

@@ -52,56 +52,61 @@ class Lines:
         self._found: dict[str, Kept] = {}
 
     def take(self, report: Report, scratch: Path | None = None) -> None:
+        """Remember where the lines of a part stand. Slow for the loop."""
         path = str(path_of(scratch or self._scratch, report.part))
         for seen in report.seen:
             if seen.kept_bytes:
                 self._found[seen.sha256] = Kept(path, seen.kept_at, seen.kept_bytes)
 
     def missing(self, wanted: Documents) -> set[str]:
-        """Paths of files with documents whose lines are still to be read."""
+        """Paths of files with documents whose lines are still to be read. Slow for the loop."""
         return {located.path for some in wanted.values() for sha256, located in some if sha256 not in self._found}
 
     async def read_again(self, parts: Iterable[Sequence[Part]], wanted: Documents, known: Iterable[str]) -> None:
         """The lines that are missing, from `parts`. known: sha256 of all documents that were not read."""
         scratch = self._scratch / "again"
         await asyncio.to_thread(scratch.mkdir, exist_ok=True)
-        reading = {sha256 for some in wanted.values() for sha256, _ in some}
-        others = [sha256 for sha256 in known if sha256 not in reading]
-        digests = await asyncio.to_thread(write_digests, scratch / "known", others)
+
+        def others() -> str:
+            reading = {sha256 for some in wanted.values() for sha256, _ in some}
+            return write_digests(scratch / "known", (sha256 for sha256 in known if sha256 not in reading))
+
+        digests = await asyncio.to_thread(others)
 
         async def one(batch: Sequence[Part]) -> list[Report]:
             return await self._jobs.scan(Scan(str(self._root), str(scratch), digests, batch))
 
         for report in await self._jobs.gather(parts, one):
-            self.take(report, scratch)
+            await asyncio.to_thread(self.take, report, scratch)
 
     async def blobs(self, wanted: Documents) -> dict[str, Joined]:
         """Package -> its blob, or why there is none. Raises: CatalogError when the pool cannot go on."""
-        found: dict[str, Joined] = {}
-        bound: list[Bound] = []
-        for one in await asyncio.to_thread(self._bound, wanted):
-            (found.setdefault(one.name, one) if isinstance(one, Joined) else bound.append(one))
+        batches, refused = await asyncio.to_thread(self._bound, wanted)
 
         async def join(some: Sequence[Bound]) -> list[Joined]:
             return await self._jobs.join(str(self._scratch), some)
 
-        batches = batched(bound, _size, _JOIN_BYTES, _JOIN_PACKAGES)
-        return found | {one.name: one for one in await self._jobs.gather(batches, join)}
+        made = await self._jobs.gather(batches, join)
+        return await asyncio.to_thread(lambda: {one.name: one for one in (*made, *refused)})
 
-    def _bound(self, wanted: Documents) -> list[Bound | Joined]:
-        made: list[Bound | Joined] = []
+    def _bound(self, wanted: Documents) -> tuple[Sequence[Sequence[Bound]], Sequence[Joined]]:
+        """What is to be joined, in jobs, and what cannot be."""
+        made: list[Bound] = []
+        refused: list[Joined] = []
         most = self._jobs.limits.package_bytes
         for name, documents in wanted.items():
             # OLM's loader walks: entries of a directory by name, so paths compare part by part.
             ordered = sorted(documents, key=lambda each: (each[1].path.split("/"), each[1].document))
             if any(sha256 not in self._found for sha256, _ in ordered):
-                made.append(Joined(name, None, "a document changed while it was read"))
+                refused.append(Joined(name, None, "a document changed while it was read"))
                 continue
             one = Bound(name, [self._found[sha256] for sha256, _ in ordered])
             size = _size(one)
-            too_large = f"its documents come to {size} bytes; the limit is {most}"
-            made.append(Joined(name, None, too_large) if size > most else one)
-        return made
+            if size > most:
+                refused.append(Joined(name, None, f"its documents come to {size} bytes; the limit is {most}"))
+            else:
+                made.append(one)
+        return list(batched(made, _size, _JOIN_BYTES, _JOIN_PACKAGES)), refused
 
 
 def _size(bound: Bound) -> int:

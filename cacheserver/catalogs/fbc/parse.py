@@ -242,8 +242,11 @@ class Parse:
         self, changed: Documents, known: index.Known, rejected: dict[str, Sequence[Finding]]
     ) -> Mapping[str, str]:
         """Package -> digest of the blob of its documents; who has none is rejected."""
+        return await asyncio.to_thread(self._taken, await self._joined(changed, known), rejected)
+
+    def _taken(self, made: Mapping[str, Joined], rejected: dict[str, Sequence[Finding]]) -> Mapping[str, str]:
         raw: dict[str, str] = {}
-        for name, joined in sorted((await self._joined(changed, known)).items()):
+        for name, joined in sorted(made.items()):
             if joined.blob is not None:
                 raw[name] = self._keep(joined.blob)
                 continue
@@ -260,7 +263,8 @@ class Parse:
         """Input hash and blob of the documents of no package, or empty; as they were while a file is unreadable."""
         if unreadable and all(known.others):
             return known.others
-        found = index.input_hash(self._key, (sha256 for sha256, _ in documents)) if documents else ""
+        hashed = (sha256 for sha256, _ in documents)
+        found = await asyncio.to_thread(index.input_hash, self._key, hashed) if documents else ""
         if found == known.others[0]:
             return known.others
         for joined in (await self._joined({"": documents} if documents else {}, known)).values():
@@ -274,7 +278,7 @@ class Parse:
     async def _joined(self, wanted: Documents, known: index.Known) -> Mapping[str, Joined]:
         if self._lines is None or not wanted:
             return {}
-        if missing := self._lines.missing(wanted):
+        if missing := await asyncio.to_thread(self._lines.missing, wanted):
             parts = await asyncio.to_thread(_plan, self._tree.root, sorted(missing), _Gathered())
             await self._lines.read_again(parts, wanted, known.documents)
         return await self._lines.blobs(wanted)

@@ -142,6 +142,9 @@ _NAMES: Final = {kind: name for name, kind in _JOBS.items()}
 
 def encode_job(job: Job) -> bytes:
     """Slow for the loop where a job is large."""
+    if isinstance(job, Join):
+        lines = [one for package in job.packages for one in sliced(package.lines)]
+        return write_lines([[_NAMES[Join], job.scratch, [(one.name, len(one.lines)) for one in job.packages]], *lines])
     if not isinstance(job, Assemble):
         return orjson.dumps([_NAMES[type(job)], job])
     documents = [one for group in job.groups for one in sliced(group.documents)]
@@ -157,8 +160,9 @@ def decode_job(frame: bytes) -> Job:
     if name == "select":
         return Select(**written[0])
     if name == "join":
-        packages = [Bound(one["name"], [Kept(**line) for line in one["lines"]]) for one in written[0]["packages"]]
-        return Join(written[0]["scratch"], packages)
+        scratch, names = written
+        kept = (Kept(**one) for line in lines for one in line)
+        return Join(scratch, [Bound(package, [next(kept) for _ in range(count)]) for package, count in names])
     namespace, repository, names = written
     documents = (Located(**document) for line in lines for document in line)
     return Assemble(
@@ -167,13 +171,13 @@ def decode_job(frame: bytes) -> Job:
 
 
 def encode_joined(joined: Sequence[Joined]) -> bytes:
-    return orjson.dumps(joined, default=str)
+    return write_lines(joined)
 
 
 def decode_joined(frame: bytes) -> list[Joined]:
     return [
         Joined(written["name"], decode_blob(written["blob"]) if written["blob"] else None, written["failed"])
-        for written in orjson.loads(frame)
+        for written in read_lines(frame)
     ]
 
 
