@@ -124,7 +124,7 @@ async def world(start_etcd: StartEtcd, start_server: StartServer, tmp_path: Path
 
 
 def leads(server: ServerProcess) -> bool:
-    return '"leading"' in server.log()
+    return "leading: this replica reads the sources" in server.log()
 
 
 def files(root: Path, *packages: str, revisions: int = 1, text: str = "as ever") -> FBCCatalog:

@@ -155,6 +155,7 @@ class Watcher:
         """As an informer's WatchList: the state as ADDED events, the closing bookmark, then what follows."""
         query = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
         async with session.get(f"{self.random.choice(self.urls)}{self.path}?{query}&{self.query}") as response:
+            response.raise_for_status()  # a server that starts says 429: asked again
             initial: list[Seen] = []
             async for line in response.content:
                 event = orjson.loads(line)
