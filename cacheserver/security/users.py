@@ -14,8 +14,7 @@ from cacheserver.security.tls import Peer
 AUTHENTICATED: Final = "system:authenticated"
 UNAUTHENTICATED: Final = "system:unauthenticated"
 ANONYMOUS: Final = "system:anonymous"
-MASTERS: Final = "system:masters"
-"""k8s.io/apiserver/pkg/authentication/user: AllAuthenticated, AllUnauthenticated, Anonymous, SystemPrivilegedGroup."""
+"""k8s.io/apiserver/pkg/authentication/user: AllAuthenticated, AllUnauthenticated, Anonymous."""
 
 _CREDENTIAL_ID: Final = "authentication.kubernetes.io/credential-id"
 
