@@ -96,11 +96,19 @@ async def test_requests_are_counted_under_kubernetes_labels(six: World) -> None:
 
 async def test_a_probe_that_fails_is_no_error_of_the_api() -> None:
     async with api_world(checks={"etcd": lambda: "no answer"}) as world:
+        # The counts are the process's: what other tests of this process left in them is not this probe's.
+        before = _failures((await world.get("/metrics")).body.decode())
         assert (await world.get("/readyz")).status == 500
-        text = (await world.get("/metrics")).body.decode()
-    failed = [line for line in text.splitlines() if "apiserver_request_total{" in line and 'code="500"' in line]
-    assert failed
-    assert all('subresource="/readyz"' in line for line in failed)
+        after = _failures((await world.get("/metrics")).body.decode())
+    grown = [line for line in after if after[line] != before.get(line)]
+    assert grown
+    assert all('subresource="/readyz"' in line for line in grown)
+
+
+def _failures(text: str) -> dict[str, str]:
+    """The counters of requests that ended with 500, by the name and labels of each."""
+    lines = [line for line in text.splitlines() if "apiserver_request_total{" in line and 'code="500"' in line]
+    return dict(line.rsplit(" ", 1) for line in lines)
 
 
 def test_there_is_no_date_of_a_certificate_where_there_is_none() -> None:
