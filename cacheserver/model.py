@@ -33,7 +33,10 @@ ANNOTATION_REQUESTED: Final = f"{GROUP}/requestedAt"
 Digest = NewType("Digest", str)
 """`sha256:` and 64 lower-case hex digits, of the uncompressed bytes."""
 
-OBJECT_VERSION: Final = 1
+ANNOTATION_USERS: Final = f"{GROUP}/set-by-users"
+"""On an object with labels or annotations of users: their names, as JSON. What else it has comes from its source."""
+
+OBJECT_VERSION: Final = 2
 """Of what encode() and names.py make of a record: raise it when they change, and every source is read again once."""
 
 _DIGEST: Final = re.compile(rb'"(sha256:[0-9a-f]{64})"')
@@ -109,7 +112,7 @@ class Record:
 
     spec, status: JSON objects, encoded with orjson in a fixed key order: equal content gives equal bytes.
     blobs: digests that the status refers to; each must be in the store before the record is written.
-    owner: uid of the Repository in the cluster that the object belongs to; empty where the cluster knows none.
+    nonce: of the uid of a revision that was made here (uid_of); empty for all others.
     """
 
     key: Key
@@ -118,11 +121,40 @@ class Record:
     status: bytes
     blobs: Sequence[Digest] = field(default=())
     annotations: Mapping[str, str] = field(default_factory=dict)
-    owner: str = ""
+    nonce: str = ""
 
     @property
     def name(self) -> str:
         return self.key.name
+
+
+@dataclass(frozen=True, slots=True)
+class UserMetadata:
+    """What users wrote into an object's metadata. It stands beside what the source gives, and no sync changes it.
+
+    owner_references: as Kubernetes has them. deletion: RFC 3339, set for an object that waits for its finalizers.
+    """
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    finalizers: Sequence[str] = ()
+    owner_references: Sequence[Mapping[str, Any]] = ()
+    deletion: str = ""
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> UserMetadata:
+        """What encode() was given, out of the object that it made."""
+        metadata = manifest["metadata"]
+        annotations = metadata.get("annotations") or {}
+        names = orjson.loads(annotations.get(ANNOTATION_USERS, "{}"))
+        labels = metadata.get("labels") or {}
+        return cls(
+            {name: labels[name] for name in names.get("labels", ()) if name in labels},
+            {name: annotations[name] for name in names.get("annotations", ()) if name in annotations},
+            metadata.get("finalizers", ()),
+            metadata.get("ownerReferences", ()),
+            metadata.get("deletionTimestamp", ""),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,16 +209,21 @@ class BlobFile:
     path: Path
 
 
-def uid_of(kind: Kind, namespace: str, name: str) -> str:
-    """Ours: UUIDv5 of kind, namespace and name, stable over restart and re-ingest."""
-    return str(uuid.uuid5(_UID_NAMESPACE, f"{kind}/{namespace}/{name}"))
+def uid_of(kind: Kind, namespace: str, name: str, nonce: str = "") -> str:
+    """Ours: UUIDv5 of kind, namespace and name, stable over restart and re-ingest.
+
+    nonce: of an object that was made here, and may be deleted and made again: then it is another one. It stands in git
+    as well, and whoever writes it there makes no object that has the uid of another.
+    """
+    return str(uuid.uuid5(_UID_NAMESPACE, "/".join(filter(None, (kind, namespace, name, nonce)))))
 
 
-def encode(record: Record, *, previous: bytes | None, now: str) -> bytes:
+def encode(record: Record, *, previous: bytes | None, now: str, users: UserMetadata | None = None) -> bytes:
     """The manifest's bytes, without resourceVersion; equal to `previous` when nothing changed.
 
     previous: the bytes served before, if any: creationTimestamp is kept, generation moves only with spec.
     now: RFC 3339 in UTC with whole seconds (`2026-11-20T10:00:00Z`).
+    users: what users wrote into the metadata; None: what `previous` has of it.
     """
     created, generation = now, 1
     if previous is not None:
@@ -195,22 +232,37 @@ def encode(record: Record, *, previous: bytes | None, now: str) -> bytes:
         generation = old["metadata"]["generation"]
         if orjson.dumps(old["spec"]) != record.spec:
             generation += 1
+        if users is None:
+            users = UserMetadata.of(old)
+    metadata = _metadata(record, users or UserMetadata(), created, generation)
+    inner = orjson.dumps(metadata)[1:-1]
+    return b"".join((METADATA_OPEN[record.key.kind], inner, SPEC_OPEN, record.spec, b',"status":', record.status, b"}"))
+
+
+def _metadata(record: Record, users: UserMetadata, created: str, generation: int) -> dict[str, object]:
     name = record.name
     metadata: dict[str, object] = {
         "name": name,
         "namespace": record.key.namespace,
-        "uid": uid_of(record.key.kind, record.key.namespace, name),
+        "uid": uid_of(record.key.kind, record.key.namespace, name, record.nonce),
         "creationTimestamp": created,
         "generation": generation,
     }
-    if record.labels:
-        metadata["labels"] = dict(sorted(record.labels.items()))
-    if record.annotations:
-        metadata["annotations"] = dict(sorted(record.annotations.items()))
-    if record.owner:
-        metadata["ownerReferences"] = [_owner_reference(record.key.repository, record.owner)]
-    inner = orjson.dumps(metadata)[1:-1]
-    return b"".join((METADATA_OPEN[record.key.kind], inner, SPEC_OPEN, record.spec, b',"status":', record.status, b"}"))
+    if users.deletion:
+        metadata |= {"deletionTimestamp": users.deletion, "deletionGracePeriodSeconds": 0}
+    annotations = {**record.annotations, **users.annotations}
+    if users.labels or users.annotations:
+        names = {"labels": sorted(users.labels), "annotations": sorted(users.annotations)}
+        annotations[ANNOTATION_USERS] = orjson.dumps(names).decode()
+    if labels := {**record.labels, **users.labels}:
+        metadata["labels"] = dict(sorted(labels.items()))
+    if annotations:
+        metadata["annotations"] = dict(sorted(annotations.items()))
+    if users.owner_references:
+        metadata["ownerReferences"] = list(users.owner_references)
+    if users.finalizers:
+        metadata["finalizers"] = list(users.finalizers)
+    return metadata
 
 
 def without_label(value: bytes, label: str) -> bytes:
@@ -218,19 +270,6 @@ def without_label(value: bytes, label: str) -> bytes:
     manifest = orjson.loads(value)
     del manifest["metadata"]["labels"][label]
     return orjson.dumps(manifest)
-
-
-def _owner_reference(repository: str, uid: str) -> dict[str, object]:
-    """Ours (docs/cluster.md). No controller, and in nobody's way: objects that only read cannot hold up a deletion."""
-    api_version, kind = _TYPE[Kind.REPOSITORY]
-    return {
-        "apiVersion": api_version,
-        "kind": kind,
-        "name": repository,
-        "uid": uid,
-        "controller": False,
-        "blockOwnerDeletion": False,
-    }
 
 
 def with_resource_version(kind: Kind, value: bytes, resource_version: int) -> bytes:

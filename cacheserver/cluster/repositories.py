@@ -149,7 +149,7 @@ class Controller:
         metadata = manifest["metadata"]
         # Of no use but to stand for the object: its source is never opened.
         config = RepositoryConfig(
-            key, DirectorySource(Path("/")), generation=metadata.get("generation", 1), owner=metadata.get("uid", "")
+            key, DirectorySource(Path("/")), generation=metadata.get("generation", 1), uid=metadata.get("uid", "")
         )
         self._ingest.put(config, lambda: RefusedSource(SpecInvalidError(message)), access=message)
 

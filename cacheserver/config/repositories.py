@@ -62,7 +62,7 @@ class RepositoryConfig:
     format: None lets the content decide (`Auto`). interval_s: seconds between two looks at the source, 10 at least.
     deployment: packages are written to, not only read (KRM). suspend: the source is not asked; what is there stays.
     allow_empty: a catalog without packages may replace one that has some. Of an object in a cluster also: generation
-    (metadata.generation; 0 where we count it ourselves), owner (its uid), and the names of the Secrets in its namespace
+    (metadata.generation; 0 where we count it ourselves), uid, and the names of the Secrets in its namespace
     with credentials and with the authority to trust.
     """
 
@@ -77,7 +77,7 @@ class RepositoryConfig:
     annotations: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     generation: int = 0
-    owner: str = ""
+    uid: str = ""
     secret: str = ""
     ca_secret: str = ""
 
@@ -164,7 +164,7 @@ def from_cluster(manifest: Mapping[str, object], defaults: Defaults) -> Reposito
     return replace(
         config,
         generation=generation if isinstance(generation, int) and generation > 0 else 1,
-        owner=str(metadata.get("uid", "")),
+        uid=str(metadata.get("uid", "")),
         secret=_reference(spec, "secretRef"),
         ca_secret=_reference(spec, "caSecretRef"),
     )

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
@@ -288,7 +288,7 @@ class Sync:
         refusal = _refusal(self._config, catalog, self._served)
         if refusal is not None:
             report.outcome, (report.reason, report.message) = Outcome.HELD, refusal
-            # Another owner is written into everything by a sync that knows nothing yet; a refused one wrote nothing.
+            # What another release makes is written by a sync that knows nothing yet; a refused one wrote nothing.
             fits = state is not None and _fits(state, self._config, self._rooms.release)
             return (state.index if state and fits else ""), (state.documents if state else "")
         storage, gone, reserved = self._rooms.storage, self._gone(), None
@@ -397,7 +397,7 @@ class Sync:
 
     async def _put(self, record: Record, here: Mapping[str, Stored]) -> None:
         previous = here.get(record.name)
-        if await self._store.put(self._claim, replace(record, owner=self._config.owner), previous) is None:
+        if await self._store.put(self._claim, record, previous) is None:
             self._report.unchanged += 1
             return
         if previous is None:
@@ -447,20 +447,16 @@ async def count_served(report: SyncReport, store: Store) -> None:
 def _settings(config: RepositoryConfig, release: str) -> str:
     """What else than the source decides the outcome: when it changes, the source is read again."""
     emptied = "allow" if config.allow_empty else "keep"
-    return f"{_made(config, release)}{config.validation}/{config.source}/{emptied}-empty{_owned(config)}"
+    return f"{_made(config, release)}{config.validation}/{config.source}/{emptied}-empty"
 
 
 def _made(config: RepositoryConfig, release: str) -> str:
     return f"{release}/{config.format or 'Auto'}/"
 
 
-def _owned(config: RepositoryConfig) -> str:
-    return f"/{config.owner}" if config.owner else ""
-
-
 def _fits(state: IngestState, config: RepositoryConfig, release: str) -> bool:
-    """Whether the state's index speaks of objects as this release makes them, in this format, for this owner."""
-    return state.settings.startswith(_made(config, release)) and state.settings.endswith(f"-empty{_owned(config)}")
+    """Whether the state's index speaks of objects as this release makes them, in this format."""
+    return state.settings.startswith(_made(config, release))
 
 
 def _refusal(config: RepositoryConfig, catalog: Catalog, served: Served) -> tuple[str, str] | None:

@@ -6,6 +6,9 @@ served/tick                                                        freshness mar
 ingest/<namespace>/<repository>                                    what the last sync saw
 blob/<sha256>/head, blob/<sha256>/<nnnn>                           content: zstd in chunks of 512 KiB; not watched
 usage/<namespace>[/<repository>]                                   bytes that it has stored (usage.py)
+author/draft/<namespace>/<repository>/<package>/<revision>         a draft made here (authored.py)
+author/content/...                                                 changes with its content alone
+author/operation/...                                               what is to be done in git with a revision
 claim/<name>                                                       who may write, on a lease
 layout                                                             version of all this
 """
@@ -26,6 +29,8 @@ INGEST = PREFIX + b"ingest/"
 CLAIM = PREFIX + b"claim/"
 BLOB = PREFIX + b"blob/"
 USAGE = PREFIX + b"usage/"
+AUTHOR = PREFIX + b"author/"
+DRAFT, CONTENT, OPERATION = AUTHOR + b"draft/", AUTHOR + b"content/", AUTHOR + b"operation/"
 LAYOUT = PREFIX + b"layout"
 
 
@@ -78,6 +83,17 @@ def object_key(key: Key) -> bytes:
     if key.kind is Kind.PACKAGE:
         return base + joined(key.namespace, key.repository, key.package)
     return base + joined(key.namespace, key.repository, key.package, key.revision)
+
+
+def authored_key(prefix: bytes, key: Key) -> bytes:
+    """prefix: DRAFT, CONTENT or OPERATION. key: of a package revision."""
+    return prefix + joined(key.namespace, key.repository, key.package, key.revision)
+
+
+def parse_authored_key(key: bytes) -> tuple[bytes, Key]:
+    """What authored_key was given."""
+    prefix = next(each for each in (DRAFT, CONTENT, OPERATION) if key.startswith(each))
+    return prefix, Key(Kind.REVISION, *(component_of(part) for part in key[len(prefix) :].split(b"/")))
 
 
 def parse_key(kind: Kind, key: bytes) -> Key:

@@ -328,56 +328,13 @@ async def test_content_is_stored_for_every_revision(world: World) -> None:
     assert len(head.files) == content["files"]
 
 
-def owners(objects: dict[str, dict[str, Any]]) -> set[str]:
-    """The owner's uid of each object; empty where it has none."""
-    references = [found["metadata"].get("ownerReferences", [{"uid": ""}]) for found in objects.values()]
-    return {reference["uid"] for [reference] in references}
-
-
-async def test_in_a_cluster_everything_names_its_repository_as_owner(world: World) -> None:
+async def test_nothing_names_its_repository_as_owner(world: World) -> None:
+    """The host's garbage collector deletes what has an owner, and a delete of a revision reaches git."""
     world.files.package("app", "1.0.0")
-    await world.sync(owner="uid-1")
+    await world.sync(uid="uid-1")
     objects = await world.objects()
     assert sorted(objects) == ["repo.app", "repo.app.1.0.0"]
-    for found in objects.values():
-        assert found["metadata"]["ownerReferences"] == [
-            {
-                "apiVersion": "config.cacheserver.dev/v1alpha1",
-                "kind": "Repository",
-                "name": "repo",
-                "uid": "uid-1",
-                "controller": False,
-                "blockOwnerDeletion": False,
-            }
-        ]
-    revision = await world.store.current_revision()
-    assert (await world.sync(owner="uid-1")).written == 0
-    assert await world.store.current_revision() == revision
-
-
-async def test_another_owner_is_written_into_what_is_served_and_nothing_else_changes(world: World) -> None:
-    world.files.package("app", "1.0.0", "1.1.0").package("db", "2.0.0")
-    await world.sync()
-    before = await world.objects()
-    assert owners(before) == {""}
-    assert (await world.sync(owner="uid-1")).changed == len(before)
-    assert (await world.sync(owner="uid-2")).changed == len(before)
-    after = await world.objects()
-    assert owners(after) == {"uid-2"}
-    for found in after.values():
-        del found["metadata"]["ownerReferences"]
-    assert after == before
-
-
-async def test_an_owner_that_came_while_the_catalog_was_refused_is_written_once_it_is_good(world: World) -> None:
-    world.files.package("app", "1.0.0").package("db", "2.0.0")
-    await world.sync(owner="uid-1")
-    world.files.package("app", "not-a-version")
-    held = await world.sync(owner="uid-2", validation=Validation.STRICT)
-    assert held.outcome is Outcome.HELD
-    world.files.package("app", "1.0.0")
-    await world.sync(owner="uid-2", validation=Validation.STRICT)
-    assert owners(await world.objects()) == {"uid-2"}
+    assert not any("ownerReferences" in found["metadata"] for found in objects.values())
 
 
 BROKEN = {

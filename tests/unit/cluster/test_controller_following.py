@@ -146,7 +146,7 @@ async def test_repositories_come_change_and_go(world: World) -> None:
     world.kube.put(path("a"), repository(suspend=True, secretRef={"name": "s"}))
     await eventually(lambda: world.ingest.present[key("a")].suspend)
     config = world.ingest.present[key("a")]
-    assert (config.secret, config.generation, config.owner) == ("s", 2, world.kube.get(path("a"))["metadata"]["uid"])
+    assert (config.secret, config.generation, config.uid) == ("s", 2, world.kube.get(path("a"))["metadata"]["uid"])
     world.kube.remove(path("a"))
     await world.settled("other/b")
     assert world.ingest.removed == [key("a")]

@@ -56,7 +56,7 @@ def test_an_object_says_what_a_manifest_in_a_file_says(tmp_path: Path) -> None:
 
 def test_an_object_brings_its_owner_generation_and_secrets() -> None:
     config = read({"source": OCI, "secretRef": {"name": "pull"}, "caSecretRef": {"name": "ca.team"}})
-    assert (config.owner, config.generation, config.secret, config.ca_secret) == ("u-1", 3, "pull", "ca.team")
+    assert (config.uid, config.generation, config.secret, config.ca_secret) == ("u-1", 3, "pull", "ca.team")
 
 
 def test_where_an_object_is_silent_the_settings_decide() -> None:
