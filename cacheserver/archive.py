@@ -6,17 +6,19 @@ Written by catalogs, read back by the API as a stream. Binary exact; no path tha
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Final, NamedTuple
 
 _BLOCK = 512
+_PLAIN, _EXECUTABLE = 0o644, 0o755
 
 WHOLE_BYTES: Final = 128 << 10
 """A larger file is read in parts."""
 
 
-def tar_stream(files: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
-    """The canonical tar of `files`, in the order given (callers sort by path): pax, mode 0644, mtime 0, owner 0.
+def tar_stream(files: Iterable[tuple[str, bytes]], executable: Container[str] = ()) -> Iterator[bytes]:
+    """The canonical tar of `files`, in the order given (callers sort by path): pax, mtime 0, owner 0, mode 0644, or
+    0755 for the paths in `executable`, as git knows the two.
 
     Raises ValueError for an absolute path, an empty one, or one with a `..` part or a NUL.
     """
@@ -24,7 +26,7 @@ def tar_stream(files: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
         if not path or path.startswith("/") or "\0" in path or ".." in path.split("/"):
             raise ValueError(f"not a relative path inside the package: {path!r}")
         entry = tarfile.TarInfo(path)
-        entry.size, entry.mode, entry.mtime = len(content), 0o644, 0
+        entry.size, entry.mode, entry.mtime = len(content), _EXECUTABLE if path in executable else _PLAIN, 0
         yield entry.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
         yield content
         if len(content) % _BLOCK:
@@ -39,6 +41,7 @@ class Part(NamedTuple):
     size: int
     at: int
     content: bytes
+    executable: bool = False
 
     @property
     def is_last(self) -> bool:
@@ -56,7 +59,7 @@ class TarReader:
         self._whole_bytes = whole_bytes
         self._buffer = bytearray()
         self._path: str | None = None
-        self._large: tuple[str, int] | None = None  # name and size of the file that comes in parts
+        self._large: tuple[str, int, bool] | None = None  # name, size and mode of the file that comes in parts
         self._at = 0
         self._padding = 0
 
@@ -72,12 +75,12 @@ class TarReader:
 
     def _next_of_large(self) -> Part | None:
         assert self._large is not None
-        path, size = self._large
+        path, size, executable = self._large
         content = bytes(self._buffer[: size - self._at])
         if not content:
             return None
         del self._buffer[: len(content)]
-        part = Part(path, size, self._at, content)
+        part = Part(path, size, self._at, content, executable)
         self._at += len(content)
         if part.is_last:
             self._large, self._padding = None, -size % _BLOCK
@@ -96,10 +99,10 @@ class TarReader:
             return None
         entry = tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
         is_header = entry.type == tarfile.XHDTYPE
-        path = self._path or entry.name
+        path, executable = self._path or entry.name, entry.mode == _EXECUTABLE
         if entry.size > self._whole_bytes and not is_header:
             del buffer[:_BLOCK]
-            self._large, self._at, self._path = (path, entry.size), 0, None
+            self._large, self._at, self._path = (path, entry.size, executable), 0, None
             return _NO_FILE
         end = _BLOCK + entry.size
         if len(buffer) < end:
@@ -111,7 +114,7 @@ class TarReader:
             self._path = _pax_path(content) or self._path
             return _NO_FILE
         self._path = None
-        return Part(path, entry.size, 0, content)
+        return Part(path, entry.size, 0, content, executable)
 
 
 def _pax_path(header: bytes) -> str | None:

@@ -179,14 +179,16 @@ async def test_drafts_come_and_go_with_their_branches(world: World, repository: 
     repository.delete("refs/heads/drafts/a/work")
     await world.sync(spec)
     assert await world.events(since) == [("put", "a@work")]
-    repository.package("a", "3", message=annotated("a", "work"))
+    repository.package("a", "3", message=annotated("a", "work", "3"))
     repository.tag("a/v3")
     repository.delete("refs/heads/proposed/a/work")
+    since = await world.store.current_revision()
     await world.sync(spec)
-    objects = await world.objects()
-    assert "repo.a.work" not in objects
-    assert objects["repo.a.v3"]["spec"]["workspaceName"] == "work"
-    assert objects["repo.a.v3"]["metadata"]["labels"][LABEL_LATEST] == "true"
+    published = (await world.objects())["repo.a.work"]
+    assert (published["spec"]["lifecycle"], published["spec"]["revision"]) == ("Published", "v3")
+    assert published["spec"]["workspaceName"] == "work"
+    assert published["metadata"]["labels"][LABEL_LATEST] == "true"
+    assert ("delete", "a@work") not in await world.events(since)  # published, not gone and come
 
 
 async def test_a_second_sync_asks_for_refs_and_nothing_else(world: World, repository: KRMRepository) -> None:

@@ -16,9 +16,10 @@ def kptfile(name: str = "pkg", **parts: Any) -> bytes:
     return json.dumps({"apiVersion": "kpt.dev/v1", "kind": "Kptfile", "metadata": metadata, **parts}).encode()
 
 
-def annotated(package: str, workspace: str, subject: str = "Approve") -> str:
-    """A commit message as Porch writes it."""
-    return f"{subject} {package}\n\nkpt:" + json.dumps({"package": package, "workspaceName": workspace})
+def annotated(package: str, workspace: str, revision: str = "1", *, nonce: str = "") -> str:
+    """A commit message as Porch writes it when revision v1 is approved. nonce: of our own trailer."""
+    said = json.dumps({"package": package, "workspaceName": workspace, "revision": revision})
+    return f"Approve {package}\n\nkpt:{said}\n" + (f"Cacheserver-Nonce: {nonce}\n" if nonce else "")
 
 
 class KRMRepository(GitRepository):

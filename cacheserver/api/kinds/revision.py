@@ -132,6 +132,7 @@ PACKAGE_REVISION: Final = Resource(
         number("revisionNumber", "N of a tag vN or N; 0 for a draft, -1 for a branch and for any other tag (KRM)."),
         _lock("upstreamLock", "What the package was cloned from (KRM)."),
         _lock("selfLock", "Where this revision lies (KRM)."),
+        text("nonce", "Random part of a draft's uid, as its commit in git has it (KRM)."),
         time("publishedAt", "When it was published (KRM)."),
         text("publishedBy", "Who published it (KRM)."),
         records(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -42,6 +43,7 @@ class _Package:
     name: str
     directory: str
     files: list[str] = field(default_factory=list)
+    executable: list[str] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
     refusal: Problem | None = None
     size: int = 0
@@ -94,8 +96,11 @@ class Parse:
             if directory is not None:
                 # docs/sources.md, Names: a package is its path, which the root has none of.
                 package = packages.setdefault(directory, _Package(directory or self._key.name, directory))
+                size, executable = _size_and_mode(self._tree.root / path)
                 package.files.append(path)
-                package.size += _size(self._tree.root / path)
+                package.size += size
+                if executable:
+                    package.executable.append(package.inside(path))
         for path, reason in self._tree.refused:
             directory = owner_of(path, marked)
             self._refused(path, reason, packages[directory] if directory is not None else None)
@@ -128,7 +133,7 @@ class Parse:
             digest, _, warned = last.tree.partition(_AND) if last else ("", "", "")
             files = [(package.inside(path), path) for path in package.files]
             recognised = digest if warned == package.warned() else ""
-            wanted.append((package, Wanted(package.name, files, recognised, package.warnings)))
+            wanted.append((package, Wanted(package.name, files, recognised, package.warnings, package.executable)))
         if wanted:
             job = Pack(str(self._tree.root), scratch, [tree for _, tree in wanted])
             for (package, _), packed in zip(wanted, await self._jobs.pack(job), strict=True):
@@ -150,8 +155,10 @@ class Parse:
         self._found.take(package.name, revision, packed, package.directory, known)
 
 
-def _size(path: Path) -> int:
+def _size_and_mode(path: Path) -> tuple[int, bool]:
+    """Bytes, and whether its owner may run it, which is what git keeps of a mode."""
     try:
-        return path.stat().st_size
+        about = path.stat()
+        return about.st_size, bool(about.st_mode & stat.S_IXUSR)
     except OSError:
-        return 0  # The worker will meet the same, and say so.
+        return 0, False  # The worker will meet the same, and say so.

@@ -27,6 +27,8 @@ TAGS: Final = "refs/tags/"
 _DRAFTS: Final = {f"{HEADS}drafts/": Origin.DRAFT, f"{HEADS}proposed/": Origin.PROPOSED}
 _DELETIONS: Final = f"{HEADS}deletionProposed/"
 _PRECEDENCE: Final = tuple(Origin)
+_RUNS: Final = "*"
+"""Before an object name: the file is executable."""
 _MOST_LEFT_OUT: Final = 20
 """Told of one tree; the rest is counted."""
 
@@ -89,8 +91,9 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """A package's files in git. key: equal ones mean equal Facts. packed: see `entries`; a sync holds all that are new
-    at the same time, and tuples of strings would be four times the bytes."""
+    """A package's files in git. key: equal ones mean equal Facts. packed: see `entries` (of an executable file with a
+    mark before its object name); a sync holds all that are new at the same time, and tuples of strings would be four
+    times the bytes."""
 
     directory: str
     packed: bytes
@@ -101,7 +104,15 @@ class Files:
     def entries(self) -> list[tuple[str, str]]:
         """(path in the package, object name), made anew at each call."""
         flat = self.packed.decode().split("\0")
-        return list(zip(flat[0:-1:2], flat[1::2], strict=True))
+        return [(path, oid.removeprefix(_RUNS)) for path, oid in zip(flat[0:-1:2], flat[1::2], strict=True)]
+
+    @property
+    def executable(self) -> list[str]:
+        """Paths of the files that are, made anew at each call."""
+        if _RUNS not in self.packed.decode():
+            return []
+        flat = self.packed.decode().split("\0")
+        return [path for path, oid in zip(flat[0:-1:2], flat[1::2], strict=True) if oid.startswith(_RUNS)]
 
 
 def unnameable(key: RepositoryKey, package: str, revision: str, limits: ParseLimits) -> Problem | None:
@@ -223,7 +234,7 @@ def without_rivals(places: Iterable[Place]) -> tuple[list[Place], list[tuple[Pla
 
 def _files(directory: str, cut: int, entries: Sequence[Entry], refused: Sequence[tuple[str, str]]) -> Files:
     """Regular files; the rest is left out and told. cut: characters of each path before the package's part."""
-    regular = [(entry.path[cut:], entry.oid) for entry in entries if stat.S_ISREG(entry.mode)]
+    regular = [(entry.path[cut:], _marked(entry)) for entry in entries if stat.S_ISREG(entry.mode)]
     others = [(entry.path[cut:], f"is {_what(entry)}") for entry in entries if not stat.S_ISREG(entry.mode)]
     others += [(path[cut:], reason) for path, reason in refused]
     warnings = [Problem("LeftOut", why, path) for path, why in others[:_MOST_LEFT_OUT]]
@@ -237,6 +248,10 @@ def _files(directory: str, cut: int, entries: Sequence[Entry], refused: Sequence
     for path, why in others:
         hashed.update(f"\0{path}\0{why}\0".encode())
     return Files(directory, packed, warnings, hashed.hexdigest())
+
+
+def _marked(entry: Entry) -> str:
+    return f"{_RUNS}{entry.oid}" if entry.mode & stat.S_IXUSR else entry.oid
 
 
 def _what(entry: Entry) -> str:

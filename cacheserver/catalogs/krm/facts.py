@@ -14,7 +14,7 @@ import orjson
 
 from cacheserver.catalogs.catalog import Problem
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 """Part of every index and input hash: raise it when facts, rules or records change, and everything is read again."""
 
 KPTFILE: Final = "Kptfile"
@@ -99,7 +99,9 @@ class Origin(StrEnum):
 class Revision:
     """One revision of a package, as discovered. tree: key of its Facts; equal keys mean equal files.
 
-    published_at: RFC 3339 in UTC. lock: where it lies in git, None elsewhere.
+    workspace: that it was drafted in, as far as git says so of this very revision; else its name.
+    published_at: RFC 3339 in UTC. lock: where it lies in git, None elsewhere. nonce: of its uid (model.uid_of), for one
+    that was made through the API.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Revision:
     published_at: str = ""
     published_by: str = ""
     lock: Lock | None = None
+    nonce: str = ""
 
 
 def decode_revision(written: dict[str, Any]) -> Revision:

@@ -91,7 +91,10 @@ class Parse:
         """The content and facts of packages' files, in order. Raises: SourceError, CatalogError."""
         async with self._packages.staged([files for _, files in trees], self._scratch, self._jobs.limits) as staged:
             good = [tree for tree, refusal in zip(trees, staged.refusals, strict=True) if refusal is None]
-            wanted = [Wanted(name, files.entries, warnings=files.warnings) for name, files in good]
+            wanted = [
+                Wanted(name, files.entries, warnings=files.warnings, executable=files.executable)
+                for name, files in good
+            ]
             packed = iter(await self._jobs.pack(Pack(str(staged.root), self._blobs, wanted)) if wanted else ())
             return [Packed(refusal=refusal) if refusal else next(packed) for refusal in staged.refusals]
 

@@ -40,8 +40,11 @@ def records(
     """
     ordered = sorted(revisions, key=lambda pair: (_rank(pair[0]) is not None, _rank(pair[0]) or (), pair[0].name))
     latest = _latest(revision for revision, _ in revisions)
+    identities = _identities([revision for revision, _ in ordered])
     made = [
-        _revision(repository, package, revision, facts, limits, latest=revision is latest)
+        revision_record(
+            repository, package, revision, facts, limits, identity=identities[revision.name], latest=revision is latest
+        )
         for revision, facts in ordered
     ]
     made.append(_package(repository, package, ordered, latest, limits))
@@ -104,9 +107,41 @@ def _lifecycle(revision: Revision) -> str:
     return "DeletionProposed" if revision.deletion_proposed else "Published"
 
 
-def _revision(
-    repository: RepositoryKey, package: str, revision: Revision, facts: Facts, limits: ParseLimits, *, latest: bool
+def _identities(ordered: Sequence[Revision]) -> dict[str, str]:
+    """What each revision's object is named after, by its name: a tag's workspace, so that publishing a draft changes no
+    name; all else itself (docs/sources.md, Names).
+
+    ordered: from the lowest version up. Of two that would share a name the lower version has it, the other its own.
+    """
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    branches = [each for each in ordered if each.origin in (Origin.BRANCH, Origin.LOCAL)]
+    tags = [each for each in ordered if each.origin is Origin.TAG]
+    drafts = [each for each in ordered if each.origin in (Origin.DRAFT, Origin.PROPOSED)]
+    for revision in (*branches, *tags, *drafts):
+        wanted = revision.workspace if revision.origin is Origin.TAG else revision.name
+        commit = revision.lock.commit[:12] if revision.lock else ""
+        # The last one holds no other's name by chance: no two revisions of a package have one name.
+        choices = (wanted, revision.name, f"{revision.name}@{commit}", f"{revision.name}@@")
+        found[revision.name] = next(choice for choice in choices if choice and choice not in taken)
+        taken.add(found[revision.name])
+    return found
+
+
+def revision_record(
+    repository: RepositoryKey,
+    package: str,
+    revision: Revision,
+    facts: Facts,
+    limits: ParseLimits = bounds.DEFAULT,
+    *,
+    identity: str = "",
+    latest: bool = False,
 ) -> Record:
+    """The record of one revision. identity: what its object is named after; empty: its name, as a draft's is.
+
+    Not checked against the bounds of an object (bounds.check).
+    """
     digest, size, files = facts.content
     lifecycle = _lifecycle(revision)
     spec = {
@@ -122,6 +157,7 @@ def _revision(
         "revisionNumber": revision_number(revision),
         "upstreamLock": _lock(facts.upstream_lock),
         "selfLock": _lock(revision.lock),
+        "nonce": revision.nonce if revision.origin in (Origin.DRAFT, Origin.PROPOSED) else "",
         "publishedAt": revision.published_at,
         "publishedBy": revision.published_by,
         "readinessGates": [{"conditionType": gate} for gate in facts.readiness_gates],
@@ -137,11 +173,12 @@ def _revision(
         model.LABEL_LATEST: "true" if latest else "",
     }
     return Record(
-        key=Key(Kind.REVISION, repository.namespace, repository.name, package, revision.name),
+        key=Key(Kind.REVISION, repository.namespace, repository.name, package, identity or revision.name),
         labels=_labels(facts, own),
         spec=orjson.dumps(spec),
         status=orjson.dumps(bounds.fitted(_present(status), _OF_REVISION, _cut(facts, status), limits)),
         blobs=(Digest(digest),),
+        nonce=revision.nonce,
     )
 
 

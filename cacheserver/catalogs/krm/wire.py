@@ -22,6 +22,7 @@ class Wanted:
     """One tree of a package to read. name: of the package, for messages.
 
     files: (path in the package, file below the job's root), sorted by path, a Kptfile among them.
+    executable: paths of those that are.
     known: digest of the content that needs no more than being recognised; empty for none.
     warnings: what is to be remembered with the tree.
     """
@@ -30,6 +31,7 @@ class Wanted:
     files: Sequence[tuple[str, str]]
     known: str = ""
     warnings: Sequence[Problem] = ()
+    executable: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def decode_job(frame: bytes) -> Pack | Assemble:
     name, written = orjson.loads(frame)
     if name == _PACK:
         trees = [
-            Wanted(t["name"], _pairs(t["files"]), t["known"], [Problem(**w) for w in t["warnings"]])
+            Wanted(t["name"], _pairs(t["files"]), t["known"], [Problem(**w) for w in t["warnings"]], t["executable"])
             for t in written["trees"]
         ]
         return Pack(written["root"], written["scratch"], trees)

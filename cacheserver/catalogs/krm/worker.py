@@ -72,8 +72,9 @@ def _packed(wanted: Wanted, root: Path, blobs: BlobWriter | None, limits: ParseL
     try:
         contents = _read(wanted, root, limits)
         bounds.check_files([(path, len(content)) for path, content in contents], limits)
+        executable = frozenset(wanted.executable)
         hashed, size = hashlib.sha256(), 0
-        for piece in tar_stream(contents):
+        for piece in tar_stream(contents, executable):
             hashed.update(piece)
             size += len(piece)
         digest = f"sha256:{hashed.hexdigest()}"
@@ -82,7 +83,7 @@ def _packed(wanted: Wanted, root: Path, blobs: BlobWriter | None, limits: ParseL
         facts = _facts(dict(contents)[f.KPTFILE], wanted, (digest, size, len(contents)), limits)
         files = tuple((path, len(content)) for path, content in contents)
         head = BlobHead(Digest(digest), size, _MEDIA_TYPE, files)
-        blob = blobs.write(head, tar_stream(contents)) if blobs else None
+        blob = blobs.write(head, tar_stream(contents, executable)) if blobs else None
     except DocumentError as exc:
         path = getattr(exc, "path", f.KPTFILE)
         return Packed(refusal=Problem(exc.reason, str(exc), path), line=exc.line)

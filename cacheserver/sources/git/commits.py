@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,8 @@ from cacheserver.catalogs.summary import LONGEST_NAME, clip
 from cacheserver.sources.git.source import GitMirror
 
 _ANNOTATION: Final = b"kpt:"
+_NONCE: Final = re.compile(rb"^Cacheserver-Nonce: ([0-9a-f]{16})$", re.MULTILINE)
+"""Ours (docs/sources.md, Names): a trailer of commits that were made for a draft of this server."""
 _MOST_ANNOTATIONS: Final = 64
 _COMMIT_BYTES: Final = 1 << 20
 _TREE_BYTES: Final = 32 << 20
@@ -47,20 +50,23 @@ _Rows = Mapping[str, tuple[int, str]]
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """authored_at: RFC 3339 in UTC, empty when no time. annotations: (package, workspace). bad: those unreadable."""
+    """authored_at: RFC 3339 in UTC, empty when no time. annotations: (package, workspace, revision). bad: those
+    unreadable. nonce: of the revision that it was made for; empty where it was made for none of ours."""
 
     tree: str
     parents: tuple[str, ...]
     committed_s: int = 0
     author: str = ""
     authored_at: str = ""
-    annotations: tuple[tuple[str, str], ...] = ()
+    annotations: tuple[tuple[str, str, str], ...] = ()
     bad: tuple[str, ...] = ()
+    nonce: str = ""
 
-    def workspace(self, packages: Iterable[str]) -> str | None:
-        """What the last annotation for a package of these names says; None without one."""
+    def annotated(self, packages: Iterable[str]) -> tuple[str, str] | None:
+        """(workspace, revision without a leading v) of the last annotation for a package of these names, if any."""
         wanted = set(packages)
-        return next((workspace for package, workspace in reversed(self.annotations) if package in wanted), None)
+        found = (said for said in reversed(self.annotations) if said[0] in wanted)
+        return next(((workspace, revision.removeprefix("v")) for _, workspace, revision in found), None)
 
 
 def parse(raw: bytes) -> Commit:
@@ -78,12 +84,22 @@ def parse(raw: bytes) -> Commit:
             author, authored_s = _person(value)
         elif name == b"committer":
             committed_s = max(_person(value)[1], 0)
-    annotations: list[tuple[str, str]] = []
+    annotations: list[tuple[str, str, str]] = []
     bad: list[str] = []
     for line in message.split(b"\n"):
         if line.startswith(_ANNOTATION) and len(annotations) + len(bad) < _MOST_ANNOTATIONS:
             _annotation(line.removeprefix(_ANNOTATION), annotations, bad)
-    return Commit(tree, tuple(parents), committed_s, author, _stamp(authored_s), tuple(annotations), tuple(bad))
+    nonce = _NONCE.search(message)
+    return Commit(
+        tree,
+        tuple(parents),
+        committed_s,
+        author,
+        _stamp(authored_s),
+        tuple(annotations),
+        tuple(bad),
+        nonce[1].decode() if nonce else "",
+    )
 
 
 def _person(value: bytes) -> tuple[str, int]:
@@ -99,7 +115,7 @@ def _stamp(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)) if 0 <= seconds <= _LAST_SECOND else ""
 
 
-def _annotation(written: bytes, good: list[tuple[str, str]], bad: list[str]) -> None:
+def _annotation(written: bytes, good: list[tuple[str, str, str]], bad: list[str]) -> None:
     try:
         said = orjson.loads(written)
     except orjson.JSONDecodeError as exc:
@@ -107,10 +123,12 @@ def _annotation(written: bytes, good: list[tuple[str, str]], bad: list[str]) -> 
         return
     package = said.get("package", "") if isinstance(said, dict) else None
     workspace = said.get("workspaceName", "") if isinstance(said, dict) else None
+    revision = said.get("revision", "") if isinstance(said, dict) else None
     if not isinstance(package, str) or not isinstance(workspace, str):
         bad.append("not an object with the strings package and workspaceName")
     elif package and len(package) <= _LONGEST_PATH and len(workspace) <= LONGEST_NAME:
-        good.append((package.strip("/"), workspace))
+        number = revision if isinstance(revision, str) and len(revision) <= LONGEST_NAME else ""
+        good.append((package.strip("/"), workspace, number))
 
 
 @dataclass(slots=True)
@@ -229,7 +247,7 @@ class Commits:
 
 def _cost(commit: Commit) -> int:
     """Bytes that a commit holds, about."""
-    said = sum(len(package) + len(workspace) + 160 for package, workspace in commit.annotations)
+    said = sum(sum(map(len, annotation)) + 220 for annotation in commit.annotations)
     return _COMMIT_COST + 90 * len(commit.parents) + said + sum(map(len, commit.bad))
 
 

@@ -193,17 +193,25 @@ class _Search:
         if commit.bad:
             message = f"commit {commit_oid[:12]} has a line kpt: that is {commit.bad[0]}; it is ignored"
             self._tell("InvalidAnnotation", [(place.ref, message, place.package)])
-        annotated = commit.workspace((place.directory, place.package))
+        annotated = commit.annotated((place.directory, place.package))
         match place.origin:
             case Origin.TAG:
-                workspace = annotated or place.name
+                workspace, number = annotated or ("", "")
+                # Of another revision where somebody put a tag of his own on a commit that was made for one.
+                own = workspace and number == place.name.removeprefix("v")
                 return replace(
-                    revision, workspace=workspace, published_at=commit.authored_at, published_by=commit.author
+                    revision,
+                    workspace=workspace if own else place.name,
+                    nonce=commit.nonce,
+                    published_at=commit.authored_at,
+                    published_by=commit.author,
                 )
             case Origin.BRANCH if annotated is not None:
                 return replace(revision, published_at=commit.authored_at, published_by=commit.author)
+            case Origin.BRANCH:
+                return revision
             case _:
-                return revision  # A draft has not been published yet.
+                return replace(revision, nonce=commit.nonce)  # A draft has not been published yet.
 
     def _lock(self, place: Place, commit: str) -> Lock:
         """Ours: the directory from the repository's root, not from the source's, so that kpt finds it there."""

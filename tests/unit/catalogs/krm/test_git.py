@@ -14,6 +14,7 @@ import orjson
 import pytest
 import zstandard
 
+from cacheserver.archive import TarReader
 from cacheserver.catalogs import Catalog, ParseLimits, Workers, parse
 from cacheserver.config.sources import GitRef, GitSource, RefKind
 from cacheserver.ingest.reading import open_for
@@ -119,16 +120,44 @@ async def test_branch_tags_and_drafts_each_have_their_revisions(reader: Reader, 
         "app@main": ("Published", -1, "", "main", "main"),
         "app@next": ("Proposed", 0, "", "next", "proposed/app/next"),
         "net/vpc@main": ("Published", -1, "", "main", "main"),
-        "net/vpc@v1": ("Published", 1, "v1", "first-try", "net/vpc/v1"),
+        "net/vpc@first-try": ("Published", 1, "v1", "first-try", "net/vpc/v1"),
         "net/vpc@work": ("Draft", 0, "", "work", "drafts/net/vpc/work"),
     }
-    tag = found["net/vpc@v1"]
+    tag = found["net/vpc@first-try"]
     assert (tag["publishedBy"], tag["publishedAt"]) == ("test@example.com", "2026-01-01T00:00:00Z")
     assert tag["selfLock"]["git"]["commit"] == repository.git("rev-parse", "net/vpc/v1^{commit}")
     assert tag["selfLock"]["git"]["directory"] == "net/vpc"
     assert "publishedAt" in found["net/vpc@main"]  # its last change is annotated
     assert "publishedAt" not in found["app@main"]
     assert "publishedAt" not in found["net/vpc@work"]
+
+
+async def test_a_tag_put_on_another_revisions_commit_is_named_after_its_version(
+    reader: Reader, repository: KRMRepository
+) -> None:
+    repository.package("app", "1", message=annotated("app", "w1"))
+    repository.tag("app/v1")
+    repository.tag("app/v7")
+    found = {name: r["workspaceName"] for name, r in revisions(await reader.parse()).items()}
+    assert found == {"app@main": "main", "app@w1": "w1", "app@v7": "v7"}
+
+
+async def test_a_file_that_can_be_run_stays_one(reader: Reader, repository: KRMRepository) -> None:
+    repository.package("app", "1", {"run.sh": b"x", "plain": b"x"})
+    repository.write({}, modes={"app/run.sh": "100755"})
+    repository.tag("app/v1")
+    catalog = await reader.parse()
+    [blob] = catalog.blobs.values()
+    tar = zstandard.ZstdDecompressor().decompress(blob.path.read_bytes(), max_output_size=1 << 20)
+    assert {part.path: part.executable for part in TarReader().feed(tar)} == {
+        "Kptfile": False,
+        "config.yaml": False,
+        "plain": False,
+        "run.sh": True,
+    }
+    before = blob.head.digest
+    repository.write({}, modes={"app/run.sh": "100644"})
+    assert before not in (await reader.parse()).blobs
 
 
 async def test_refs_that_name_no_package_are_ignored_and_counted(reader: Reader, repository: KRMRepository) -> None:
@@ -414,7 +443,11 @@ def _shake(repository: KRMRepository, dice: random.Random) -> None:
     others = [ref for ref in refs if ref != "refs/heads/main"]
     match dice.randrange(9):
         case 0 | 1 | 2:
-            message = annotated(package, f"w{dice.randrange(3)}") if dice.random() < 0.4 else "m"
+            message = (
+                annotated(package, f"w{dice.randrange(3)}", dice.choice(["1", "2", "v1"]))
+                if dice.random() < 0.4
+                else "m"
+            )
             repository.package(package, str(dice.randrange(4)), message=message)
         case 3:
             repository.remove(package)

@@ -146,3 +146,43 @@ def test_facts_and_revisions_survive_being_written_down() -> None:
     assert decode(encode(facts)) == facts
     revision = tag("v1", lock=Lock("r", "d", "f", "c"), deletion_proposed=True)
     assert decode_revision(orjson.loads(orjson.dumps(revision))) == revision
+
+
+def names(*revisions: Revision) -> dict[str, str]:
+    """The object's name of each revision."""
+    found = {orjson.loads(record.spec)["revision"]: record.name for record in made(*revisions)[:-1]}
+    assert len(set(found.values())) == len(revisions)
+    return found
+
+
+def test_a_published_revision_has_the_name_that_its_draft_had() -> None:
+    draft = Revision("w1", Origin.DRAFT, "t", workspace="w1", nonce="0123456789abcdef")
+    published = replace(tag("v1", nonce="0123456789abcdef"), workspace="w1")
+    before, after = made(draft)[0], made(published)[0]
+    assert before.name == after.name == "repo.a.app.w1"
+    assert before.nonce == after.nonce
+    assert before.key == after.key
+
+
+def test_of_two_of_one_workspace_the_lower_version_has_its_name() -> None:
+    again = [replace(tag(name), workspace="w1") for name in ("v3", "v1", "v2")]
+    assert names(*again) == {"v1": "repo.a.app.w1", "v2": "repo.a.app.v2", "v3": "repo.a.app.v3"}
+
+
+def test_no_two_revisions_share_a_name_whatever_their_workspaces_say() -> None:
+    lock = Lock("https://git.example/x.git", "a/app", "a/app/v2", "c0ffee" * 7)
+    odd = [
+        replace(tag("v1"), workspace="v2"),
+        replace(tag("v2"), workspace="v2", lock=lock),
+        replace(tag("v3"), workspace="main"),
+        Revision("main", Origin.BRANCH, "t"),
+        Revision("w", Origin.DRAFT, "t"),
+        replace(tag("v4"), workspace="w"),
+        replace(tag("v5"), workspace=""),
+    ]
+    found = names(*odd)
+    assert found["main"] == "repo.a.app.main"
+    assert found["v1"] == "repo.a.app.v2"
+    assert found["v2"] == "repo.a.app.v2x--40c0ffeec0ffee"
+    assert found["v3"] == "repo.a.app.v3"
+    assert names(*reversed(odd)) == found

@@ -21,7 +21,10 @@ class Ref:
 
 
 def test_a_commit_tells_who_when_and_which_workspace() -> None:
-    message = b'Approve\n\nkpt:{"package":"/a/b/","workspaceName":"w1"}\nkpt:{"package":"a/b","workspaceName":"w2"}\n'
+    message = (
+        b'Approve\n\nkpt:{"package":"/a/b/","workspaceName":"w1"}\n'
+        b'kpt:{"package":"a/b","workspaceName":"w2","revision":"v3"}\nCacheserver-Nonce: 0123456789abcdef\n'
+    )
     found = parse(HEAD + COMMITTER + message)
     assert found == Commit(
         "aaaa",
@@ -29,10 +32,17 @@ def test_a_commit_tells_who_when_and_which_workspace() -> None:
         1_700_000_100,
         "a@example.com",
         "2023-11-14T22:13:20Z",
-        (("a/b", "w1"), ("a/b", "w2")),
+        (("a/b", "w1", ""), ("a/b", "w2", "v3")),
+        nonce="0123456789abcdef",
     )
-    assert found.workspace(["a/b"]) == "w2"
-    assert found.workspace(["b"]) is None
+    assert found.annotated(["a/b"]) == ("w2", "3")
+    assert found.annotated(["b"]) is None
+
+
+def test_what_is_no_nonce_of_ours_is_none() -> None:
+    for written in (b"0123", b"0123456789ABCDEF", b"0123456789abcdef0", b" 0123456789abcdef", b"../../../../etc/x"):
+        assert parse(HEAD + COMMITTER + b"x\n\nCacheserver-Nonce: " + written + b"\n").nonce == ""
+    assert parse(HEAD + COMMITTER + b"x Cacheserver-Nonce: 0123456789abcdef\n").nonce == ""
 
 
 def test_times_that_are_none_stay_empty() -> None:
