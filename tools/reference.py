@@ -14,7 +14,7 @@ from typing import Final
 
 from cacheserver import errors, metrics, model
 from cacheserver.api.describe.reference import reference
-from cacheserver.cli.main import FAILED, INTERRUPTED, OK, USAGE
+from cacheserver.cli.arguments import FAILED, INTERRUPTED, OK, USAGE
 from cacheserver.config import CONFIG_ENV, CONFIG_FLAG, SETTINGS, SUBJECTS
 
 DIRECTORY: Final = Path(__file__).parents[1] / "docs" / "reference"
