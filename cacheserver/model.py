@@ -74,8 +74,13 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class RepositoryKey:
+    """Identity of a repository. As text, in messages and as the name of the claim on it: `namespace/name`."""
+
     namespace: str
     name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
