@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NoReturn
@@ -26,7 +26,7 @@ from cacheserver.cache.turns import TURN_COST, Turns
 from cacheserver.cache.view import View
 from cacheserver.cache.window import Event, EventType, Selector
 from cacheserver.errors import Compacted, EtcdError, Expired
-from cacheserver.model import METADATA_OPEN, SPEC_OPEN, Kind, with_resource_version
+from cacheserver.model import LABEL_PACKAGE, METADATA_OPEN, SPEC_OPEN, Kind, with_resource_version
 from cacheserver.store.objects import Change, Changes
 
 log = logging.getLogger(__name__)
@@ -175,6 +175,14 @@ class WatchCache:
         """
         await self._at.reach(at)
         return self._kinds[kind].by_name.get(name)
+
+    def held(self, kind: Kind, name: Name) -> Entry | None:
+        """The object in memory, however old."""
+        return self._kinds[kind].by_name.get(name)
+
+    def of_package(self, kind: Kind, package: str) -> Collection[Name]:
+        """Names of the objects in memory, of every namespace, whose package has this name or label."""
+        return self._kinds[kind].indexes.candidates({LABEL_PACKAGE: package}) or ()
 
     async def list(
         self,

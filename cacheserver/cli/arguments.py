@@ -7,9 +7,11 @@ flags, environment and file alike.
 from __future__ import annotations
 
 import argparse
+import difflib
 import shutil
-from collections.abc import Callable, Mapping
-from typing import Final
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NoReturn
 
 import cacheserver
 from cacheserver.config import CONFIG_ENV, CONFIG_FLAG, SETTINGS, SUBJECTS, FormatChoice, Setting
@@ -132,17 +134,54 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str, tuple[str, ...]]]] = {
 """Command -> (usage, one line, description, subjects whose settings are its flags)."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Of every command. The namespace has `command`, a command's own arguments by name, and settings by their flag."""
-    found = argparse.ArgumentParser(
+def parse(argv: Sequence[str]) -> Mapping[str, Any]:
+    """`command`, a command's own arguments by name, and the settings that were given by their flag, as text.
+
+    Raises SystemExit: 0 for --help and --version, 2 for what is no command, flag or argument, told in one line.
+    """
+    if argv and not argv[0].startswith("-") and argv[0] not in _COMMANDS:
+        close = difflib.get_close_matches(argv[0], _COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(_COMMANDS)}"
+        _refuse(f"there is no command {argv[0]!r}; {hint}")
+    top, commands = _parsers()
+    found, unknown = top.parse_known_args(argv)
+    if unknown:
+        _refuse(_unknown(unknown[0], found.command, commands[found.command]))
+    return vars(found)
+
+
+def _refuse(message: str) -> NoReturn:
+    sys.stderr.write(f"cacheserver: error: {message}\n")
+    raise SystemExit(USAGE)
+
+
+def _unknown(word: str, name: str, command: argparse.ArgumentParser) -> str:
+    if not word.startswith("-"):
+        return f"{name} takes no argument {word!r}; `cacheserver {name} --help` shows what it takes"
+    flag = word.partition("=")[0]
+    close = difflib.get_close_matches(flag, command._option_string_actions, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"`cacheserver {name} --help` lists all"
+    return f"{name} has no flag {flag}; {hint}"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells what is wrong in one line: argparse puts pages of usage above it."""
+
+    def error(self, message: str) -> NoReturn:
+        _refuse(f"{message}; `{self.prog} --help` shows what there is")
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """The parser of all, and that of each command."""
+    top = _Parser(
         prog="cacheserver",
         description="A package cache for Kubernetes: catalogs of packages in; get, list and watch of them out.",
         epilog=_OVERVIEW,
         formatter_class=_Help,
         allow_abbrev=False,
     )
-    found.add_argument("--version", action="version", version=f"cacheserver {cacheserver.__version__}")
-    commands = found.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    top.add_argument("--version", action="version", version=f"cacheserver {cacheserver.__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (usage, line, description, subjects) in _COMMANDS.items():
         command = commands.add_parser(
             name,
@@ -166,7 +205,7 @@ def parser() -> argparse.ArgumentParser:
             for setting in SETTINGS:
                 if setting.subject is SUBJECTS[subject]:
                     _add_flag(group, setting)
-    return found
+    return top, commands.choices
 
 
 def _nothing(_command: argparse.ArgumentParser) -> None:
@@ -180,8 +219,8 @@ def _of_validate(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--as",
         dest="format",
-        choices=list(FormatChoice),
-        default=FormatChoice.AUTO,
+        choices=[choice.value for choice in FormatChoice],
+        default=FormatChoice.AUTO.value,
         help="what it is (default: Auto, its content decides)",
     )
 

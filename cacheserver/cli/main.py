@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import difflib
 import errno
 import logging
 import os
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import cacheserver
 from cacheserver import config
 from cacheserver.cli import logs
-from cacheserver.cli.arguments import FAILED, INTERRUPTED, OK, USAGE, parser
+from cacheserver.cli.arguments import FAILED, INTERRUPTED, OK, USAGE, parse
 from cacheserver.cli.terminal import Progress, Terminal, banner, finding_line, ingest_table, table
 from cacheserver.config import RepositoryConfig, Settings
 from cacheserver.errors import CacheServerError, ConfigError, EtcdStartError
@@ -58,7 +59,7 @@ def main(argv: Sequence[str], *, environ: Mapping[str, str] | None = None, engin
     Raises SystemExit for --help and for what argparse refuses (2).
     """
     environ = os.environ if environ is None else environ
-    arguments = vars(parser().parse_args(argv))
+    arguments = parse(argv)
     terminal = Terminal(colour=not environ.get("NO_COLOR"))  # no-color.org: set and not empty
     debug = False
     try:
@@ -67,7 +68,9 @@ def main(argv: Sequence[str], *, environ: Mapping[str, str] | None = None, engin
         debug = settings.logs.level is config.LogLevel.DEBUG
         logs.configure(settings.logs, colour=terminal.colour)
         for name in config.unknown_environment(environ):
-            log.warning("environment variable is no setting and has no effect", extra={"variable": name})
+            close = difflib.get_close_matches(name, [setting.env for setting in config.SETTINGS], n=1)
+            hint = {"did_you_mean": close[0]} if close else {}
+            log.warning("environment variable is no setting and has no effect", extra={"variable": name, **hint})
         return _run(arguments, settings, terminal, engine)
     except KeyboardInterrupt:
         terminal.error("interrupted")
