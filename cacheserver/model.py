@@ -75,10 +75,29 @@ class Format(StrEnum):
     KRM = "KRM"
 
 
+class Lifecycle(StrEnum):
+    """How far a package revision is."""
+
+    DRAFT = "Draft"
+    PROPOSED = "Proposed"
+    PUBLISHED = "Published"
+    DELETION_PROPOSED = "DeletionProposed"
+
+    @property
+    def published(self) -> bool:
+        """Whether it is, be it proposed for deletion or not."""
+        return self in (Lifecycle.PUBLISHED, Lifecycle.DELETION_PROPOSED)
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class RepositoryKey:
+    """Identity of a repository. As text, in messages and as the name of the claim on it: `namespace/name`."""
+
     namespace: str
     name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -14,7 +14,7 @@ from typing import Final
 
 from cacheserver import errors, metrics, model
 from cacheserver.api.describe.reference import reference
-from cacheserver.cli.main import FAILED, INTERRUPTED, OK, USAGE
+from cacheserver.cli.arguments import FAILED, INTERRUPTED, OK, USAGE
 from cacheserver.config import CONFIG_ENV, CONFIG_FLAG, SETTINGS, SUBJECTS
 
 DIRECTORY: Final = Path(__file__).parents[1] / "docs" / "reference"
@@ -47,6 +47,7 @@ _LABELS: Final[Mapping[str, str]] = {
 }
 _ANNOTATIONS: Final[Mapping[str, str]] = {
     model.ANNOTATION_ALLOW_EMPTY: "`true`: the source may become empty; without it, what was served stays",
+    model.ANNOTATION_USERS: "names of the labels and annotations that users gave the object; set by the server",
     model.ANNOTATION_REQUESTED: "any new value, a time for example, asks for a sync now; in a cluster",
 }
 

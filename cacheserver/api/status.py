@@ -158,21 +158,22 @@ def header_too_large(problem: str) -> StatusError:
     return StatusError(431, "RequestHeaderFieldsTooLarge", f"the request's header is too large: {problem}")
 
 
-def not_found(group: str, resource: str, name: str) -> StatusError:
+def not_found(group: str, resource: str, name: str, hint: str = "") -> StatusError:
+    """hint: ours, behind kube's words."""
     name = brief(name) if len(name) > 253 else name  # longer than any name
     details = {"name": name, "group": group, "kind": resource}
-    return StatusError(404, "NotFound", f'{resource}.{group} "{name}" not found', details=details)
+    return StatusError(404, "NotFound", f'{resource}.{group} "{name}" not found{hint}', details=details)
 
 
 def no_such_path() -> StatusError:
     return StatusError(404, "NotFound", "the server could not find the requested resource")
 
 
-def method_not_allowed(group: str, resource: str, verb: str, allow: str) -> StatusError:
-    """allow: the Allow header; kube-apiserver omits it, RFC 9110 (15.5.6) demands it."""
+def method_not_allowed(group: str, resource: str, verb: str, allow: str, instead: str = "") -> StatusError:
+    """allow: the Allow header; kube-apiserver omits it, RFC 9110 (15.5.6) demands it. instead: ours, what to do."""
     message = "the server does not allow this method on the requested resource"
     if verb:
-        message = f'{verb} is not supported on resources of kind "{resource}.{group}"'
+        message = f'{verb} is not supported on resources of kind "{resource}.{group}"' + (instead and f": {instead}")
     details = {"group": group, "kind": resource} if resource else None
     return StatusError(405, "MethodNotAllowed", message, details=details, allow=allow)
 

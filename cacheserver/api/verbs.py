@@ -25,6 +25,7 @@ from cacheserver.api.http.negotiate import (
 )
 from cacheserver.api.http.reply import Reply, Stream, served_from_memory, whole
 from cacheserver.api.kinds.resource import Asking, Resource
+from cacheserver.api.meant import meant
 from cacheserver.api.options import (
     ListRequest,
     encode_token,
@@ -114,7 +115,7 @@ class Verbs:
                 return unsupported_media_type(_PATCH_TYPES)
         known = attributes.verb in ("watch", "create", "update", "patch", "delete", "deletecollection")
         verb = attributes.verb if known else ""
-        return method_not_allowed(resource.group, resource.plural, verb, _READ_METHODS)
+        return method_not_allowed(resource.group, resource.plural, verb, _READ_METHODS, resource.instead)
 
     # --- one object ---
 
@@ -131,7 +132,8 @@ class Verbs:
             raise bad_request("the export parameter, deprecated since v1.14, is no longer supported")
         entry = await self._cache.get(resource.source, (attributes.namespace, name), get_freshness(call.query))
         if entry is None:
-            raise not_found(resource.group, resource.plural, name)
+            hint = meant(self._cache, resource.source, attributes.namespace, resource.plural, name)
+            raise not_found(resource.group, resource.plural, name, hint)
         return entry
 
     async def _get(self, call: Call) -> Reply | Stream:

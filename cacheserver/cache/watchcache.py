@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -19,14 +18,15 @@ import orjson
 
 from cacheserver import metrics
 from cacheserver.cache.freshness import Feed, Freshness, Position, ReadAt
-from cacheserver.cache.index import Indexes
-from cacheserver.cache.page import Page, cut_page, rewind
-from cacheserver.cache.snapshot import Entry, Name, Run, Snapshot, State
+from cacheserver.cache.kind import CachedKind
+from cacheserver.cache.page import Page, cut_page
+from cacheserver.cache.past import Past
+from cacheserver.cache.snapshot import Entry, Name, Run, Snapshot
 from cacheserver.cache.turns import TURN_COST, Turns
 from cacheserver.cache.view import View
-from cacheserver.cache.window import Event, EventType, Selector, Window, restamped
+from cacheserver.cache.window import Event, EventType, Selector
 from cacheserver.errors import Compacted, EtcdError, Expired
-from cacheserver.model import METADATA_OPEN, SPEC_OPEN, Kind, with_resource_version
+from cacheserver.model import LABEL_PACKAGE, METADATA_OPEN, SPEC_OPEN, Kind, with_resource_version
 from cacheserver.store.objects import Change, Changes
 
 log = logging.getLogger(__name__)
@@ -36,121 +36,25 @@ __all__ = ["Event", "EventType", "Freshness", "Page", "Projection", "ReadAt", "S
 _SLICE = 128  # entries decoded between two turns of the loop: about 3 ms
 # Revisions; the furthest that etcd still has. etcd replays 1,000 in 100 ms (measured), and nobody is served meanwhile.
 _LOOK_BACK = (5_000, 500, 0)
-_KEPT_SNAPSHOTS = 64  # of pages under way; past that the oldest is rebuilt from the window, or is gone
-# Each holds whatever changed since, which is everything after a while: Kubernetes' continue tokens end after as long
-# (k8s.io/apiserver/pkg/storage/storagebackend: DefaultCompactInterval).
-_KEPT_S = 300.0
-_REWIND_WAIT_S = 10.0
 
 
 Projection = Callable[[Mapping[str, Any]], tuple[Mapping[str, str], Mapping[str, str], tuple[bytes, bytes]]]
 """From a manifest: (labels, selectable fields, cells around the age). One a kind, from the API's resource rows."""
 
 
-@dataclass(slots=True)
-class _Waiters:
-    """Futures of tasks that wait for something to happen here. Each task owns one at most, so callers bound it."""
-
-    futures: dict[asyncio.Future[None], float] = field(default_factory=dict)
-
-    async def wait(self, timeout_s: float) -> None:
-        """Until wake(), or about timeout_s (checked once a second by the cache's clock)."""
-        future = asyncio.get_running_loop().create_future()
-        self.futures[future] = time.monotonic() + timeout_s
-        try:
-            await future
-        finally:
-            self.futures.pop(future, None)
-
-    def wake(self, *, due_before: float | None = None) -> None:
-        for future, due in list(self.futures.items()):
-            if (due_before is None or due <= due_before) and not future.done():
-                future.set_result(None)
-
-
-class _Kept:
-    """All that is kept of one kind."""
-
-    def __init__(self, kind: Kind, max_events: int, max_bytes: int) -> None:
-        self.kind = kind
-        self.state = State()
-        self.by_name: dict[Name, Entry] = {}
-        self.indexes = Indexes()
-        # Entries of keys whose name another key has by now. Nearly always empty: one key, one name.
-        self.beaten: dict[Name, dict[bytes, Entry]] = {}
-        self.window = Window(max_events, max_bytes)
-        self.watchers = _Waiters()
-
-    def load(self, entries: Sequence[Entry], floor: int) -> None:
-        """entries: in any order; of those with one name the latest is served."""
-        self.by_name, self.beaten = {}, {}
-        for entry in sorted(entries, key=lambda entry: entry.resource_version):
-            self._outdo(self.by_name.get(entry.name), entry)
-            self.by_name[entry.name] = entry
-        entries = list(self.by_name.values())
-        self.state.load(entries)
-        self.indexes.load(entries)
-        self.window.reset(floor)
-
-    def written(self, entry: Entry) -> Entry | None:
-        """Its key has this entry now, and is the owner of its name; returns what was served under the name."""
-        old = self.by_name.get(entry.name)
-        self._outdo(old, entry)
-        return self.replace(entry.name, entry)
-
-    def gone(self, key: bytes, name: Name, revision: int) -> tuple[Entry | None, Entry | None] | None:
-        """`key` no longer carries `name`: (what was served, what is served now); None when it was not the owner.
-
-        Where another key still carries the name, the latest of these is its owner now.
-        """
-        old, others = self.by_name.get(name), self.beaten.get(name, {})
-        if old is None or old.key != key:
-            others.pop(key, None)
-            if not others:
-                self.beaten.pop(name, None)
-            return None
-        if not others:
-            return self.replace(name, None), None
-        heir = others.pop(max(others, key=lambda key: others[key].resource_version))
-        if not others:
-            del self.beaten[name]
-        new = restamped(heir, revision)
-        return self.replace(name, new), new
-
-    def _outdo(self, old: Entry | None, new: Entry) -> None:
-        if old is not None and old.key != new.key:
-            others = self.beaten.setdefault(new.name, {})
-            others[old.key] = old
-            others.pop(new.key, None)
-
-    def replace(self, name: Name, entry: Entry | None) -> Entry | None:
-        """Put or (None) remove; returns what was there."""
-        old = self.by_name.get(name)
-        self.indexes.replace(old, entry)
-        if old is not None:
-            old.replaced()
-        if entry is not None:
-            self.state.put(entry)
-            self.by_name[name] = entry
-        elif old is not None:
-            self.state.remove(name)
-            del self.by_name[name]
-        return old
-
-
 class Watch:
     """A cursor into the window. Each watcher reads it alone, at its own pace."""
 
-    def __init__(self, cache: WatchCache, kept: _Kept, position: int, view: View | None) -> None:
+    def __init__(self, cache: WatchCache, cached: CachedKind, position: int, view: View | None) -> None:
         self.initial: Page | None = None
         """The synthetic start, joined to the live events without a gap; None when the watch starts at a version."""
         self.position = position
         """Everything up to this resource version has been taken."""
         self._cache = cache
-        self._kept = kept
+        self._cached = cached
         self._view = view
-        self._epoch = kept.window.epoch
-        self._index = kept.window.index_after(position)
+        self._epoch = cached.window.epoch
+        self._index = cached.window.index_after(position)
 
     async def next(self, *, timeout_s: float) -> Sequence[Event]:
         """Events of the kind behind `position`, unfiltered, oldest first, some at a time; waits for the first one.
@@ -160,7 +64,7 @@ class Watch:
         """
         events = self._take()
         if not events and timeout_s > 0:
-            await self._kept.watchers.wait(timeout_s)
+            await self._cached.watchers.wait(timeout_s)
             events = self._take()
         if self._view is None or not events:
             return events
@@ -177,11 +81,11 @@ class Watch:
     @property
     def more(self) -> bool:
         """Whether next() would not wait."""
-        return self._index < self._kept.window.end or self._epoch != self._kept.window.epoch
+        return self._index < self._cached.window.end or self._epoch != self._cached.window.epoch
 
     def from_now(self) -> Watch:
         """Another cursor of the same events, which has taken all that are there."""
-        return Watch(self._cache, self._kept, self._cache.resource_version, self._view)
+        return Watch(self._cache, self._cached, self._cache.resource_version, self._view)
 
     def lead_on(self, other: Watch) -> int | None:
         """How many events this one has taken that `other` has not; negative: the other way round.
@@ -197,7 +101,7 @@ class Watch:
         self._epoch, self._index, self.position = other._epoch, other._index, other.position
 
     def _take(self) -> Sequence[Event]:
-        window = self._kept.window
+        window = self._cached.window
         if self._epoch != window.epoch or self._index < window.base:
             raise Expired(self.position, window.floor)
         events: Sequence[Event] = []
@@ -227,16 +131,13 @@ class WatchCache:
         """window_events, window_bytes: for each kind; when full, the oldest events go and slow watchers get 410."""
         self._store = store
         self._projections = projections
-        self._kept = {kind: _Kept(kind, window_events, window_bytes) for kind in projections}
+        self._kinds = {kind: CachedKind(kind, window_events, window_bytes) for kind in projections}
         self._names: dict[bytes, Name] = {}
         self._at = Position(store)
         self.turns = Turns()
         """For all matching of this process, of lists here and of events in the API."""
         self._cluster_id = 0
-        # Pages under way; each shares every segment that did not change since.
-        self._snapshots: OrderedDict[tuple[Kind, int], tuple[Snapshot, float]] = OrderedDict()
-        self._rewinding = asyncio.Lock()
-        self._last_past: tuple[tuple[Kind, int, int], Snapshot] | None = None
+        self.past = Past()
         metrics.cache_capacity.set(window_events)
 
     # --- state of the cache itself ---
@@ -273,7 +174,15 @@ class WatchCache:
         Raises: NotReady, TooNew, StoreSlow.
         """
         await self._at.reach(at)
-        return self._kept[kind].by_name.get(name)
+        return self._kinds[kind].by_name.get(name)
+
+    def held(self, kind: Kind, name: Name) -> Entry | None:
+        """The object in memory, however old."""
+        return self._kinds[kind].by_name.get(name)
+
+    def of_package(self, kind: Kind, package: str) -> Collection[Name]:
+        """Names of the objects in memory, of every namespace, whose package has this name or label."""
+        return self._kinds[kind].indexes.candidates({LABEL_PACKAGE: package}) or ()
 
     async def list(
         self,
@@ -292,18 +201,18 @@ class WatchCache:
         is gone.
         """
         stale = not await self._at.reach(at)
-        kept = self._kept[kind]
+        cached = self._kinds[kind]
         if at.freshness is Freshness.EXACT and at.resource_version != self.resource_version:
-            snapshot = await self._past(kept, at.resource_version)
+            snapshot = await self.past.at(cached, at.resource_version, lambda: self._present(cached), self.turns)
         else:
-            snapshot = self._present(kept)
-            if not limit and (runs := self._indexed(kept, namespace, selector)) is not None:
+            snapshot = self._present(cached)
+            if not limit and (runs := self._indexed(cached, namespace, selector)) is not None:
                 return Page(runs, snapshot.resource_version, stale=stale)
         page = await cut_page(snapshot, namespace, selector, limit, after, self.turns)
         if stale:
             page = replace(page, stale=True)
         if page.next_after is not None:
-            self._keep(kind, snapshot)
+            self.past.keep(kind, snapshot)
         return page
 
     async def watch(
@@ -323,14 +232,14 @@ class WatchCache:
         come within 3 s; EtcdError when the view cannot read what `initial` needs.
         """
         await self._at.reach(initial or ReadAt(Freshness.ANY))
-        kept = self._kept[kind]
+        cached = self._kinds[kind]
         if since is not None:
-            if since < kept.window.floor:
-                raise Expired(since, kept.window.floor)
-            return Watch(self, kept, since, view)
+            if since < cached.window.floor:
+                raise Expired(since, cached.window.floor)
+            return Watch(self, cached, since, view)
         # No await between the snapshot and the cursor: an event could slip between. The page is cut afterwards.
-        snapshot = self._present(kept)
-        watch = Watch(self, kept, snapshot.resource_version, view)
+        snapshot = self._present(cached)
+        watch = Watch(self, cached, snapshot.resource_version, view)
         if initial is not None:
             page = await cut_page(snapshot, namespace, selector, 0, None, self.turns)
             watch.initial = page if view is None else replace(page, runs=await view.runs(page.runs))
@@ -340,68 +249,27 @@ class WatchCache:
         """Wait a moment for a version behind all there is. Raises: Expired when the store has no such version."""
         await self._at.expect(version)
 
-    def _present(self, kept: _Kept) -> Snapshot:
-        return kept.state.snapshot(self.resource_version)
+    def _present(self, cached: CachedKind) -> Snapshot:
+        return cached.state.snapshot(self.resource_version)
 
-    def _indexed(self, kept: _Kept, namespace: str | None, selector: Selector) -> Sequence[Run] | None:
+    def _indexed(self, cached: CachedKind, namespace: str | None, selector: Selector) -> Sequence[Run] | None:
         """The answer from an index, when the selector names one object, or something indexed; None: scan."""
         required = selector.required
         if namespace is not None and "metadata.name" in required:
             names: Sequence[Name] = [(namespace, required["metadata.name"])]
-        elif (candidates := kept.indexes.candidates(required)) is not None:
+        elif (candidates := cached.indexes.candidates(required)) is not None:
             if len(candidates) * selector.cost > TURN_COST:
                 return None
             names = sorted(candidates)
         else:
             return None
-        found = [entry for name in names if (entry := kept.by_name.get(name)) is not None]
+        found = [entry for name in names if (entry := cached.by_name.get(name)) is not None]
         matching = tuple(
             entry
             for entry in found
             if (namespace is None or entry.name[0] == namespace) and selector.matches(entry.labels, entry.fields)
         )
         return [Run(matching, None)] if matching else []
-
-    async def _past(self, kept: _Kept, resource_version: int) -> Snapshot:
-        """The state at a version before the present, from pages under way or by undoing the window's events.
-
-        Raises: Expired; TimeoutError when too many others want other versions.
-        """
-        # One at a time: each takes up to 70 ms of CPU and holds a copy of what changed, and the next may want the same.
-        async with asyncio.timeout(_REWIND_WAIT_S), self._rewinding:
-            known = self._snapshots.get((kept.kind, resource_version))
-            if known is not None:
-                return known[0]
-            window = kept.window
-            if resource_version < window.floor:
-                raise Expired(resource_version, window.floor)
-            last = self._last_past
-            if last is not None and last[0] == (kept.kind, window.epoch, resource_version):
-                return last[1]
-            # No await between the two: the events are exactly what lies between that version and this state.
-            events, present, epoch = (
-                window.since(window.index_after(resource_version)),
-                self._present(kept),
-                window.epoch,
-            )
-            past = await rewind(present, events, resource_version, self.turns)
-            if window.epoch != epoch:
-                raise Expired(resource_version, window.floor)
-            self._last_past = (kept.kind, epoch, resource_version), past
-            return past
-
-    def _keep(self, kind: Kind, snapshot: Snapshot) -> None:
-        key = (kind, snapshot.resource_version)
-        self._snapshots[key] = snapshot, time.monotonic()
-        self._snapshots.move_to_end(key)
-        if len(self._snapshots) > _KEPT_SNAPSHOTS:
-            self._snapshots.popitem(last=False)
-
-    def _forget_pages(self, now: float) -> None:
-        """Those that nobody asked for in a while; the last of the past at once. now: monotonic."""
-        self._last_past = None
-        while self._snapshots and next(iter(self._snapshots.values()))[1] < now - _KEPT_S:
-            self._snapshots.popitem(last=False)
 
     # --- keeping in step ---
 
@@ -469,7 +337,7 @@ class WatchCache:
         self._advance(self.resource_version, set())
 
     async def _load_at(self, at_revision: int) -> None:
-        entries: dict[Kind, list[Entry]] = {kind: [] for kind in self._kept}
+        entries: dict[Kind, list[Entry]] = {kind: [] for kind in self._kinds}
         names: dict[bytes, Name] = {}
         async for page in self._store.read_all(at_revision):
             for at in range(0, len(page.changes), _SLICE):
@@ -479,11 +347,11 @@ class WatchCache:
                         entries[change.kind].append(entry)
                         names[change.key] = entry.name
                 await asyncio.sleep(0)
-        for kind, kept in self._kept.items():
-            kept.load(entries[kind], at_revision)
-            kept.watchers.wake()
+        for kind, cached in self._kinds.items():
+            cached.load(entries[kind], at_revision)
+            cached.watchers.wake()
         self._names = names
-        self._snapshots.clear()
+        self.past.clear()
         self._cluster_id = self._store.cluster_id
         self._at.heard()
         self._at.advance(at_revision)
@@ -498,7 +366,7 @@ class WatchCache:
         batch.sort(key=lambda change: (change.mod_revision, change.value is None))
         for at in range(0, len(batch), _SLICE):
             for change in batch[at : at + _SLICE]:
-                if change.kind in self._kept:
+                if change.kind in self._kinds:
                     self._apply_one(change)
                     touched.add(change.kind)
             if at + _SLICE < len(batch) and batch[at + _SLICE].mod_revision > batch[at + _SLICE - 1].mod_revision:
@@ -512,21 +380,21 @@ class WatchCache:
         if self.ready and not was_ready:
             log.info("cache filled", extra={"resource_version": revision, "objects": len(self._names)})
         for kind in touched:
-            self._kept[kind].watchers.wake()
+            self._kinds[kind].watchers.wake()
         touched.clear()
 
     def _apply_one(self, change: Change) -> None:
-        kept = self._kept[change.kind]
+        cached = self._kinds[change.kind]
         metrics.cache_events_received.labels(change.kind.value).inc()
         entry = self._entry(change, change.value) if change.value is not None else None
         name = self._names.pop(change.key, None)
         if name is not None and (entry is None or entry.name != name):
-            left = kept.gone(change.key, name, change.mod_revision)
+            left = cached.gone(change.key, name, change.mod_revision)
             if left is not None:
-                kept.window.append(Event(change.mod_revision, *left))
+                cached.window.append(Event(change.mod_revision, *left))
         if entry is not None:
             self._names[change.key] = entry.name
-            kept.window.append(Event(change.mod_revision, kept.written(entry), entry))
+            cached.window.append(Event(change.mod_revision, cached.written(entry), entry))
 
     def _entry(self, change: Change, value: bytes) -> Entry:
         manifest = orjson.loads(value)
@@ -552,14 +420,14 @@ class WatchCache:
             await asyncio.sleep(1)
             now = time.monotonic()
             self._at.forget_the_gone()
-            self._forget_pages(now)
-            for kind, kept in self._kept.items():
-                kept.watchers.wake(due_before=now)
-                metrics.storage_objects.labels(kind.value).set(len(kept.state))
+            self.past.forget_idle(now)
+            for kind, cached in self._kinds.items():
+                cached.watchers.wake(due_before=now)
+                metrics.storage_objects.labels(kind.value).set(len(cached.state))
             metrics.cache_resource_version.set(self.resource_version)
             metrics.cache_lag_seconds.set(self.stale_for_s)
-            metrics.window_events.set(sum(len(kept.window) for kept in self._kept.values()))
-            metrics.window_bytes.set(sum(kept.window.bytes for kept in self._kept.values()))
+            metrics.window_events.set(sum(len(cached.window) for cached in self._kinds.values()))
+            metrics.window_bytes.set(sum(cached.window.bytes for cached in self._kinds.values()))
 
 
 def _seconds(timestamp: str) -> int:

@@ -73,7 +73,8 @@ def _package_lines(package: Assembled) -> Iterator[object]:
         yield [None, findings]
     for record in package.records:
         key = record.key
-        yield [key.kind, key.revision, record.labels, record.spec.decode(), record.status.decode(), record.blobs]
+        spec, status = record.spec.decode(), record.status.decode()
+        yield [key.kind, key.revision, record.labels, spec, status, record.blobs, record.nonce]
 
 
 def decode_assembled(frame: bytes, repository: RepositoryKey) -> list[Assembled]:
@@ -88,7 +89,7 @@ def decode_assembled(frame: bytes, repository: RepositoryKey) -> list[Assembled]
         elif first is None:
             findings += [Finding(**finding) for finding in rest[0]]
         else:
-            revision, labels, spec, status, blobs = rest
+            revision, labels, spec, status, blobs, nonce = rest
             records.append(
                 Record(
                     key=Key(Kind(first), repository.namespace, repository.name, found[-1].name, revision),
@@ -96,6 +97,7 @@ def decode_assembled(frame: bytes, repository: RepositoryKey) -> list[Assembled]
                     spec=spec.encode(),
                     status=status.encode(),
                     blobs=tuple(Digest(digest) for digest in blobs),
+                    nonce=nonce,
                 )
             )
     return found

@@ -1,4 +1,4 @@
-"""The command line: arguments to Settings, a command to the room that does it, errors to exit codes.
+"""The command line: arguments to Settings, a command to the room that does it, errors to exit codes (arguments.py).
 
 0 done; 1 failed, or something was rejected; 2 the command line or configuration is wrong. What is asked for goes to
 stdout; progress, logs and errors go to stderr. The server is imported only by the commands that need it.
@@ -6,59 +6,29 @@ stdout; progress, logs and errors go to stderr. The server is imported only by t
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import contextlib
 import datetime
+import difflib
 import errno
 import logging
 import os
-import shutil
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import cacheserver
 from cacheserver import config
 from cacheserver.cli import logs
-from cacheserver.cli.terminal import (
-    Progress,
-    Terminal,
-    banner,
-    finding_line,
-    ingest_table,
-    table,
-    validate_summary,
-)
-from cacheserver.config import (
-    CONFIG_ENV,
-    CONFIG_FLAG,
-    SETTINGS,
-    SUBJECTS,
-    FormatChoice,
-    RepositoryConfig,
-    Setting,
-    Settings,
-    SourceSpec,
-)
-from cacheserver.config.quantities import SWITCH
+from cacheserver.cli.arguments import FAILED, INTERRUPTED, OK, USAGE, parse
+from cacheserver.cli.terminal import Progress, Terminal, banner, finding_line, ingest_table, table
+from cacheserver.config import RepositoryConfig, Settings
 from cacheserver.errors import CacheServerError, ConfigError, EtcdStartError
-from cacheserver.model import Format, RepositoryKey
 
 if TYPE_CHECKING:
-    from cacheserver.catalogs import Catalog
     from cacheserver.ingest import SyncReport
-    from cacheserver.sources import Tree
 
 T = TypeVar("T")
-
-OK: Final = 0
-FAILED: Final = 1
-USAGE: Final = 2
-INTERRUPTED: Final = 130  # a shell's 128 + SIGINT
 
 log = logging.getLogger(__name__)
 
@@ -82,118 +52,6 @@ class Engine(Protocol):
         ...
 
 
-_EXAMPLES: Final = {
-    "serve": """\
-examples:
-  cacheserver serve --catalog example=./catalog
-      serve a directory of file-based catalogs on http://127.0.0.1:8001, with an etcd of its own
-  cacheserver serve --catalog community=./community --catalog mine=./mine --interval 30s --listen 127.0.0.1:9001
-  cacheserver serve --repositories ./repositories --etcd https://etcd:2379 --etcd-ca-file ca.pem
-  CACHESERVER_CATALOGS=example=./catalog cacheserver serve
-  cacheserver serve --config cacheserver.yaml
-
-then, from another terminal:
-  kubectl --server http://127.0.0.1:8001 get packages
-""",
-    "ingest": """\
-examples:
-  cacheserver ingest --catalog example=./catalog
-      read it into the embedded etcd and tell what changed; a second run changes nothing
-  cacheserver ingest --repositories ./repositories --etcd http://127.0.0.1:2379
-""",
-    "validate": """\
-examples:
-  cacheserver validate ./catalog
-  cacheserver validate ./catalog/operator/catalog.yaml --as FBC
-  cacheserver validate oci://registry.example/team/catalog:v4.20
-
-exit codes: 0 all packages are good (there may be warnings); 1 a package is rejected or a file unreadable; 2 usage
-""",
-    "certs": """\
-examples:
-  cacheserver certs configs/kubernetes/self-signed/certificates
-      make the certificates of configs/kubernetes/self-signed; the same again renews them
-  cacheserver certs - | kubectl apply --server-side -f -
-      write them to stdout instead, with authorities that nobody keeps
-
-Private keys are written: keep the directory, and keep it to yourself. With cert-manager none of this is needed.
-""",
-    "doctor": """\
-examples:
-  kubectl -n cacheserver exec deploy/cacheserver -- cacheserver doctor
-      in a pod of the server, which has its settings: everything is examined
-  cacheserver doctor --kubernetes ~/.kube/config
-      with an administrator's kubeconfig: the cluster's side
-""",
-    "version": """\
-examples:
-  cacheserver version
-  cacheserver version --etcd-binary ./etcd
-""",
-}
-
-_OVERVIEW: Final = """\
-examples:
-  cacheserver serve --catalog example=./catalog     serve it; then: kubectl --server http://127.0.0.1:8001 get packages
-  cacheserver validate ./catalog                    say what is wrong with a catalog, before anybody serves it
-  cacheserver ingest --catalog example=./catalog    read it into etcd once, and say what changed
-  cacheserver serve --help                          every setting
-
-Every setting can be given as a flag, as an environment variable (CACHESERVER_...) or in a file (--config); the flag
-wins over the variable, the variable over the file.
-
-exit codes: 0 done; 1 failed, or something was rejected; 2 the command line or configuration is wrong
-"""
-
-_TITLES: Final = {
-    "content": "what is served",
-    "etcd": "etcd",
-    "serving": "the API",
-    "cache": "memory",
-    "parsing": "parsing and its limits",
-    "logs": "logs",
-}
-_COMMANDS: Final[Mapping[str, tuple[str, str, str, tuple[str, ...]]]] = {
-    "serve": (
-        "--catalog NAME=SOURCE ... [FLAGS]",
-        "serve catalogs as a Kubernetes API, and keep them fresh",
-        "Read catalogs into etcd, look at their sources again and again, and serve them until told to stop.",
-        tuple(SUBJECTS),
-    ),
-    "ingest": (
-        "--catalog NAME=SOURCE ... [FLAGS]",
-        "read catalogs into etcd once, then exit",
-        "Read every catalog once, write what changed into etcd, and say what that was.",
-        ("content", "etcd", "parsing", "logs"),
-    ),
-    "validate": (
-        "PATH [FLAGS]",
-        "say what is wrong with a catalog",
-        "Parse a catalog as the server would and print every finding as FILE:LINE. Needs no etcd.",
-        ("parsing", "logs"),
-    ),
-    "certs": (
-        "DIRECTORY [FLAGS]",
-        "make the certificates of an installation without cert-manager",
-        "Make certificates for the API's Service and for etcd. Run again, it renews them and keeps their authorities.",
-        ("logs",),
-    ),
-    "doctor": (
-        "[FLAGS]",
-        "say what is wrong with an installation, and what to do about it",
-        "Examine APIService, certificates, rights, repositories and etcd, and change nothing. Exit code 1: one failed.",
-        ("etcd", "serving", "logs"),
-    ),
-    "version": (
-        "[--etcd-binary PATH]",
-        "print the version, and which etcd would be embedded",
-        "Print the versions of the program, of Python, and of the etcd that `--etcd embedded` would start.",
-        ("etcd", "logs"),
-    ),
-}
-"""Command -> (usage, one line, description, subjects whose settings are its flags)."""
-
-
 def main(argv: Sequence[str], *, environ: Mapping[str, str] | None = None, engine: Engine | None = None) -> int:
     """Run one command; returns the exit code. environ: the process's own if None. engine: `cacheserver.server.serve`
     if None.
@@ -201,7 +59,7 @@ def main(argv: Sequence[str], *, environ: Mapping[str, str] | None = None, engin
     Raises SystemExit for --help and for what argparse refuses (2).
     """
     environ = os.environ if environ is None else environ
-    arguments = vars(_parser().parse_args(argv))
+    arguments = parse(argv)
     terminal = Terminal(colour=not environ.get("NO_COLOR"))  # no-color.org: set and not empty
     debug = False
     try:
@@ -210,7 +68,9 @@ def main(argv: Sequence[str], *, environ: Mapping[str, str] | None = None, engin
         debug = settings.logs.level is config.LogLevel.DEBUG
         logs.configure(settings.logs, colour=terminal.colour)
         for name in config.unknown_environment(environ):
-            log.warning("environment variable is no setting and has no effect", extra={"variable": name})
+            close = difflib.get_close_matches(name, [setting.env for setting in config.SETTINGS], n=1)
+            hint = {"did_you_mean": close[0]} if close else {}
+            log.warning("environment variable is no setting and has no effect", extra={"variable": name, **hint})
         return _run(arguments, settings, terminal, engine)
     except KeyboardInterrupt:
         terminal.error("interrupted")
@@ -235,7 +95,9 @@ def _run(arguments: Mapping[str, Any], settings: Settings, terminal: Terminal, e
             _require_content(settings, serving=False)
             return _ingest(settings, terminal, engine or _server())
         case "validate":
-            return _validate(arguments["source"], arguments["format"], settings, terminal)
+            from cacheserver.cli.validate import validate  # noqa: PLC0415  see _server
+
+            return validate(arguments["source"], arguments["format"], settings, terminal)
         case "doctor":
             return _doctor(settings, terminal)
         case "certs":
@@ -292,57 +154,6 @@ def _ingest(settings: Settings, terminal: Terminal, engine: Engine) -> int:
     for error in errors:
         terminal.error(error)
     return FAILED if errors else OK
-
-
-def _validate(text: str, choice: str, settings: Settings, terminal: Terminal) -> int:
-    started = time.monotonic()
-    kind = None if choice == FormatChoice.AUTO else Format(choice)
-    try:
-        source = config.parse_source(text, Path.cwd())
-    except ValueError as exc:
-        raise ConfigError(str(exc)) from exc
-    prefix = ""
-    if isinstance(source, config.DirectorySource):
-        if not source.path.exists():
-            raise ConfigError(f"{text}: there is no such file or directory")
-        prefix = f"{Path(text) if source.path.is_dir() else Path(text).parent}/"
-    with tempfile.TemporaryDirectory(prefix="cacheserver-validate-") as scratch, terminal.progress() as progress:
-        tree, catalog = _on_uvloop(_parse(source, kind, settings, Path(scratch), progress))
-    for finding in catalog.findings:
-        terminal.out(finding_line(finding, terminal, prefix=prefix))
-    elapsed_s = time.monotonic() - started
-    terminal.out(validate_summary(catalog, files=len(tree.files), elapsed_s=elapsed_s))
-    return FAILED if catalog.rejected or catalog.unreadable else OK
-
-
-async def _parse(
-    source: SourceSpec, kind: Format | None, settings: Settings, scratch: Path, progress: Progress
-) -> tuple[Tree, Catalog]:
-    """What a server would make of `source`; where its path is a file, of that file alone."""
-    from cacheserver import catalogs, sources  # noqa: PLC0415  see _server
-    from cacheserver.ingest import limits  # noqa: PLC0415  see _server
-
-    key = RepositoryKey("default", "validate")
-    async with contextlib.AsyncExitStack() as stack:
-        workers = await stack.enter_async_context(limits.workers(settings.parsing))
-        if isinstance(source, config.DirectorySource) and await asyncio.to_thread(source.path.is_file):
-            tree = sources.Tree(root=source.path.parent, files=(source.path.name,), digest="")
-        else:
-            caps = limits.source_limits(settings.parsing)
-            if isinstance(source, config.GitSource):
-                from cacheserver.ingest.reading import open_for  # noqa: PLC0415  brings ingestion and gRPC: 50 ms
-
-                opened = open_for(source, kind, cache=scratch / "cache", limits=caps)
-            else:
-                opened = sources.open_source(source, cache=scratch / "cache", limits=caps)
-            await stack.enter_async_context(contextlib.aclosing(opened))
-            (scratch / "tree").mkdir()
-            tree = await opened.fetch(scratch / "tree", progress)
-            stack.push_async_callback(tree.aclose)
-        catalog = await catalogs.parse(
-            tree, kind, key, workers, scratch=scratch / "parsed", progress=progress, write_blobs=False
-        )
-    return tree, catalog
 
 
 def _doctor(settings: Settings, terminal: Terminal) -> int:
@@ -410,88 +221,3 @@ def _leaves(exc: BaseException) -> Iterator[BaseException]:
             yield from _leaves(inner)
     else:
         yield exc
-
-
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Examples keep their lines; the rest uses the terminal up to 110 columns."""
-
-    def __init__(self, prog: str) -> None:
-        width = min(shutil.get_terminal_size().columns, 110)
-        super().__init__(prog, max_help_position=30, width=width)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="cacheserver",
-        description="A package cache for Kubernetes: catalogs of packages in; get, list and watch of them out.",
-        epilog=_OVERVIEW,
-        formatter_class=_Help,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"cacheserver {cacheserver.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (usage, line, description, subjects) in _COMMANDS.items():
-        command = commands.add_parser(
-            name,
-            usage=f"cacheserver {name} {usage}",
-            help=line,
-            description=description,
-            epilog=_EXAMPLES[name],
-            formatter_class=_Help,
-            allow_abbrev=False,
-        )
-        if name == "validate":
-            command.add_argument(
-                "source", metavar="PATH", help="a catalog's directory, one file of it, or any SOURCE of `serve`"
-            )
-            command.add_argument(
-                "--as",
-                dest="format",
-                choices=list(FormatChoice),
-                default=FormatChoice.AUTO,
-                help="what it is (default: Auto, its content decides)",
-            )
-        if name == "certs":
-            command.add_argument("directory", metavar="DIRECTORY", help="where to write; - is stdout")
-            command.add_argument(
-                "--days", type=int, default=365, metavar="N", help="how long the certificates are good (default: 365)"
-            )
-            command.add_argument(
-                "--service-namespace",
-                default="cacheserver",
-                metavar="NAME",
-                help="namespace of the installation; it is part of the names (default: cacheserver)",
-            )
-        command.add_argument(
-            CONFIG_FLAG,
-            dest=CONFIG_FLAG,
-            default=argparse.SUPPRESS,
-            metavar="FILE",
-            help=f"settings from a YAML file [{CONFIG_ENV}]",
-        )
-        for subject in subjects:
-            group = command.add_argument_group(_TITLES[subject])
-            for setting in SETTINGS:
-                if setting.subject is SUBJECTS[subject]:
-                    _add_flag(group, setting)
-    return parser
-
-
-def _add_flag(group: argparse._ArgumentGroup, setting: Setting) -> None:
-    """The flag of one setting. Its value stays text: `config.load` parses flags, environment and file alike."""
-    default = f"default: {setting.default}; " if setting.default else ""
-    text = f"{setting.help} [{default}{setting.env}]".replace("%", "%%")
-    if setting.kind is SWITCH:
-        group.add_argument(
-            setting.flag, dest=setting.flag, default=argparse.SUPPRESS, help=text, action=argparse.BooleanOptionalAction
-        )
-    else:
-        action = "append" if setting.many else "store"
-        group.add_argument(
-            setting.flag,
-            dest=setting.flag,
-            default=argparse.SUPPRESS,
-            help=text,
-            action=action,
-            metavar=setting.kind.metavar,
-        )

@@ -5,6 +5,7 @@ Read once at start by the command line; everybody else is handed the dataclasses
 
 from __future__ import annotations
 
+from cacheserver.config.declare import Setting
 from cacheserver.config.load import CONFIG_ENV, CONFIG_FLAG, Flags, check_listen, load, unknown_environment
 from cacheserver.config.quantities import Address, show_duration, show_size
 from cacheserver.config.repositories import Defaults, FormatChoice, RepositoryConfig, Validation, from_cluster
@@ -20,7 +21,6 @@ from cacheserver.config.settings import (
     LogSettings,
     ParseSettings,
     ServingSettings,
-    Setting,
     Settings,
 )
 from cacheserver.config.sources import (

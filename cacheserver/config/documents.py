@@ -17,6 +17,7 @@ from cacheserver.errors import ConfigError
 
 MAX_FILE_BYTES = 1 << 20
 _TAG = "tag:yaml.org,2002:"
+_SHOWN_CHARACTERS = 80  # of a value that a message repeats: enough to find it
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Value:
         Raises: ConfigError for what is no mapping, and for a key that is not known or stands there twice.
         """
         if not isinstance(self.node, yaml.MappingNode):
-            raise self.error("a mapping of keys to values is needed here")
+            raise self.error(f"{self._shown()} stands here, where keys are needed{_listed(known)}")
         found: dict[str, Value] = {}
         for key_node, node in self.node.value:
             key = Value(self.file, self.keys, key_node).text()
@@ -72,6 +73,12 @@ class Value:
                 raise Value(self.file, self.keys, key_node).error(_unknown(key, known))
             found[key] = member
         return found
+
+    def _shown(self) -> str:
+        """What stands here instead of a mapping, in a few words."""
+        if isinstance(self.node, yaml.SequenceNode):
+            return "a list"
+        return "nothing" if self.node.tag == _TAG + "null" else repr(str(self.node.value)[:_SHOWN_CHARACTERS])
 
     def require(self, wanted: Mapping[str, str]) -> None:
         """Raises ConfigError unless each key has exactly this text: the document may be of quite another kind."""
@@ -126,6 +133,10 @@ def _node(value: object) -> yaml.Node:
     if value is None:
         return yaml.ScalarNode(_TAG + "null", "")
     return yaml.ScalarNode(_TAG + "str", str(value).lower() if isinstance(value, bool) else str(value))
+
+
+def _listed(known: Collection[str] | None) -> str:
+    return f": {', '.join(known)}" if known else " with a value each"
 
 
 def _unknown(key: str, known: Collection[str]) -> str:

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from cacheserver.config import repositories
+from cacheserver.config.declare import ENV_PREFIX, Setting
 from cacheserver.config.repositories import API_VERSION, Defaults, RepositoryConfig
 from cacheserver.config.settings import (
-    ENV_PREFIX,
     FILE_KIND,
     SETTINGS,
     SUBJECTS,
     Kubernetes,
     ServingSettings,
-    Setting,
     Settings,
 )
 from cacheserver.errors import ConfigError

@@ -33,6 +33,7 @@ INTERVAL = quantities.duration(least_s=10, most_s=7 * 24 * 3600)
 # What `kubectl get -o yaml` adds; accepted so that its output can be fed back, and without effect.
 _SERVER_METADATA = ("uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "ownerReferences")
 _SPEC = ("source", "format", "deployment", "interval", "suspend", "validation")
+_SOURCES = ("directory", "git", "oci", "ociLayout")
 _NEEDS_CLUSTER = ("secretRef", "caSecretRef")
 # Kubernetes: a Secret's name is a DNS subdomain. Checked by us too, since it becomes a part of a URL's path.
 _SECRET_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
@@ -259,9 +260,9 @@ def _reference(spec: Mapping[str, Value], key: str) -> str:
 
 def _source(value: Value, base: Path) -> SourceSpec:
     """`spec.source`: exactly one of directory, git, oci, ociLayout."""
-    kinds = value.members(("directory", "git", "http", "oci", "ociLayout"))
+    kinds = value.members(_SOURCES)
     if len(kinds) != 1:
-        raise value.error("a source is exactly one of: directory, git, oci, ociLayout")
+        raise value.error(f"a source is exactly one of: {', '.join(_SOURCES)}")
     [(kind, inner)] = kinds.items()
     match kind:
         case "directory" | "ociLayout":
@@ -271,10 +272,8 @@ def _source(value: Value, base: Path) -> SourceSpec:
             image = inner.members(("image", "insecure"))
             insecure = _one(image, "insecure", quantities.parse_switch, False)
             return _checked(_needed(inner, image, "image"), lambda t: sources.oci_source(t, insecure=insecure))
-        case "git":
-            return _git(inner)
         case _:
-            raise inner.error(f"{kind} sources are not supported yet; use directory, git, oci or ociLayout")
+            return _git(inner)
 
 
 def _git(value: Value) -> SourceSpec:

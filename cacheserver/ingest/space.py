@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeVar
 
 from cacheserver import metrics
 from cacheserver.errors import EtcdError, LeaseLostError, NoSpace
@@ -21,7 +21,10 @@ _ASK_EVERY_S: Final = 5.0
 """Ours: one refused put costs etcd nothing, and whoever made room waits no longer than this."""
 _SAY_EVERY_S: Final = 60.0
 """The log repeats cause and remedy this often: whoever looks at it an hour later must find them."""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 5.0
+"""Between two tries of what etcd refused or did not answer."""
 
+T = TypeVar("T")
 
 TROUBLE: Final = (
     "etcd is full (NoSpace): reads and deletes work, nothing new is ingested. Make room: compact, defragment, then "
@@ -77,3 +80,26 @@ class Space:
             else:
                 self.taken()
                 recovered()
+
+    async def retry(self, act: Callable[[], Awaitable[T]], what: str, *, full_too: bool = True) -> T:
+        """What `act` returns, tried again while etcd is away or (full_too) full; `what` names it in the log.
+
+        Neither may end anything else, least of all the lease, which a full etcd would not grant anew.
+        Raises: LeaseLostError; NoSpace unless full_too.
+        """
+        pause_s, said = _FIRST_PAUSE_S, False
+        while True:
+            try:
+                return await act()
+            except LeaseLostError:
+                raise
+            except EtcdError as exc:
+                if isinstance(exc, NoSpace):
+                    self.refused(exc)
+                    if not full_too:
+                        raise
+                elif not said:
+                    log.warning("etcd refuses; it is tried again", extra={"what": what, "error": str(exc)})
+                    said = True
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)

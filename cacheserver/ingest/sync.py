@@ -1,8 +1,7 @@
-"""One sync of one repository: changed? fetch, parse, diff, apply. The order of writes is what readers rely on:
+"""One sync of one repository: has its source changed? Fetch, parse, judge, apply; then remember the digest, last.
 
-content before the revisions that refer to it, revisions before their package, packages gone before their revisions,
-the source's digest last. A crash repeats work and never skips it; no reader meets a reference to something absent.
-The label of the latest revision is taken away before it is given to another: at most one has it at any moment.
+So a crash repeats work and never skips it. What is written in which order is apply.py's; when to sync, and what its
+failure means, is runner.py's, which calls this.
 """
 
 from __future__ import annotations
@@ -13,33 +12,30 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
 from cacheserver import catalogs, metrics
-from cacheserver.catalogs import Catalog, Finding, ParsedPackage, parse
+from cacheserver.catalogs import Catalog, Finding, parse
 from cacheserver.catalogs.workers import Workers
 from cacheserver.config import RepositoryConfig, Validation
 from cacheserver.config.sources import GitSource
 from cacheserver.errors import BlobMissingError, NoSpace, SyncTooLongError
+from cacheserver.ingest.apply import Apply, Served, Writes
 from cacheserver.ingest.disk import Mirrors, ScratchSpace
 from cacheserver.ingest.shares import Shares
 from cacheserver.ingest.storage import Storage
-from cacheserver.model import LABEL_LATEST, OBJECT_VERSION, Digest, Key, Kind, Record, RepositoryKey, Stored
+from cacheserver.model import OBJECT_VERSION, Digest, RepositoryKey
 from cacheserver.sources import Progress, Source, Tree
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.claims import Claim
 from cacheserver.store.keys import IngestState
 from cacheserver.store.objects import Store
-from cacheserver.tasks import in_parallel
 
 log = logging.getLogger(__name__)
-
-PACKAGES_AT_ONCE = 16  # each with up to as many writes in flight: about store.PIPELINE in all, as many reads
-_WRITES_AT_ONCE = 16
 
 
 class Outcome(Enum):
@@ -78,7 +74,13 @@ class SyncReport:
 
     @property
     def written(self) -> int:
+        """Objects that the sync put or deleted."""
         return self.added + self.changed + self.deleted
+
+    def count(self, writes: Writes) -> None:
+        """Take over what was written."""
+        self.added, self.changed = writes.added, writes.changed
+        self.deleted, self.unchanged = writes.deleted, writes.unchanged
 
 
 ASKS_AT_ONCE = 16
@@ -132,10 +134,6 @@ class SyncServices:
         return self.mirrors.using(config.key) if fetch else self.mirrors.asking(config.key)
 
 
-Served = Mapping[str, Mapping[Key, int]]
-"""Package name -> its served objects' keys and mod revisions."""
-
-
 class Sync:
     """One sync of one repository: brings what is served in step with the source. Run once.
 
@@ -155,7 +153,7 @@ class Sync:
         config: RepositoryConfig,
         source: Source,
         claim: Callable[[], Awaitable[Claim]],
-        rooms: SyncServices,
+        services: SyncServices,
         *,
         progress: Progress,
         on_change: Callable[[], Awaitable[None]],
@@ -166,22 +164,21 @@ class Sync:
         self._key = config.key
         self._source = source
         self._may_write = claim
-        self._rooms = rooms
-        self._store, self._blobs = rooms.store, rooms.blobs
+        self._services = services
+        self._store, self._blobs = services.store, services.blobs
         self._progress = progress
         self._on_change = on_change
         self._doubtful = doubtful
         self._said = said
         self._report = SyncReport(config.key)
-        self._budget = _Budget(rooms.timeout_s)
+        self._budget = _Budget(services.timeout_s)
         self._state: IngestState | None = None
-        self._done = 0
 
     async def run(self) -> SyncReport:
         """What was done. Raises: SourceError, CatalogError, EtcdError (LeaseLostError among them); nothing is lost,
         the next sync repeats."""
         started = time.monotonic()
-        report, settings = self._report, _settings(self._config, self._rooms.release)
+        report, settings = self._report, _settings(self._config, self._services.release)
         self._state = await self._store.read_state(self._key)
         digest = await self._ask()
         same = self._state is not None and (self._state.digest, self._state.settings) == (digest, settings)
@@ -190,7 +187,7 @@ class Sync:
         else:
             self._claim = await self._may_write()
             await self._on_change()
-            async with self._scratch() as scratch, self._rooms.copies(self._config, fetch=True):
+            async with self._scratch() as scratch, self._services.copies(self._config, fetch=True):
                 await self._read(scratch)
         report.elapsed_s = time.monotonic() - started
         labels = (self._key.namespace, self._key.name, report.outcome.value)
@@ -199,19 +196,21 @@ class Sync:
 
     async def _ask(self) -> str:
         """The source's digest."""
-        rooms, asking = self._rooms, "asking the source whether it changed"
+        services, asking = self._services, "asking the source whether it changed"
         if not isinstance(self._config.source, GitSource):
             async with self._budget.spent(asking):
                 return await self._source.probe()
-        turn = (rooms.doubted if self._doubtful else rooms.asking).turn(self._key)
-        async with turn, rooms.copies(self._config, fetch=False), self._budget.spent(asking):
+        turn = (services.doubted if self._doubtful else services.asking).turn(self._key)
+        async with turn, services.copies(self._config, fetch=False), self._budget.spent(asking):
             return await self._source.probe()
 
     # --- read ---
 
     @asynccontextmanager
     async def _scratch(self) -> AsyncIterator[Path]:
-        scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=self._rooms.scratch, prefix=f"{self._key.name}-"))
+        scratch = Path(
+            await asyncio.to_thread(tempfile.mkdtemp, dir=self._services.scratch, prefix=f"{self._key.name}-")
+        )
         try:
             yield scratch
         finally:
@@ -219,22 +218,22 @@ class Sync:
             try:
                 await asyncio.shield(asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True))
             finally:
-                self._rooms.scratch_space.drop(scratch)
+                self._services.scratch_space.drop(scratch)
 
     async def _read(self, scratch: Path) -> None:
         """Fetch, parse, judge, apply, remember."""
-        rooms, config = self._rooms, self._config
+        services, config = self._services, self._config
         await asyncio.to_thread((scratch / "tree").mkdir)
         async with contextlib.AsyncExitStack() as applying:
-            async with rooms.fetching.turn(config.key) as fetched:
-                await rooms.scratch_space.wait()
+            async with services.fetching.turn(config.key) as fetched:
+                await services.scratch_space.wait()
                 async with self._budget.spent("fetching the source"):
                     tree = await self._source.fetch(scratch / "tree", self._progress)
                 applying.push_async_callback(tree.aclose)
                 fetched()
-                await rooms.scratch_space.hold(scratch)
+                await services.scratch_space.hold(scratch)
                 # Within: else all repositories there are would lie fetched on disk, waiting for their turn.
-                await applying.enter_async_context(rooms.applying.turn(config.key))
+                await applying.enter_async_context(services.applying.turn(config.key))
             await applying.enter_async_context(self._budget.spent("reading and applying the catalog"))
             catalog = await self._parse(tree, await self._known(), scratch / "parsed")
             if await self._is_incomplete(catalog):
@@ -242,7 +241,7 @@ class Sync:
             await tree.aclose()  # for what follows, git's process is not needed
             index, documents = await self._take(catalog, tree.digest, scratch)
             await count_served(self._report, self._store)
-            done = IngestState(tree.digest, index, _settings(config, rooms.release), documents)
+            done = IngestState(tree.digest, index, _settings(config, services.release), documents)
             await self._store.put_state(self._claim, config.key, done)
 
     async def _parse(self, tree: Tree, known: bytes, scratch: Path) -> Catalog:
@@ -250,7 +249,7 @@ class Sync:
             tree,
             self._config.format,
             self._key,
-            self._rooms.workers,
+            self._services.workers,
             known=known,
             scratch=scratch,
             progress=self._progress,
@@ -259,7 +258,7 @@ class Sync:
     async def _known(self) -> bytes:
         """The index of the last complete sync; empty when there is none that fits, so that everything is compared."""
         state = self._state
-        if state is None or not state.index or not _fits(state, self._config, self._rooms.release):
+        if state is None or not state.index or not _fits(state, self._config, self._services.release):
             return b""
         try:
             return b"".join([piece async for piece in self._blobs.read(Digest(state.index))])
@@ -289,15 +288,17 @@ class Sync:
         if refusal is not None:
             report.outcome, (report.reason, report.message) = Outcome.HELD, refusal
             # What another release makes is written by a sync that knows nothing yet; a refused one wrote nothing.
-            fits = state is not None and _fits(state, self._config, self._rooms.release)
+            fits = state is not None and _fits(state, self._config, self._services.release)
             return (state.index if state and fits else ""), (state.documents if state else "")
-        storage, gone, reserved = self._rooms.storage, self._gone(), None
+        storage, gone, reserved = self._services.storage, self._gone(), None
         if storage is not None and (catalog.packages or gone or catalog.documents in catalog.blobs):
             # A full etcd takes no note, and refuses the puts as well; what the sync takes away is to go all the same.
             with contextlib.suppress(NoSpace):
                 reserved = await storage.reserve(self._claim, self._key, catalog, gone, digest)
         report.outcome = Outcome.APPLIED
-        await self._apply(gone)
+        apply = Apply(self._config, catalog, self._served, self._claim, self._store, self._blobs, self._progress)
+        await apply.run(gone)
+        report.count(apply.writes)
         if storage is not None and reserved is not None:
             await storage.finished(self._claim, self._key, reserved)
         index = await self._blobs.put_bytes(catalog.index, "application/octet-stream", scratch)
@@ -313,107 +314,12 @@ class Sync:
             await self._blobs.put(catalog.blobs[catalog.documents])
         return catalog.documents
 
-    # --- apply ---
-
-    async def _apply(self, gone: Sequence[str]) -> None:
-        self._report.unchanged += sum(len(self._served.get(name, ())) for name in self._catalog.unchanged)
-        if not self._catalog.packages and not gone:
-            return
-        # From here on the index of the last sync no longer tells what is served: if this sync does not finish, the next
-        # one must not take a package for unchanged that was half written. A delete, since a full etcd takes that.
-        await self._store.put_state(self._claim, self._key, None)
-        try:
-            await in_parallel(self._catalog.packages, self._package, width=PACKAGES_AT_ONCE)
-        except NoSpace:
-            await in_parallel(gone, self._remove, width=PACKAGES_AT_ONCE)  # what makes room is not held up
-            raise
-        await in_parallel(gone, self._remove, width=PACKAGES_AT_ONCE)
-
     def _gone(self) -> list[str]:
         """Packages that the catalog no longer has. While a file could not be read nobody knows, so none."""
         if self._catalog.unreadable:
             return []
         here = {package.name for package in self._catalog.packages}
         return sorted(self._served.keys() - here - set(self._catalog.unchanged) - self._catalog.rejected.keys())
-
-    async def _package(self, package: ParsedPackage) -> None:
-        """Content, then revisions, then the package, then its revisions that went."""
-        read = await self._store.read_package(self._key, package.name) if package.name in self._served else {}
-        await self._content(package, read.values())
-        here = await self._in_place(package, read.values())
-        *revisions, last = package.records
-        names = {record.name for record in package.records}
-        losing = await self._without_old_latest(revisions, here, names)
-        others = [record for record in revisions if record.name not in losing]
-        await in_parallel(others, lambda record: self._put(record, here), width=_WRITES_AT_ONCE)
-        await self._put(last, here)
-        obsolete = [stored for name, stored in here.items() if name not in names]
-        await in_parallel(obsolete, self._delete, width=_WRITES_AT_ONCE)
-        self._done += 1
-        self._progress("write", self._done, len(self._catalog.packages))
-
-    async def _in_place(self, package: ParsedPackage, read: Iterable[Stored]) -> dict[str, Stored]:
-        """Each served object by its name, none of them under the key that a record of another name is to have.
-
-        Releases before key and name were one kept a bundle under its own name. Such an object moves to its key when it
-        is put; only what is under another's key, or there twice, has to go first.
-        """
-        home = {record.key: record.name for record in package.records}
-        here: dict[str, Stored] = {}
-        in_the_way: list[Stored] = []
-        # The one under its own key counts, else the latest.
-        for stored in sorted(read, key=lambda each: (each.key.name != each.name, -each.mod_revision)):
-            if stored.name in here or home.get(stored.key, stored.name) != stored.name:
-                in_the_way.append(stored)
-            else:
-                here[stored.name] = stored
-        await in_parallel(in_the_way, self._delete, width=_WRITES_AT_ONCE)
-        return here
-
-    async def _without_old_latest(
-        self, revisions: Sequence[Record], here: dict[str, Stored], names: set[str]
-    ) -> set[str]:
-        """Take the label from every revision that is not the latest any more; returns the names of those put so.
-
-        The package is told last, as ever: for a moment it names the latest of before, which is still there.
-        """
-        latest = {record.name for record in revisions if LABEL_LATEST in record.labels}
-        had = {name for name, stored in here.items() if name not in latest and stored.has_label(LABEL_LATEST)}
-        losing = [record for record in revisions if record.name in had]
-        await in_parallel(losing, lambda record: self._put(record, here), width=_WRITES_AT_ONCE)
-        for name in had - names:  # it goes, but only after the package stopped naming it
-            here[name] = await self._store.unlabel(self._claim, here[name], LABEL_LATEST)
-        return had & names
-
-    async def _content(self, package: ParsedPackage, served: Iterable[Stored]) -> None:
-        wanted = {digest for record in package.records for digest in record.blobs}
-        referenced = {digest for stored in served for digest in stored.blobs()}
-        here = self._catalog.blobs
-        absent = await self._blobs.keep(wanted - referenced)
-        absent |= await self._blobs.absent(wanted & referenced & here.keys())  # deleted by hand
-        if lost := absent - here.keys():
-            raise BlobMissingError(f"content {min(lost)} went while it was referred to; the next sync reads it again")
-        await in_parallel([here[d] for d in sorted(absent)], self._blobs.put, width=_WRITES_AT_ONCE)
-
-    async def _put(self, record: Record, here: Mapping[str, Stored]) -> None:
-        previous = here.get(record.name)
-        if await self._store.put(self._claim, record, previous) is None:
-            self._report.unchanged += 1
-            return
-        if previous is None:
-            self._report.added += 1
-        else:
-            self._report.changed += 1
-        metrics.writes.labels("put").inc()
-
-    async def _remove(self, package: str) -> None:
-        count = await _remove_package(self._key, package, self._claim, self._store)
-        self._report.deleted += count  # read after the wait, not before: others count meanwhile
-
-    async def _delete(self, stored: Stored) -> None:
-        await self._store.delete(self._claim, stored)
-        self._report.deleted += 1
-        metrics.writes.labels("delete").inc()
 
 
 class _Budget:
@@ -474,35 +380,3 @@ def _refusal(config: RepositoryConfig, catalog: Catalog, served: Served) -> tupl
             'If that is meant, annotate the repository cacheserver.dev/allow-empty: "true" (or set --allow-empty)'
         )
     return None
-
-
-async def _remove_package(repository: RepositoryKey, package: str, claim: Claim, store: Store) -> int:
-    """The package first: nobody may see it naming revisions that are gone. Returns how many objects went."""
-    objects = await store.read_package(repository, package)
-    ordered = sorted(objects.values(), key=lambda stored: stored.key.kind is not Kind.PACKAGE)
-    for stored in ordered[:1]:
-        await store.delete(claim, stored)
-    await in_parallel(ordered[1:], lambda stored: store.delete(claim, stored), width=_WRITES_AT_ONCE)
-    metrics.writes.labels("delete").inc(len(ordered))
-    return len(ordered)
-
-
-async def forget(repository: RepositoryKey, claim: Claim, store: Store) -> int:
-    """Stop serving a repository: its packages, its revisions, itself. Returns how many objects went.
-
-    Cut short, it leaves nothing that a sync would take for complete: what was seen is forgotten first of all.
-    """
-    await store.put_state(claim, repository, None)
-    count = 0
-
-    async def remove(package: str) -> None:
-        nonlocal count
-        removed = await _remove_package(repository, package, claim, store)
-        count += removed  # read after the wait, not before: others count meanwhile
-
-    await in_parallel(sorted(await store.served_keys(repository)), remove, width=PACKAGES_AT_ONCE)
-    itself = await store.read_object(Key(Kind.REPOSITORY, repository.namespace, repository.name))
-    if itself is not None:
-        await store.delete(claim, itself)
-        count += 1
-    return count

@@ -21,8 +21,8 @@ from typing import Any
 import orjson
 
 from cacheserver.errors import LeaseLostError
-from cacheserver.etcd.client import Client, Compare, Delete, Get, KeyValue, Put
-from cacheserver.model import Digest, Key, RepositoryKey, Stored, blob_references
+from cacheserver.etcd.client import Client, Compare, Delete, Get, KeyValue, Put, prefix_end
+from cacheserver.model import Digest, Key, RepositoryKey, Stored
 from cacheserver.store.claims import Claim, persist
 from cacheserver.store.keys import (
     AUTHOR,
@@ -184,6 +184,14 @@ class Authored:
             operations.update((parse_authored_key(kv.key)[1], _decode_operation(kv.value)) for kv in page.key_values)
         return drafts, operations
 
+    async def forget(self, repository: RepositoryKey, claim: Claim) -> None:
+        """Drop every draft and operation of a repository; what is served of it stays. Raises: LeaseLostError,
+        Unavailable."""
+        where = joined(repository.namespace, repository.name) + b"/"
+        gone = [Delete(each + where, prefix_end(each + where)) for each in (DRAFT, CONTENT, OPERATION)]
+        if not (await persist(lambda: self._client.txn([claim.fence], gone))).succeeded:
+            raise LeaseLostError(claim.lost_message)
+
     async def repositories(self) -> tuple[set[RepositoryKey], int]:
         """Repositories with a draft or an operation, and the revision of etcd that this is true of."""
         found: set[RepositoryKey] = set()
@@ -222,11 +230,6 @@ class Authored:
                 for event in batch.events:
                     if event.key == name and (event.value is None or _decode_operation(event.value).id != operation):
                         return
-
-
-def content_of(stored: Stored) -> set[Digest]:
-    """Digests of the content that a served object refers to."""
-    return blob_references(stored.value)
 
 
 def _names(key: Key) -> tuple[bytes, bytes, bytes, bytes]:

@@ -27,6 +27,7 @@ from cacheserver.model import (
     without_label,
 )
 from cacheserver.store import migrate
+from cacheserver.store.authored import Authored
 from cacheserver.store.claims import CLAIM_TTL_S, Claim, Session, persist
 from cacheserver.store.keys import (
     CLAIM,
@@ -76,10 +77,11 @@ class Follower(Protocol):
 
 
 class Store:
-    """See the module. Safe to share between tasks."""
+    """See the module. Safe to share between tasks. authored: drafts, and what is to be done with them."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self.authored = Authored(client)
 
     async def open(self) -> None:
         """Mark an empty store with the layout's version; refuse one that a newer release wrote. An older layout is read
@@ -258,8 +260,10 @@ class Store:
         """The same object under another key, which must be free. Raises: as put."""
         return Stored(to, stored.value, await self._write(claim, object_key(to), stored.value, stored))
 
-    async def delete(self, claim: Claim, stored: Stored) -> None:
+    async def delete(self, claim: Claim, stored: Stored) -> bool:
+        """Returns true: it is gone. Raises: as put."""
         await self._write(claim, object_key(stored.key), None, stored)
+        return True
 
     async def put_state(self, claim: Claim, repository: RepositoryKey, state: IngestState | None) -> None:
         """Remember what the sync saw, last of all; None forgets it, which a full etcd does, too."""

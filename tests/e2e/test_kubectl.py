@@ -34,6 +34,9 @@ def find_kubectls() -> Sequence[Path]:
 
 
 KUBECTLS = find_kubectls()
+PROTOBUF_ALONE = [each for each in KUBECTLS if each.name.endswith((".1.27", ".1.28"))]
+"""These ask a server for OpenAPI v2, in protobuf alone."""
+
 needs_kubectl = pytest.mark.skipif(not KUBECTLS, reason="NO KUBECTL FOUND: put one on PATH to run these tests")
 
 
@@ -89,7 +92,7 @@ async def test_every_kubectl_lists_gets_explains_and_discovers(
     assert "package.cacheserver.dev/c.app" in table
     assert "packagerevision.cacheserver.dev/c.app.1.1.0" in table
     assert "packageName: app" in kubectl("get", "package", "c.app", "-o", "yaml")
-    if not binary.name.endswith((".1.27", ".1.28")):  # these ask a server for OpenAPI v2 in protobuf alone
+    if binary not in PROTOBUF_ALONE:
         assert "headVersion" in kubectl("explain", "package.status.channels")
     assert "cpkgrev" in kubectl("api-resources", "--api-group", "cacheserver.dev")
 
@@ -127,6 +130,38 @@ async def test_selectors_names_and_formats(kubectl: Kubectl) -> None:
     template = "{{range .items}}{{.metadata.name}} {{end}}"  # what shell completion of names runs
     assert kubectl("get", "packages", "-o", "template", "--template", template).split() == ["c.app", "c.db"]
     assert "delete is not supported" in kubectl.refused("delete", "package", "c.app")
+
+
+REPOSITORY = """\
+apiVersion: config.cacheserver.dev/v1alpha1
+kind: Repository
+metadata: {name: mine, namespace: default}
+spec: {source: {directory: {path: /srv/mine}}}
+"""
+
+
+@needs_kubectl
+@pytest.mark.parametrize(
+    "binary", [each for each in KUBECTLS if each not in PROTOBUF_ALONE], ids=lambda path: path.name
+)
+async def test_who_applies_a_manifest_hears_what_to_do_instead(
+    binary: Path, server: ServerProcess, tmp_path: Path
+) -> None:
+    (tmp_path / "repository.yaml").write_text(REPOSITORY)
+    kubectl = Kubectl(binary, server, tmp_path / "kube-cache")
+    for command in ("apply", "apply --server-side", "apply --validate=warn", "create", "delete"):
+        said = kubectl.refused(*command.split(), "-f", str(tmp_path / "repository.yaml"))
+        assert "is not supported" in said, command
+        assert "cacheserver serve --repositories FILE reads this manifest" in said, command
+
+
+@needs_kubectl
+async def test_a_name_without_its_repository_is_told_with_it(kubectl: Kubectl) -> None:
+    assert 'packages.cacheserver.dev "app" not found; there is "c.app"' in kubectl.refused("get", "package", "app")
+    assert 'there is "c.app.1.1.0"' in kubectl.refused("get", "cpkgrev", "app.1.1.0")
+    told = kubectl.refused("get", "cpkgrev", "app")
+    assert '"app" is a package: kubectl get packagerevisions -l cacheserver.dev/package=app' in told
+    assert len(kubectl("get", "packagerevisions", "-l", "cacheserver.dev/package=app", "-o", "name").split()) == 2
 
 
 @needs_kubectl

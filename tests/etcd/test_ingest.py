@@ -22,8 +22,9 @@ from cacheserver.config.sources import DirectorySource as DirectorySpec
 from cacheserver.errors import CatalogError, LeaseLostError, Unavailable
 from cacheserver.etcd.client import Client, Delete, prefix_end
 from cacheserver.ingest import Outcome, SyncReport, SyncServices
+from cacheserver.ingest.removal import forget
 from cacheserver.ingest.status import repository_record, synced
-from cacheserver.ingest.sync import Sync, forget
+from cacheserver.ingest.sync import Sync
 from cacheserver.model import RepositoryKey
 from cacheserver.sources import DirectorySource, Progress, Tree
 from cacheserver.store.blobs import Blobs

@@ -51,6 +51,7 @@ class World:
     rooms: SyncServices
     home: Path
     claim: Claim | None = None
+    deployment: bool = False
     sources: dict[str, Source] = field(default_factory=dict)
 
     async def sync(self, spec: SourceSpec, kind: Format | None = None) -> SyncReport:
@@ -61,7 +62,7 @@ class World:
         async def on_change() -> None: ...
 
         return await Sync(
-            RepositoryConfig(KEY, spec, format=kind),
+            RepositoryConfig(KEY, spec, format=kind, deployment=self.deployment),
             source,
             self._hold,
             self.rooms,
@@ -188,7 +189,7 @@ async def test_drafts_come_and_go_with_their_branches(world: World, repository: 
     assert (published["spec"]["lifecycle"], published["spec"]["revision"]) == ("Published", "v3")
     assert published["spec"]["workspaceName"] == "work"
     assert published["metadata"]["labels"][LABEL_LATEST] == "true"
-    assert ("delete", "a@work") not in await world.events(since)  # published, not gone and come
+    assert ("gone", "a@work") not in await world.events(since)  # published, not gone and come
 
 
 async def test_a_second_sync_asks_for_refs_and_nothing_else(world: World, repository: KRMRepository) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cacheserver.cli import main as cli
+from cacheserver.cli.arguments import USAGE
 from cacheserver.config import CONFIG_FLAG, check_listen, load
 from tests.support.examples import CONFIGS, EXAMPLES, compose, unit
 
@@ -31,7 +31,7 @@ def test_the_unit_writes_where_its_settings_say_and_stays_down_when_they_are_wro
     assert [settings.etcd.data_dir] == [Path("/var/lib") / name for name in unit()["StateDirectory"]]
     [command] = unit()["ExecStart"]
     assert shlex.split(command)[1:] == ["serve", CONFIG_FLAG, "/etc/cacheserver/config.yaml"]
-    assert unit()["RestartPreventExitStatus"] == [str(cli.USAGE)]
+    assert unit()["RestartPreventExitStatus"] == [str(USAGE)]
 
 
 def test_the_compose_file_publishes_the_server_alone_and_mounts_directories() -> None:

@@ -183,6 +183,7 @@ _PRETTY: Final = _parameter("pretty", "query", "string", "If true, the answer is
 _VERSION: Final = _parameter(
     "resourceVersion", "query", "string", "How fresh the answer must be; 0: any state will do."
 )
+_FIELD_VALIDATION: Final = _parameter("fieldValidation", "query", "string", "How a manifest is checked.")
 _LIST: Final = (
     _parameter("labelSelector", "query", "string", "Only objects whose labels match."),
     _parameter("fieldSelector", "query", "string", "Only objects whose fields match; see the selectable fields."),
@@ -259,7 +260,21 @@ def _get_item(row: Resource) -> Json:
     responses = _responses((JSON, YAML, _TABLE), _reference(_name(row, row.kind)))
     operation = _operation(row, "get", "read", f"Read one {row.kind}.", f"Namespaced{row.kind}", responses)
     operation["parameters"] = [_VERSION, _PRETTY]
-    return {"get": operation, "parameters": [_OBJECT_NAME, _NAMESPACE]}
+    return {"get": operation, "patch": _refused_write(row), "parameters": [_OBJECT_NAME, _NAMESPACE]}
+
+
+def _refused_write(row: Resource) -> Json:
+    """A patch, with nothing but its refusal.
+
+    kubectl looks for fieldValidation here before it sends a manifest (k8s.io/cli-runtime, pkg/resource:
+    query_param_verifier_v3.go). Where it finds none it fails on a schema that it cannot read, and the refusal, which
+    says what to do instead, is never heard.
+    """
+    description = f"Refused: {row.instead}."
+    operation = _operation(row, "patch", "patch", description, f"Namespaced{row.kind}", {})
+    operation["responses"] = {"405": {"description": description}}
+    operation["parameters"] = [_FIELD_VALIDATION]
+    return operation
 
 
 def _subresource_item(row: Resource, sub: Subresource) -> Json:

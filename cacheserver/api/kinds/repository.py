@@ -57,6 +57,10 @@ REPOSITORY: Final = Resource(
     group=CONFIG_GROUP,
     description="A source of packages: where a catalog comes from, and how its last sync went.",
     verbs=READ,
+    instead=(
+        "this server takes repositories from its start alone: cacheserver serve --repositories FILE reads this manifest"
+        " (in a cluster, it is an object like any other)"
+    ),
     source=Kind.REPOSITORY,
     hidden=("status.lastSyncedAt",),
     born=_last_synced,

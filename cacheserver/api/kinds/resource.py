@@ -152,6 +152,7 @@ class Resource:
 
     source: the stored kind that it is served from. view: how its objects are made of those; None: they are those.
     selectable: field paths for fieldSelector. hidden: further paths that `born` needs.
+    instead: what whoever tries to write one is told to do.
     born: when the age column's age began, in seconds since the epoch; 0 for never.
     """
 
@@ -169,6 +170,7 @@ class Resource:
     status: Field
     subresources: tuple[Subresource, ...] = ()
     view: Projected | None = None
+    instead: str = "it is read from its source: change it there"
     hidden: tuple[str, ...] = ()
     born: Callable[[Entry], int] = created
     version: str = VERSION

@@ -13,7 +13,7 @@ from cacheserver import model
 from cacheserver.catalogs import bounds, semver
 from cacheserver.catalogs.krm.facts import Facts, Lock, Origin, Revision
 from cacheserver.catalogs.limits import ParseLimits
-from cacheserver.model import Digest, Format, Key, Kind, Record, RepositoryKey
+from cacheserver.model import Digest, Format, Key, Kind, Lifecycle, Record, RepositoryKey
 
 _LABEL_VALUE: Final = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?\Z")  # Kubernetes: labels, syntax
 _INTEGER: Final = re.compile(r"v?([0-9]{1,18})\Z")
@@ -75,7 +75,10 @@ def _latest(revisions: Iterable[Revision]) -> Revision | None:
     """The highest version among the published. Ours: not one that is proposed for deletion, though Porch allows it:
     nobody should be led to what is about to go."""
     ranked = [
-        (rank, revision) for revision in revisions if _lifecycle(revision) == "Published" if (rank := _rank(revision))
+        (rank, revision)
+        for revision in revisions
+        if _lifecycle(revision) is Lifecycle.PUBLISHED
+        if (rank := _rank(revision))
     ]
     return max(ranked, key=lambda pair: pair[0])[1] if ranked else None
 
@@ -99,12 +102,12 @@ def _semantic(name: str) -> semver.Version | None:
         return None
 
 
-def _lifecycle(revision: Revision) -> str:
+def _lifecycle(revision: Revision) -> Lifecycle:
     if revision.origin is Origin.DRAFT:
-        return "Draft"
+        return Lifecycle.DRAFT
     if revision.origin is Origin.PROPOSED:
-        return "Proposed"
-    return "DeletionProposed" if revision.deletion_proposed else "Published"
+        return Lifecycle.PROPOSED
+    return Lifecycle.DELETION_PROPOSED if revision.deletion_proposed else Lifecycle.PUBLISHED
 
 
 def _identities(ordered: Sequence[Revision]) -> dict[str, str]:

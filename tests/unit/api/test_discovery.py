@@ -11,6 +11,7 @@ import pytest
 
 from cacheserver.api.describe.reference import reference
 from cacheserver.api.describe.schema import components
+from cacheserver.api.kinds.resource import Resource
 from cacheserver.api.kinds.table import RESOURCES, served
 from tests.fakes.api import World
 
@@ -138,6 +139,18 @@ async def test_references_lead_somewhere_and_operations_name_their_kind(
     assert all(node["x-kubernetes-group-version-kind"]["kind"] for node in actions)
     for path_parameters in re.findall(r"/apis/\S+", " ".join(document["paths"])):
         assert GROUP_VERSION in path_parameters or "config.cacheserver.dev" in path_parameters
+
+
+@pytest.mark.parametrize("row", RESOURCES, ids=lambda row: row.plural)
+async def test_kubectl_leaves_the_validation_of_a_manifest_to_the_server(world: World, row: Resource) -> None:
+    """As it decides it: k8s.io/cli-runtime/pkg/resource/query_param_verifier_v3.go. The server then says why not."""
+    document = (await world.get(f"/openapi/v3/apis/{row.api_version}")).json
+    gvk = {"group": row.group, "version": row.version, "kind": row.kind}
+    patches = [item["patch"] for item in document["paths"].values() if "patch" in item]
+    [patch] = [each for each in patches if each["x-kubernetes-group-version-kind"] == gvk]
+    assert {"query"} == {each["in"] for each in patch["parameters"] if each["name"] == "fieldValidation"}
+    assert set(patch["responses"]) == {"405"}, "it promises nothing"
+    assert row.instead in patch["description"]
 
 
 def test_every_field_column_and_kind_is_described() -> None:

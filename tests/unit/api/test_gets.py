@@ -37,6 +37,54 @@ async def test_a_missing_object_is_told_in_kubernetes_words(six: World) -> None:
     }
 
 
+async def test_a_package_asked_for_by_its_own_name_is_told_with_the_object_s(six: World) -> None:
+    answer = await six.get("namespaces/team/packages/a")
+    assert (answer.status, answer.json["reason"]) == (404, "NotFound")
+    assert answer.json["message"] == 'packages.cacheserver.dev "a" not found; there is "r.a"'
+    assert answer.json["details"]["name"] == "a"
+    elsewhere = await six.get("namespaces/team/packages/e")  # another namespace has it
+    assert elsewhere.json["message"] == 'packages.cacheserver.dev "e" not found'
+
+
+async def test_of_many_repositories_with_a_package_some_are_named(six: World) -> None:
+    for repository in "stuvwx":
+        six.package("a", repository=repository)
+    await six.settled()
+    message = (await six.get("namespaces/team/packages/a")).json["message"]
+    assert message.endswith('; there are "r.a", "s.a", "t.a", "u.a", "v.a" and more')
+
+
+@pytest.mark.parametrize("kind", ["packagerevisions", "packagerevisionresources"])
+async def test_a_revision_asked_for_by_half_its_name_is_told_with_the_whole(six: World, kind: str) -> None:
+    six.package("app")
+    six.revision("1.3.0")
+    await six.settled()
+    path = f"namespaces/team/{kind}"
+    half, package = await six.get(f"{path}/app.1.3.0"), await six.get(f"{path}/app")
+    assert half.json["message"] == f'{kind}.cacheserver.dev "app.1.3.0" not found; there is "r.app.1.3.0"'
+    assert package.json["message"].endswith(
+        f'"app" not found; "app" is a package: kubectl get {kind} -l cacheserver.dev/package=app'
+    )
+    assert (await six.get(f"{path}/app.1.4.0")).json["message"].endswith('"app.1.4.0" not found')
+
+
+@pytest.mark.parametrize(
+    ("path", "instead"),
+    [
+        ("namespaces/team/packages", "it is read from its source: change it there"),
+        ("namespaces/team/packagerevisions", "it is read from its source: change it there"),
+        (
+            "/apis/config.cacheserver.dev/v1alpha1/namespaces/team/repositories",
+            "this server takes repositories from its start alone: cacheserver serve --repositories FILE",
+        ),
+    ],
+)
+async def test_a_refused_write_says_what_to_do_instead(six: World, path: str, instead: str) -> None:
+    message = (await six.get(path, method="POST")).json["message"]
+    assert message.startswith("create is not supported on resources of kind")
+    assert instead in message
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [

@@ -336,7 +336,7 @@ async def test_more_pages_under_way_than_are_kept_go_on_where_they_were(feed: Fa
             page = await roomy.list(Kind.PACKAGE, at, selector=ALL, limit=10, after=page.next_after)
             found += names(page)
         assert found == expected
-    assert len(roomy._snapshots) <= 64
+    assert len(roomy.past) <= 64
 
 
 async def test_a_page_of_the_past_is_made_a_little_a_turn(feed: FakeFeed, roomy: WatchCache) -> None:
@@ -363,10 +363,10 @@ async def test_pages_that_nobody_goes_on_with_are_forgotten(feed: FakeFeed, cach
     for name in "abc":
         feed.put("ns", name)
     await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL, limit=1)
-    cache._forget_pages(time.monotonic() + 200)
-    assert cache._snapshots
-    cache._forget_pages(time.monotonic() + 400)
-    assert not cache._snapshots
+    cache.past.forget_idle(time.monotonic() + 200)
+    assert cache.past
+    cache.past.forget_idle(time.monotonic() + 400)
+    assert not cache.past
 
 
 async def test_a_page_of_a_store_that_was_replaced_meanwhile_is_expired(feed: FakeFeed, cache: WatchCache) -> None:
@@ -385,7 +385,7 @@ async def test_a_page_of_a_store_that_was_replaced_meanwhile_is_expired(feed: Fa
     cache.turns = Replaced()
     with pytest.raises(Expired):
         await cache.list(Kind.PACKAGE, exact(since), selector=ALL, limit=1)
-    assert not cache._snapshots
+    assert not cache.past
 
 
 async def test_a_page_with_a_selector_is_filled_and_says_no_remaining_count(feed: FakeFeed, cache: WatchCache) -> None:

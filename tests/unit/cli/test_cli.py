@@ -99,6 +99,27 @@ def test_a_command_line_that_is_wrong_exits_2(arguments: tuple[str, ...]) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("serve", "--catalogs", "a=./x"), "serve has no flag --catalogs; did you mean --catalog?"),
+        (("serve", "--catalogs=a=./x"), "serve has no flag --catalogs; did you mean --catalog?"),
+        (("ingest", "--no-allow-emptyy"), "ingest has no flag --no-allow-emptyy; did you mean --no-allow-empty?"),
+        (("validate", "x", "--zzz"), "validate has no flag --zzz; `cacheserver validate --help` lists all"),
+        (("validate", "x", "y"), "validate takes no argument 'y'; `cacheserver validate --help` shows what it takes"),
+        (("server",), "there is no command 'server'; did you mean serve?"),
+        (("xyzzy",), "there is no command 'xyzzy'; there are serve, ingest, validate, certs, doctor, version"),
+    ],
+)
+def test_a_mistyped_word_is_told_with_the_likely_one(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        run(*arguments)
+    assert left.value.code == 2
+    assert capsys.readouterr().err == f"cacheserver: error: {message}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
         (("serve",), "there is no catalog to read: give --catalog NAME=SOURCE"),
         (("ingest", "--etcd", "http://127.0.0.1:1"), "there is no catalog to read"),
         (("serve", "--catalog", "a=./x", "--interval", "1s"), "--interval: '1s' is out of range"),
@@ -173,7 +194,8 @@ def test_a_server_on_a_shared_etcd_may_serve_what_others_ingest() -> None:
 
 def test_a_variable_that_is_no_setting_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     run("serve", "--catalog", "example=./x", CACHESERVER_INTERVALL="1m")
-    assert json.loads(capsys.readouterr().err)["variable"] == "CACHESERVER_INTERVALL"
+    told = json.loads(capsys.readouterr().err)
+    assert (told["variable"], told["did_you_mean"]) == ("CACHESERVER_INTERVALL", "CACHESERVER_INTERVAL")
 
 
 # --- errors --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,108 @@
+"""What is cached of one kind: its objects by name, their order, indexes, recent events, and who waits for the next one.
+
+Of two keys that carry one name the one written last is served; the other is remembered until it goes or wins again.
+Knows nothing of the store; watchcache.py fills it and reads it, past.py and watches read it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cacheserver.cache.index import Indexes
+from cacheserver.cache.snapshot import Entry, Name, State
+from cacheserver.cache.window import Window, restamped
+from cacheserver.model import Kind
+
+
+@dataclass(slots=True)
+class Waiters:
+    """Futures of tasks that wait for something to happen here. Each task owns one at most, so callers bound it."""
+
+    futures: dict[asyncio.Future[None], float] = field(default_factory=dict)
+
+    async def wait(self, timeout_s: float) -> None:
+        """Until wake(), or about timeout_s (checked once a second by the cache's clock)."""
+        future = asyncio.get_running_loop().create_future()
+        self.futures[future] = time.monotonic() + timeout_s
+        try:
+            await future
+        finally:
+            self.futures.pop(future, None)
+
+    def wake(self, *, due_before: float | None = None) -> None:
+        for future, due in list(self.futures.items()):
+            if (due_before is None or due <= due_before) and not future.done():
+                future.set_result(None)
+
+
+class CachedKind:
+    """See the module. max_events, max_bytes: of the window."""
+
+    def __init__(self, kind: Kind, max_events: int, max_bytes: int) -> None:
+        self.kind = kind
+        self.state = State()
+        self.by_name: dict[Name, Entry] = {}
+        self.indexes = Indexes()
+        # Entries of keys whose name another key has by now. Nearly always empty: one key, one name.
+        self.beaten: dict[Name, dict[bytes, Entry]] = {}
+        self.window = Window(max_events, max_bytes)
+        self.watchers = Waiters()
+
+    def load(self, entries: Sequence[Entry], floor: int) -> None:
+        """entries: in any order; of those with one name the latest is served."""
+        self.by_name, self.beaten = {}, {}
+        for entry in sorted(entries, key=lambda entry: entry.resource_version):
+            self._outdo(self.by_name.get(entry.name), entry)
+            self.by_name[entry.name] = entry
+        entries = list(self.by_name.values())
+        self.state.load(entries)
+        self.indexes.load(entries)
+        self.window.reset(floor)
+
+    def written(self, entry: Entry) -> Entry | None:
+        """Its key has this entry now, and is the owner of its name; returns what was served under the name."""
+        old = self.by_name.get(entry.name)
+        self._outdo(old, entry)
+        return self.replace(entry.name, entry)
+
+    def gone(self, key: bytes, name: Name, revision: int) -> tuple[Entry | None, Entry | None] | None:
+        """`key` no longer carries `name`: (what was served, what is served now); None when it was not the owner.
+
+        Where another key still carries the name, the latest of these is its owner now.
+        """
+        old, others = self.by_name.get(name), self.beaten.get(name, {})
+        if old is None or old.key != key:
+            others.pop(key, None)
+            if not others:
+                self.beaten.pop(name, None)
+            return None
+        if not others:
+            return self.replace(name, None), None
+        heir = others.pop(max(others, key=lambda key: others[key].resource_version))
+        if not others:
+            del self.beaten[name]
+        new = restamped(heir, revision)
+        return self.replace(name, new), new
+
+    def _outdo(self, old: Entry | None, new: Entry) -> None:
+        if old is not None and old.key != new.key:
+            others = self.beaten.setdefault(new.name, {})
+            others[old.key] = old
+            others.pop(new.key, None)
+
+    def replace(self, name: Name, entry: Entry | None) -> Entry | None:
+        """Put or (None) remove; returns what was there."""
+        old = self.by_name.get(name)
+        self.indexes.replace(old, entry)
+        if old is not None:
+            old.replaced()
+        if entry is not None:
+            self.state.put(entry)
+            self.by_name[name] = entry
+        elif old is not None:
+            self.state.remove(name)
+            del self.by_name[name]
+        return old

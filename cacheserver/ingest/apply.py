@@ -1,0 +1,172 @@
+"""Writes a parsed catalog into etcd, only what changed, in the order that readers rely on:
+
+content before the revisions that refer to it, revisions before their package, packages gone before their revisions.
+A crash repeats work and never skips it; no reader meets a reference to something absent.
+The label of the latest revision is taken away before it is given to another: at most one has it at any moment.
+Decides nothing about what is to be served: sync.py does, and calls this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cacheserver import metrics
+from cacheserver.catalogs import Catalog, ParsedPackage
+from cacheserver.config import RepositoryConfig
+from cacheserver.errors import BlobMissingError, NoSpace
+from cacheserver.ingest.authored import AuthoredStore
+from cacheserver.ingest.removal import remove_package
+from cacheserver.model import LABEL_LATEST, Key, Record, Stored
+from cacheserver.sources import Progress
+from cacheserver.store.blobs import Blobs
+from cacheserver.store.claims import Claim
+from cacheserver.store.objects import Store
+from cacheserver.tasks import in_parallel
+
+PACKAGES_AT_ONCE: Final = 16
+"""Each with up to as many writes in flight: about store.PIPELINE in all, as many reads."""
+_WRITES_AT_ONCE: Final = 16
+
+Served = Mapping[str, Mapping[Key, int]]
+"""Package name -> its served objects' keys and mod revisions."""
+
+
+@dataclass(slots=True)
+class Writes:
+    """What an Apply did, in served objects (packages and revisions)."""
+
+    added: int = 0
+    changed: int = 0
+    deleted: int = 0
+    unchanged: int = 0
+
+
+class Apply:
+    """One repository's catalog on its way into etcd. Run once.
+
+    served: what there is now. `writes` counts while run() goes on.
+    """
+
+    def __init__(
+        self,
+        config: RepositoryConfig,
+        catalog: Catalog,
+        served: Served,
+        claim: Claim,
+        store: Store,
+        blobs: Blobs,
+        progress: Progress,
+    ) -> None:
+        self.writes = Writes()
+        self._key = config.key
+        self._catalog = catalog
+        self._served = served
+        self._claim = claim
+        self._store = store
+        # Costs a question more for each write, so only where users may write as well.
+        self._writer: Store | AuthoredStore = AuthoredStore(store) if config.deployment else store
+        self._blobs = blobs
+        self._progress = progress
+        self._done = 0
+
+    async def run(self, gone: Sequence[str]) -> None:
+        """Write what differs; gone: packages that are to go. Where etcd is full, these go all the same.
+
+        Raises: EtcdError (NoSpace and LeaseLostError among them), BlobMissingError; the next sync does the rest.
+        """
+        self.writes.unchanged += sum(len(self._served.get(name, ())) for name in self._catalog.unchanged)
+        if not self._catalog.packages and not gone:
+            return
+        # From here on the index of the last sync no longer tells what is served: if this sync does not finish, the next
+        # one must not take a package for unchanged that was half written. A delete, since a full etcd takes that.
+        await self._store.put_state(self._claim, self._key, None)
+        try:
+            await in_parallel(self._catalog.packages, self._package, width=PACKAGES_AT_ONCE)
+        except NoSpace:
+            await in_parallel(gone, self._remove, width=PACKAGES_AT_ONCE)  # what makes room is not held up
+            raise
+        await in_parallel(gone, self._remove, width=PACKAGES_AT_ONCE)
+
+    async def _package(self, package: ParsedPackage) -> None:
+        """Content, then revisions, then the package, then its revisions that went."""
+        read = await self._store.read_package(self._key, package.name) if package.name in self._served else {}
+        await self._content(package, read.values())
+        here = await self._in_place(package, read.values())
+        *revisions, last = package.records
+        names = {record.name for record in package.records}
+        losing = await self._without_old_latest(revisions, here, names)
+        others = [record for record in revisions if record.name not in losing]
+        await in_parallel(others, lambda record: self._put(record, here, names), width=_WRITES_AT_ONCE)
+        await self._put(last, here, names)
+        obsolete = [stored for name, stored in here.items() if name not in names]
+        await in_parallel(obsolete, self._delete, width=_WRITES_AT_ONCE)
+        self._done += 1
+        self._progress("write", self._done, len(self._catalog.packages))
+
+    async def _in_place(self, package: ParsedPackage, read: Iterable[Stored]) -> dict[str, Stored]:
+        """Each served object by its name, none of them under the key that a record of another name is to have.
+
+        Releases before key and name were one kept a bundle under its own name. Such an object moves to its key when it
+        is put; only what is under another's key, or there twice, has to go first.
+        """
+        home = {record.key: record.name for record in package.records}
+        here: dict[str, Stored] = {}
+        in_the_way: list[Stored] = []
+        # The one under its own key counts, else the latest.
+        for stored in sorted(read, key=lambda each: (each.key.name != each.name, -each.mod_revision)):
+            if stored.name in here or home.get(stored.key, stored.name) != stored.name:
+                in_the_way.append(stored)
+            else:
+                here[stored.name] = stored
+        await in_parallel(in_the_way, self._delete, width=_WRITES_AT_ONCE)
+        return here
+
+    async def _without_old_latest(
+        self, revisions: Sequence[Record], here: dict[str, Stored], names: set[str]
+    ) -> set[str]:
+        """Take the label from every revision that is not the latest any more; returns the names of those put so.
+
+        The package is told last, as ever: for a moment it names the latest of before, which is still there.
+        """
+        latest = {record.name for record in revisions if LABEL_LATEST in record.labels}
+        had = {name for name, stored in here.items() if name not in latest and stored.has_label(LABEL_LATEST)}
+        losing = [record for record in revisions if record.name in had]
+        await in_parallel(losing, lambda record: self._put(record, here, names), width=_WRITES_AT_ONCE)
+        for name in had - names:  # it goes, but only after the package stopped naming it
+            here[name] = await self._writer.unlabel(self._claim, here[name], LABEL_LATEST)
+        return had & names
+
+    async def _content(self, package: ParsedPackage, served: Iterable[Stored]) -> None:
+        wanted = {digest for record in package.records for digest in record.blobs}
+        referenced = {digest for stored in served for digest in stored.blobs()}
+        here = self._catalog.blobs
+        absent = await self._blobs.keep(wanted - referenced)
+        absent |= await self._blobs.absent(wanted & referenced & here.keys())  # deleted by hand
+        if lost := absent - here.keys():
+            raise BlobMissingError(f"content {min(lost)} went while it was referred to; the next sync reads it again")
+        await in_parallel([here[d] for d in sorted(absent)], self._blobs.put, width=_WRITES_AT_ONCE)
+
+    async def _put(self, record: Record, here: Mapping[str, Stored], names: set[str]) -> None:
+        """names: of objects that stay; the one that the record got is added."""
+        previous = here.get(record.name)
+        stored = await self._writer.put(self._claim, record, previous)
+        if stored is None:
+            self.writes.unchanged += 1
+            return
+        names.add(stored.name)
+        if previous is None:
+            self.writes.added += 1
+        else:
+            self.writes.changed += 1
+        metrics.writes.labels("put").inc()
+
+    async def _remove(self, package: str) -> None:
+        count = await remove_package(self._key, package, self._claim, self._store, self._writer)
+        self.writes.deleted += count  # read after the wait, not before: others count meanwhile
+
+    async def _delete(self, stored: Stored) -> None:
+        if await self._writer.delete(self._claim, stored):
+            self.writes.deleted += 1
+            metrics.writes.labels("delete").inc()
