@@ -205,6 +205,7 @@ class Ingest:
                 log.info("leading: this replica reads the sources", extra={"holder": self._holder})
             await self._migrate(session)
             group.create_task(self._collection.run(session, self.space), name="ingest: collect content")
+            group.create_task(self._collection.run_replaced(), name="ingest: collect replaced content")
             group.create_task(self._supervise(session, group), name="ingest: supervise")
 
     async def _migrate(self, session: Session) -> None:

@@ -216,6 +216,28 @@ class Authored:
         async with self._client.watch(AUTHOR, start_revision=after + 1) as watch:
             yield each()
 
+    async def replaced(self) -> AsyncIterator[set[Digest]]:
+        """Content that drafts had until now and have no more, live; others may still refer to it.
+
+        Raises: Compacted, Unavailable: begin again.
+        """
+        here: dict[bytes, bytes] = {}
+        revision = 0
+        async for page in self._client.pages(CONTENT):
+            revision = page.revision
+            here.update((kv.key, kv.value) for kv in page.key_values)
+        async with self._client.watch(CONTENT, start_revision=revision + 1) as watch:
+            async for batch in watch:
+                gone: set[Digest] = set()
+                for event in batch.events:
+                    before = here.pop(event.key, None)
+                    if event.value is not None:
+                        here[event.key] = event.value
+                    if before is not None and before != event.value:
+                        gone.add(Digest(before.decode()))
+                if gone:
+                    yield gone
+
     async def settled(self, key: Key, operation: str, *, after: int) -> None:
         """Returns when the operation of this id is not there any more. after: a revision of etcd at which it was.
 

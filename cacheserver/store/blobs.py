@@ -217,6 +217,24 @@ class Blobs:
 
     # --- collect ---
 
+    async def mark(self, digest: Digest) -> int:
+        """By which content is recognised as not touched since; 0 where there is none. Raises: Unavailable."""
+        found = (await self._client.range(_key(digest) + b"head", keys_only=True)).key_values
+        return found[0].mod_revision if found else 0
+
+    async def delete(self, digest: Digest, mark: int) -> bool:
+        """Delete content that nothing refers to, unless it was touched since it had this mark; whether it went.
+
+        Who is about to refer to content touches it (keep, put); that must have been longer ago than a write takes.
+        Raises: Unavailable.
+        """
+        same = Compare(_key(digest) + b"head", "mod_revision", mark)
+        prefix = _key(digest)
+        gone = (await self._client.txn([same], [Delete(prefix, prefix[:-1] + b"0")])).succeeded
+        if gone:
+            self._heads.pop(digest, None)
+        return gone
+
     async def collect(self, store: Store) -> Collected:
         """Delete content that nothing has referred to for an hour, and chunks that never got their head.
 

@@ -16,6 +16,7 @@ from cacheserver.catalogs.krm.facts import Facts, Origin, Revision
 from cacheserver.catalogs.krm.project import revision_record
 from cacheserver.errors import LeaseLostError
 from cacheserver.etcd.client import Client, prefix_end
+from cacheserver.ingest.collection import ContentCollection
 from cacheserver.ingest.removal import forget
 from cacheserver.ingest.sync import SyncServices
 from cacheserver.model import Digest, Key, Kind, Record, UserMetadata, encode
@@ -269,3 +270,28 @@ async def test_a_repository_that_is_forgotten_takes_its_drafts_along(world: Worl
     assert await world.store.authored.of_repository(KEY) == ({}, {})
     left = await world.store.authored.read(W1)
     assert (left.served, left.draft, left.operation, left.content_revision) == (None, None, None, 0)
+
+
+async def test_content_that_a_save_replaced_goes_soon_and_what_others_refer_to_stays(
+    world: World, tmp_path: Path
+) -> None:
+    shared, unrelated = [await world.blobs.put_bytes(b * 100, "application/x-tar", tmp_path) for b in (b"s", b"u")]
+    other = Held(replace(W1, revision="w2"))
+    assert await world.store.authored.write(other, value=referring(shared), draft=DRAFT, content=shared)
+    collection = ContentCollection(world.store, world.blobs, lambda key: None)
+    collecting = asyncio.ensure_future(collection.run_replaced(every_s=0.02, after_s=0.05))
+    saved = [shared]
+    held = await world.store.authored.write(Held(W1), value=referring(shared), draft=DRAFT, content=shared)
+    while not await world.blobs.absent(saved[:-1]):  # it may begin to look later than we begin to save
+        assert not collecting.done()
+        assert held is not None
+        saved.append(await world.blobs.put_bytes(b"%d" % len(saved), "application/x-tar", tmp_path))
+        held = await world.store.authored.write(held, value=referring(saved[-1]), draft=DRAFT, content=saved[-1])
+    assert await world.blobs.absent([shared, unrelated, saved[-1]]) == set()
+    collecting.cancel()
+
+
+def referring(digest: Digest) -> bytes:
+    facts = replace(FACTS, content=(digest, 1024, 1))
+    record = revision_record(KEY, "a", Revision("w1", Origin.DRAFT, "t", workspace="w1", nonce=NONCE), facts)
+    return encode(record, previous=None, now=NOW)
