@@ -26,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 from cacheserver.errors import SourceError, SourceInvalidError, SourceTooLargeError
 from cacheserver.sources.credentials import GitCredentials
 from cacheserver.sources.git.complaints import error_for, exceeded
+from cacheserver.sources.threads import first_error
 from cacheserver.sources.tree import Limits
 
 _STDERR_BYTES: Final = 64 << 10
@@ -121,6 +122,16 @@ class Remote:
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a git ended. verb: which it was. complaint: the end of what it wrote to stderr, not scrubbed: never shown."""
+
+    verb: str
+    status: int
+    printed: bytes
+    complaint: str
+
+
 class Git:
     """Runs git for one remote. home: a private directory for keys and an empty HOME; made by the caller.
 
@@ -140,21 +151,50 @@ class Git:
         self,
         *arguments: str,
         timeout_s: float,
-        stdin: bytes = b"",
+        stdin: bytes | AsyncIterator[bytes] = b"",
         most_bytes: int = 64 << 20,
         pass_fds: Sequence[int] = (),
     ) -> bytes:
-        """What git prints. Raises: SourceError of the kind that its complaint means, SourceTooLargeError."""
+        """What git prints. Raises: SourceError of the kind that its complaint means, SourceTooLargeError; what stdin
+        raises, and then git was ended before it read to an end."""
+        answer = await self.attempt(
+            *arguments, timeout_s=timeout_s, stdin=stdin, most_bytes=most_bytes, pass_fds=pass_fds
+        )
+        if answer.status:
+            raise self.error(answer)
+        return answer.printed
+
+    def error(self, answer: Answer) -> SourceError:
+        """What a git that failed means."""
+        if cap := exceeded(answer.complaint, answer.status, local=self.remote.scheme == "file"):
+            return self.limits.error(cap, f"{self.remote.url}: git {answer.verb}")
+        return error_for(answer.complaint, self.remote.url, self.remote.credentials.secrets())
+
+    async def attempt(
+        self,
+        *arguments: str,
+        timeout_s: float,
+        stdin: bytes | AsyncIterator[bytes] = b"",
+        most_bytes: int = 64 << 20,
+        pass_fds: Sequence[int] = (),
+    ) -> Answer:
+        """As run, for whoever has a use for a git that fails. Raises: SourceError where it did not end by itself."""
         try:
             async with asyncio.timeout(timeout_s):
                 async with self.process(*arguments, pass_fds=pass_fds) as process:
                     return await self._converse(process, stdin, most_bytes, arguments)
         except TimeoutError as exc:
             raise error_for("timed out", f"{self.remote.url}: git {_verb(arguments)}, {timeout_s:.0f} s", ()) from exc
+        except ExceptionGroup as group:  # of what stdin is read from
+            raise first_error(group) from group
 
     async def _converse(
-        self, process: asyncio.subprocess.Process, stdin: bytes, most_bytes: int, arguments: Sequence[str]
-    ) -> bytes:
+        self,
+        process: asyncio.subprocess.Process,
+        stdin: bytes | AsyncIterator[bytes],
+        most_bytes: int,
+        arguments: Sequence[str],
+    ) -> Answer:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
@@ -169,12 +209,8 @@ class Git:
         del feeding
         if printed is None:
             raise SourceTooLargeError(f"{self.remote.url}: git {_verb(arguments)} prints over {most_bytes} bytes")
-        if process.returncode:
-            complaint = complaining.result().decode(errors="replace")
-            if cap := exceeded(complaint, process.returncode, local=self.remote.scheme == "file"):
-                raise self.limits.error(cap, f"{self.remote.url}: git {_verb(arguments)}")
-            raise error_for(complaint, self.remote.url, self.remote.credentials.secrets())
-        return printed
+        status, complaint = process.returncode or 0, complaining.result().decode(errors="replace")
+        return Answer(_verb(arguments), status, printed, complaint)
 
     @asynccontextmanager
     async def process(
@@ -306,12 +342,17 @@ def _ssh_command(private: Path, credentials: GitCredentials) -> str:
     return shlex.join(["ssh", *options])
 
 
-async def _feed(stream: asyncio.StreamWriter, content: bytes) -> None:
+async def _feed(stream: asyncio.StreamWriter, content: bytes | AsyncIterator[bytes]) -> None:
     if stream.is_closing():
         return  # uvloop: it has ended already, and a write to it would be an error of another kind.
     try:
-        stream.write(content)
-        await stream.drain()
+        if isinstance(content, bytes):
+            stream.write(content)
+            await stream.drain()
+        else:
+            async for piece in content:
+                stream.write(piece)
+                await stream.drain()
         stream.close()
     except (BrokenPipeError, ConnectionResetError):
         pass  # It ended before it read all; its exit status says why.

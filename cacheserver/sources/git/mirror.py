@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from cacheserver.errors import SourceError, SourceTooLargeError
-from cacheserver.sources.git.command import Git
+from cacheserver.sources.git.command import Answer, Git
 from cacheserver.sources.git.complaints import MirrorDamagedError
 from cacheserver.sources.threads import first_error
 from cacheserver.sources.tree import Limits, Progress
@@ -120,6 +120,28 @@ class Copy:
         parts = found.split()
         return parts[0].decode() if len(parts) == 3 and parts[1] == b"commit" else ""
 
+    async def objects(self, names: Sequence[str]) -> Sequence[str]:
+        """What each name (`COMMIT:PATH`, say) stands for, in order; empty where it is not here. No name has a line
+        break."""
+        if not names:
+            return []
+        found = await self._read("cat-file", "--batch-check", stdin="".join(f"{name}\n" for name in names).encode())
+        rows = [line.split() for line in found.decode(errors="replace").splitlines()]
+        return [row[0] if len(row) == 3 and row[1] != "ambiguous" else "" for row in rows]
+
+    async def read(self, *arguments: str) -> bytes:
+        """What a command that only reads our copy prints. Raises: MirrorDamagedError, SourceTooLargeError."""
+        return await self._read(*arguments)
+
+    async def write(self, *arguments: str, stdin: bytes | AsyncIterator[bytes]) -> bytes:
+        """What a command that writes to our copy alone prints. Needs the lock. Raises: as Git.run."""
+        return await self._git(*arguments, timeout_s=_LOCAL_S, stdin=stdin)
+
+    async def attempt(self, *arguments: str, timeout_s: float = _LOCAL_S, stdin: bytes = b"") -> Answer:
+        """As Git.attempt, in our copy. Needs the lock."""
+        where = ("--git-dir", str(self.path))
+        return await self.git.attempt(*where, *arguments, timeout_s=timeout_s, stdin=stdin, pass_fds=self._inherit())
+
     async def refs(self) -> Mapping[str, Ref]:
         """Every ref of the copy by full name, sorted. A name for what is no commit has an empty `commit`."""
         listed = await self._read("for-each-ref", "--format=%(objectname) %(objecttype) %(refname)")
@@ -146,7 +168,7 @@ class Copy:
         except SourceError as exc:
             raise MirrorDamagedError(str(exc)) from exc
 
-    async def _git(self, *arguments: str, timeout_s: float, stdin: bytes = b"") -> bytes:
+    async def _git(self, *arguments: str, timeout_s: float, stdin: bytes | AsyncIterator[bytes] = b"") -> bytes:
         where = ("--git-dir", str(self.path))
         return await self.git.run(*where, *arguments, timeout_s=timeout_s, stdin=stdin, pass_fds=self._inherit())
 
@@ -163,7 +185,12 @@ class Copy:
             shutil.rmtree(self.path, ignore_errors=True)
             self._damaged.unlink(missing_ok=True)
             return False
-        for left in (*self.path.rglob("*.lock"), *self.path.glob("objects/**/tmp_*"), *self.path.glob("gc.pid")):
+        for left in (
+            *self.path.rglob("*.lock"),
+            *self.path.glob("objects/**/tmp_*"),
+            *self.path.glob("gc.pid"),
+            *self.path.glob("fast_import_crash_*"),
+        ):
             left.unlink(missing_ok=True)
         return True
 

@@ -11,8 +11,8 @@ import functools
 import hashlib
 import tempfile
 import threading
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -203,23 +203,52 @@ class GitRefsSource:
         await _make_private(self._cache)
         return await self._copy.mended(lambda: self._sync(progress))
 
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[Copy]:
+        """The copy, for whoever pushes from it; nobody else is at it meanwhile. Raises: as Copy.locked."""
+        await _make_private(self._cache)
+        async with self._copy.locked(), self._copy.noting_damage():
+            yield self._copy
+
+    async def look(self) -> RemoteRefs:
+        """What the remote has now, all of it in the copy. Within writing(). Raises: as sync."""
+        remote, refs = await self._brought(_no_progress)
+        oids = _shown(refs)
+        peeled = {f"{name}^{{}}": ref.commit for name, ref in refs.items() if ref.tag_object and name in oids}
+        return RemoteRefs({**oids, **peeled}, self._branch_of(remote))
+
+    @property
+    def branch(self) -> str:
+        """That packages come from, as it was named; empty for the remote's default."""
+        return self._branch
+
+    @property
+    def url(self) -> str:
+        return self._git.remote.url
+
     async def aclose(self) -> None: ...
 
     async def _ask(self) -> RemoteRefs:
         remote = await ask_refs(self._git, self._limits, head=not self._branch)
         branch = self._branch_of(remote)
-        if remote.oids and branch not in remote.oids:
+        # A repository that was empty has drafts before the first of them is published, and so makes its branch.
+        if branch not in remote.oids and not all(name.startswith(_LIFECYCLE_HEADS) for name in remote.oids):
             shown = branch.removeprefix(_HEADS) or "HEAD"
             raise SourceNotFoundError(f"{self._remote.url} has no branch {shown!r}; check the name, or push it")
         return remote
 
-    async def _sync(self, progress: Progress) -> GitMirror:
+    async def _brought(self, progress: Progress) -> tuple[RemoteRefs, Mapping[str, Ref]]:
+        """What the remote showed, and what the copy has since."""
         remote = await self._ask()
         await self._copy.prepare(remote.object_format)
         refs = await self._copy.refs()
         if _shown(refs) != {name: oid for name, oid in remote.oids.items() if _mirrored(name)}:
             await self._copy.fetch("--prune", "--", self._remote.location, *_ALL, progress=progress)
             refs = await self._copy.refs()
+        return remote, refs
+
+    async def _sync(self, progress: Progress) -> GitMirror:
+        remote, refs = await self._brought(progress)
         branch = self._branch_of(remote)
         here = RemoteRefs(_shown(refs), branch)
         return GitMirror(self._copy, self._limits, branch.removeprefix(_HEADS), refs, self._digest(here))
@@ -234,6 +263,10 @@ class GitRefsSource:
             if name == branch or (_mirrored(name) and name.startswith((_TAGS, *_LIFECYCLE_HEADS))):
                 hasher.update(f"{name}\0{remote.oids[name]}\0".encode(errors="surrogateescape"))
         return f"refs:{hasher.hexdigest()}"
+
+
+def _no_progress(what: str, done: int, total: int) -> None:
+    """Nobody watches."""
 
 
 def _candidates(ref: GitRef | None, remote: RemoteRefs) -> Sequence[str]:
