@@ -395,6 +395,26 @@ writes = Counter(
     ("operation",),
 )
 blob_bytes = Counter("cacheserver_blob_written_bytes", "Compressed content bytes written to etcd.")
+publish_operations = Counter(
+    "cacheserver_publish_operations",
+    "Operations on package revisions in git, by step (Propose, Approve, ...) and result (done, failed).",
+    ("step", "result"),
+)
+publish_seconds = Histogram(
+    "cacheserver_publish_duration_seconds",
+    "Time from when the publisher took an operation up until git had it, or it failed.",
+    buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+drafts_unpushed = Gauge(
+    "cacheserver_drafts_unpushed",
+    "Drafts with changes that git does not have.",
+    ("namespace", "repository"),
+)
+drafts_oldest_unpushed = Gauge(
+    "cacheserver_drafts_oldest_unpushed_timestamp_seconds",
+    "When the oldest change of a draft was saved that git does not have, as Unix time; 0 for none.",
+    ("namespace", "repository"),
+)
 build = Gauge("cacheserver_build_info", "Always 1; the version is the label.", ("version",))
 
 
@@ -411,6 +431,8 @@ def forget_repository(namespace: str, repository: str) -> None:
         repository_packages,
         repository_revisions,
         repository_rejected,
+        drafts_unpushed,
+        drafts_oldest_unpushed,
     ):
         family.forget(namespace, repository)
 

@@ -32,7 +32,9 @@ INTERVAL = quantities.duration(least_s=10, most_s=7 * 24 * 3600)
 
 # What `kubectl get -o yaml` adds; accepted so that its output can be fed back, and without effect.
 _SERVER_METADATA = ("uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "ownerReferences")
-_SPEC = ("source", "format", "deployment", "interval", "suspend", "validation")
+PUSH_AFTER = quantities.duration(least_s=0, most_s=30)
+_PUSH_AFTER_S = 5.0
+_SPEC = ("source", "format", "deployment", "access", "drafts", "interval", "suspend", "validation")
 _SOURCES = ("directory", "git", "oci", "ociLayout")
 _NEEDS_CLUSTER = ("secretRef", "caSecretRef")
 # Kubernetes: a Secret's name is a DNS subdomain. Checked by us too, since it becomes a part of a URL's path.
@@ -56,12 +58,22 @@ class FormatChoice(StrEnum):
     KRM = "KRM"
 
 
+class Access(StrEnum):
+    """What is done with a repository."""
+
+    READ_ONLY = "ReadOnly"
+    READ_WRITE = "ReadWrite"
+    """Packages are drafted, approved and published through the API: commits are pushed to it."""
+
+
 @dataclass(frozen=True, slots=True)
 class RepositoryConfig:
     """One repository and how to treat it.
 
     format: None lets the content decide (`Auto`). interval_s: seconds between two looks at the source, 10 at least.
-    deployment: packages are written to, not only read (KRM). suspend: the source is not asked; what is there stays.
+    deployment: its packages are deployed from (KRM). writable: packages are written to it, not only read: a branch of
+    a git repository, KRM. push_after_s: seconds without a further save after which a draft is pushed. suspend: the
+    source is not asked; what is there stays.
     allow_empty: a catalog without packages may replace one that has some. Of an object in a cluster also: generation
     (metadata.generation; 0 where we count it ourselves), uid, and the names of the Secrets in its namespace
     with credentials and with the authority to trust.
@@ -81,6 +93,8 @@ class RepositoryConfig:
     uid: str = ""
     secret: str = ""
     ca_secret: str = ""
+    writable: bool = False
+    push_after_s: float = _PUSH_AFTER_S
 
     def spec_json(self) -> bytes:
         """`Repository.spec` as it is served: every field, defaults included, in a fixed order."""
@@ -89,6 +103,8 @@ class RepositoryConfig:
                 "source": _source_fields(self.source),
                 "format": self.format.value if self.format else FormatChoice.AUTO.value,
                 "deployment": self.deployment,
+                "access": (Access.READ_WRITE if self.writable else Access.READ_ONLY).value,
+                **({"drafts": {"pushAfter": quantities.show_duration(self.push_after_s)}} if self.writable else {}),
                 "interval": quantities.show_duration(self.interval_s),
                 "suspend": self.suspend,
                 "validation": self.validation.value,
@@ -223,14 +239,18 @@ def _config(document: Value, defaults: Defaults, base: Path) -> RepositoryConfig
     allow_empty = defaults.allow_empty
     if ANNOTATION_ALLOW_EMPTY in annotations:
         allow_empty = annotations[ANNOTATION_ALLOW_EMPTY] == "true"
+    source = _source(_needed(top["spec"], spec, "source"), base)
+    chosen, deployment = _format(spec), _one(spec, "deployment", quantities.parse_switch, False)
     return RepositoryConfig(
         key=RepositoryKey(
             _one(metadata, "namespace", check_namespace, defaults.namespace),
             _checked(_needed(top["metadata"], metadata, "name"), check_name),
         ),
-        source=_source(_needed(top["spec"], spec, "source"), base),
-        format=_format(spec),
-        deployment=_one(spec, "deployment", quantities.parse_switch, False),
+        source=source,
+        format=chosen,
+        deployment=deployment,
+        writable=_writable(spec, source, chosen, deployment=deployment),
+        push_after_s=_push_after(spec, base),
         interval_s=_one(spec, "interval", lambda text: INTERVAL.parse(text, base), defaults.interval_s),
         suspend=_one(spec, "suspend", quantities.parse_switch, False),
         validation=_one(spec, "validation", _one_of(Validation), defaults.validation),
@@ -309,6 +329,29 @@ def _source_fields(source: SourceSpec) -> dict[str, object]:
 def _format(spec: Mapping[str, Value]) -> Format | None:
     chosen = _one(spec, "format", _one_of(FormatChoice), FormatChoice.AUTO)
     return None if chosen is FormatChoice.AUTO else Format(chosen.value)
+
+
+def _writable(spec: Mapping[str, Value], source: SourceSpec, chosen: Format | None, *, deployment: bool) -> bool:
+    """`spec.access`; where it does not say: a deployment repository that can be written to is."""
+    named = isinstance(source, sources.GitSource) and source.ref is not None and source.ref.kind is RefKind.BRANCH
+    possible = named and chosen is Format.KRM
+    if "access" not in spec:
+        return deployment and possible
+    if _checked(spec["access"], _one_of(Access)) is Access.READ_ONLY:
+        return False
+    if not possible:
+        raise spec["access"].error(
+            "ReadWrite is for KRM packages on a branch of a git repository: name source.git.ref.branch and format: KRM"
+        )
+    return True
+
+
+def _push_after(spec: Mapping[str, Value], base: Path) -> float:
+    if "drafts" not in spec:
+        return _PUSH_AFTER_S
+    return _one(
+        spec["drafts"].members(("pushAfter",)), "pushAfter", lambda text: PUSH_AFTER.parse(text, base), _PUSH_AFTER_S
+    )
 
 
 def _one_of(enum: type[E]) -> Callable[[str], E]:

@@ -25,6 +25,7 @@ _SUBJECTS: Final = {
     "upgrade": "Upgrading revision",
 }
 """Porch, pkg/externalrepo/git/draft.go and git.go."""
+_KPT: Final = "kpt:"
 _RENDER: Final = "Rendering package"
 _RENDER_TASK: Final = {"type": "render"}
 
@@ -76,7 +77,7 @@ def approval(directory: str, workspace: str, revision: str, trailers: Iterable[t
 
 
 def _message(subject: str, said: Any, trailers: Iterable[tuple[str, str]]) -> str:
-    kpt = f"kpt:{orjson.dumps(said).decode()}"
+    kpt = f"{_KPT}{orjson.dumps(said).decode()}"
     told = "".join(f"{name}: {_line(value)}\n" for name, value in trailers if value)
     return f"{subject}\n\n{kpt}\n" + (f"\n{told}" if told else "")
 
@@ -88,16 +89,24 @@ def _line(value: str) -> str:
 
 def numbers(messages: Iterable[str], directory: str) -> list[int]:
     """The numbers of revisions of a package that were ever published, as the messages of commits tell."""
+    said = [revision.removeprefix("v") for message in messages for revision in _revisions(message, directory)]
+    return [int(number) for number in said if number.isascii() and number.isdigit() and len(number) <= 9]
+
+
+def speaks_of(message: str, directory: str) -> bool:
+    """Whether the commit was made for the package in this directory."""
+    return bool(_revisions(message, directory))
+
+
+def _revisions(message: str, directory: str) -> list[str]:
+    """What the lines of a message say of the package in this directory: its revision, or nothing."""
     found = []
-    for message in messages:
-        for line in message.splitlines():
-            if line.startswith("kpt:"):
-                try:
-                    said = orjson.loads(line[4:])
-                except orjson.JSONDecodeError:
-                    continue
-                if isinstance(said, dict) and said.get("package") == directory:
-                    number = str(said.get("revision", "")).removeprefix("v")
-                    if number.isascii() and number.isdigit() and len(number) <= 9:
-                        found.append(int(number))
+    for line in message.splitlines():
+        if line.startswith(_KPT):
+            try:
+                said = orjson.loads(line.removeprefix(_KPT))
+            except orjson.JSONDecodeError:
+                continue
+            if isinstance(said, dict) and said.get("package") == directory:
+                found.append(str(said.get("revision", "")))
     return found

@@ -4,6 +4,7 @@
     author/content/...                                               digest of a draft's content; written when that
                                                                      changes, so its mod revision is of the last change
     author/operation/...                                             Operation, as JSON; one a revision at most
+    number/<namespace>/<repository>/<package>                        highest number that a revision ever had, in decimal
 
 A draft's served object stands where every package revision does (keys.py). All that belongs to one revision is read as
 of one moment and written in one transaction, or not at all. Any process may write; what was begun under a claim is
@@ -28,10 +29,12 @@ from cacheserver.store.keys import (
     AUTHOR,
     CONTENT,
     DRAFT,
+    NUMBER,
     OPERATION,
     authored_key,
     component_of,
     joined,
+    number_key,
     object_key,
     parse_authored_key,
 )
@@ -48,6 +51,7 @@ class Draft:
     last rejected, at most 100. proposed_by: empty for one that is not proposed.
     saved_ms, unpushed_ms: Unix time of the last change, and of the first that git does not have (0: git has all).
     commit, digest, branch: what git has: the commit, the content in it, the short name of its branch; empty: nothing.
+    pushing, pushing_digest: what git may have besides: written before a push, forgotten when its outcome is known.
     """
 
     nonce: str
@@ -63,6 +67,8 @@ class Draft:
     commit: str = ""
     digest: str = ""
     branch: str = ""
+    pushing: str = ""
+    pushing_digest: str = ""
 
 
 class Step(StrEnum):
@@ -136,6 +142,7 @@ class Authored:
 
         value: of the served object, without resourceVersion (model.encode). content: of a draft whose content changes
         with this; without it the mark of the last change stays, and goes with the draft.
+        What stays as it is is not written: a change of the draft alone is no event for watchers of what is served.
         A write whose answer was lost is recognised, and not repeated.
         Raises: LeaseLostError where `claim` was lost; NoSpace, Unavailable.
         """
@@ -149,10 +156,15 @@ class Authored:
             wanted[contents] = content.encode()
         elif draft is None:
             wanted[contents] = None
+        had = {
+            served: before.served.value if before.served else None,
+            drafts: _encode(before.draft),
+            operations: _encode(before.operation),
+        }
         changes = [
             Delete(name) if written is None else Put(name, written)
             for name, written in wanted.items()
-            if written is not None or before._marks.get(name)
+            if (before._marks.get(name) if written is None else written != had.get(name))
         ]
         compares = [Compare(name, "mod_revision", before._marks.get(name, 0)) for name in names]
         fence = [claim.fence] if claim else []
@@ -167,7 +179,7 @@ class Authored:
             mine = result.succeeded or (changed and all(here[name] == wanted[name] for name in wanted))
             return _held(before.key, names, found) if mine else None
 
-        changed = before.served is None or value != before.served.value or _encode(draft) != _encode(before.draft)
+        changed = any(written != had.get(name) for name, written in wanted.items())
         after = await persist(once)
         if after is None and claim is not None and not (await self._client.txn([claim.fence], [])).succeeded:
             raise LeaseLostError(claim.lost_message)
@@ -175,20 +187,42 @@ class Authored:
 
     async def of_repository(self, repository: RepositoryKey) -> tuple[dict[Key, Draft], dict[Key, Operation]]:
         """Every draft and every operation of a repository, by key, in order of package and revision."""
-        drafts: dict[Key, Draft] = {}
-        operations: dict[Key, Operation] = {}
-        where = joined(repository.namespace, repository.name) + b"/"
-        async for page in self._client.pages(DRAFT + where):
-            drafts.update((parse_authored_key(kv.key)[1], _decode_draft(kv.value)) for kv in page.key_values)
-        async for page in self._client.pages(OPERATION + where):
-            operations.update((parse_authored_key(kv.key)[1], _decode_operation(kv.value)) for kv in page.key_values)
-        return drafts, operations
+        return await self.drafts(repository), await self.operations(repository)
+
+    async def drafts(self, repository: RepositoryKey) -> dict[Key, Draft]:
+        """Every draft of a repository, by key, in order."""
+        found: dict[Key, Draft] = {}
+        async for page in self._client.pages(DRAFT + joined(repository.namespace, repository.name) + b"/"):
+            found.update((parse_authored_key(kv.key)[1], _decode_draft(kv.value)) for kv in page.key_values)
+        return found
+
+    async def operations(self, repository: RepositoryKey) -> dict[Key, Operation]:
+        """Every operation of a repository, by key, in order."""
+        found: dict[Key, Operation] = {}
+        async for page in self._client.pages(OPERATION + joined(repository.namespace, repository.name) + b"/"):
+            found.update((parse_authored_key(kv.key)[1], _decode_operation(kv.value)) for kv in page.key_values)
+        return found
+
+    async def highest_number(self, repository: RepositoryKey, package: str) -> int:
+        """The highest number that a revision of the package is known to have had; 0 where none is noted."""
+        found = (await self._client.range(number_key(repository, package))).key_values
+        return int(found[0].value) if found else 0
+
+    async def note_number(self, claim: Claim, repository: RepositoryKey, package: str, number: int) -> None:
+        """Note that a revision of the package had this number. Raises: LeaseLostError, NoSpace, Unavailable."""
+        if number <= await self.highest_number(repository, package):
+            return
+        put = Put(number_key(repository, package), b"%d" % number)
+        if not (await persist(lambda: self._client.txn([claim.fence], [put]))).succeeded:
+            raise LeaseLostError(claim.lost_message)
 
     async def forget(self, repository: RepositoryKey, claim: Claim) -> None:
-        """Drop every draft and operation of a repository; what is served of it stays. Raises: LeaseLostError,
-        Unavailable."""
+        """Drop every draft and operation of a repository, and the numbers noted; what is served of it stays.
+
+        Raises: LeaseLostError, Unavailable.
+        """
         where = joined(repository.namespace, repository.name) + b"/"
-        gone = [Delete(each + where, prefix_end(each + where)) for each in (DRAFT, CONTENT, OPERATION)]
+        gone = [Delete(each + where, prefix_end(each + where)) for each in (DRAFT, CONTENT, OPERATION, NUMBER)]
         if not (await persist(lambda: self._client.txn([claim.fence], gone))).succeeded:
             raise LeaseLostError(claim.lost_message)
 

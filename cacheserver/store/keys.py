@@ -9,6 +9,7 @@ usage/<namespace>[/<repository>]                                   bytes that it
 author/draft/<namespace>/<repository>/<package>/<revision>         a draft made here (authored.py)
 author/content/...                                                 changes with its content alone
 author/operation/...                                               what is to be done in git with a revision
+number/<namespace>/<repository>/<package>                          highest number of its revisions (authored.py)
 claim/<name>                                                       who may write, on a lease
 layout                                                             version of all this
 """
@@ -31,6 +32,7 @@ BLOB = PREFIX + b"blob/"
 USAGE = PREFIX + b"usage/"
 AUTHOR = PREFIX + b"author/"
 DRAFT, CONTENT, OPERATION = AUTHOR + b"draft/", AUTHOR + b"content/", AUTHOR + b"operation/"
+NUMBER = PREFIX + b"number/"
 LAYOUT = PREFIX + b"layout"
 
 
@@ -88,6 +90,10 @@ def object_key(key: Key) -> bytes:
 def authored_key(prefix: bytes, key: Key) -> bytes:
     """prefix: DRAFT, CONTENT or OPERATION. key: of a package revision."""
     return prefix + joined(key.namespace, key.repository, key.package, key.revision)
+
+
+def number_key(repository: RepositoryKey, package: str) -> bytes:
+    return NUMBER + joined(repository.namespace, repository.name, package)
 
 
 def parse_authored_key(key: bytes) -> tuple[bytes, Key]:

@@ -1,0 +1,143 @@
+"""What the publisher changes in a served object: lifecycle, operation, and the conditions that tell of git. Pure.
+
+Everything else of the object is left as its author made it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from cacheserver.model import LABEL_LIFECYCLE, Digest
+from cacheserver.store.authored import Operation
+
+PUSHED: Final = "Pushed"
+DIVERGED: Final = "Diverged"
+OVERWRITE: Final = "cacheserver.dev/overwrite"
+"""Annotation: the commit on a draft's branch that may be overwritten; `none` for a branch that somebody deleted."""
+ACCEPT_BASE: Final = "cacheserver.dev/accept-base"
+"""Annotation: what was published, or changed on the branch, since the draft began, and may be published over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an operation was not carried out, as Kubernetes says it: HTTP code, reason, message."""
+
+    code: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    type: str
+    true: bool
+    reason: str
+    message: str
+
+
+class Object:
+    """A served PackageRevision, taken apart to be changed; bytes() puts it together again."""
+
+    def __init__(self, value: bytes) -> None:
+        self._manifest: dict[str, Any] = orjson.loads(value)
+        self._spec = orjson.dumps(self._manifest["spec"])
+
+    def bytes(self) -> bytes:
+        """The manifest, without resourceVersion; of the next generation if its spec has changed."""
+        manifest = self._manifest
+        if orjson.dumps(manifest["spec"]) != self._spec:
+            manifest["metadata"]["generation"] += 1
+        return orjson.dumps(manifest)
+
+    @property
+    def digest(self) -> Digest:
+        """Of its content."""
+        return Digest(self._manifest["status"].get("content", {}).get("digest", ""))
+
+    @property
+    def size(self) -> int:
+        """Bytes of its content."""
+        return int(self._manifest["status"].get("content", {}).get("size", 0))
+
+    @property
+    def lifecycle(self) -> str:
+        return str(self._manifest["spec"].get("lifecycle", ""))
+
+    @property
+    def revision(self) -> str:
+        return str(self._manifest["spec"].get("revision", ""))
+
+    @property
+    def workspace(self) -> str:
+        return str(self._manifest["spec"].get("workspaceName", ""))
+
+    @property
+    def lock(self) -> dict[str, str]:
+        """Where it lies in git: repo, directory, ref, commit; empty where git has nothing of it."""
+        found: dict[str, str] = (self._manifest["status"].get("selfLock") or {}).get("git", {})
+        return found
+
+    def annotation(self, name: str) -> str:
+        return str(self._manifest["metadata"].get("annotations", {}).get(name, ""))
+
+    def become(self, lifecycle: str) -> None:
+        self._manifest["spec"]["lifecycle"] = lifecycle
+        self._manifest["metadata"].setdefault("labels", {})[LABEL_LIFECYCLE] = lifecycle
+
+    def locate(self, repo: str, directory: str, ref: str, commit: str) -> None:
+        """Say where it lies in git, as a sync does."""
+        git = {"repo": repo, "directory": directory, "ref": ref, "commit": commit}
+        self._manifest["status"]["selfLock"] = {"type": "git", "git": git}
+
+    def end(self, operation: Operation, failure: Failure | None) -> None:
+        """Say how an operation ended, which is not under way any more."""
+        status = self._manifest["status"]
+        status.pop("operation", None)
+        last: dict[str, Any] = {"id": operation.id, "step": operation.step.value}
+        if failure is None:
+            last["result"] = "Done"
+        else:
+            last |= {"result": "Failed", "code": failure.code, "reason": failure.reason, "message": failure.message}
+        status["lastOperation"] = last
+
+    def note(self, **status: str) -> None:
+        """Fields of the status; an empty one goes."""
+        for name, value in status.items():
+            if value:
+                self._manifest["status"][name] = value
+            else:
+                self._manifest["status"].pop(name, None)
+
+    def tell(self, condition: Condition, now: float) -> bool:
+        """Put a condition in place of the one of its type; False where it says the same."""
+        conditions = self._manifest["status"].setdefault("conditions", [])
+        state = "True" if condition.true else "False"
+        before: dict[str, Any] = next((each for each in conditions if each.get("type") == condition.type), {})
+        since = before.get("lastTransitionTime") if before.get("status") == state else None
+        after = {
+            "type": condition.type,
+            "status": state,
+            "reason": condition.reason,
+            "message": condition.message,
+            "lastTransitionTime": since or stamp(now),
+        }
+        if before == after:
+            return False
+        conditions[:] = [each for each in conditions if each.get("type") != condition.type] + [after]
+        return True
+
+    def untell(self, kind: str) -> None:
+        status = self._manifest["status"]
+        if kept := [each for each in status.get("conditions", ()) if each.get("type") != kind]:
+            status["conditions"] = kept
+        else:
+            status.pop("conditions", None)
+
+
+def stamp(now: float) -> str:
+    """Unix time as RFC 3339 in UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))

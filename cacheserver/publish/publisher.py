@@ -1,0 +1,559 @@
+"""Does in git what was asked for: operations on package revisions, then drafts that git does not have yet.
+
+One process at a time works on a repository: whoever holds its claim. It may be killed at any point: what is about to be
+pushed is written down first, each push has a lease on every ref, and whoever comes next looks at git before it does
+anything. What is published is served by the sync that follows (ingest); never by what stands here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from cacheserver import metrics
+from cacheserver.archive import Part, TarReader
+from cacheserver.config import RepositoryConfig
+from cacheserver.errors import BlobMissingError, SourceAuthenticationError, SourceError, SourceInvalidError
+from cacheserver.model import Digest, Key, RepositoryKey
+from cacheserver.publish import commits
+from cacheserver.publish.commits import AtomicUnsupportedError, Update, Verdict
+from cacheserver.publish.drafts import Drafts
+from cacheserver.publish.message import Person
+from cacheserver.publish.outcome import DIVERGED, PUSHED, Condition, Failure, Object
+from cacheserver.publish.plan import Later, People, Plan, Planner, RefusedPlan, View, number_of, taken_apart
+from cacheserver.sources.git.complaints import MirrorDamagedError
+from cacheserver.sources.git.mirror import Copy
+from cacheserver.sources.git.source import GitRefsSource
+from cacheserver.store.authored import Authored, Draft, Held, Operation, Step
+from cacheserver.store.blobs import Blobs
+from cacheserver.store.claims import Claim
+from cacheserver.tasks import in_parallel
+
+log = logging.getLogger(__name__)
+
+AUTHOR: Final = "local <local@localhost>"
+COMMITTER: Final = "cacheserver <cacheserver@localhost>"
+
+CHAIN: Final = 32
+"""Operations of one push. Ours: it takes no longer than one alone, and is taken apart again where one is refused."""
+DRAFTS_AT_ONCE: Final = 256
+"""Drafts of one push, and their bytes: what one `git fast-import` writes."""
+DRAFTS_BYTES: Final = 64 << 20
+_TRIES: Final = 10
+"""Of an operation whose refs move under it, or whose push breaks off."""
+_LOOKS: Final = 3
+"""Of a remote that does not answer, before an operation is given up."""
+_WRITES: Final = 16
+_CAS_TRIES: Final = 20
+_AT_ONCE: Final = 4
+"""Repositories that are worked on at the same time: git's processes of 10 MB in all, and packs."""
+_DIVERGED_S: Final = 60.0
+"""Until a draft whose branch somebody moved is looked at again, unless it is saved."""
+
+_BY_SYNC: Final = (Step.APPROVE, Step.PROPOSE_DELETION, Step.KEEP, Step.DELETE)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What came of one look.
+
+    pushed: git has other published revisions now: sync the source at once. waiting: operations that a sync is to end.
+    next_s: seconds until something is due, None: when something changes. error: why git could not be worked with;
+    operations were told, and drafts wait.
+    """
+
+    pushed: bool = False
+    waiting: tuple[Key, ...] = ()
+    next_s: float | None = None
+    error: SourceError | None = None
+
+
+def _nothing(step: str) -> None:
+    """Nobody counts steps."""
+
+
+class Publisher:
+    """See the module. One for all repositories of a process."""
+
+    def __init__(
+        self,
+        authored: Authored,
+        blobs: Blobs,
+        *,
+        author: str = AUTHOR,
+        committer: str = COMMITTER,
+        now: Callable[[], float] = time.time,
+        reached: Callable[[str], None] = _nothing,
+    ) -> None:
+        """author: of what nobody is known to have written. reached: called before and behind each step (tests)."""
+        self.authored = authored
+        self.blobs = blobs
+        self.people = People(author, Person.of(committer))
+        self.now = now
+        self.reached = reached
+        self.drafts = Drafts(authored, now)
+        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._not_atomic: set[RepositoryKey] = set()
+
+    async def work(
+        self, config: RepositoryConfig, remote: GitRefsSource, claim: Claim, *, everything: bool = False
+    ) -> Work:
+        """All that waits for one repository. everything: drafts that are not due yet too.
+
+        Raises: EtcdError (LeaseLostError among them): what was begun is finished by the next one.
+        """
+        operations = await self.authored.operations(config.key)
+        due, next_s = await self.drafts.due(config, everything=everything)
+        if not operations and not due:
+            return Work(next_s=next_s)
+        turn = _Turn(self, config, remote, claim)
+        async with self._places:
+            for last in (False, True):
+                try:
+                    async with remote.writing() as copy:
+                        await turn.carry_out(copy, operations, due)
+                    break
+                except MirrorDamagedError as exc:  # it is made anew by the next look
+                    if last:
+                        turn.error = exc
+                    operations = await self.authored.operations(config.key)
+                except SourceError as exc:
+                    turn.error = exc
+                    break
+        self.drafts.tell(config.key, turn.error)
+        _, next_s = await self.drafts.due(config, looked=True)
+        return Work(turn.pushed, tuple(turn.waiting), next_s, turn.error)
+
+    async def settle(self, waiting: Iterable[Key], claim: Claim) -> None:
+        """End operations that git has carried out and that a sync, which found all well, did not end.
+
+        That one saw nothing new, or does not serve what was published: then this says so.
+        """
+        for key in waiting:
+            held = await self.authored.read(key)
+            if held.operation is None:
+                continue
+            failure = None
+            if held.operation.step is Step.APPROVE and held.draft is not None:
+                why = f"it is published in git as {held.operation.revision}, but its source's sync does not serve that"
+                failure = Failure(500, "InternalError", f"{why}: see the status of the Repository")
+            await self.end(held, held.operation, claim, failure)
+
+    async def end(self, held: Held | None, operation: Operation, claim: Claim, failure: Failure | None) -> None:
+        """An operation is over: with `failure`, or because git is as it is to be."""
+        assert held is not None
+        for _ in range(_CAS_TRIES):
+            if held.operation is None or held.operation.id != operation.id:
+                return
+            value = None
+            if held.served is not None:
+                served = await taken_apart(held)
+                served.end(operation, failure)
+                value = served.bytes()
+            if await self.authored.write(held, value=value, draft=held.draft, claim=claim) is not None:
+                break
+            held = await self.authored.read(held.key)
+        result = "done" if failure is None else "failed"
+        metrics.publish_operations.labels(operation.step.value, result).inc()
+        about = {"revision": held.key.name, "step": operation.step.value, "user": operation.user, "id": operation.id}
+        if failure is not None:
+            log.warning("not done in git", extra={**about, "code": failure.code, "error": failure.message})
+        else:
+            log.info("done in git", extra=about)
+
+    def is_atomic(self, key: RepositoryKey) -> bool:
+        return key not in self._not_atomic
+
+    def not_atomic(self, key: RepositoryKey) -> None:
+        if key not in self._not_atomic:
+            about = {"namespace": key.namespace, "repository": key.name}
+            log.warning("the git server takes no atomic pushes; refs are pushed one after the other", extra=about)
+        self._not_atomic.add(key)
+
+    def forget(self, key: RepositoryKey) -> None:
+        self._not_atomic.discard(key)
+        self.drafts.forget(key)
+
+    def files_of(self, digest: Digest) -> Callable[[], AsyncGenerator[Part, None]]:
+        """plan.FilesOf."""
+
+        async def parts() -> AsyncGenerator[Part, None]:
+            reader = TarReader()
+            async with aclosing(self._pieces(digest)) as pieces:
+                async for piece in pieces:
+                    for part in reader.feed(piece):
+                        yield part
+
+        return parts
+
+    async def _pieces(self, digest: Digest) -> AsyncGenerator[bytes, None]:
+        try:
+            async for piece in self.blobs.read(digest):
+                yield piece
+        except BlobMissingError as exc:
+            raise SourceInvalidError(str(exc)) from exc
+
+
+@dataclass(slots=True)
+class _Turn:
+    """One look at a repository and all that is done with it."""
+
+    publisher: Publisher
+    config: RepositoryConfig
+    remote: GitRefsSource
+    claim: Claim
+    pushed: bool = False
+    waiting: list[Key] = field(default_factory=list)
+    error: SourceError | None = None
+    _singly: bool = False
+    _tries: int = 0
+
+    async def carry_out(self, copy: Copy, operations: Mapping[Key, Operation], due: Sequence[Key]) -> None:
+        """Raises: SourceError that no operation waits for any more."""
+        await self._operations(copy, list(operations))
+        for some in await self._chunks(due):
+            await self._drafts(copy, some)
+
+    async def _look(self, copy: Copy) -> Planner:
+        seen = await self.remote.look()
+        self.publisher.reached("looked")
+        return Planner(copy, await View.of(seen), self.publisher.people, self.publisher.files_of)
+
+    # --- operations ---
+
+    async def _operations(self, copy: Copy, left: list[Key]) -> None:
+        began, count = time.monotonic(), len(left)
+        while left:
+            if self._tries >= _TRIES:
+                await self._fail(left, Failure(503, "ServiceUnavailable", _TOO_FAST))
+                return
+            try:
+                planner = await self._look(copy)
+            except MirrorDamagedError:
+                raise
+            except SourceError as exc:
+                self._tries += 1
+                if isinstance(exc, SourceAuthenticationError) or self._tries >= _LOOKS:
+                    self.error = exc
+                    await self._fail(left, _failure(exc))
+                    return
+                await self._pause()
+                continue
+            plans = await self._plans(planner, left, self._width())
+            if plans:
+                await self._push(copy, planner, plans, left)
+        for _ in range(count):
+            metrics.publish_seconds.observe(time.monotonic() - began)
+
+    def _width(self) -> int:
+        return 1 if self._singly or not self.publisher.is_atomic(self.config.key) else CHAIN
+
+    async def _plans(self, planner: Planner, left: list[Key], most: int) -> list[Plan]:
+        """What is to be pushed for the first of `left`; those that need no push, or cannot be done, leave it."""
+        plans: list[Plan] = []
+        authored = self.publisher.authored
+        for key in list(left):
+            if len(plans) >= most:
+                break
+            held = await authored.read(key)
+            if held.operation is None or held.served is None:
+                left.remove(key)
+                if held.operation is not None:
+                    await self.publisher.end(held, held.operation, self.claim, None)
+                continue
+            try:
+                highest = await authored.highest_number(self.config.key, key.package)
+                plan = await planner.plan(held, highest)
+            except Later:
+                continue
+            except RefusedPlan as refused:
+                left.remove(key)
+                await self.publisher.end(held, held.operation, self.claim, refused.failure)
+                continue
+            if plan.moves:
+                plans.append(plan)
+            else:
+                left.remove(key)
+                await self._done(plan, [])
+        return plans
+
+    async def _push(self, copy: Copy, planner: Planner, plans: Sequence[Plan], left: list[Key]) -> None:
+        """One push for all plans; those that are settled by it leave `left`."""
+        view, reached = planner.view, self.publisher.reached
+        made = await commits.build(copy, view.commits)
+        reached("built")
+        noted = await self._note(plans, made)
+        if len(noted) < len(plans):
+            self._tries += 1
+            return  # somebody wrote meanwhile: look at it again
+        reached("noted")
+        updates = [update for plan in noted for update in plan.updates(made)]
+        if isinstance(view.head, int):
+            updates.insert(0, Update(view.main, view.oids.get(view.main, ""), made[view.head]))
+        try:
+            results = await self._pushed(copy, updates)
+        except AtomicUnsupportedError:
+            self.publisher.not_atomic(self.config.key)
+            return
+        except SourceAuthenticationError as exc:
+            self.error = exc
+            await self._fail([plan.held.key for plan in noted], _failure(exc), left)
+            return
+        except SourceError as exc:
+            self._tries += 1  # it may have happened: the next look tells
+            log.info("a push broke off; git is asked what came of it", extra={"error": str(exc)})
+            await self._pause()
+            return
+        reached("pushed")
+        if all(result.verdict is Verdict.OK for result in results.values()):
+            for plan in noted:
+                left.remove(plan.held.key)
+            await in_parallel(noted, lambda plan: self._done(plan, made), width=_WRITES)
+            return
+        await self._refused(noted, made, results, left, view.main)
+
+    async def _pushed(self, copy: Copy, updates: Sequence[Update]) -> dict[str, commits.Result]:
+        if self.publisher.is_atomic(self.config.key):
+            return await commits.push(copy, updates)
+        # The branch, then tags, then what goes: cut short, the next look finds the commit on the branch.
+        results: dict[str, commits.Result] = {}
+        order = sorted(updates, key=lambda update: (not update.new, update.ref.startswith(commits.TAGS)))
+        for update in order:
+            results |= await commits.push(copy, [update], atomic=False)
+            self.publisher.reached("pushed one")
+            if results[update.ref].verdict is not Verdict.OK:
+                break
+        return results
+
+    async def _refused(
+        self,
+        plans: Sequence[Plan],
+        made: Sequence[str],
+        results: Mapping[str, commits.Result],
+        left: list[Key],
+        main: str,
+    ) -> None:
+        """Nothing was moved (atomic). Who is to blame is told; for the others it is tried again."""
+        refused = {ref: result for ref, result in results.items() if result.verdict is Verdict.REFUSED}
+        if not refused:
+            self._tries += 1
+            await self._pause()
+            return
+        mine = {plan.held.key: {update.ref for update in plan.updates(made)} & refused.keys() for plan in plans}
+        to_blame = [plan for plan in plans if mine[plan.held.key]]
+        if len(plans) > 1 and (main in refused or len(to_blame) == len(plans)):
+            self._singly = True  # a hook speaks of all or none: one by one, it is seen whom it means
+            return
+        for plan in to_blame if len(plans) > 1 else plans:
+            text = next((result.text for ref, result in sorted(refused.items())), "")
+            why = f"the git server refuses it, and nothing was moved: {text or 'it does not say why'}"
+            await self._fail([plan.held.key], Failure(403, "Forbidden", why), left)
+
+    async def _note(self, plans: Sequence[Plan], made: Sequence[str]) -> list[Plan]:
+        """Write down what is about to be pushed, so that whoever finds it in git knows it for ours."""
+        noted: list[Plan] = []
+        authored, claim = self.publisher.authored, self.claim
+
+        async def note(plan: Plan) -> None:
+            held, operation, draft = plan.held, plan.held.operation, plan.held.draft
+            assert held.served is not None
+            if operation is not None and operation.step is Step.DELETE and plan.revision:
+                await authored.note_number(claim, self.config.key, held.key.package, number_of(plan.revision))
+            if operation is not None and plan.commit != "":
+                commit = made[plan.commit] if isinstance(plan.commit, int) else plan.commit
+                operation = replace(operation, revision=plan.revision, commit=commit)
+            if draft is not None and plan.made is not None and plan.draft is not None:
+                draft = replace(draft, pushing=made[plan.made], pushing_digest=plan.draft.digest)
+            after: Held | None = held
+            if (operation, draft) != (held.operation, held.draft):
+                after = await authored.write(
+                    held, value=held.served.value, draft=draft, operation=operation, claim=claim
+                )
+            if after is not None:
+                noted.append(replace(plan, held=after))
+
+        await in_parallel(plans, note, width=_WRITES)
+        order = [plan.held.key for plan in plans]
+        return sorted(noted, key=lambda plan: order.index(plan.held.key))
+
+    async def _done(self, plan: Plan, made: Sequence[str]) -> None:
+        """Git is as the operation wants it."""
+        held, operation = plan.held, plan.held.operation
+        assert operation is not None
+        deleted_draft = operation.step is Step.DELETE and held.draft is not None
+        if operation.step in _BY_SYNC and not deleted_draft:
+            self.pushed = self.pushed or bool(plan.moves)
+            self.waiting.append(held.key)
+            if operation.step is Step.APPROVE and (number := number_of(plan.revision)):
+                await self.publisher.authored.note_number(self.claim, self.config.key, held.key.package, number)
+            return
+        for _ in range(_CAS_TRIES):
+            if deleted_draft:
+                after = await self.publisher.authored.write(held, value=None, draft=None, claim=self.claim)
+                self.pushed = self.pushed or after is not None
+            else:
+                after = await self._moved(held, operation, plan, made)
+            if after is not None:
+                break
+            held = await self.publisher.authored.read(held.key)
+            if held.operation is None or held.operation.id != operation.id:
+                return
+        self.publisher.reached("written")
+        metrics.publish_operations.labels(operation.step.value, "done").inc()
+        about = {"revision": held.key.name, "user": operation.user, "id": operation.id}
+        log.info("done in git", extra={**about, "step": operation.step.value})
+
+    async def _moved(self, held: Held, operation: Operation, plan: Plan, made: Sequence[str]) -> Held | None:
+        """A draft was proposed or rejected."""
+        assert plan.draft is not None
+        draft = plan.draft
+        if plan.made is not None:
+            draft = replace(draft, commit=made[plan.made])
+        served = await taken_apart(held)
+        proposed = operation.step is Step.PROPOSE
+        served.become("Proposed" if proposed else "Draft")
+        served.note(proposedBy=operation.user if proposed else "", proposedAt=operation.at if proposed else "")
+        served.end(operation, None)
+        clean = draft.digest == served.digest
+        draft = replace(draft, unpushed_ms=0 if clean else draft.unpushed_ms)
+        self._tell_pushed(served, draft, clean=clean)
+        return await self.publisher.authored.write(held, value=served.bytes(), draft=draft, claim=self.claim)
+
+    def _tell_pushed(self, served: Object, draft: Draft, *, clean: bool) -> None:
+        served.locate(self.remote.url, draft.directory, draft.branch, draft.commit)
+        served.untell(DIVERGED)
+        if clean:
+            served.tell(
+                Condition(PUSHED, true=True, reason="Pushed", message="git has all of it"), self.publisher.now()
+            )
+
+    async def _fail(self, keys: Iterable[Key], failure: Failure, left: list[Key] | None = None) -> None:
+        for key in list(keys):
+            held = await self.publisher.authored.read(key)
+            if held.operation is not None:
+                await self.publisher.end(held, held.operation, self.claim, failure)
+            if left is not None:
+                left.remove(key)
+
+    async def _pause(self) -> None:
+        """Those who meet again and again must not go on in step."""
+        await asyncio.sleep(random.uniform(0.5, 1.0) * min(0.05 * 2**self._tries, 2.0))  # noqa: S311  no secret
+
+    # --- drafts ---
+
+    async def _chunks(self, due: Sequence[Key]) -> list[list[Held]]:
+        """Drafts to be pushed, as many as one push takes."""
+        chunks: list[list[Held]] = []
+        room_bytes = 0
+        for key in due:
+            held = await self.publisher.authored.read(key)
+            if held.draft is None or held.served is None or held.operation is not None or not held.draft.unpushed_ms:
+                continue
+            size = (await taken_apart(held)).size
+            if not chunks or len(chunks[-1]) >= DRAFTS_AT_ONCE or size > room_bytes:
+                chunks.append([])
+                room_bytes = DRAFTS_BYTES
+            chunks[-1].append(held)
+            room_bytes -= size
+        return chunks
+
+    async def _drafts(self, copy: Copy, some: Sequence[Held]) -> None:
+        try:
+            planner = await self._look(copy)
+            plans = await self._flushes(planner, some)
+            made = await commits.build(copy, planner.view.commits)
+            self.publisher.reached("drafts built")
+            noted = await self._note(plans, made)
+            self.publisher.reached("drafts noted")
+            updates = [update for plan in noted for update in plan.updates(made)]
+            # Each for itself: one that somebody moved holds up no other.
+            results = await commits.push(copy, updates, atomic=False)
+            self.publisher.reached("drafts pushed")
+        except SourceError as exc:
+            why = Condition(PUSHED, true=False, reason=exc.reason, message=f"git does not have it yet: {exc}"[:1000])
+            await in_parallel(some, lambda held: self._tell(held.key, why), width=_WRITES)
+            raise
+
+        async def finish(plan: Plan) -> None:
+            found = [results[update.ref] for update in plan.updates(made)]
+            bad = next((result for result in found if result.verdict is not Verdict.OK), None)
+            if bad is None:
+                await self._flushed(plan, made)
+            elif bad.verdict is Verdict.REFUSED:
+                why = f"the git server refuses it: {bad.text or 'it does not say why'}"
+                await self._hold_back(plan.held, Condition(PUSHED, true=False, reason="Refused", message=why))
+
+        await in_parallel(noted, finish, width=_WRITES)
+        self.publisher.reached("drafts written")
+
+    async def _flushes(self, planner: Planner, some: Sequence[Held]) -> list[Plan]:
+        plans: list[Plan] = []
+        for held in some:
+            try:
+                plan = planner.flush(held, await taken_apart(held))
+            except RefusedPlan as refused:
+                why = Condition(DIVERGED, true=True, reason="BranchMoved", message=refused.failure.message)
+                await self._hold_back(held, why)
+                continue
+            if plan.moves:
+                plans.append(plan)
+            else:
+                await self._flushed(plan, [])
+        return plans
+
+    async def _flushed(self, plan: Plan, made: Sequence[str]) -> None:
+        """Git has a draft's content, or what that was when it was pushed."""
+        assert plan.draft is not None
+        authored, has = self.publisher.authored, plan.draft
+        commit = made[plan.made] if plan.made is not None else has.commit
+        for _ in range(_CAS_TRIES):
+            held = await authored.read(plan.held.key)
+            if held.draft is None or held.served is None or held.draft.nonce != has.nonce:
+                return
+            served = await taken_apart(held)
+            clean = served.digest == has.digest
+            draft = replace(
+                held.draft, commit=commit, digest=has.digest, branch=has.branch, pushing="", pushing_digest="",
+                unpushed_ms=0 if clean else held.draft.saved_ms,
+            )  # fmt: skip
+            self._tell_pushed(served, draft, clean=clean)
+            after = await authored.write(
+                held, value=served.bytes(), draft=draft, operation=held.operation, claim=self.claim
+            )
+            if after is not None:
+                return
+
+    async def _hold_back(self, held: Held, why: Condition) -> None:
+        """Not before it changes, or a while has gone by."""
+        assert held.draft is not None
+        self.publisher.drafts.hold_back(held.key, held.draft, _DIVERGED_S)
+        await self._tell(held.key, why)
+
+    async def _tell(self, key: Key, why: Condition) -> None:
+        """A condition of a draft, once."""
+        authored = self.publisher.authored
+        for _ in range(_CAS_TRIES):
+            held = await authored.read(key)
+            if held.draft is None or held.served is None:
+                return
+            served = await taken_apart(held)
+            if not served.tell(why, self.publisher.now()):
+                return
+            value = served.bytes()
+            if await authored.write(held, value=value, draft=held.draft, operation=held.operation, claim=self.claim):
+                return
+
+
+_TOO_FAST: Final = "git's refs moved each time this was tried; nothing was moved by it. Try again in a moment"
+
+
+def _failure(error: SourceError) -> Failure:
+    if isinstance(error, SourceAuthenticationError):
+        return Failure(403, "Forbidden", f"git does not let us push: {error}")
+    return Failure(503, "ServiceUnavailable", f"git cannot be worked with now, and this was given up: {error}")
