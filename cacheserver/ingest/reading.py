@@ -52,18 +52,23 @@ def open_for(
     return _Packages(source, refs, one_tree if format is None else None)
 
 
+def written_to(source: Source) -> GitRefsSource | None:
+    """Where a source's repository is written to; None for one that is only read."""
+    return source.refs if isinstance(source, _Packages) else None
+
+
 class _Packages:
     """A Source over branches and tags. otherwise: what to read where no package is found; None reads refs always."""
 
     def __init__(self, source: spec.GitSource, refs: GitRefsSource, otherwise: Source | None) -> None:
         self._source = source
-        self._refs = refs
+        self.refs = refs
         self._otherwise = otherwise
 
     async def probe(self) -> str:
         """Of the refs that matter; of one tree where `@NAME` (command line) is a tag. Raises: SourceError."""
         try:
-            return await self._refs.probe()
+            return await self.refs.probe()
         except SourceNotFoundError:
             if not self._may_be_tag():
                 raise
@@ -75,7 +80,7 @@ class _Packages:
         from cacheserver.sources.git.packages import PackagesTree  # noqa: PLC0415 - who reads no git does without
 
         try:
-            mirror = await self._refs.sync(progress)
+            mirror = await self.refs.sync(progress)
         except SourceNotFoundError:
             if not self._may_be_tag():
                 raise
@@ -94,7 +99,7 @@ class _Packages:
             return tree
 
     async def aclose(self) -> None:
-        await self._refs.aclose()
+        await self.refs.aclose()
         if self._otherwise is not None:
             await self._otherwise.aclose()
 

@@ -34,6 +34,7 @@ _DELETES_AT_ONCE: Final = 16
 class _Removal:
     patience_s: float | None
     done: Callable[[], Awaitable[None]] | None
+    last: Callable[[Claim], Awaitable[None]] | None
 
 
 class Removals:
@@ -44,13 +45,20 @@ class Removals:
         self._space = space
         self._wanted: dict[RepositoryKey, _Removal] = {}
 
-    def add(self, key: RepositoryKey, *, patience_s: float | None, done: Callable[[], Awaitable[None]] | None) -> None:
+    def add(
+        self,
+        key: RepositoryKey,
+        *,
+        patience_s: float | None,
+        done: Callable[[], Awaitable[None]] | None,
+        last: Callable[[Claim], Awaitable[None]] | None = None,
+    ) -> None:
         """Forget this repository from now on; carry_out() does it.
 
         patience_s: where another process ingests it for so long, it is theirs and stays; None: it goes as soon as they
-        let go of it. done: awaited once it is settled either way.
+        let go of it. done: awaited once it is settled either way. last: awaited under the claim, before anything goes.
         """
-        self._wanted[key] = _Removal(patience_s, done)
+        self._wanted[key] = _Removal(patience_s, done, last)
 
     def cancel(self, key: RepositoryKey) -> None:
         """It is wanted again. What carry_out() is doing for it must be ended by whoever started it."""
@@ -66,7 +74,7 @@ class Removals:
         Raises: LeaseLostError, OSError (git's copy of it).
         """
         removal, about = self._wanted[key], {"namespace": key.namespace, "repository": key.name}
-        deleted = await self._space.retry(lambda: self._delete(session, key, removal.patience_s), f"forgetting {key}")
+        deleted = await self._space.retry(lambda: self._delete(session, key, removal), f"forgetting {key}")
         if self._wanted.get(key) is removal:
             del self._wanted[key]
         metrics.forget_repository(key.namespace, key.name)
@@ -79,13 +87,15 @@ class Removals:
         if removal.done is not None:
             await removal.done()
 
-    async def _delete(self, session: Session, key: RepositoryKey, patience_s: float | None) -> int | None:
+    async def _delete(self, session: Session, key: RepositoryKey, removal: _Removal) -> int | None:
         """How many objects went; None: another process ingests it."""
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(removal.patience_s):
                 claim = await session.claim(str(key))
         except TimeoutError:
             return None
+        if removal.last is not None:
+            await removal.last(claim)
         count = await forget(key, claim, self._services.store)
         if self._services.storage is not None:
             await self._services.storage.forget(claim, key)

@@ -14,8 +14,8 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
 
 from cacheserver import metrics
 from cacheserver.config import RepositoryConfig
@@ -30,6 +30,10 @@ from cacheserver.model import Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import Progress, Source
 from cacheserver.store.claims import CLAIM_TTL_S, Claim, Session
 from cacheserver.store.objects import Store
+
+if TYPE_CHECKING:
+    from cacheserver.ingest.publishing import Publishing
+    from cacheserver.publish.publisher import Publisher, Work
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +78,12 @@ class _Tracked:
     """Status speaks of what is served: this process saw to it."""
     starved: bool = False
     """The last sync failed for lack of space in etcd: the next one begins as soon as there is some."""
+    authored: asyncio.Event = field(default_factory=asyncio.Event)
+    """A draft or an operation came or changed."""
+    waiting: tuple[Key, ...] = ()
+    """Operations that git has carried out and the next sync is to end."""
+    pushing: tuple[bool, str, str] | None = None
+    """Whether git takes what is pushed, as a condition; None: not known, or nothing is."""
 
     async def pause(self, seconds: float) -> None:
         """Sleep, or less when a sync is asked for."""
@@ -81,6 +91,15 @@ class _Tracked:
             async with asyncio.timeout(seconds):
                 await self.wanted.wait()
         self.wanted.clear()
+
+    async def stirred(self, seconds: float) -> None:
+        """Sleep, or less when a sync is asked for, or authors did anything."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self.wanted, self.authored)]
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
 
 class _LazyClaim:
@@ -120,8 +139,12 @@ class Ingest:
         lead: bool = False,
         pace: Pace | None = None,
         space: Space | None = None,
+        publisher: Publisher | None = None,
     ) -> None:
-        """lead: one process at a time does any work here; the others wait for it to go (a cluster's replicas)."""
+        """lead: one process at a time does any work here; the others wait for it to go (a cluster's replicas).
+
+        publisher: of repositories that are written to; without one they are only read.
+        """
         self.space = space or Space()
         self._services = services
         self._statuses = statuses
@@ -130,6 +153,7 @@ class Ingest:
         self._tracked: dict[RepositoryKey, _Tracked] = {}
         self._removals = Removals(services, self.space)
         self._collection = ContentCollection(services.store, services.blobs, self._request_sync)
+        self._publishing = _publishing(publisher, services)
         self._leader: Claim | None = None
         self._changed = asyncio.Event()
         self._holder = f"{socket.gethostname()}/{os.getpid()}"
@@ -160,8 +184,10 @@ class Ingest:
         done: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Stop serving a repository and delete what was served of it; patience_s, done: see Removals.add."""
-        self._tracked.pop(key, None)
-        self._removals.add(key, patience_s=patience_s, done=done)
+        life, last = self._tracked.pop(key, None), None
+        if life is not None and self._publishing is not None and self._publishing.concerns(life.config):
+            last = functools.partial(self._publishing.last, life.config, life.source)
+        self._removals.add(key, patience_s=patience_s, done=done, last=last)
         self._changed.set()
 
     def request_sync(self) -> None:
@@ -172,6 +198,10 @@ class Ingest:
     def _request_sync(self, key: RepositoryKey) -> None:
         if (life := self._tracked.get(key)) is not None:
             life.wanted.set()
+
+    def _stir(self, key: RepositoryKey) -> None:
+        if (life := self._tracked.get(key)) is not None:
+            life.authored.set()
 
     # --- work ---
 
@@ -206,6 +236,8 @@ class Ingest:
             await self._migrate(session)
             group.create_task(self._collection.run(session, self.space), name="ingest: collect content")
             group.create_task(self._collection.run_replaced(), name="ingest: collect replaced content")
+            if self._publishing is not None:
+                group.create_task(self._publishing.follow(self._stir), name="ingest: follow authors")
             group.create_task(self._supervise(session, group), name="ingest: supervise")
 
     async def _migrate(self, session: Session) -> None:
@@ -292,8 +324,44 @@ class Ingest:
         while not await self._held(life, hold):
             await life.pause(self._pace.spread(life.config.interval_s))
         while True:
-            seconds = await self._attempt(life, hold)
-            await life.pause(self._pace.spread(seconds))
+            seconds = self._pace.spread(await self._attempt(life, hold))
+            if self._publishing is None or not self._publishing.concerns(life.config):
+                await life.pause(seconds)
+            else:
+                await self._author(self._publishing, life, hold, seconds)
+
+    async def _author(self, publishing: Publishing, life: _Tracked, hold: _LazyClaim, seconds: float) -> None:
+        """Do what authors wait for, until the source is to be looked at again: in so many seconds, or when it is asked
+        for, or at once where something was published."""
+        until, claim = time.monotonic() + seconds, await hold()
+        if life.waiting and not life.failures and await publishing.settle(life.waiting, claim):
+            life.waiting = ()
+        while not life.wanted.is_set() and (left := until - time.monotonic()) > 0:
+            life.authored.clear()
+            work = await publishing.work(life.config, life.source, claim)
+            life.waiting = work.waiting
+            await self._told_of_pushes(life, hold, work)
+            if work.pushed or (work.waiting and not life.failures):
+                break
+            await life.stirred(min(left, left if work.next_s is None else work.next_s))
+        life.wanted.clear()
+
+    async def _told_of_pushes(self, life: _Tracked, hold: _LazyClaim, work: Work) -> None:
+        """Say in status whether git takes what is pushed, when that changed."""
+        said = status.pushing(work.error)
+        if life.pushing == said:
+            return
+        life.pushing = said
+        if work.error is not None:
+            log.warning("git cannot be pushed to; drafts wait", extra=_about(life, error=str(work.error)))
+        try:
+            previous = await self._statuses.read(life.config)
+            if previous is not None:
+                await self._publish(life, hold, status.same(previous), None, previous)
+        except LeaseLostError:
+            raise
+        except CacheServerError as exc:
+            log.debug("status is not written", extra=_about(life, error=str(exc)))
 
     async def _held(self, life: _Tracked, hold: _LazyClaim) -> bool:
         """Whether the repository is ours to work on; False when a full etcd takes no claim, which its status says."""
@@ -382,11 +450,19 @@ class Ingest:
         self, life: _Tracked, hold: _LazyClaim, phase: status.Phase, report: SyncReport | None, previous: Stored | None
     ) -> Stored | None:
         """Write the Repository object if it says anything new; returns what is served now."""
-        record = status.repository_record(life.config, phase, report, previous, now=time.time())
+        record = status.repository_record(life.config, phase, report, previous, now=time.time(), pushing=life.pushing)
         _measure(life, phase, status.served(record, previous))
         if record is None:
             return previous
         return await self._statuses.write(await hold.status_claim(), record, previous) or previous
+
+
+def _publishing(publisher: Publisher | None, services: SyncServices) -> Publishing | None:
+    if publisher is None:
+        return None
+    from cacheserver.ingest.publishing import Publishing  # noqa: PLC0415 - who writes nothing does without git
+
+    return Publishing(publisher, services)
 
 
 def _standing_by(leader: str) -> None:

@@ -52,6 +52,7 @@ _REMEDIES = {
     "CatalogFailed": "it is tried again by itself; `cacheserver validate` tells more",
 }
 _LONGEST_CAUSE = 700
+_PUSHED = "Pushed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,27 @@ def syncing(previous: Stored | None) -> Phase:
     ready = said.get("Ready", (False, "Syncing", "the first sync is under way"))
     reconciling = (True, "Syncing", "reading the source")
     return Phase(ready, reconciling, _NOT_STALLED, said.get("Degraded", _NOTHING_READ))
+
+
+def same(previous: Stored) -> Phase:
+    """What it says already."""
+    said = _said(previous)
+    ready = said.get("Ready", (False, "Syncing", "the first sync is under way"))
+    return Phase(
+        ready,
+        said.get("Reconciling", _NOT_RECONCILING),
+        said.get("Stalled", _NOT_STALLED),
+        said.get("Degraded", _NOTHING_READ),
+    )
+
+
+def pushing(error: SourceError | None) -> tuple[bool, str, str]:
+    """The condition Pushed of a repository that is written to. error: why git could not be worked with."""
+    if error is None:
+        return True, "Pushed", "git takes what is pushed; each draft tells whether git has all of it"
+    remedy = _REMEDIES.get(error.reason, "")
+    parts = (str(error)[:_LONGEST_CAUSE], remedy, "drafts can be saved meanwhile, and wait")
+    return False, error.reason, "; ".join(filter(None, parts))
 
 
 def digest_of(previous: Stored | None) -> str:
@@ -186,9 +208,15 @@ def failure_reason(error: CacheServerError) -> str:
 
 
 def repository_record(
-    config: RepositoryConfig, phase: Phase, report: SyncReport | None, previous: Stored | None, *, now: float
+    config: RepositoryConfig,
+    phase: Phase,
+    report: SyncReport | None,
+    previous: Stored | None,
+    *,
+    now: float,
+    pushing: tuple[bool, str, str] | None = None,
 ) -> Record | None:
-    """The object to serve; None when nothing but the clock would change."""
+    """The object to serve; None when nothing but the clock would change. pushing: see pushing(); None: as it was."""
     old: dict[str, Any] = orjson.loads(previous.value) if previous else {}
     before: dict[str, Any] = old.get("status", {})
     spec = config.spec_json()
@@ -200,7 +228,7 @@ def repository_record(
     stamp = _stamp(now)
     status: dict[str, Any] = {
         "observedGeneration": generation,
-        "conditions": _conditions(phase, before, generation, stamp),
+        "conditions": _conditions(phase, pushing, before, generation, stamp, writable=config.writable),
         **_facts(before, report, stamp),
     }
     requested = config.annotations.get(ANNOTATION_REQUESTED)
@@ -226,14 +254,26 @@ def _same_metadata(metadata: Mapping[str, Any], config: RepositoryConfig) -> boo
     return bool(labels == dict(config.labels) and annotations == dict(config.annotations))
 
 
-def _conditions(phase: Phase, before: Mapping[str, Any], generation: int, stamp: str) -> list[dict[str, Any]]:
+def _conditions(
+    phase: Phase,
+    pushing: tuple[bool, str, str] | None,
+    before: Mapping[str, Any],
+    generation: int,
+    stamp: str,
+    *,
+    writable: bool,
+) -> list[dict[str, Any]]:
     old = {condition["type"]: condition for condition in before.get("conditions", ())}
     conditions = []
+    if writable and pushing is None and (kept := old.get(_PUSHED)) is not None:
+        pushing = (kept["status"] == "True", kept["reason"], kept["message"])
+    told = [(_PUSHED, pushing)] if writable and pushing is not None else []
     for name, said in (
         ("Ready", phase.ready),
         ("Reconciling", phase.reconciling),
         ("Stalled", phase.stalled),
         ("Degraded", phase.degraded),
+        *told,
     ):
         status = "True" if said[0] else "False"
         moved = old.get(name, {}).get("status") != status

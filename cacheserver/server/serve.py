@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from cacheserver.catalogs.workers import Workers
     from cacheserver.cluster.kubeapi import KubeAPI
     from cacheserver.cluster.repositories import Controller
+    from cacheserver.publish.publisher import Publisher
 
 log = logging.getLogger(__name__)
 
@@ -286,7 +287,7 @@ def _services(
 
 def _standalone_ingestion(services: SyncServices, settings: Settings, space: Space) -> Ingest:
     """Ingestion of the configured repositories."""
-    ingest = Ingest(services, ServedStatusStore(services.store), space=space)
+    ingest = Ingest(services, ServedStatusStore(services.store), space=space, publisher=_publisher(services))
     for config in settings.repositories:
         ingest.put(config, functools.partial(_source, settings, config))
     return ingest
@@ -306,7 +307,7 @@ def _cluster_ingestion(
 
     content = settings.content
     statuses = ClusterStatusStore(kubernetes, services.store.holds, Events(kubernetes))
-    ingest = Ingest(services, statuses, lead=True, space=space)
+    ingest = Ingest(services, statuses, lead=True, space=space, publisher=_publisher(services))
     controller = Controller(
         kubernetes,
         ingest,
@@ -317,6 +318,13 @@ def _cluster_ingestion(
         defaults=Defaults(content.namespace, content.interval_s, content.validation, content.allow_empty),
     )
     return ingest, controller
+
+
+def _publisher(services: SyncServices) -> Publisher:
+    """Of what is written here. Knows no repository yet."""
+    from cacheserver.publish.publisher import Publisher  # noqa: PLC0415 - git, which `ingest` of a directory needs not
+
+    return Publisher(services.store.authored, services.blobs)
 
 
 def _source(settings: Settings, config: RepositoryConfig, access: Access | None = None) -> Source:
