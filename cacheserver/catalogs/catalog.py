@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from cacheserver.model import BlobFile, Digest, Record
+from cacheserver.model import BlobFile, Digest, Format, Record
 
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total bytes). Cheap, may be called often."""
@@ -17,7 +17,9 @@ class Files(Protocol):
     """The content to parse: what a source's fetch brings (sources.Tree)."""
 
     @property
-    def root(self) -> Path: ...
+    def root(self) -> Path:
+        """Where they are."""
+        ...
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -27,6 +29,11 @@ class Files(Protocol):
     @property
     def refused(self) -> tuple[tuple[str, str], ...]:
         """(path, reason) of entries that the source left out."""
+        ...
+
+    @property
+    def format(self) -> Format | None:
+        """Decided already, where it had to be known to fetch the files; else None."""
         ...
 
 

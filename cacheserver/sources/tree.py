@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from cacheserver.errors import SourceTooLargeError
+from cacheserver.model import Format
 
 _SHOWN: Final = 200
 """Characters of a path in a refusal: the message stands in a status."""
@@ -105,6 +106,8 @@ class Tree:
     digest: str
     refused: tuple[tuple[str, str], ...] = ()
     """(path, reason) of entries left out: a link out of the root, a socket, an unreadable file."""
+    format: Format | None = None
+    """What it has to be read as, where that was decided to fetch it; None where it was not."""
 
     async def aclose(self) -> None:
         """Lets go of what it is read from, if anything; whoever fetched it calls this, also where nothing was read."""
