@@ -287,7 +287,7 @@ watch_events_bytes = Counter(
 )
 terminated_watchers = Counter(
     "apiserver_terminated_watchers",
-    "Watchers told 410 because they fell off the event window.",
+    "Watchers ended with 410 because they fell off the event window.",
     ("resource",),
 )
 storage_objects = Gauge("apiserver_storage_objects", "Objects served, by resource.", ("resource",))
@@ -399,7 +399,7 @@ build = Gauge("cacheserver_build_info", "Always 1; the version is the label.", (
 
 
 def forget_repository(namespace: str, repository: str) -> None:
-    """Drop the series of a repository that is gone, or that another process tells of from now on."""
+    """Drop the series of a repository that is gone, or that another process measures from now on."""
     for family in (
         sync_seconds,
         sync_failures,

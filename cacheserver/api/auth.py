@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 OPEN_PATHS: Final = frozenset(("/healthz", "/livez", "/readyz"))
 """Open to everybody and without a look at credentials: probes have none, and must not depend on the host cluster.
 
-k8s.io/apiserver/pkg/server/options/authorization.go: AlwaysAllowPaths. Just these; a single check's path tells reasons.
+k8s.io/apiserver/pkg/server/options/authorization.go: AlwaysAllowPaths. Just these; a single check's path gives reasons.
 Ours: /version is not among them, which kube-apiserver opens to anonymous users; nobody without credentials needs ours.
 """
 
@@ -55,7 +55,7 @@ class Authorizer(Protocol):
 
 
 def privileged(identity: Identity) -> bool:
-    """May everything, and is never told that there are too many requests."""
+    """May everything, and is never refused for too many requests (429)."""
     return _MASTERS in identity.groups
 
 

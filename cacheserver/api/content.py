@@ -188,7 +188,7 @@ async def _fed(writer: _FileWriter, pieces: AsyncGenerator[bytes, None]) -> Asyn
 
 
 class _LargeKinds:
-    """Tells which of a tar's files that come in parts are no text."""
+    """Finds out which of a tar's files are not text, piece by piece."""
 
     def __init__(self) -> None:
         self._reader = TarReader()

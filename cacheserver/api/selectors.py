@@ -304,7 +304,7 @@ def _parse_labels(text: str, required: dict[str, str], selectable: Collection[st
     terms: list[Term] = []
     for key, operator, values in parsed:
         terms.append(Term(key, _MUSTS[operator], tuple(values) if len(values) < _MANY else frozenset(values)))
-        # A label may be called like a field; the index could not tell them apart, so it gets no hint.
+        # A label may be called like a field; the index could not distinguish them, so it gets no hint.
         if operator in ("=", "==") and key not in selectable:
             required[key] = values[0]
     return _joined(terms)

@@ -246,7 +246,7 @@ def too_large_resource_version(error: TooNew) -> StatusError:
 
 
 def from_error(error: CacheServerError) -> StatusError:
-    """What a client is told for an error that the cache or the store raised."""
+    """What a client gets for an error that the cache or the store raised."""
     match error:
         case StatusError():
             return error

@@ -94,7 +94,7 @@ class Indexes:
                 index.add(new.name, after)
 
     def candidates(self, required: Mapping[str, str]) -> Collection[Name] | None:
-        """Names of all objects that may have each required value (key to value); None where no index tells."""
+        """Names of all objects that may have each required value (key to value); None: no index of any."""
         best: Collection[Name] | None = None
         for declared, index in self._indexes:
             for key in declared.answers:

@@ -1,6 +1,6 @@
 """Window of recent events of one kind, shared by all watchers. Never waits for a reader; knows nothing of HTTP.
 
-Bounded in events and bytes; when full, the oldest events go, and a watcher that still needed them is told 410.
+Bounded in events and bytes; when full, the oldest events go, and a watcher that still needed them gets 410.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Files(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with something of which the place is told elsewhere: a document, or a tree of a package's files.
+    """What is wrong with something whose place is known from elsewhere: a document, or a tree of a package's files.
 
     reason, message: as Finding's. path: of a file in the package (KRM), empty where it is about all of them.
     """
@@ -62,7 +62,7 @@ class Finding:
     line: int = 0
     package: str = ""
     warning: bool = False
-    """True: told, but nothing is refused for it."""
+    """True: shown, but nothing is refused for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,4 +102,4 @@ class Catalog:
     revisions: int = 0
     """Revisions of all good packages, the unchanged ones included."""
     ignored_tags: int = 0
-    """Tags of a git repository that name no package; the first of them are told as warnings (KRM)."""
+    """Tags of a git repository that name no package; the first of them are among the warnings (KRM)."""

@@ -38,7 +38,7 @@ then, from another terminal:
     "ingest": """\
 examples:
   cacheserver ingest --catalog example=./catalog
-      read it into the embedded etcd and tell what changed; a second run changes nothing
+      read it into the embedded etcd and say what changed; a second run changes nothing
   cacheserver ingest --repositories ./repositories --etcd http://127.0.0.1:2379
 """,
     "validate": """\
@@ -97,7 +97,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str, tuple[str, ...]]]] = {
     "serve": (
         "--catalog NAME=SOURCE ... [FLAGS]",
         "serve catalogs as a Kubernetes API, and keep them fresh",
-        "Read catalogs into etcd, look at their sources again and again, and serve them until told to stop.",
+        "Read catalogs into etcd, look at their sources again and again, and serve them until stopped.",
         tuple(SUBJECTS),
     ),
     "ingest": (

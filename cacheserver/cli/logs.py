@@ -28,7 +28,7 @@ def configure(settings: LogSettings, stream: TextIO | None = None, *, colour: bo
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.value.upper())
-    # Ours: asyncio tells at debug level only which selector it picked.
+    # Ours: asyncio logs at debug level only which selector it picked.
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
 
@@ -66,7 +66,7 @@ class JSONFormatter(logging.Formatter):
         try:
             return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
         except orjson.JSONEncodeError:
-            # Lone surrogates and integers over 64 bits: a log line that fails would hide what it tells.
+            # Lone surrogates and integers over 64 bits: a log line that fails would hide what it says.
             return orjson.dumps({name: _encodable(value) for name, value in line.items()}).decode()
 
 

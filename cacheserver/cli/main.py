@@ -128,7 +128,7 @@ def _announcer(settings: Settings, terminal: Terminal) -> Callable[[str], None]:
 
 
 def _require_content(settings: Settings, *, serving: bool) -> None:
-    """A server on a shared etcd may serve what others ingest, and one in a cluster is told by that; else it is a
+    """A server on a shared etcd may serve what others ingest, and one in a cluster gets them from there; else it is a
     mistake to have nothing to read."""
     if settings.repositories or (serving and (settings.from_cluster or not settings.etcd.embedded)):
         return
@@ -210,7 +210,7 @@ def _explain(exc: BaseException, terminal: Terminal, *, debug: bool) -> int:
         else:
             terminal.error(f"{type(cause).__name__}: {logs.one_line(str(cause))}. This is a defect of cacheserver")
     if not debug and not all(isinstance(cause, ConfigError) for cause in causes):
-        print("The same command with --log-level debug tells more.", file=sys.stderr)
+        print("The same command with --log-level debug says more.", file=sys.stderr)
     return USAGE if all(isinstance(cause, ConfigError) for cause in causes) else FAILED
 
 

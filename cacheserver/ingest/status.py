@@ -49,7 +49,7 @@ _REMEDIES = {
     "SourceFailed": "it is tried again at each interval",
     "SyncTooLong": "it is tried again at each interval; raise --sync-timeout, or make the source smaller or faster",
     "NoSpace": "it goes on by itself when etcd takes writes again",
-    "CatalogFailed": "it is tried again by itself; `cacheserver validate` tells more",
+    "CatalogFailed": "it is tried again by itself; `cacheserver validate` says more",
 }
 _LONGEST_CAUSE = 700
 

@@ -339,8 +339,8 @@ class _Budget:
         except TimeoutError:
             if not limit.expired():
                 raise
-            told = f"the sync worked for {self._all:.0f} s (--sync-timeout) and was ended while {doing}"
-            raise SyncTooLongError(told) from None
+            message = f"the sync worked for {self._all:.0f} s (--sync-timeout) and was ended while {doing}"
+            raise SyncTooLongError(message) from None
         finally:
             self._left = max(0.0, self._left - (time.monotonic() - began))
 

@@ -39,7 +39,7 @@ class Limits:
     """CPU time of each process of git. Indexing a million objects takes a minute."""
 
     def error(self, cap: str, where: str) -> SourceTooLargeError:
-        """The refusal when `cap`, a field's name, is exceeded at `where`; of that it tells 200 characters."""
+        """The refusal when `cap`, a field's name, is exceeded at `where`, of which it shows 200 characters."""
         most, unit, setting = {
             "total_bytes": (self.total_bytes, "bytes in all", "; --max-source-bytes raises it"),
             "file_bytes": (self.file_bytes, "bytes in one file", "; --max-file-bytes raises it"),

@@ -44,15 +44,15 @@ class Session:
         on_wait: called with the present holder, and again with each other one.
         Raises: NoSpace where nobody holds it and etcd is full; LeaseLostError, Unavailable.
         """
-        told: bytes | None = None
+        named: bytes | None = None
         while True:
             claim, found = await self._attempt(name)
             if claim is not None:
                 return claim
             held = found.key_values
-            if held and held[0].value != told:
-                told = held[0].value
-                on_wait(told.decode(errors="replace"))
+            if held and held[0].value != named:
+                named = held[0].value
+                on_wait(named.decode(errors="replace"))
             await self._wait_for_release(claim_key(name), found.revision)
 
     async def _attempt(self, name: str) -> tuple[Claim | None, RangeResult]:

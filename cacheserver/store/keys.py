@@ -50,7 +50,7 @@ class IngestState:
 
 
 def component(text: str) -> str:
-    """Safe between slashes; `~` alone stands for the empty string, which etcd keys could not tell apart."""
+    """Safe between slashes; `~` alone stands for the empty string, which etcd keys could not show."""
     return quote(text, safe="") or "~"
 
 

@@ -1,7 +1,7 @@
 """One client's connection: how it is read, and what one connection may hold. What all of them hold: connections.py.
 
 aiohttp's own protocol parses and answers; this stands around it, because what it bounds (a header line, their number,
-32 requests that wait) multiplies, and because it tells its log whatever a client sends. Decides nothing of requests.
+32 requests that wait) multiplies, and because it logs whatever a client sends. Decides nothing of requests.
 
 Danger: it looks at a few names that aiohttp keeps to itself (`_messages`, `_request_count`, `_request_in_progress`,
 `_waiter`, `_handler_waiter`, `_buffer_paused`, `_next_keepalive_close_time`). tests/unit/api/http/test_hostile_wire.py
@@ -231,7 +231,7 @@ class Connection(web.RequestHandler):
 class Farewell(Reply):
     """A refusal behind which the connection ends, with a moment for the client to take it.
 
-    Closing with bytes unread makes the kernel tell the client that the connection is reset, and forget the answer.
+    Closing with bytes unread makes the kernel reset the connection, so that the client loses the answer.
     """
 
     def __init__(self, error: StatusError) -> None:

@@ -95,7 +95,7 @@ def _fixed_lines(status: int, content_type: str, cache_control: str) -> bytes:
 
 
 def _connection(request: web.BaseRequest, *, framed: bool) -> bytes:
-    """framed: the body's end can be told without the connection's."""
+    """framed: the body's end is known before the connection ends."""
     if not request.keep_alive or not framed:
         return b"Connection: close\r\n"
     return b"" if request.version >= HttpVersion11 else b"Connection: keep-alive\r\n"
@@ -233,7 +233,7 @@ class Stream(web.StreamResponse):
     """An answer whose end is not known when it begins: chunked, headers sent at once.
 
     Whoever holds it writes, then ends it; an error in between leaves the connection broken off, which the client
-    can tell from a clean end. A HEAD request gets the headers only; HTTP/1.0 gets plain bytes and a
+    can distinguish from a clean end. A HEAD request gets the headers only; HTTP/1.0 gets plain bytes and a
     closed connection.
     """
 
@@ -268,9 +268,9 @@ class Stream(web.StreamResponse):
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client went away")
         transport.write(head)
-        self._request.writer.output_size = 1  # tells aiohttp that it cannot send an error page any more
+        self._request.writer.output_size = 1  # for aiohttp: it cannot send an error page any more
 
-    def tell(self, data: bytes) -> bool:
+    def write_now(self, data: bytes) -> bool:
         """Write what framed() made, without waiting. False: the client is gone, or does not take it now: drain()."""
         protocol = self._protocol
         transport = protocol.transport
@@ -291,7 +291,7 @@ class Stream(web.StreamResponse):
     async def send(self, data: bytes) -> None:
         """Write what framed() made, and wait while the client does not take it."""
         self.size += len(data)
-        if not self.tell(data):
+        if not self.write_now(data):
             await self.drain()
 
     async def write(self, *pieces: bytes | bytearray | memoryview) -> None:

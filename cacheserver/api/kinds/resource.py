@@ -1,4 +1,4 @@
-"""What a served kind declares of itself: names, verbs, columns, selectable fields, and a schema with every field told.
+"""What a served kind declares of itself: names, verbs, columns, selectable fields, and a schema of every field.
 
 Everything that speaks of kinds in general (discovery, OpenAPI, tables, projections, docs) reads these declarations.
 """

@@ -106,7 +106,7 @@ Subject = Package | Channel | Bundle | Deprecations | Other
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """One document's. problems reject its package; warnings are told and reject nothing."""
+    """One document's. problems reject its package; warnings are shown and reject nothing."""
 
     subject: Subject
     problems: tuple[Problem, ...] = ()

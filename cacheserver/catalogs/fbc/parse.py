@@ -177,10 +177,10 @@ class Parse:
 
     def _warnings(self, documents: Iterable[tuple[str, Located]]) -> dict[str, list[Finding]]:
         """Those about any of the documents, as the index keeps them."""
-        told = [found for found in self._found.findings if found.warning][: index.MOST_WARNINGS]
-        places = {(at.path, at.document): (sha256, at.line) for sha256, at in documents} if told else {}
+        warnings = [found for found in self._found.findings if found.warning][: index.MOST_WARNINGS]
+        places = {(at.path, at.document): (sha256, at.line) for sha256, at in documents} if warnings else {}
         kept: dict[str, list[Finding]] = {}
-        for found in told:
+        for found in warnings:
             if place := places.get((found.path, found.document)):
                 sha256, line = place
                 kept.setdefault(sha256, []).append(replace(found, path="", document=0, line=found.line - line))

@@ -28,7 +28,7 @@ _DRAFTS: Final = {f"{HEADS}drafts/": Origin.DRAFT, f"{HEADS}proposed/": Origin.P
 _DELETIONS: Final = f"{HEADS}deletionProposed/"
 _PRECEDENCE: Final = tuple(Origin)
 _MOST_LEFT_OUT: Final = 20
-"""Told of one tree; the rest is counted."""
+"""Listed for one tree; the rest is counted."""
 
 
 class Ref(Protocol):
@@ -222,7 +222,7 @@ def without_rivals(places: Iterable[Place]) -> tuple[list[Place], list[tuple[Pla
 
 
 def _files(directory: str, cut: int, entries: Sequence[Entry], refused: Sequence[tuple[str, str]]) -> Files:
-    """Regular files; the rest is left out and told. cut: characters of each path before the package's part."""
+    """Regular files; the rest is left out, with a warning. cut: characters of each path before the package's part."""
     regular = [(entry.path[cut:], entry.oid) for entry in entries if stat.S_ISREG(entry.mode)]
     others = [(entry.path[cut:], f"is {_what(entry)}") for entry in entries if not stat.S_ISREG(entry.mode)]
     others += [(path[cut:], reason) for path, reason in refused]

@@ -185,7 +185,7 @@ class _Search:
         return candidates
 
     async def _published(self, place: Place, revision: Revision, commit_oid: str) -> Revision:
-        """With workspace and publication, as far as the commit tells (docs/sources.md; Porch's
+        """With workspace and publication, as far as the commit says (docs/sources.md; Porch's
         pkg/externalrepo/git/commit.go, its lines kpt:).
 
         Porch looks back for the newest commit that it annotated for the package; ours looks at the one that the

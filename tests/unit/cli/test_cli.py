@@ -206,7 +206,7 @@ def test_an_error_of_ours_is_one_line_and_exits_1(capsys: pytest.CaptureFixture[
     assert run("serve", "--catalog", "a=./x", engine=FakeEngine(group)) == 1
     assert capsys.readouterr().err.splitlines() == [
         "cacheserver: error: no etcd found; install one",
-        "The same command with --log-level debug tells more.",
+        "The same command with --log-level debug says more.",
     ]
 
 
