@@ -33,6 +33,8 @@ _IMPERSONATION: Final = b"impersonate-"
 
 
 class Gate(Protocol):
+    """What every request passes before it is answered: first who asks, then whether they may."""
+
     async def identify(self, request: web.BaseRequest) -> Identity:
         """Raises: StatusError 401."""
         ...
@@ -43,12 +45,16 @@ class Gate(Protocol):
 
 
 class Authenticator(Protocol):
+    """Who holds a credential: files (server/access.py), or the host cluster (cluster/authentication.py)."""
+
     async def identify(self, request: web.BaseRequest) -> Identity | None:
         """Who asks; None when no credential of the request holds."""
         ...
 
 
 class Authorizer(Protocol):
+    """What somebody may do: files (server/access.py), or the host cluster (cluster/authorization.py)."""
+
     async def review(self, identity: Identity, attributes: Attributes) -> Verdict:
         """Raises: KubernetesError when there is no verdict."""
         ...

@@ -53,7 +53,9 @@ _DEFAULT_ICON_ETAG: Final = '"default-1"'
 class Blobs(Protocol):
     """Content by digest (cacheserver.store.blobs)."""
 
-    async def head(self, digest: Digest) -> BlobHead | None: ...
+    async def head(self, digest: Digest) -> BlobHead | None:
+        """Size and media type of content; None where there is none. Raises: EtcdError."""
+        ...
 
     def read(self, digest: Digest) -> AsyncIterator[bytes]:
         """Uncompressed bytes in pieces. Raises: BlobMissingError, EtcdError."""

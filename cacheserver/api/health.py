@@ -60,6 +60,7 @@ class Health:
         return self._checks.keys()
 
     def begin_shutdown(self) -> None:
+        """From now on /readyz fails, so that nobody new is sent here; /livez goes on to pass."""
         self._stopping = True
 
     def answer(self, path: str, query: str) -> Reply:

@@ -66,6 +66,7 @@ class Term(NamedTuple):
     values: Collection[str] = ()
 
     def holds(self, value: str | None) -> bool:
+        """Whether an object with this value fulfils the term; value: None where it has no such label."""
         must = self.must
         if must is Must.BE_ONE_OF:
             return value in self.values
@@ -101,9 +102,12 @@ class Selection:
 
     @property
     def everything(self) -> bool:
+        """Whether it selects all objects."""
         return not self.labels and not self.fields
 
     def matches(self, labels: Mapping[str, str], fields: Mapping[str, str]) -> bool:
+        """Whether an object with these labels and selectable fields is selected; a field that is missing counts as
+        empty."""
         for term in self.fields:
             if not term.holds(fields.get(term.key, "")):
                 return False

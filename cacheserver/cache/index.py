@@ -32,6 +32,7 @@ class Index(Generic[K, T]):
         return len(self._items)
 
     def add(self, item: T, keys: Iterable[K]) -> None:
+        """The item is found under each of these keys from now on; under none where there are none."""
         for key in keys:
             self._items.setdefault(key, {})[item] = None
 

@@ -44,6 +44,8 @@ _LIMIT: Final = "500"  # kubectl's page; more Repositories than that are counted
 
 
 class Level(StrEnum):
+    """How a check went; the value is what the table shows."""
+
     OK = "ok"
     WARNING = "warning"
     FAILED = "FAILED"
@@ -61,6 +63,7 @@ class Finding:
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
+    """1 where a check failed, else 0; warnings are no failure."""
     return int(any(finding.level is Level.FAILED for finding in findings))
 
 

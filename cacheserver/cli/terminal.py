@@ -36,16 +36,20 @@ class Terminal:
 
     @property
     def interactive(self) -> bool:
+        """Whether stdout is a terminal."""
         return self._out.isatty()
 
     def out(self, text: str) -> None:
+        """A line on stdout, at once."""
         print(text, file=self._out, flush=True)
 
     def error(self, text: str) -> None:
+        """A line on stderr that says who complains."""
         label = f"{_RED}error{_RESET}" if self.colour and self._err.isatty() else "error"
         print(f"cacheserver: {label}: {text}", file=self._err, flush=True)
 
     def painted(self, text: str, *, warning: bool) -> str:
+        """The text in red, or yellow for a warning, where colours are wanted and seen."""
         if not (self.colour and self.interactive):
             return text
         return f"{_YELLOW if warning else _RED}{text}{_RESET}"

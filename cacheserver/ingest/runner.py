@@ -55,9 +55,11 @@ class ServedStatusStore:
         self._store = store
 
     async def read(self, config: RepositoryConfig) -> Stored | None:
+        """As StatusStore.read. Raises: EtcdError."""
         return await self._store.read_object(Key(Kind.REPOSITORY, config.key.namespace, config.key.name))
 
     async def write(self, claim: Claim, record: Record, previous: Stored | None) -> Stored | None:
+        """As StatusStore.write, under the claim on the repository. Raises: EtcdError, LeaseLostError."""
         return await self._store.put(claim, record, previous)
 
 

@@ -95,6 +95,7 @@ def unchanged(previous: Stored | None) -> Phase:
 
 
 def suspended(previous: Stored | None) -> Phase:
+    """Nobody looks at the source; what is served is as good as it was."""
     message = "suspended: the source is not asked; what is there stays. Set suspend: false to go on"
     degraded = _said(previous).get("Degraded", _NOTHING_READ)
     return Phase((True, "Suspended", message), _NOT_RECONCILING, _NOT_STALLED, degraded)

@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 
 class Outcome(Enum):
+    """How a sync ended that did not fail."""
+
     UNCHANGED = "unchanged"
     """The source has the digest that is served."""
     APPLIED = "applied"

@@ -90,6 +90,7 @@ class Session:
             pass
 
     async def release(self, claim: Claim) -> None:
+        """Let go of it: whoever waits for it gets it. One that was lost already stays as it is. Raises: EtcdError."""
         self._held.pop(claim.name, None)
         await self._client.txn([claim.fence], [Delete(claim.key)])
 
@@ -104,10 +105,12 @@ class Claim:
 
     @property
     def fence(self) -> Compare:
+        """What a transaction has to compare, so that it fails once the claim is lost."""
         return Compare(self.key, "create_revision", self.create_revision)
 
     @property
     def lost_message(self) -> str:
+        """For the error of a write that the fence stopped."""
         return f"the claim on {self.name} is held by another process now; nothing was written"
 
 

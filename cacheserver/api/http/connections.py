@@ -176,6 +176,7 @@ class Crowd:
             self._timer = self._loop.call_later(_LOOK_EVERY_S, self._look_around)
 
     def leave(self, connection: Member) -> None:
+        """Count nothing of it any more. Once is enough, twice does no harm."""
         self._going.discard(connection)
         self._forget_header(connection)
         self._large_bytes -= connection.large

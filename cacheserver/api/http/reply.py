@@ -129,6 +129,7 @@ class Reply(web.StreamResponse):  # aiohttp wants one returned; all it calls is 
 
     @property
     def keep_alive(self) -> bool:
+        """For aiohttp: whether the connection goes on behind this answer."""
         return self._request is not None and self._request.keep_alive
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
@@ -250,6 +251,7 @@ class Stream(web.StreamResponse):
 
     @property
     def keep_alive(self) -> bool:
+        """For aiohttp: whether the connection goes on; not where only its end marks the end of the body."""
         return self.chunked_body and self._request.keep_alive
 
     def start(self, extra: bytes = b"") -> None:
@@ -306,9 +308,11 @@ class Stream(web.StreamResponse):
             transport.write(b"0\r\n\r\n")
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Nothing: start() has sent the headers. Called by aiohttp when the handler has returned this."""
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing: end() has ended it. Called by aiohttp when the handler has returned this."""
         return
 
 

@@ -63,6 +63,7 @@ class Audiences:
             self._always[audience] = None
 
     def remove(self, audience: Audience) -> None:
+        """Changes no longer find it. It has to be there."""
         self._always.pop(audience, None)
         self._places.remove(audience, audience.found_by)
 

@@ -81,6 +81,7 @@ class Shared:
         return min(lately * PAUSE_S, PAUSE_MOST_S)
 
     def forget(self, channel: Channel) -> None:
+        """The channel ended: whom it reached counts for no pause."""
         self._reached.pop(channel, None)
 
 

@@ -50,6 +50,8 @@ _MOST_PROBLEMS: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class Read:
+    """What one olm.bundle document comes to. tar: of the files that PackageRevisionResources serves, not packed."""
+
     facts: f.Facts
     tar: bytes
     files: tuple[tuple[str, int], ...]
@@ -70,6 +72,7 @@ class _Properties:
 
 
 def digest_of(content: bytes) -> str:
+    """`sha256:` and the hexadecimal digits."""
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 

@@ -35,30 +35,42 @@ class Ref(Protocol):
     """A branch or tag. commit: tags peeled."""
 
     @property
-    def commit(self) -> str: ...
+    def commit(self) -> str:
+        """Its object name."""
+        ...
 
 
 class Entry(Protocol):
     """A file, link or submodule (by mode) below a directory; path relative to it with `/`."""
 
     @property
-    def path(self) -> str: ...
+    def path(self) -> str:
+        """Below the directory that was listed."""
+        ...
 
     @property
-    def mode(self) -> int: ...
+    def mode(self) -> int:
+        """git's: type and permissions in one number."""
+        ...
 
     @property
-    def oid(self) -> str: ...
+    def oid(self) -> str:
+        """The object's name."""
+        ...
 
 
 class Listing(Protocol):
     """Everything below a directory, sorted by path; refused: (path, reason) of names that no tree should hold."""
 
     @property
-    def entries(self) -> Sequence[Entry]: ...
+    def entries(self) -> Sequence[Entry]:
+        """All that git can check out."""
+        ...
 
     @property
-    def refused(self) -> Sequence[tuple[str, str]]: ...
+    def refused(self) -> Sequence[tuple[str, str]]:
+        """All that it would refuse."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,7 @@ class Remote:
 
     @property
     def scheme(self) -> str:
+        """Of the URL: https, http, ssh, file or git."""
         return urlsplit(self.url).scheme
 
     @property
@@ -117,6 +118,7 @@ class Remote:
 
     @property
     def origin(self) -> str:
+        """SCHEME://HOST[:PORT], without a user: what credentials are for."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 

@@ -221,6 +221,7 @@ class ObjectReader:
         return False
 
     async def aclose(self) -> None:
+        """Ends the process, once nobody reads."""
         async with self._lock:
             await self._end()
 

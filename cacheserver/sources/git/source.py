@@ -73,7 +73,8 @@ class GitSource:
         await _make_private(self._cache)
         return await self._copy.mended(lambda: self._read(scratch, progress))
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Nothing is open between fetches."""
 
     async def _resolve(self) -> tuple[str, str, str]:
         """(ref or commit to ask for, its commit, object format) as the remote has it now."""
@@ -174,6 +175,7 @@ class GitMirror:
         return tuple(await self._copy.history(commit, path, most))
 
     async def aclose(self) -> None:
+        """Ends the process that reads; the copy on disk stays."""
         await self._reader.aclose()
 
 
@@ -205,7 +207,8 @@ class GitRefsSource:
         await _make_private(self._cache)
         return await self._copy.mended(lambda: self._sync(progress))
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Nothing is open between syncs; mirrors are closed by who asked for them."""
 
     async def _ask(self) -> RemoteRefs:
         remote = await ask_refs(self._git, self._limits, head=not self._branch)
