@@ -280,6 +280,7 @@ class Ingest:
                     report = await self._sync(life, hold, progress)
                     if report.outcome is Outcome.UNCHANGED:
                         await count_served(report, self._services.store)
+                        status.recall(report, await self._statuses.read(life.config))
                     on_report(report)
                     await hold.release()
                 except CacheServerError as exc:

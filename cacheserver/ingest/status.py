@@ -83,6 +83,13 @@ def digest_of(previous: Stored | None) -> str:
     return str(orjson.loads(previous.value)["status"].get("digest", "")) if previous else ""
 
 
+def recall(report: SyncReport, stored: Stored | None) -> None:
+    """Fill in what the last sync that read the source found wrong with it."""
+    if stored is not None:
+        report.rejected_before = orjson.loads(stored.value)["status"].get("rejectedCount", 0)
+        report.unreadable = _said(stored).get("Degraded", _NOT_DEGRADED)[1] == "UnreadableFile"
+
+
 def unchanged(previous: Stored | None) -> Phase:
     """The source is what it was at the last finished sync: say again what that one meant."""
     degraded = _said(previous).get("Degraded", _NOT_DEGRADED)

@@ -54,7 +54,8 @@ class SyncReport:
     """What one sync did. Counts are of served objects (packages and revisions); `rejected` by package name;
     `ignored_tags`: tags of a git repository that name no package (KRM).
 
-    reason, message: why it was held, for people; empty otherwise.
+    reason, message: why it was held, for people; empty otherwise. rejected_before: of an UNCHANGED sync, how many
+    packages the sync before it rejected, where `recall` (status.py) was asked.
     """
 
     repository: RepositoryKey
@@ -73,6 +74,12 @@ class SyncReport:
     reason: str = ""
     message: str = ""
     elapsed_s: float = 0.0
+    rejected_before: int = 0
+
+    @property
+    def all_rejected(self) -> int:
+        """Packages of the source that are not served as they are in it."""
+        return len(self.rejected) or self.rejected_before
 
     @property
     def written(self) -> int:

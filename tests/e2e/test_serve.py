@@ -207,6 +207,17 @@ async def test_ingest_says_what_changed_and_a_second_run_changes_nothing(
     await eventually(lambda: served(server, "c.app", "other.x"))
 
 
+def test_a_pipeline_hears_of_rejected_packages_in_every_run(etcd_binary: FoundEtcd, tmp_path: Path) -> None:
+    files = catalog(tmp_path / "c").package("app", "1.0.0").package("bad", "not-a-version")
+    own = ("--data-dir", str(tmp_path / "data"), "--etcd-binary", str(etcd_binary.path))
+    command = ("ingest", "--catalog", f"c={files.root}", *own)
+    runs = [run_cli(*command, *more, cwd=tmp_path) for more in ((), ("--fail-on-rejected",), ("--fail-on-rejected",))]
+    assert [done.returncode for done in runs] == [0, 1, 1]
+    assert [done.stdout.splitlines()[1].split()[-1] for done in runs] == ["applied", "unchanged", "unchanged"]
+    assert {done.stdout.splitlines()[1].split()[5] for done in runs} == {"1"}
+    assert "c: 1 package is rejected, and --fail-on-rejected is given" in runs[2].stderr
+
+
 async def test_a_catalog_taken_out_of_the_configuration_goes_and_what_others_ingested_stays(
     start_server: StartServer, tmp_path: Path
 ) -> None:
