@@ -50,7 +50,7 @@ from cacheserver.memo import Memo
 
 log = logging.getLogger(__name__)
 
-_REMEMBERED_BYTES: Final = 8 << 20  # of request lines: some 4,000; clients ask the same over and over
+REMEMBERED_BYTES: Final = 8 << 20  # of request lines: some 4,000; clients ask the same over and over
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,7 +118,7 @@ class Api:
         }
         self._health = Health({**filled, **(checks or {})}, live_checks or {}, notes)
         self._paths = Paths(self._all_routes(resources, version, tuple(routes)))
-        self._known = Memo[tuple[str, str], _Asked](_REMEMBERED_BYTES)
+        self._known = Memo[tuple[str, str], _Asked](REMEMBERED_BYTES)
 
     def _all_routes(self, resources: Sequence[Resource], version: str, others: Sequence[Route]) -> Sequence[Route]:
         """What every server of Kubernetes answers besides its resources, and what others bring."""
