@@ -28,6 +28,8 @@ check: $(STAMP) ## formatting, lint, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Compiled tests are kept whatever the shell says: pytest takes 4 s a process to compile these anew.
+unit: export PYTHONDONTWRITEBYTECODE :=
 unit: $(STAMP) ## tests that need no network and no etcd
 	$(BIN)/python -m pytest tests/unit -m "not processes" -n auto --dist loadfile
 

@@ -45,6 +45,7 @@ class Part(NamedTuple):
 
     @property
     def is_last(self) -> bool:
+        """Whether it ends its file."""
         return self.at + len(self.content) == self.size
 
 

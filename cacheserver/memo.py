@@ -27,6 +27,7 @@ class Memo(Generic[K, V]):
         self._young_bytes = 0
 
     def get(self, key: K) -> V | None:
+        """What was put under the key; None where it is not kept any more. Keeps it longer."""
         found = self._young.get(key)
         if found is not None:
             return found[0]
@@ -44,12 +45,14 @@ class Memo(Generic[K, V]):
             self._keep(key, (value, size + ENTRY_BYTES))
 
     def forget(self, key: K) -> None:
+        """Nothing is kept under the key."""
         found = self._young.pop(key, None)
         if found is not None:
             self._young_bytes -= found[1]
         self._old.pop(key, None)
 
     def clear(self) -> None:
+        """Nothing is kept at all."""
         self._young, self._old, self._young_bytes = {}, {}, 0
 
     def _keep(self, key: K, entry: tuple[V, int]) -> None:

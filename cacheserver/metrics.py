@@ -69,6 +69,7 @@ class Counter(_Family):
     value = 0.0
 
     def inc(self, by: float = 1) -> None:
+        """by: not negative."""
         self.value += by
 
 
@@ -80,18 +81,23 @@ class Gauge(_Family):
 
     @property
     def value(self) -> float:
+        """As it is now; asks the function where there is one."""
         return self._number if self._function is None else float(self._function())
 
     def set(self, number: float) -> None:
+        """The number from now on."""
         self._number = number
 
     def inc(self) -> None:
+        """One more."""
         self._number += 1
 
     def dec(self) -> None:
+        """One less."""
         self._number -= 1
 
     def set_function(self, function: Callable[[], float]) -> None:
+        """Ask this at each scrape from now on. It runs on the event loop and must not wait."""
         self._function = function
 
 
@@ -100,6 +106,7 @@ class Fact(Gauge):
 
     @property
     def known(self) -> bool:
+        """Whether it was ever set."""
         return "_number" in self.__dict__
 
 
@@ -115,6 +122,7 @@ class Histogram(_Family):
         self.sum = 0.0
 
     def observe(self, amount: float) -> None:
+        """One more observation, in the unit that the name ends in."""
         self.sum += amount
         self.counts[bisect_left(self.bounds, amount)] += 1
 
@@ -287,7 +295,7 @@ watch_events_bytes = Counter(
 )
 terminated_watchers = Counter(
     "apiserver_terminated_watchers",
-    "Watchers told 410 because they fell off the event window.",
+    "Watchers ended with 410 because they fell off the event window.",
     ("resource",),
 )
 storage_objects = Gauge("apiserver_storage_objects", "Objects served, by resource.", ("resource",))
@@ -419,7 +427,7 @@ build = Gauge("cacheserver_build_info", "Always 1; the version is the label.", (
 
 
 def forget_repository(namespace: str, repository: str) -> None:
-    """Drop the series of a repository that is gone, or that another process tells of from now on."""
+    """Drop the series of a repository that is gone, or that another process measures from now on."""
     for family in (
         sync_seconds,
         sync_failures,

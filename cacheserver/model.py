@@ -144,6 +144,7 @@ class Record:
 
     @property
     def name(self) -> str:
+        """Its object's name."""
         return self.key.name
 
 
@@ -194,6 +195,7 @@ class Stored:
         return self.value[start : self.value.index(b'"', start)].decode()
 
     def has_label(self, label: str) -> bool:
+        """Whether the object carries the label, with any value."""
         return label.encode() in self.value and label in orjson.loads(self.value)["metadata"].get("labels", {})
 
     def blobs(self) -> set[Digest]:

@@ -32,8 +32,9 @@ _SUBJECT_TITLES: Final[Mapping[str, str]] = {
 _EXIT_CODES: Final[Mapping[int, str]] = {
     OK: "done",
     FAILED: (
-        "failed. `validate`: a package is rejected or a file cannot be read. `ingest`: a catalog could not be read, or "
-        "was refused as a whole. `doctor`: a check failed"
+        "failed. `validate`: a package is rejected, a file cannot be read, or there is no package. `ingest`: a catalog "
+        "could not be read, was refused as a whole, or holds no package; with `--fail-on-rejected` also: a package is "
+        "rejected or a file cannot be read. `doctor`: a check failed"
     ),
     USAGE: "the command line or the configuration is wrong; the message names the flag, variable, or file and line",
     INTERRUPTED: "interrupted from the keyboard",

@@ -50,7 +50,7 @@ from cacheserver.memo import Memo
 
 log = logging.getLogger(__name__)
 
-_REMEMBERED_BYTES: Final = 8 << 20  # of request lines: some 4,000; clients ask the same over and over
+REMEMBERED_BYTES: Final = 8 << 20  # of request lines: some 4,000; clients ask the same over and over
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,11 +118,11 @@ class Api:
         }
         self._health = Health({**filled, **(checks or {})}, live_checks or {}, notes)
         self._paths = Paths(self._all_routes(resources, version, tuple(routes)))
-        self._known = Memo[tuple[str, str], _Asked](_REMEMBERED_BYTES)
+        self._known = Memo[tuple[str, str], _Asked](REMEMBERED_BYTES)
 
     def _all_routes(self, resources: Sequence[Resource], version: str, others: Sequence[Route]) -> Sequence[Route]:
         """What every server of Kubernetes answers besides its resources, and what others bring."""
-        health, openapi, told = self._health, OpenAPI(resources, version), version_document(version)
+        health, openapi, release = self._health, OpenAPI(resources, version), version_document(version)
 
         async def healthy(asked: PathRequest) -> Reply:
             return health.answer(asked.path, asked.query)
@@ -131,7 +131,7 @@ class Api:
             return openapi.answer(asked.request, asked.path, asked.query, self._now())
 
         async def tell_version(asked: PathRequest) -> Reply:
-            return whole(told)
+            return whole(release)
 
         async def discover(asked: PathRequest) -> Reply:
             return discovery.answer(asked.request, asked.path)
@@ -247,7 +247,7 @@ class Api:
 
 def _refused(request: web.BaseRequest, query: Query, error: StatusError) -> Reply:
     """The Status in the client's encoding; JSON when it accepts none of ours (kube does so too)."""
-    if request.writer.output_size > 0:  # half an answer is out: only a broken connection can tell the client
+    if request.writer.output_size > 0:  # half an answer is out: only a broken connection shows it to the client
         if request.transport is not None:
             request.transport.abort()
         raise ConnectionResetError("the answer broke off") from error

@@ -44,6 +44,7 @@ def check_size(path: str, query: str) -> None:
 
 
 def parse_query(text: str) -> Query:
+    """Parameters decoded, blank ones kept; of one that is given twice the first counts, as with kube-apiserver."""
     if not text:
         return _NO_QUERY
     query: dict[str, str] = {}

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 OPEN_PATHS: Final = frozenset(("/healthz", "/livez", "/readyz"))
 """Open to everybody and without a look at credentials: probes have none, and must not depend on the host cluster.
 
-k8s.io/apiserver/pkg/server/options/authorization.go: AlwaysAllowPaths. Just these; a single check's path tells reasons.
+k8s.io/apiserver/pkg/server/options/authorization.go: AlwaysAllowPaths. Just these; a single check's path gives reasons.
 Ours: /version is not among them, which kube-apiserver opens to anonymous users; nobody without credentials needs ours.
 """
 
@@ -33,6 +33,8 @@ _IMPERSONATION: Final = b"impersonate-"
 
 
 class Gate(Protocol):
+    """What every request passes before it is answered: first who asks, then whether they may."""
+
     async def identify(self, request: web.BaseRequest) -> Identity:
         """Raises: StatusError 401."""
         ...
@@ -43,19 +45,23 @@ class Gate(Protocol):
 
 
 class Authenticator(Protocol):
+    """Who holds a credential: files (server/access.py), or the host cluster (cluster/authentication.py)."""
+
     async def identify(self, request: web.BaseRequest) -> Identity | None:
         """Who asks; None when no credential of the request holds."""
         ...
 
 
 class Authorizer(Protocol):
+    """What somebody may do: files (server/access.py), or the host cluster (cluster/authorization.py)."""
+
     async def review(self, identity: Identity, attributes: Attributes) -> Verdict:
         """Raises: KubernetesError when there is no verdict."""
         ...
 
 
 def privileged(identity: Identity) -> bool:
-    """May everything, and is never told that there are too many requests."""
+    """May everything, and is never refused for too many requests (429)."""
     return _MASTERS in identity.groups
 
 

@@ -53,7 +53,9 @@ _DEFAULT_ICON_ETAG: Final = '"default-1"'
 class Blobs(Protocol):
     """Content by digest (cacheserver.store.blobs)."""
 
-    async def head(self, digest: Digest) -> BlobHead | None: ...
+    async def head(self, digest: Digest) -> BlobHead | None:
+        """Size and media type of content; None where there is none. Raises: EtcdError."""
+        ...
 
     def read(self, digest: Digest) -> AsyncIterator[bytes]:
         """Uncompressed bytes in pieces. Raises: BlobMissingError, EtcdError."""
@@ -188,7 +190,7 @@ async def _fed(writer: _FileWriter, pieces: AsyncGenerator[bytes, None]) -> Asyn
 
 
 class _LargeKinds:
-    """Tells which of a tar's files that come in parts are no text."""
+    """Finds out which of a tar's files are not text, piece by piece."""
 
     def __init__(self) -> None:
         self._reader = TarReader()

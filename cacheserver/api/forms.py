@@ -18,6 +18,8 @@ from cacheserver.cache.window import EventType
 
 
 class Shape(Enum):
+    """What an object is sent as; the value is how a refusal names it."""
+
     OBJECT = "the object itself"
     METADATA = "PartialObjectMetadata"
     TABLE = "Table"
@@ -174,4 +176,5 @@ class Framer:
 
 
 def error_frame(status: bytes) -> bytes:
+    """The watch event that ends a watch. status: a Status object as JSON."""
     return b'{"type":"ERROR","object":%b}\n' % status

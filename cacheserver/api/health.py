@@ -31,7 +31,7 @@ _NOSNIFF = header("X-Content-Type-Options", "nosniff")
 class Health:
     """ready: what /readyz and /healthz ask. live: what /livez asks; a failure there gets the process restarted.
 
-    notes: told by /readyz?verbose, and fail nothing: to be unready would take away what is served well.
+    notes: shown by /readyz?verbose, and fail nothing: to be unready would take away what is served well.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Health:
         return self._checks.keys()
 
     def begin_shutdown(self) -> None:
+        """From now on /readyz fails, so that nobody new is sent here; /livez goes on to pass."""
         self._stopping = True
 
     def answer(self, path: str, query: str) -> Reply:
@@ -92,10 +93,10 @@ class Health:
                 lines.append(f"[+]{name} ok\n")
             else:
                 failed.append(name)
-                # Withheld there is what each check's own path tells everybody; who asks for all of it gets it here too.
+                # Withheld here is what each check's own path says to all; who asks for everything gets it here too.
                 lines.append(f"[-]{name} failed: {reason if 'verbose' in parameters else 'reason withheld'}\n")
         if endpoint == "readyz":
-            lines += [f"[!]{name}: {told}\n" for name, note in self._notes.items() if (told := note()) is not None]
+            lines += [f"[!]{name}: {text}\n" for name, note in self._notes.items() if (text := note()) is not None]
         if excluded:
             names = ",".join(f'"{name}"' for name in sorted(excluded))
             lines.append(f"warn: some health checks cannot be excluded: no matches for {names}\n")

@@ -35,7 +35,7 @@ class Route:
     """Who answers /FIRST, and with `below` all under it.
 
     answer: raises StatusError, 404 for what it does not have, and any CacheServerError. listed: what the index at /
-    tells of it; None: /FIRST itself.
+    describes it; None: /FIRST itself.
     """
 
     first: str
@@ -69,7 +69,7 @@ class Paths:
 
 
 def listed(routes: Iterable[Route]) -> list[str]:
-    """What the index at / tells of these routes."""
+    """What the index at / lists of these routes."""
     return [path for route in routes for path in ((f"/{route.first}",) if route.listed is None else route.listed)]
 
 

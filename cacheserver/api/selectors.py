@@ -66,6 +66,7 @@ class Term(NamedTuple):
     values: Collection[str] = ()
 
     def holds(self, value: str | None) -> bool:
+        """Whether an object with this value fulfils the term; value: None where it has no such label."""
         must = self.must
         if must is Must.BE_ONE_OF:
             return value in self.values
@@ -101,9 +102,12 @@ class Selection:
 
     @property
     def everything(self) -> bool:
+        """Whether it selects all objects."""
         return not self.labels and not self.fields
 
     def matches(self, labels: Mapping[str, str], fields: Mapping[str, str]) -> bool:
+        """Whether an object with these labels and selectable fields is selected; a field that is missing counts as
+        empty."""
         for term in self.fields:
             if not term.holds(fields.get(term.key, "")):
                 return False
@@ -304,7 +308,7 @@ def _parse_labels(text: str, required: dict[str, str], selectable: Collection[st
     terms: list[Term] = []
     for key, operator, values in parsed:
         terms.append(Term(key, _MUSTS[operator], tuple(values) if len(values) < _MANY else frozenset(values)))
-        # A label may be called like a field; the index could not tell them apart, so it gets no hint.
+        # A label may be called like a field; the index could not distinguish them, so it gets no hint.
         if operator in ("=", "==") and key not in selectable:
             required[key] = values[0]
     return _joined(terms)

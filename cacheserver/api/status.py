@@ -108,10 +108,12 @@ def brief(text: str) -> str:
 
 
 def bad_request(message: str) -> StatusError:
+    """400."""
     return StatusError(400, "BadRequest", message)
 
 
 def unauthorized() -> StatusError:
+    """401: no credential, or none that holds."""
     # k8s.io/apiserver/pkg/endpoints/filters/authentication.go; it sends no WWW-Authenticate either
     return StatusError(401, "Unauthorized", "Unauthorized")
 
@@ -159,13 +161,14 @@ def header_too_large(problem: str) -> StatusError:
 
 
 def not_found(group: str, resource: str, name: str, hint: str = "") -> StatusError:
-    """hint: ours, behind kube's words."""
+    """404: there is no such object. resource: plural. hint: ours, behind kube's words."""
     name = brief(name) if len(name) > 253 else name  # longer than any name
     details = {"name": name, "group": group, "kind": resource}
     return StatusError(404, "NotFound", f'{resource}.{group} "{name}" not found{hint}', details=details)
 
 
 def no_such_path() -> StatusError:
+    """404: nothing lies at this path."""
     return StatusError(404, "NotFound", "the server could not find the requested resource")
 
 
@@ -179,17 +182,20 @@ def method_not_allowed(group: str, resource: str, verb: str, allow: str, instead
 
 
 def not_acceptable(accepted: Sequence[str]) -> StatusError:
+    """406: the client takes no media type that there is. accepted: those that there are."""
     # k8s.io/apiserver/pkg/endpoints/handlers/negotiation/errors.go
     return StatusError(406, "NotAcceptable", f"only the following media types are accepted: {', '.join(accepted)}")
 
 
 def unsupported_media_type(accepted: Sequence[str]) -> StatusError:
+    """415: the body is of another media type than those `accepted`."""
     # k8s.io/apiserver/pkg/endpoints/handlers/negotiation/errors.go
     message = f"the body of the request was in an unknown format - accepted media types include: {', '.join(accepted)}"
     return StatusError(415, "UnsupportedMediaType", message)
 
 
 def wrong_form(wanted: str, *, is_list: bool) -> StatusError:
+    """406: the client wants one object as a list, or a list as one object. wanted: the kind that it names."""
     # k8s.io/apiserver/pkg/endpoints/handlers/response.go
     found = "a list" if is_list else "not a list"
     return StatusError(406, "NotAcceptable", f"you requested {wanted}, but the requested object is {found}")
@@ -204,6 +210,7 @@ def invalid(kind: str, group: str, errors: Sequence[Cause]) -> StatusError:
 
 
 def expired(message: str = "The resourceVersion for the provided list is too old.") -> StatusError:
+    """410: the version that the client goes on from is gone; it has to list again."""
     return StatusError(410, "Expired", message)
 
 
@@ -213,15 +220,18 @@ def expired_page(fresh_token: str) -> StatusError:
 
 
 def unavailable(message: str, retry_after_s: int = 1) -> StatusError:
+    """503; a client may ask again after so many seconds."""
     return StatusError(503, "ServiceUnavailable", message, retry_after_s=retry_after_s)
 
 
 def shutting_down() -> StatusError:
+    """503: this server is stopping, another one may answer."""
     # k8s.io/apiserver/pkg/server/filters/watch_termination.go
     return unavailable("apiserver is shutting down.")
 
 
 def timed_out() -> StatusError:
+    """504: there was no answer within the time that the client gave."""
     # k8s.io/apiserver/pkg/server/filters/timeout.go
     return StatusError(504, "Timeout", "Timeout: request did not complete within the allotted timeout")
 
@@ -238,6 +248,7 @@ def internal_error(cause: str) -> StatusError:
 
 
 def too_large_resource_version(error: TooNew) -> StatusError:
+    """504: the cache has not come to the version asked for; with a hint to try again where it may still come."""
     # k8s.io/apiserver/pkg/storage/errors.go: clients match the cause, older ones the message
     cause = Cause("ResourceVersionTooLarge", "Too large resource version")
     # On the header client-go asks for the same up to ten times (rest/with_retry.go) before an informer lists anew.
@@ -246,7 +257,7 @@ def too_large_resource_version(error: TooNew) -> StatusError:
 
 
 def from_error(error: CacheServerError) -> StatusError:
-    """What a client is told for an error that the cache or the store raised."""
+    """What a client gets for an error that the cache or the store raised."""
     match error:
         case StatusError():
             return error

@@ -34,6 +34,8 @@ _LOOK_EVERY_S = 0.25
 
 
 class Freshness(Enum):
+    """How new the state has to be that a read is answered with; the value says it in words."""
+
     CONSISTENT = "as new as the store was when the read began"
     ANY = "whatever the cache holds"
     NOT_OLDER_THAN = "at least a resource version"
@@ -52,13 +54,30 @@ class Feed(Protocol):
     """What the cache needs of the store (store.Store; tests/fakes has one under the test's control)."""
 
     @property
-    def progress_trusted(self) -> bool: ...
+    def progress_trusted(self) -> bool:
+        """Whether progress notifications of this etcd can be believed (etcd/version.py)."""
+        ...
+
     @property
-    def cluster_id(self) -> int: ...
-    async def current_revision(self) -> int: ...
-    async def tick(self) -> int: ...
-    def read_all(self, revision: int = 0) -> AsyncIterator[Changes]: ...
-    def follow(self, after: int) -> AbstractAsyncContextManager[Follower]: ...
+    def cluster_id(self) -> int:
+        """Of the etcd that answered last: another one has other revisions."""
+        ...
+
+    async def current_revision(self) -> int:
+        """The revision as of a moment within the call. Raises: EtcdError."""
+        ...
+
+    async def tick(self) -> int:
+        """Writes a mark, which a watch sees; returns its revision. Raises: EtcdError (NoSpace among them)."""
+        ...
+
+    def read_all(self, revision: int = 0) -> AsyncIterator[Changes]:
+        """Every object, a page at a time, all as of `revision`, 0 for the present. Raises: Compacted, EtcdError."""
+        ...
+
+    def follow(self, after: int) -> AbstractAsyncContextManager[Follower]:
+        """What changes behind revision `after`, in whole revisions. Raises: Compacted, EtcdError."""
+        ...
 
 
 _Asker = tuple[float, "asyncio.Future[int | None]"]
@@ -113,6 +132,7 @@ class Position:
 
     @property
     def stale_for_s(self) -> float:
+        """Seconds since the store was last heard from; infinite before the first time."""
         return time.monotonic() - self._heard_at if self._heard_at else float("inf")
 
     async def reach(self, at: ReadAt) -> bool:

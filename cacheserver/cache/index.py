@@ -32,6 +32,7 @@ class Index(Generic[K, T]):
         return len(self._items)
 
     def add(self, item: T, keys: Iterable[K]) -> None:
+        """The item is found under each of these keys from now on; under none where there are none."""
         for key in keys:
             self._items.setdefault(key, {})[item] = None
 
@@ -94,7 +95,7 @@ class Indexes:
                 index.add(new.name, after)
 
     def candidates(self, required: Mapping[str, str]) -> Collection[Name] | None:
-        """Names of all objects that may have each required value (key to value); None where no index tells."""
+        """Names of all objects that may have each required value (key to value); None: no index of any."""
         best: Collection[Name] | None = None
         for declared, index in self._indexes:
             for key in declared.answers:

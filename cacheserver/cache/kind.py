@@ -33,6 +33,7 @@ class Waiters:
             self.futures.pop(future, None)
 
     def wake(self, *, due_before: float | None = None) -> None:
+        """End the waits that are due before a moment (monotonic), or all of them."""
         for future, due in list(self.futures.items()):
             if (due_before is None or due <= due_before) and not future.done():
                 future.set_result(None)

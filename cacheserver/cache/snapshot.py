@@ -72,11 +72,13 @@ class Entry:
 
     @property
     def body(self) -> bytes:
+        """The whole object as JSON, its resourceVersion included."""
         text, at = self._place
         return text[at : at + self.size]  # no copy where it is all of the text
 
     @property
     def metadata(self) -> bytes:
+        """The inside of its metadata, without the brace that closes it."""
         text, at = self._place
         return text[at + self.metadata_start : at + self.metadata_end]
 

@@ -90,7 +90,7 @@ class Watch:
     def lead_on(self, other: Watch) -> int | None:
         """How many events this one has taken that `other` has not; negative: the other way round.
 
-        None: no number tells, for one of them started in the future, or before the cache was rebuilt.
+        None: there is no such number, for one of them started in the future, or before the cache was rebuilt.
         """
         if self._epoch != other._epoch or self.position > self._cache.resource_version:
             return None
@@ -321,7 +321,7 @@ class WatchCache:
         was restarted resume instead of listing again. Ready once the present is reached.
         """
         present = await self._store.current_revision()
-        # Where only a mark tells how far the watch is, and etcd is too full to take it, the present is all there is.
+        # Where only a mark shows how far the watch is, and etcd is too full to take it, the present is all there is.
         backs = _LOOK_BACK if not self.ready and await self._at.ask_progress(present) else (0,)
         for back in backs:
             # Never revision 1, an etcd's empty beginning: Kubernetes' clients expect it to be too old.

@@ -1,6 +1,6 @@
 """Window of recent events of one kind, shared by all watchers. Never waits for a reader; knows nothing of HTTP.
 
-Bounded in events and bytes; when full, the oldest events go, and a watcher that still needed them is told 410.
+Bounded in events and bytes; when full, the oldest events go, and a watcher that still needed them gets 410.
 """
 
 from __future__ import annotations
@@ -21,18 +21,28 @@ class Selector(Protocol):
     """What a list or watch wants. `required` narrows by index: (field path or label key) -> value, all must hold."""
 
     @property
-    def everything(self) -> bool: ...
+    def everything(self) -> bool:
+        """Whether it matches any object, so that nobody needs to ask."""
+        ...
+
     @property
     def cost(self) -> int:
         """Of one call of `matches`, in steps of about 0.2 us."""
         ...
 
     @property
-    def required(self) -> Mapping[str, str]: ...
-    def matches(self, labels: Mapping[str, str], fields: Mapping[str, str]) -> bool: ...
+    def required(self) -> Mapping[str, str]:
+        """Paths of fields, and labels, with the one value that every match has; for indexes. May be empty."""
+        ...
+
+    def matches(self, labels: Mapping[str, str], fields: Mapping[str, str]) -> bool:
+        """Whether an object with these labels and fields is meant."""
+        ...
 
 
 class EventType(Enum):
+    """What happened to an object, as a watcher that selects some objects sees it."""
+
     ADDED = "ADDED"
     MODIFIED = "MODIFIED"
     DELETED = "DELETED"
@@ -114,6 +124,7 @@ class Window:
 
     @property
     def end(self) -> int:
+        """Index behind the newest event."""
         return self.base + len(self._events)
 
     def reset(self, floor: int) -> None:
@@ -122,6 +133,7 @@ class Window:
         self.epoch += 1
 
     def append(self, event: Event) -> None:
+        """The newest event. Takes the oldest ones away where there are too many, or too many bytes."""
         self._events.append(event)
         self.bytes += _cost(event)
         if len(self._events) > self._max_events or self.bytes > self._max_bytes:

@@ -50,15 +50,15 @@ def __getattr__(name: str) -> object:
 
 
 async def format_of(tree: Files, declared: Format | None) -> Format:
-    """What the tree is read as: as declared, else by its content, where a Kptfile anywhere means KRM. Ours.
+    """What the tree is read as: as declared or decided before, else by its content, where a Kptfile means KRM. Ours.
 
     Asked by parse, and, of all branches and tags of git, by who fetches them: a catalog is fetched in another way.
     Raises: SourceError.
     """
     from cacheserver.catalogs.krm.packages import Packages  # noqa: PLC0415 - see parse
 
-    if declared is not None:
-        return declared
+    if (known := declared or tree.format) is not None:
+        return known
     if isinstance(tree, Packages):
         return Format.KRM if await tree.holds_packages() else Format.FBC
     return Format.KRM if any(path.rpartition("/")[2] == _KPTFILE for path in tree.files) else Format.FBC

@@ -43,6 +43,7 @@ class Cutter:
 
     @property
     def cut(self) -> tuple[str, ...]:
+        """Names of what was cut short, sorted."""
         return tuple(sorted(self._cut))
 
     def items(self, name: str, found: Iterable[_T]) -> tuple[_T, ...]:

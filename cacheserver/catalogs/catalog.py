@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from cacheserver.model import BlobFile, Digest, Record
+from cacheserver.model import BlobFile, Digest, Format, Record
 
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total bytes). Cheap, may be called often."""
@@ -17,7 +17,9 @@ class Files(Protocol):
     """The content to parse: what a source's fetch brings (sources.Tree)."""
 
     @property
-    def root(self) -> Path: ...
+    def root(self) -> Path:
+        """Where they are."""
+        ...
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -29,10 +31,15 @@ class Files(Protocol):
         """(path, reason) of entries that the source left out."""
         ...
 
+    @property
+    def format(self) -> Format | None:
+        """Decided already, where it had to be known to fetch the files; else None."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with something of which the place is told elsewhere: a document, or a tree of a package's files.
+    """What is wrong with something whose place is known from elsewhere: a document, or a tree of a package's files.
 
     reason, message: as Finding's. path: of a file in the package (KRM), empty where it is about all of them.
     """
@@ -55,7 +62,7 @@ class Finding:
     line: int = 0
     package: str = ""
     warning: bool = False
-    """True: told, but nothing is refused for it."""
+    """True: shown, but nothing is refused for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,4 +102,4 @@ class Catalog:
     revisions: int = 0
     """Revisions of all good packages, the unchanged ones included."""
     ignored_tags: int = 0
-    """Tags of a git repository that name no package; the first of them are told as warnings (KRM)."""
+    """Tags of a git repository that name no package; the first of them are among the warnings (KRM)."""

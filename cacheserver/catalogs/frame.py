@@ -1,4 +1,4 @@
-"""How the pool and its workers tell one message from the next: 4 bytes of length, big endian, before each."""
+"""How the pool and its workers separate messages: 4 bytes of length, big endian, before each."""
 
 from __future__ import annotations
 

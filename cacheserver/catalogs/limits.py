@@ -24,7 +24,7 @@ class ParseLimits:
     alias_bytes: int = 1 * MIB
     """Text that aliases of one document may repeat. Real catalogs hold no alias at all."""
     findings: int = 100
-    """Told for one file; the rest is counted."""
+    """Listed for one file; the rest is counted."""
     package_bytes: int = 64 * MIB
     """Of one revision of a KRM package: all its files. The largest real one has 1.7 MB; a worker holds them at once.
     Also of all documents of an FBC package as JSON, of which the largest real one has 2.0 MB."""

@@ -8,7 +8,7 @@ from typing import Final
 
 SUMMARY_CHARACTERS: Final = 200  # ours: a line of a terminal or a tile; docs/reference/kinds.md
 LONGEST_NAME: Final = 253
-"""Of a name that is served or told; and of one that a finding shows."""
+"""Of a name that is served or in a message; and of one that a finding shows."""
 LONGEST_TEXT: Final = 4096
 """Ours: of one text of a summary (a name, a URL). Real ones stay under 100."""
 LONGEST_MESSAGE: Final = 1024

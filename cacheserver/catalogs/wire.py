@@ -1,4 +1,4 @@
-"""What both formats share of what workers are told and answer: JSON in lines, and packages with their records.
+"""What both formats share of the messages to workers and back: JSON in lines, and packages with their records.
 
 What can be long is written in lines of some hundred items: reading one takes all of Python's threads a millisecond, and
 a frame of 30,000 documents at once would take them, the loop's among them, for 50. Questions and answers of one format

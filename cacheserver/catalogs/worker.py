@@ -24,6 +24,7 @@ _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
 def main() -> None:
+    """Answers jobs until stdin ends. Arguments: the limits as JSON, and the most address space in bytes."""
     limits = ParseLimits(**orjson.loads(sys.argv[1]))
     _confine(int(sys.argv[2]))
     with os.fdopen(os.dup(0), "rb") as jobs, os.fdopen(os.dup(1), "wb") as answers:

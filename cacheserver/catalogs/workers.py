@@ -128,7 +128,7 @@ class Workers:
     def _lost_one(self, why: CatalogError) -> None:
         """A worker died and none could be started for it: the pool has one less until somebody needs it.
 
-        Who waits while there is no other is told: nobody would ever hand them a worker.
+        Where there is no other, those who wait get an error: nobody would ever hand them a worker.
         """
         self._wanted -= 1
         if self._wanted:

@@ -22,6 +22,9 @@ FAILED: Final = 1
 USAGE: Final = 2
 INTERRUPTED: Final = 130  # a shell's 128 + SIGINT
 
+SHOWN_FINDINGS: Final = 100
+"""What a person reads, and what a log of a pipeline keeps; a folder that is no catalog has ten thousands."""
+
 _EXAMPLES: Final = {
     "serve": """\
 examples:
@@ -38,8 +41,11 @@ then, from another terminal:
     "ingest": """\
 examples:
   cacheserver ingest --catalog example=./catalog
-      read it into the embedded etcd and tell what changed; a second run changes nothing
+      read it into the embedded etcd and say what changed; a second run changes nothing
   cacheserver ingest --repositories ./repositories --etcd http://127.0.0.1:2379
+
+exit codes: 0 done, there may be rejected packages; 1 a catalog could not be read, was refused as a whole, or holds no
+package, or (--fail-on-rejected) a package is rejected; 2 usage
 """,
     "validate": """\
 examples:
@@ -47,7 +53,8 @@ examples:
   cacheserver validate ./catalog/operator/catalog.yaml --as FBC
   cacheserver validate oci://registry.example/team/catalog:v4.20
 
-exit codes: 0 all packages are good (there may be warnings); 1 a package is rejected or a file unreadable; 2 usage
+exit codes: 0 all packages are good (there may be warnings); 1 a package is rejected, a file unreadable, or there is no
+package; 2 usage
 """,
     "certs": """\
 examples:
@@ -82,7 +89,7 @@ examples:
 Every setting can be given as a flag, as an environment variable (CACHESERVER_...) or in a file (--config); the flag
 wins over the variable, the variable over the file.
 
-exit codes: 0 done; 1 failed, or something was rejected; 2 the command line or configuration is wrong
+exit codes: 0 done; 1 failed; 2 the command line or configuration is wrong; each command's --help says more
 """
 
 _TITLES: Final = {
@@ -97,17 +104,17 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str, tuple[str, ...]]]] = {
     "serve": (
         "--catalog NAME=SOURCE ... [FLAGS]",
         "serve catalogs as a Kubernetes API, and keep them fresh",
-        "Read catalogs into etcd, look at their sources again and again, and serve them until told to stop.",
+        "Read catalogs into etcd, look at their sources again and again, and serve them until stopped.",
         tuple(SUBJECTS),
     ),
     "ingest": (
-        "--catalog NAME=SOURCE ... [FLAGS]",
+        "--catalog NAME=SOURCE ... [--fail-on-rejected] [FLAGS]",
         "read catalogs into etcd once, then exit",
         "Read every catalog once, write what changed into etcd, and say what that was.",
         ("content", "etcd", "parsing", "logs"),
     ),
     "validate": (
-        "PATH [FLAGS]",
+        "PATH [--as FORMAT] [--max-findings N] [FLAGS]",
         "say what is wrong with a catalog",
         "Parse a catalog as the server would and print every finding as FILE:LINE. Needs no etcd.",
         ("parsing", "logs"),
@@ -223,6 +230,34 @@ def _of_validate(command: argparse.ArgumentParser) -> None:
         default=FormatChoice.AUTO.value,
         help="what it is (default: Auto, its content decides)",
     )
+    _shown(command)
+
+
+def _of_ingest(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--fail-on-rejected",
+        action="store_true",
+        help="exit with 1 also where a package is rejected or a file cannot be read, for pipelines (default: those are"
+        " told, the others are served)",
+    )
+    _shown(command)
+
+
+def _shown(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--max-findings",
+        type=_count,
+        default=SHOWN_FINDINGS,
+        metavar="N",
+        help=f"print so many findings of a catalog, errors first (default: {SHOWN_FINDINGS})",
+    )
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
 
 
 def _of_certs(command: argparse.ArgumentParser) -> None:
@@ -239,6 +274,7 @@ def _of_certs(command: argparse.ArgumentParser) -> None:
 
 
 _OWN: Final[Mapping[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "ingest": _of_ingest,
     "validate": _of_validate,
     "certs": _of_certs,
 }

@@ -37,13 +37,15 @@ APISERVICE: Final = f"{VERSION}.{GROUP}"
 _ACCOUNT: Final = "cacheserver"
 _SOON_S: Final = 14 * 24 * 3600  # ours: cert-manager renews at 30 days; half of that missed is no accident
 _SLOW_S: Final = 0.1  # ours: ten times what etcd's own guide calls a healthy write
-_QUOTA_BYTES: Final = 8 << 30  # configs/etcd: --quota-backend-bytes; etcd 3.5 does not tell its own
+_QUOTA_BYTES: Final = 8 << 30  # configs/etcd: --quota-backend-bytes; etcd 3.5 does not show its own
 _FULL: Final = 0.8
 _SHOWN: Final = 10
 _LIMIT: Final = "500"  # kubectl's page; more Repositories than that are counted by the metrics
 
 
 class Level(StrEnum):
+    """How a check went; the value is what the table shows."""
+
     OK = "ok"
     WARNING = "warning"
     FAILED = "FAILED"
@@ -61,6 +63,7 @@ class Finding:
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
+    """1 where a check failed, else 0; warnings are no failure."""
     return int(any(finding.level is Level.FAILED for finding in findings))
 
 
@@ -352,7 +355,7 @@ async def _etcd(settings: Settings) -> Sequence[Finding]:
     if etcd.cert_file is not None:
         findings.append(_certificate("etcd client certificate", await _read(etcd.cert_file)))
     tls = TLSFiles(etcd.ca_file, etcd.cert_file, etcd.key_file) if etcd.ca_file or etcd.cert_file else None
-    # One at a time, since a client of all of them speaks with one that works and tells nothing of the others.
+    # One at a time, since a client of all of them speaks with one that works and says nothing of the others.
     for endpoint in etcd.endpoints:
         client = Client([endpoint], tls=tls, user=etcd.user, password=etcd.password() if etcd.user else None)
         try:
@@ -376,7 +379,7 @@ async def _member(client: Client, name: str) -> Sequence[Finding]:
         status, alarms = await client.status(), await client.alarms()
     except EtcdPermissionDenied:
         remedy = "as root: etcdctl endpoint status, etcdctl alarm list"
-        return [*findings, Finding(name, Level.SKIPPED, "tells its state to root alone", remedy)]
+        return [*findings, Finding(name, Level.SKIPPED, "shows its state to root alone", remedy)]
     findings.append(_version(f"{name} version", status.version))
     used = status.db_size / _QUOTA_BYTES
     size = f"{show_size(status.db_size)}, {used:.0%} of the {show_size(_QUOTA_BYTES)} in configs/etcd"

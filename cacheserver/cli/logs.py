@@ -28,7 +28,7 @@ def configure(settings: LogSettings, stream: TextIO | None = None, *, colour: bo
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.value.upper())
-    # Ours: asyncio tells at debug level only which selector it picked.
+    # Ours: asyncio logs at debug level only which selector it picked.
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
 
@@ -52,6 +52,7 @@ class JSONFormatter(logging.Formatter):
     """`ts` (RFC 3339, UTC, ms), `level`, `msg`, `logger`, then the fields; `trace` where there was an exception."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """One line: a JSON object with ts (UTC), level, msg, logger, and the fields of the event."""
         moment = datetime.fromtimestamp(record.created, UTC)
         line: dict[str, object] = {
             "ts": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
@@ -66,7 +67,7 @@ class JSONFormatter(logging.Formatter):
         try:
             return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
         except orjson.JSONEncodeError:
-            # Lone surrogates and integers over 64 bits: a log line that fails would hide what it tells.
+            # Lone surrogates and integers over 64 bits: a log line that fails would hide what it says.
             return orjson.dumps({name: _encodable(value) for name, value in line.items()}).decode()
 
 
@@ -82,6 +83,7 @@ class TextFormatter(logging.Formatter):
         self._colour = colour
 
     def format(self, record: logging.LogRecord) -> str:
+        """One line for people: local time, level, message, fields as `name=value`; a traceback on lines of its own."""
         moment = datetime.fromtimestamp(record.created).astimezone()
         fields = "".join(f" {name}={_quoted(value)}" for name, value in _fields(record).items())
         level = f"{record.levelname:<7}"

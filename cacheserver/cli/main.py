@@ -1,6 +1,6 @@
 """The command line: arguments to Settings, a command to the room that does it, errors to exit codes (arguments.py).
 
-0 done; 1 failed, or something was rejected; 2 the command line or configuration is wrong. What is asked for goes to
+0 done; 1 failed; 2 the command line or configuration is wrong. What is asked for goes to
 stdout; progress, logs and errors go to stderr. The server is imported only by the commands that need it.
 """
 
@@ -21,7 +21,7 @@ import cacheserver
 from cacheserver import config
 from cacheserver.cli import logs
 from cacheserver.cli.arguments import FAILED, INTERRUPTED, OK, USAGE, parse
-from cacheserver.cli.terminal import Progress, Terminal, banner, finding_line, ingest_table, table
+from cacheserver.cli.terminal import Progress, Terminal, banner, finding_lines, ingest_table, table
 from cacheserver.config import RepositoryConfig, Settings
 from cacheserver.errors import CacheServerError, ConfigError, EtcdStartError
 
@@ -93,11 +93,14 @@ def _run(arguments: Mapping[str, Any], settings: Settings, terminal: Terminal, e
             return _on_uvloop((engine or _server()).serve(settings, _announcer(settings, terminal)))
         case "ingest":
             _require_content(settings, serving=False)
-            return _ingest(settings, terminal, engine or _server())
+            strict, most = arguments["fail_on_rejected"], arguments["max_findings"]
+            return _ingest(settings, terminal, engine or _server(), fail_on_rejected=strict, most=most)
         case "validate":
             from cacheserver.cli.validate import validate  # noqa: PLC0415  see _server
 
-            return validate(arguments["source"], arguments["format"], settings, terminal)
+            return validate(
+                arguments["source"], arguments["format"], settings, terminal, most=arguments["max_findings"]
+            )
         case "doctor":
             return _doctor(settings, terminal)
         case "certs":
@@ -128,14 +131,15 @@ def _announcer(settings: Settings, terminal: Terminal) -> Callable[[str], None]:
 
 
 def _require_content(settings: Settings, *, serving: bool) -> None:
-    """A server on a shared etcd may serve what others ingest, and one in a cluster is told by that; else it is a
+    """A server on a shared etcd may serve what others ingest, and one in a cluster gets them from there; else it is a
     mistake to have nothing to read."""
     if settings.repositories or (serving and (settings.from_cluster or not settings.etcd.embedded)):
         return
     raise ConfigError("there is no catalog to read: give --catalog NAME=SOURCE or --repositories FILE (see --help)")
 
 
-def _ingest(settings: Settings, terminal: Terminal, engine: Engine) -> int:
+def _ingest(settings: Settings, terminal: Terminal, engine: Engine, *, fail_on_rejected: bool, most: int) -> int:
+    """most: findings of a catalog that are printed."""
     reports: list[SyncReport] = []
     errors: list[str] = []
 
@@ -146,11 +150,20 @@ def _ingest(settings: Settings, terminal: Terminal, engine: Engine) -> int:
         _on_uvloop(engine.ingest(settings, progress=progress, on_report=reports.append, on_error=failed))
     if reports:
         terminal.out(ingest_table(reports))
+    may_be_empty = {repository.key for repository in settings.repositories if repository.allow_empty}
     for report in reports:
-        for finding in report.findings:
-            terminal.out(finding_line(finding, terminal, prefix=f"{report.repository.name}: "))
+        name = report.repository.name
+        for line in finding_lines(report.findings, most, terminal, prefix=f"{name}: "):
+            terminal.out(line)
         if report.message:
-            errors.append(f"{report.repository.name}: {report.message} [{report.reason}]")
+            errors.append(f"{name}: {report.message} [{report.reason}]")
+        elif not report.packages and report.repository not in may_be_empty:
+            errors.append(f"{name}: no package was found; `cacheserver validate` says what was looked for")
+        elif fail_on_rejected and report.all_rejected:
+            are = "package is" if report.all_rejected == 1 else "packages are"
+            errors.append(f"{name}: {report.all_rejected} {are} rejected, and --fail-on-rejected is given")
+        elif fail_on_rejected and report.unreadable:
+            errors.append(f"{name}: a file could not be read, and --fail-on-rejected is given")
     for error in errors:
         terminal.error(error)
     return FAILED if errors else OK
@@ -210,7 +223,7 @@ def _explain(exc: BaseException, terminal: Terminal, *, debug: bool) -> int:
         else:
             terminal.error(f"{type(cause).__name__}: {logs.one_line(str(cause))}. This is a defect of cacheserver")
     if not debug and not all(isinstance(cause, ConfigError) for cause in causes):
-        print("The same command with --log-level debug tells more.", file=sys.stderr)
+        print("The same command with --log-level debug says more.", file=sys.stderr)
     return USAGE if all(isinstance(cause, ConfigError) for cause in causes) else FAILED
 
 

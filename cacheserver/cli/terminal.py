@@ -36,16 +36,20 @@ class Terminal:
 
     @property
     def interactive(self) -> bool:
+        """Whether stdout is a terminal."""
         return self._out.isatty()
 
     def out(self, text: str) -> None:
+        """A line on stdout, at once."""
         print(text, file=self._out, flush=True)
 
     def error(self, text: str) -> None:
+        """A line on stderr that says who complains."""
         label = f"{_RED}error{_RESET}" if self.colour and self._err.isatty() else "error"
         print(f"cacheserver: {label}: {text}", file=self._err, flush=True)
 
     def painted(self, text: str, *, warning: bool) -> str:
+        """The text in red, or yellow for a warning, where colours are wanted and seen."""
         if not (self.colour and self.interactive):
             return text
         return f"{_YELLOW if warning else _RED}{text}{_RESET}"
@@ -89,13 +93,24 @@ def finding_line(finding: Finding, terminal: Terminal, *, prefix: str = "") -> s
     return f"{one_line(place)}: {word}: {one_line(finding.message)} [{one_line(', '.join(about))}]"
 
 
+def finding_lines(findings: Sequence[Finding], most: int, terminal: Terminal, *, prefix: str = "") -> Iterator[str]:
+    """A line each, in the order given; of more than `most` the errors first, and how many are left out."""
+    shown = findings
+    if len(findings) > most:
+        shown = sorted(findings, key=lambda finding: finding.warning)[:most]
+    for finding in shown:
+        yield finding_line(finding, terminal, prefix=prefix)
+    if len(shown) < len(findings):
+        yield f"and {len(findings) - len(shown)} more; --max-findings {len(findings)} shows all"
+
+
 def validate_summary(catalog: Catalog, *, files: int, elapsed_s: float) -> str:
     """One line that says whether the catalog may be served, and one that names what may not."""
     good = len(catalog.packages) + len(catalog.unchanged)
     warnings = sum(finding.warning for finding in catalog.findings)
-    sizes = f"{_counted(good, 'good package')} with {_counted(catalog.revisions, 'revision')}"
-    troubles = f"{len(catalog.rejected)} rejected, {_counted(warnings, 'warning')}"
-    lines = [f"{_counted(files, 'file')}, {sizes}, {troubles}, {elapsed_s:.2f} s"]
+    sizes = f"{counted(good, 'good package')} with {counted(catalog.revisions, 'revision')}"
+    troubles = f"{len(catalog.rejected)} rejected, {counted(warnings, 'warning')}"
+    lines = [f"{counted(files, 'file')}, {sizes}, {troubles}, {elapsed_s:.2f} s"]
     if catalog.rejected:
         names = sorted(catalog.rejected)
         more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
@@ -117,7 +132,7 @@ def ingest_table(reports: Sequence[SyncReport]) -> str:
     """A row a repository, in the order given. Counts of objects: packages and their revisions."""
     rows: list[Sequence[str]] = [_INGEST_HEADER]
     for report in reports:
-        moved = (report.added, report.changed, report.deleted, report.unchanged, len(report.rejected))
+        moved = (report.added, report.changed, report.deleted, report.unchanged, report.all_rejected)
         there = (report.packages, report.revisions)
         time_s = f"{report.elapsed_s:.2f}s"
         rows.append([report.repository.name, *map(str, moved), *map(str, there), time_s, report.outcome.value])
@@ -133,7 +148,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 def banner(url: str, settings: Settings) -> str:
     """The address and what to try there first."""
     count = len(settings.repositories)
-    what = _counted(count, "repository", "repositories") if count else "what etcd holds"
+    what = counted(count, "repository", "repositories") if count else "what etcd holds"
     kubectl = f"kubectl --server {url}"
     return "\n".join(
         (
@@ -152,5 +167,6 @@ def banner(url: str, settings: Settings) -> str:
     )
 
 
-def _counted(count: int, one: str, many: str = "") -> str:
+def counted(count: int, one: str, many: str = "") -> str:
+    """`1 file`, `2 files`. many: the plural, where it is more than an s."""
     return f"{count} {one if count == 1 else many or f'{one}s'}"

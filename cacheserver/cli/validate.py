@@ -9,14 +9,16 @@ import asyncio
 import contextlib
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import uvloop
 
 from cacheserver import catalogs, config, sources
 from cacheserver.cli.arguments import FAILED, OK
-from cacheserver.cli.terminal import Progress, Terminal, finding_line, validate_summary
+from cacheserver.cli.logs import one_line
+from cacheserver.cli.terminal import Progress, Terminal, counted, finding_lines, validate_summary
 from cacheserver.config import FormatChoice, Settings, SourceSpec
 from cacheserver.errors import ConfigError
 from cacheserver.ingest import limits
@@ -26,9 +28,11 @@ if TYPE_CHECKING:
     from cacheserver.catalogs import Catalog
     from cacheserver.sources import Tree
 
+_SHOWN_FOLDERS: Final = 5
 
-def validate(text: str, choice: str, settings: Settings, terminal: Terminal) -> int:
-    """Prints every finding, then a summary; returns the exit code. text: as `serve` takes a source, or one file.
+
+def validate(text: str, choice: str, settings: Settings, terminal: Terminal, *, most: int) -> int:
+    """Prints `most` findings, then a summary; returns the exit code. text: as `serve` takes a source, or one file.
 
     choice: a FormatChoice. Raises: ConfigError for what is no source or does not exist, SourceError.
     """
@@ -45,11 +49,28 @@ def validate(text: str, choice: str, settings: Settings, terminal: Terminal) -> 
         prefix = f"{Path(text) if source.path.is_dir() else Path(text).parent}/"
     with tempfile.TemporaryDirectory(prefix="cacheserver-validate-") as scratch, terminal.progress() as progress:
         tree, catalog = uvloop.run(_parse(source, kind, settings, Path(scratch), progress))
-    for finding in catalog.findings:
-        terminal.out(finding_line(finding, terminal, prefix=prefix))
+    for line in finding_lines(catalog.findings, most, terminal, prefix=prefix):
+        terminal.out(line)
     elapsed_s = time.monotonic() - started
     terminal.out(validate_summary(catalog, files=len(tree.files), elapsed_s=elapsed_s))
-    return FAILED if catalog.rejected or catalog.unreadable else OK
+    nothing = not (catalog.packages or catalog.unchanged or catalog.rejected)
+    if nothing:
+        terminal.error(f"{text}: no package was found: {_looked_for(source, tree.files)}")
+    return FAILED if catalog.rejected or catalog.unreadable or nothing else OK
+
+
+def _looked_for(source: SourceSpec, files: Sequence[str]) -> str:
+    """Where there is no package: what was looked for, and among what."""
+    if isinstance(source, config.GitSource):
+        return "there is no document with `schema: olm.package`, and no Kptfile on the branch, at a tag or in a draft"
+    if not files:
+        return "there is no file in it"
+    hidden = sorted({part for path in files for part in path.split("/")[:-1] if part.startswith(".")})
+    left_out = f"; hidden folders are left out: {', '.join(hidden[:_SHOWN_FOLDERS])}" if hidden else ""
+    return (
+        f"none of {counted(len(files), 'file')} holds a document with `schema: olm.package`, and none is a Kptfile"
+        f"{one_line(left_out)}"
+    )
 
 
 async def _parse(

@@ -146,7 +146,7 @@ class Endpoint:
         return stub(timeout=timeout, metadata=metadata)
 
     def stays(self) -> Callable[[], bool]:
-        """What tells of the present connection that it is there, and that the member takes more questions on it.
+        """What is read from the present connection: that it is there, and that the member takes more questions on it.
 
         A stream outlives that: an etcd that was asked to stop says so (GOAWAY) and waits for it, seven seconds by
         default (etcd: stopServers in server/embed/etcd.go), and so does whoever stops it.

@@ -79,7 +79,7 @@ class Apply:
         self.writes.unchanged += sum(len(self._served.get(name, ())) for name in self._catalog.unchanged)
         if not self._catalog.packages and not gone:
             return
-        # From here on the index of the last sync no longer tells what is served: if this sync does not finish, the next
+        # From here on the index of the last sync is no longer what is served: if this sync does not finish, the next
         # one must not take a package for unchanged that was half written. A delete, since a full etcd takes that.
         await self._store.put_state(self._claim, self._key, None)
         try:
@@ -128,7 +128,7 @@ class Apply:
     ) -> set[str]:
         """Take the label from every revision that is not the latest any more; returns the names of those put so.
 
-        The package is told last, as ever: for a moment it names the latest of before, which is still there.
+        The package is written last, as ever: for a moment it names the latest of before, which is still there.
         """
         latest = {record.name for record in revisions if LABEL_LATEST in record.labels}
         had = {name for name, stored in here.items() if name not in latest and stored.has_label(LABEL_LATEST)}

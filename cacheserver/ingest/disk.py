@@ -58,6 +58,7 @@ class ScratchSpace:
 
     @property
     def held_bytes(self) -> int:
+        """Bytes of all trees that are held."""
         return sum(self._held.values())
 
     async def wait(self) -> None:
@@ -67,9 +68,11 @@ class ScratchSpace:
             await self._less.wait()
 
     async def hold(self, tree: Path) -> None:
+        """Count what lies below `tree`, until drop()."""
         self._held[tree] = await asyncio.to_thread(_size, tree)
 
     def drop(self, tree: Path) -> None:
+        """`tree` is gone, or was never held: whoever waits looks again."""
         self._held.pop(tree, None)
         self._less.set()
 

@@ -77,8 +77,10 @@ class _Packages:
 
     async def fetch(self, scratch: Path, progress: Progress) -> Tree:
         """A PackagesTree, or an ordinary one under the same digest."""
-        from cacheserver.sources.git.packages import PackagesTree  # noqa: PLC0415 - who reads no git does without
+        from cacheserver.sources.git.branch import Branch  # noqa: PLC0415 - who reads no git does without
+        from cacheserver.sources.git.packages import PackagesTree  # noqa: PLC0415 - likewise
 
+        directory = self._source.directory.strip("/")
         try:
             mirror = await self.refs.sync(progress)
         except SourceNotFoundError:
@@ -88,13 +90,13 @@ class _Packages:
             return await self._otherwise.fetch(scratch, progress)
         tree = PackagesTree(
             root=scratch, files=(), digest=mirror.digest, mirror=mirror, url=self._source.url,
-            directory=self._source.directory,
+            directory=directory, branch=Branch(mirror, directory),
         )  # fmt: skip
         async with contextlib.AsyncExitStack() as unless_taken:
             unless_taken.push_async_callback(tree.aclose)
             declared = Format.KRM if self._otherwise is None or not mirror.refs else None
-            if self._otherwise is not None and await format_of(tree, declared) is not Format.KRM:
-                return replace(await self._otherwise.fetch(scratch, progress), digest=mirror.digest)
+            if await format_of(tree, declared) is not Format.KRM:
+                return replace(await tree.branch.check_out(scratch, progress), format=Format.FBC)
             unless_taken.pop_all()
             return tree
 

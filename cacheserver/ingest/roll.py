@@ -1,8 +1,8 @@
 """Which catalogs this configuration had, so that those it no longer has are forgotten. A file in the data directory.
 
-Standalone, nobody tells that a catalog went: it is just not named any more. But others may have put what etcd holds:
+Standalone, nothing says that a catalog went: it is just not named any more. But others may have put what etcd holds:
 another server with other catalogs, or `cacheserver ingest`. So a server forgets only what it kept in step itself, which
-this file tells, and not while another process does. Where there is no file (a new data directory) nothing is forgotten.
+this file lists, and not while another process does. Where there is no file (a new data directory) nothing is forgotten.
 Called by the server.
 """
 

@@ -59,9 +59,11 @@ class ServedStatusStore:
         self._store = store
 
     async def read(self, config: RepositoryConfig) -> Stored | None:
+        """As StatusStore.read. Raises: EtcdError."""
         return await self._store.read_object(Key(Kind.REPOSITORY, config.key.namespace, config.key.name))
 
     async def write(self, claim: Claim, record: Record, previous: Stored | None) -> Stored | None:
+        """As StatusStore.write, under the claim on the repository. Raises: EtcdError, LeaseLostError."""
         return await self._store.put(claim, record, previous)
 
 
@@ -74,8 +76,8 @@ class _Tracked:
     access: str
     wanted: asyncio.Event
     failures: int = 0
-    told: bool = False
-    """Status speaks of what is served: this process saw to it."""
+    status_fits: bool = False
+    """Status speaks of what is served: this process wrote it."""
     starved: bool = False
     """The last sync failed for lack of space in etcd: the next one begins as soon as there is some."""
     authored: asyncio.Event = field(default_factory=asyncio.Event)
@@ -113,7 +115,7 @@ class _LazyClaim:
 
     async def __call__(self) -> Claim:
         if self._claim is None:
-            self._claim = await self._session.claim(str(self._life.config.key), on_wait=self._told)
+            self._claim = await self._session.claim(str(self._life.config.key), on_wait=self._log_wait)
         return self._claim
 
     async def status_claim(self) -> Claim:
@@ -124,7 +126,7 @@ class _LazyClaim:
         if self._claim is not None:
             await self._session.release(self._claim)
 
-    def _told(self, holder: str) -> None:
+    def _log_wait(self, holder: str) -> None:
         log.info("another process ingests this repository; waiting", extra=_about(self._life, holder=holder))
 
 
@@ -220,7 +222,7 @@ class Ingest:
                 self.space.refused(_first(full))
             except* EtcdError as lost:
                 log.warning("ingestion lost its lease, starting over", extra={"error": str(lost.exceptions[0])})
-                for key in self._tracked:  # another replica may tell of them now; what we saw last must not outlive it
+                for key in self._tracked:  # another replica may measure them now; our last figures must not stay
                     metrics.forget_repository(key.namespace, key.name)
             pause_s = 0.5 if time.monotonic() - started > 60 else min(pause_s * 2, 10.0)
             await asyncio.sleep(pause_s)
@@ -311,6 +313,7 @@ class Ingest:
                     report = await self._sync(life, hold, progress)
                     if report.outcome is Outcome.UNCHANGED:
                         await count_served(report, self._services.store)
+                        status.recall(report, await self._statuses.read(life.config))
                     on_report(report)
                     await hold.release()
                 except CacheServerError as exc:
@@ -403,18 +406,18 @@ class Ingest:
 
         async def on_change() -> None:
             nonlocal previous
-            life.told = False
+            life.status_fits = False
             with contextlib.suppress(NoSpace):  # what follows may delete, and so make room
                 previous = await self._publish(life, hold, status.syncing(previous), None, previous)
 
         report = await Sync(
             life.config, life.source, hold, self._services, progress=progress, on_change=on_change,
-            doubtful=life.failures > 0, said=None if life.told else status.digest_of(previous),
+            doubtful=life.failures > 0, said=None if life.status_fits else status.digest_of(previous),
         ).run()  # fmt: skip
         same = report.outcome is Outcome.UNCHANGED
         phase = status.unchanged(previous) if same else status.synced(report)
         await self._publish(life, hold, phase, report, previous)
-        life.told = True
+        life.status_fits = True
         labels = life.config.key.namespace, life.config.key.name
         metrics.repository_checked.labels(*labels).set(time.time())
         if report.outcome is Outcome.HELD:
@@ -466,7 +469,7 @@ def _publishing(publisher: Publisher | None, services: SyncServices) -> Publishi
 
 
 def _standing_by(leader: str) -> None:
-    log.info("standing by: another replica reads the sources, and its log tells of them", extra={"leader": leader})
+    log.info("standing by: another replica reads the sources, and its log speaks of them", extra={"leader": leader})
 
 
 def _decisive(config: RepositoryConfig) -> RepositoryConfig:

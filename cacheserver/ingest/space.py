@@ -1,4 +1,4 @@
-"""Whether etcd takes writes, as far as ingestion knows: told by those whom it refused, asked again until it does.
+"""Whether etcd takes writes, as far as ingestion knows: learned from those whom it refused, asked again until it does.
 
 Full, etcd refuses every put until somebody makes room and disarms its alarm. Everything else goes on meanwhile: reads,
 the lease, deletes. One of these a process; `watch` is a task of ingestion's, `trouble` is read by health checks.

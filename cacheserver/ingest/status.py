@@ -49,7 +49,7 @@ _REMEDIES = {
     "SourceFailed": "it is tried again at each interval",
     "SyncTooLong": "it is tried again at each interval; raise --sync-timeout, or make the source smaller or faster",
     "NoSpace": "it goes on by itself when etcd takes writes again",
-    "CatalogFailed": "it is tried again by itself; `cacheserver validate` tells more",
+    "CatalogFailed": "it is tried again by itself; `cacheserver validate` says more",
 }
 _LONGEST_CAUSE = 700
 _PUSHED = "Pushed"
@@ -105,6 +105,13 @@ def digest_of(previous: Stored | None) -> str:
     return str(orjson.loads(previous.value)["status"].get("digest", "")) if previous else ""
 
 
+def recall(report: SyncReport, stored: Stored | None) -> None:
+    """Fill in what the last sync that read the source found wrong with it."""
+    if stored is not None:
+        report.rejected_before = orjson.loads(stored.value)["status"].get("rejectedCount", 0)
+        report.unreadable = _said(stored).get("Degraded", _NOT_DEGRADED)[1] == "UnreadableFile"
+
+
 def unchanged(previous: Stored | None) -> Phase:
     """The source is what it was at the last finished sync: say again what that one meant."""
     degraded = _said(previous).get("Degraded", _NOT_DEGRADED)
@@ -117,6 +124,7 @@ def unchanged(previous: Stored | None) -> Phase:
 
 
 def suspended(previous: Stored | None) -> Phase:
+    """Nobody looks at the source; what is served is as good as it was."""
     message = "suspended: the source is not asked; what is there stays. Set suspend: false to go on"
     degraded = _said(previous).get("Degraded", _NOTHING_READ)
     return Phase((True, "Suspended", message), _NOT_RECONCILING, _NOT_STALLED, degraded)

@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 
 class Outcome(Enum):
+    """How a sync ended that did not fail."""
+
     UNCHANGED = "unchanged"
     """The source has the digest that is served."""
     APPLIED = "applied"
@@ -52,7 +54,8 @@ class SyncReport:
     """What one sync did. Counts are of served objects (packages and revisions); `rejected` by package name;
     `ignored_tags`: tags of a git repository that name no package (KRM).
 
-    reason, message: why it was held, for people; empty otherwise.
+    reason, message: why it was held, for people; empty otherwise. rejected_before: of an UNCHANGED sync, how many
+    packages the sync before it rejected, where `recall` (status.py) was asked.
     """
 
     repository: RepositoryKey
@@ -71,6 +74,12 @@ class SyncReport:
     reason: str = ""
     message: str = ""
     elapsed_s: float = 0.0
+    rejected_before: int = 0
+
+    @property
+    def all_rejected(self) -> int:
+        """Packages of the source that are not served as they are in it."""
+        return len(self.rejected) or self.rejected_before
 
     @property
     def written(self) -> int:
@@ -339,8 +348,8 @@ class _Budget:
         except TimeoutError:
             if not limit.expired():
                 raise
-            told = f"the sync worked for {self._all:.0f} s (--sync-timeout) and was ended while {doing}"
-            raise SyncTooLongError(told) from None
+            message = f"the sync worked for {self._all:.0f} s (--sync-timeout) and was ended while {doing}"
+            raise SyncTooLongError(message) from None
         finally:
             self._left = max(0.0, self._left - (time.monotonic() - began))
 

@@ -79,6 +79,8 @@ class Update:
 
 
 class Verdict(Enum):
+    """What a server said of one ref of a push."""
+
     OK = "ok"
     STALE = "stale"
     """The ref is not what it was when it was seen: look again."""

@@ -34,6 +34,8 @@ class _Known:
 
 
 class Drafts:
+    """Which drafts git does not have, and when they are to be pushed, of all repositories of a process."""
+
     def __init__(self, authored: Authored, now: Callable[[], float]) -> None:
         self._authored = authored
         self._now = now
@@ -72,6 +74,7 @@ class Drafts:
         return max(at, known.try_at, until if saved_ms == draft.saved_ms else 0.0)
 
     def hold_back(self, key: Key, draft: Draft, seconds: float) -> None:
+        """A draft that cannot be pushed is not due again for so long, unless it is saved."""
         known = self._known.setdefault(RepositoryKey(key.namespace, key.repository), _Known())
         known.held_back[key] = draft.saved_ms, self._now() + seconds
 
@@ -83,6 +86,7 @@ class Drafts:
         known.try_at = self._now() + min(first * 2 ** min(known.failures - 1, 10), most) if error is not None else 0.0
 
     def forget(self, repository: RepositoryKey) -> None:
+        """Nothing is remembered of a repository that went."""
         self._known.pop(repository, None)
 
 

@@ -33,6 +33,8 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
+    """One of status.conditions, as Kubernetes has them; its time is given where it is written."""
+
     type: str
     true: bool
     reason: str
@@ -65,14 +67,17 @@ class Object:
 
     @property
     def lifecycle(self) -> str:
+        """spec.lifecycle."""
         return str(self._manifest["spec"].get("lifecycle", ""))
 
     @property
     def revision(self) -> str:
+        """spec.revision: of a draft its workspace."""
         return str(self._manifest["spec"].get("revision", ""))
 
     @property
     def workspace(self) -> str:
+        """spec.workspaceName."""
         return str(self._manifest["spec"].get("workspaceName", ""))
 
     @property
@@ -82,9 +87,11 @@ class Object:
         return found
 
     def annotation(self, name: str) -> str:
+        """Its text; empty where there is none."""
         return str(self._manifest["metadata"].get("annotations", {}).get(name, ""))
 
     def become(self, lifecycle: str) -> None:
+        """Change the lifecycle, in spec and label."""
         self._manifest["spec"]["lifecycle"] = lifecycle
         self._manifest["metadata"].setdefault("labels", {})[LABEL_LIFECYCLE] = lifecycle
 
@@ -131,6 +138,7 @@ class Object:
         return True
 
     def untell(self, kind: str) -> None:
+        """Take the condition of this type away."""
         status = self._manifest["status"]
         if kept := [each for each in status.get("conditions", ()) if each.get("type") != kind]:
             status["conditions"] = kept

@@ -34,14 +34,17 @@ Rank = tuple[semver.Version, bool]
 
 
 def draft_branch(directory: str, workspace: str) -> str:
+    """Short name of a draft's branch (docs/sources.md)."""
     return f"drafts/{directory}/{workspace}"
 
 
 def proposed_branch(directory: str, workspace: str) -> str:
+    """As draft_branch, of one that is proposed."""
     return f"proposed/{directory}/{workspace}"
 
 
 def deletion_branch(directory: str, revision: str) -> str:
+    """Short name of the branch that marks a revision proposed for deletion."""
     return f"deletionProposed/{directory}/{revision}"
 
 
@@ -149,10 +152,12 @@ class People:
 
 
 def invalid(message: str) -> RefusedPlan:
+    """422, which no repetition cures."""
     return RefusedPlan(Failure(422, "Invalid", message))
 
 
 def diverged(held: Held, draft: Draft, found: str) -> RefusedPlan:
+    """Its branch is not where we left it. found: where it is, empty where it is gone."""
     return invalid(
         f"Diverged: the branch {draft.branch} is at {found[:12] or 'no commit'}, and we left it at "
         f"{draft.commit[:12]}: somebody else moved it. Both are kept; save it with the annotation "
@@ -240,7 +245,7 @@ class Planner:
         there = proposed_branch(draft.directory, served.workspace)
         by = [(message.OPERATION, operation.id), ("Proposed-by", operation.user)]
         if draft.branch == there or self.view.head_of(there) in {draft.commit, draft.pushing} - {""}:
-            flushed = self.flush(replace_draft(held, replace(draft, branch=there)), served, by)
+            flushed = self.flush(_with_draft(held, replace(draft, branch=there)), served, by)
             return replace(flushed, held=held, draft=_proposed(flushed.draft, operation.user))
         flushed = self.flush(held, served, by)
         assert flushed.draft is not None
@@ -415,7 +420,7 @@ class Planner:
                 raise invalid(f"{step} is for drafts, and this is published")
 
 
-def replace_draft(held: Held, draft: Draft) -> Held:
+def _with_draft(held: Held, draft: Draft) -> Held:
     return replace(held, draft=draft)
 
 

@@ -168,15 +168,18 @@ class Publisher:
             log.info("done in git", extra=about)
 
     def is_atomic(self, key: RepositoryKey) -> bool:
+        """Whether all refs of a push are moved or none, as far as is known of the repository's server."""
         return key not in self._not_atomic
 
     def not_atomic(self, key: RepositoryKey) -> None:
+        """Its server said so: from now on its refs are pushed one after the other."""
         if key not in self._not_atomic:
             about = {"namespace": key.namespace, "repository": key.name}
             log.warning("the git server takes no atomic pushes; refs are pushed one after the other", extra=about)
         self._not_atomic.add(key)
 
     def forget(self, key: RepositoryKey) -> None:
+        """The repository went: nothing is remembered of it, nor counted."""
         self._not_atomic.discard(key)
         self.drafts.forget(key)
 

@@ -120,6 +120,7 @@ class DirectorySource:
         return await self._scan(progress)
 
     async def aclose(self) -> None:
+        """Forgets the hashes of files that did not change."""
         self._known = {}
 
     async def _scan(self, progress: Progress) -> Tree:

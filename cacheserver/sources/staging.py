@@ -33,6 +33,8 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Link:
+    """A symbolic link that is not followed yet. target: as written."""
+
     target: str
 
 
@@ -77,6 +79,7 @@ class Directory:
         return 0
 
     def find(self, parts: Sequence[str]) -> Node | None:
+        """What lies at this path below it; None where nothing does, or a part on the way is no directory."""
         at: Node | None = self
         for part in parts:
             if not isinstance(at, Directory):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from cacheserver.errors import SourceTooLargeError
+from cacheserver.model import Format
 
 _SHOWN: Final = 200
 """Characters of a path in a refusal: the message stands in a status."""
@@ -38,7 +39,7 @@ class Limits:
     """CPU time of each process of git. Indexing a million objects takes a minute."""
 
     def error(self, cap: str, where: str) -> SourceTooLargeError:
-        """The refusal when `cap`, a field's name, is exceeded at `where`; of that it tells 200 characters."""
+        """The refusal when `cap`, a field's name, is exceeded at `where`, of which it shows 200 characters."""
         most, unit, setting = {
             "total_bytes": (self.total_bytes, "bytes in all", "; --max-source-bytes raises it"),
             "file_bytes": (self.file_bytes, "bytes in one file", "; --max-file-bytes raises it"),
@@ -105,6 +106,8 @@ class Tree:
     digest: str
     refused: tuple[tuple[str, str], ...] = ()
     """(path, reason) of entries left out: a link out of the root, a socket, an unreadable file."""
+    format: Format | None = None
+    """What it has to be read as, where that was decided to fetch it; None where it was not."""
 
     async def aclose(self) -> None:
         """Lets go of what it is read from, if anything; whoever fetched it calls this, also where nothing was read."""
@@ -130,4 +133,6 @@ class Source(Protocol):
         """
         ...
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Lets go of what is kept open between fetches; the source is not used again."""
+        ...

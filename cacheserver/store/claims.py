@@ -44,15 +44,15 @@ class Session:
         on_wait: called with the present holder, and again with each other one.
         Raises: NoSpace where nobody holds it and etcd is full; LeaseLostError, Unavailable.
         """
-        told: bytes | None = None
+        named: bytes | None = None
         while True:
             claim, found = await self._attempt(name)
             if claim is not None:
                 return claim
             held = found.key_values
-            if held and held[0].value != told:
-                told = held[0].value
-                on_wait(told.decode(errors="replace"))
+            if held and held[0].value != named:
+                named = held[0].value
+                on_wait(named.decode(errors="replace"))
             await self._wait_for_release(claim_key(name), found.revision)
 
     async def _attempt(self, name: str) -> tuple[Claim | None, RangeResult]:
@@ -90,6 +90,7 @@ class Session:
             pass
 
     async def release(self, claim: Claim) -> None:
+        """Let go of it: whoever waits for it gets it. One that was lost already stays as it is. Raises: EtcdError."""
         self._held.pop(claim.name, None)
         await self._client.txn([claim.fence], [Delete(claim.key)])
 
@@ -104,10 +105,12 @@ class Claim:
 
     @property
     def fence(self) -> Compare:
+        """What a transaction has to compare, so that it fails once the claim is lost."""
         return Compare(self.key, "create_revision", self.create_revision)
 
     @property
     def lost_message(self) -> str:
+        """For the error of a write that the fence stopped."""
         return f"the claim on {self.name} is held by another process now; nothing was written"
 
 

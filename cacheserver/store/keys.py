@@ -57,7 +57,7 @@ class IngestState:
 
 
 def component(text: str) -> str:
-    """Safe between slashes; `~` alone stands for the empty string, which etcd keys could not tell apart."""
+    """Safe between slashes; `~` alone stands for the empty string, which etcd keys could not show."""
     return quote(text, safe="") or "~"
 
 
@@ -67,18 +67,22 @@ def component_of(written: bytes) -> str:
 
 
 def claim_key(name: str) -> bytes:
+    """name: any text; slashes in it stand in the key as well."""
     return CLAIM + quote(name, safe="/").encode()
 
 
 def joined(*parts: str) -> bytes:
+    """Parts, each made safe, between slashes."""
     return "/".join(map(component, parts)).encode()
 
 
 def repository_prefix(kind: Kind, repository: RepositoryKey) -> bytes:
+    """What the keys of a repository's packages or revisions begin with; no key of another repository does."""
     return SERVED + kind.value.encode() + b"/" + joined(repository.namespace, repository.name) + b"/"
 
 
 def object_key(key: Key) -> bytes:
+    """Where a served object lies. Injective; sorted bytewise, a package lies with its own."""
     base = SERVED + key.kind.value.encode() + b"/"
     if key.kind is Kind.REPOSITORY:
         return base + joined(key.namespace, key.repository)
@@ -93,6 +97,7 @@ def authored_key(prefix: bytes, key: Key) -> bytes:
 
 
 def number_key(repository: RepositoryKey, package: str) -> bytes:
+    """Of the highest number that a revision of the package ever had."""
     return NUMBER + joined(repository.namespace, repository.name, package)
 
 
@@ -103,18 +108,22 @@ def parse_authored_key(key: bytes) -> tuple[bytes, Key]:
 
 
 def parse_key(kind: Kind, key: bytes) -> Key:
+    """object_key, backwards. kind: what the key says, too."""
     parts = key[len(SERVED) + len(kind.value) + 1 :].decode().split("/")
     return Key(kind, *("" if part == "~" else unquote(part) for part in parts))
 
 
 def ingest_key(repository: RepositoryKey) -> bytes:
+    """Where a sync's state lies."""
     return INGEST + joined(repository.namespace, repository.name)
 
 
 def encode_state(state: IngestState) -> bytes:
+    """As JSON."""
     return orjson.dumps(state)
 
 
 def decode_state(value: bytes) -> IngestState:
+    """Of this release or any older one, whose missing fields are empty."""
     raw = orjson.loads(value)
     return IngestState(raw["digest"], raw.get("index", ""), raw.get("settings", ""), raw.get("documents", ""))

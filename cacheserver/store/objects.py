@@ -171,6 +171,7 @@ class Store:
         return found
 
     async def read_object(self, key: Key) -> Stored | None:
+        """The object under this key; None where there is none. Raises: EtcdError."""
         found = (await self._client.range(object_key(key))).key_values
         return Stored(key, found[0].value, found[0].mod_revision) if found else None
 
@@ -261,7 +262,8 @@ class Store:
         return Stored(to, stored.value, await self._write(claim, object_key(to), stored.value, stored))
 
     async def delete(self, claim: Claim, stored: Stored) -> bool:
-        """Returns true: it is gone. Raises: as put."""
+        """Delete it, also where it changed since it was read; nothing happens where it is gone. Returns true: it is
+        gone. Raises: as put."""
         await self._write(claim, object_key(stored.key), None, stored)
         return True
 

@@ -39,6 +39,7 @@ class Usage:
 
     @property
     def total(self) -> int:
+        """Bytes that count against the caps: what is there, and what is left of what was replaced."""
         # What is replaced just now stands beside it for a while: whoever replaces everything once would else need the
         # room twice, and never get it.
         return self.stored + sum(size for _, size in self.left)
@@ -67,6 +68,7 @@ class Usages:
         self._client = client
 
     async def read(self, namespace: str) -> Ledger:
+        """What all repositories of a namespace have; hand it to reserve(). Raises: EtcdError."""
         mark = (await self._client.range(_mark(namespace))).key_values  # first: what changes behind it is seen
         found: dict[str, Usage] = {}
         prefix = _mark(namespace) + b"/"

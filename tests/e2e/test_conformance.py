@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ import pytest
 import yaml
 
 from tests.fakes.api import World, api_world
+from tests.support.waiting import until
 
 CONFORMANCE = Path(
     os.environ.get("CACHESERVER_CONFORMANCE", Path(__file__).resolve().parents[3] / "shared" / "conformance")
@@ -122,12 +122,7 @@ def _packages(server: str) -> int:
 
 def test_a_whole_server_answers_as_kube_apiserver_does(tmp_path: Path, etcd_binary: object) -> None:
     with _server(tmp_path) as server:
-        deadline = time.monotonic() + 30
-        while _packages(server) < 6:
-            log = (tmp_path / "log").read_text(encoding="utf-8")
-            if "KRM packages are not supported yet" in log:
-                pytest.skip("the seed is KRM, which this version does not read")
-            assert time.monotonic() < deadline, log
-            time.sleep(0.1)
+        log = tmp_path / "log"
+        until(lambda: _packages(server) >= 6, within_s=30, otherwise=lambda: log.read_text(encoding="utf-8"))
         failures = _check(tmp_path, server)
     assert not failures, failures

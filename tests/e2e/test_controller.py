@@ -93,6 +93,11 @@ class World:
         annotations = {"cacheserver.dev/requestedAt": stamp}
         self.change(lambda found: found["metadata"].update(annotations=annotations), name)
 
+    async def heard_of_all(self, mark: str) -> None:
+        """Returns once who leads has heard of every change so far: of a suspended repository `mark` that comes now."""
+        self.create(mark, suspend=True)
+        await eventually(lambda: self.condition("Ready", mark)[1] == "Suspended", within_s=30)
+
     def delete(self, name: str = "c") -> None:
         self.kube.remove(f"{REPOSITORIES}/{name}")
 
@@ -182,7 +187,7 @@ async def test_a_repository_is_created_changed_suspended_and_deleted_while_a_ser
     await world.push(files(tmp_path / "3", "web"))
     world.registry.forget()
     world.request_sync("two")
-    await asyncio.sleep(0.5)
+    await world.heard_of_all("one")
     assert world.registry.requests() == []
     world.change(lambda found: found["spec"].update(suspend=False))
     await served(server, "c.web")
@@ -383,6 +388,7 @@ async def test_a_leader_that_was_stopped_past_its_lease_changes_nothing_when_it_
         finally:
             leader.signal(signal.SIGCONT)
         await eventually(lambda: "lost its lease" in leader.log() and "standing by" in leader.log(), within_s=30)
-        await asyncio.sleep(1.0)  # what it had in flight would arrive now
+        await contents(leader)
+        await world.heard_of_all("fence")  # what it had in flight has arrived now
         assert (len(seen.events), world.status()) == (settled, said)
     assert await contents(other) == await contents(leader) == expected

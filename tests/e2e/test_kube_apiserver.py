@@ -15,7 +15,6 @@ import json
 import shutil
 import ssl
 import subprocess
-import time
 import urllib.error
 import urllib.request
 import uuid
@@ -43,7 +42,7 @@ from tests.support.kube import (
 )
 from tests.support.registry import FakeRegistry, Image, catalog_image
 from tests.support.server import API, ServerProcess, run_cli
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, until
 
 pytestmark = pytest.mark.e2e
 
@@ -73,17 +72,14 @@ class Server(ServerProcess):
 
     def start(self) -> None:
         self.spawn()
-        give_up_at = time.monotonic() + 30
-        while True:
-            assert self._child is not None
-            assert self._child.poll() is None, self.log()[-4000:]
-            try:
-                if self.ask("/readyz")[0] == 200:
-                    return
-            except OSError:
-                pass
-            assert time.monotonic() < give_up_at, f"not ready: {self.log()[-4000:]}"
-            time.sleep(0.05)
+        until(self._ready, within_s=30, otherwise=lambda: self.log()[-4000:])
+
+    def _ready(self) -> bool:
+        assert self.alive, self.log()[-4000:]
+        try:
+            return self.ask("/readyz")[0] == 200
+        except OSError:
+            return False
 
     def ask(
         self, path: str, headers: Mapping[str, str] | None = None, certificate: tuple[Path, Path] | None = None
@@ -722,10 +718,12 @@ async def test_requests_go_on_while_the_front_proxys_authority_rotates(server: S
                 "-p",
                 json.dumps(config),
             )
-            async with asyncio.timeout(90):
-                while await trusted(shown_before):
-                    await off_the_loop(cluster.admin.run, "-n", "kube-system", *patch)
-                    await asyncio.sleep(0.2)
+
+            async def distrusted() -> bool:
+                await off_the_loop(cluster.admin.run, "-n", "kube-system", *patch)
+                return not await trusted(shown_before)
+
+            await eventually(distrusted, within_s=90)
             assert await trusted(shown_after)
             for _ in range(5):
                 await off_the_loop(cluster.admin.run, "get", "--raw", path)

@@ -389,6 +389,10 @@ async def test_a_list_on_one_server_is_continued_by_a_watch_on_the_other(
         one, other = two_servers(start_server, etcd_endpoint)
         writing = asyncio.create_task(write_at_random(store, 3, 2))
         joined: list[tuple[int, list[dict[str, Any]], Watcher, asyncio.Task[None]]] = []
+
+        async def moved_on(revision: int) -> bool:
+            return writing.done() or await store.current_revision() >= revision
+
         async with aiohttp.ClientSession() as session:
             while not writing.done():
                 async with session.get(f"{one.url}{API}/packages") as response:
@@ -398,7 +402,7 @@ async def test_a_list_on_one_server_is_continued_by_a_watch_on_the_other(
                 watcher.query, watcher.match, watcher.namespace, watcher.habit = "", SELECTORS[0][1], None, "steady"
                 task = asyncio.create_task(watcher.run(revision))
                 joined.append((revision, page["items"], watcher, task))
-                await asyncio.sleep(0.1)
+                await eventually(lambda at=revision: moved_on(at + 10))  # type: ignore[misc]  # bound at once
         last = await writing
         history = await History.read(client, start, last)
         await _until_drained([w for *_, w, _ in joined], [t for *_, t in joined], history, last)

@@ -635,7 +635,7 @@ class OpenSource(DirectorySource):
 
     async def fetch(self, scratch: Path, progress: Progress) -> Tree:
         tree = await super().fetch(scratch, progress)
-        return OpenTree(tree.root, tree.files, tree.digest, tree.refused, self.closings)
+        return OpenTree(tree.root, tree.files, tree.digest, tree.refused, tree.format, self.closings)
 
 
 @pytest.mark.parametrize("documents", [100, 1], ids=["applied", "refused"])

@@ -121,9 +121,7 @@ async def test_a_second_claim_waits_for_the_first_to_go(store: Store, session: S
     told: list[str] = []
     async with store.session("other") as other:
         waiting = asyncio.create_task(other.claim("ns/repo", on_wait=told.append))
-        async with asyncio.timeout(5):
-            while not told:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: bool(told))
         assert not waiting.done()
         await session.release(claim)
         second = await asyncio.wait_for(waiting, 5)

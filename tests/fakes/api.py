@@ -115,6 +115,11 @@ class World:
             while self.cache.resource_version < self.feed.revision:
                 await asyncio.sleep(0)
 
+    @property
+    def watches(self) -> int:
+        """Open ones, of this API alone: the metrics count those of the process."""
+        return self.api._in_flight._now[True]
+
     # --- what a client does ---
 
     async def get(

@@ -11,8 +11,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
-import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Sequence
@@ -22,6 +20,7 @@ from pathlib import Path
 from cacheserver.etcd.binary import distributed_binary
 from cacheserver.etcd.supervise import command
 from cacheserver.etcd.version import Version, parse_version
+from tests.support.waiting import until
 
 _READY_WITHIN_S = 20.0
 _PORT_TRIES = 5
@@ -131,10 +130,7 @@ class EtcdProcess:
     def pause(self) -> None:
         """SIGSTOP; returns when every thread stands still, which takes a moment."""
         os.kill(self.pid, signal.SIGSTOP)
-        give_up_at = time.monotonic() + 5
-        while not self._stands_still():
-            assert time.monotonic() < give_up_at, "etcd does not stop"
-            time.sleep(0.001)
+        until(self._stands_still, within_s=5)
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
@@ -180,18 +176,25 @@ class EtcdProcess:
 
     def _wait_ready(self) -> bool:
         """False when it ended instead."""
-        give_up_at = time.monotonic() + _READY_WITHIN_S
         health = f"http://127.0.0.1:{self._metrics_port}/health"
-        while time.monotonic() < give_up_at:
+        healthy = False
+
+        def settled() -> bool:
+            nonlocal healthy
             if self._child is None or self._child.poll() is not None:
-                return False
+                return True
             try:
                 with urllib.request.urlopen(health, timeout=1) as answer:
-                    if answer.status == 200:
-                        return True
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.02)
-        return False
+                    healthy = answer.status == 200
+            except OSError:
+                pass
+            return healthy
+
+        try:
+            until(settled, within_s=_READY_WITHIN_S)
+        except AssertionError:
+            return False
+        return healthy
 
 
 def free_ports(count: int) -> list[int]:

@@ -13,7 +13,6 @@ import os
 import shutil
 import ssl
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from bench.peers.apiserver import Certificates
 from cacheserver.etcd.supervise import command
 from cacheserver.security.certs import Subject, Usage
 from tests.support.etcd import EtcdProcess, FoundEtcd, find_etcd, free_ports
+from tests.support.waiting import until
 
 _READY_WITHIN_S = 90.0
 
@@ -81,11 +81,7 @@ class KubeAPIServer:
                 stderr=log,
                 start_new_session=True,
             )
-        give_up_at = time.monotonic() + _READY_WITHIN_S
-        while not self._ready():
-            assert self._child.poll() is None, self.log()[-4000:]
-            assert time.monotonic() < give_up_at, f"not ready within {_READY_WITHIN_S} s: {self.log()[-4000:]}"
-            time.sleep(0.1)
+        until(self._ready, within_s=_READY_WITHIN_S, otherwise=lambda: self.log()[-4000:])
 
     def stop(self) -> None:
         """For fixtures: gone afterwards, with its etcd."""
@@ -129,6 +125,8 @@ class KubeAPIServer:
         return self.kubeconfig(f"system:serviceaccount:{namespace}:{name}", token=token)
 
     def _ready(self) -> bool:
+        assert self._child is not None
+        assert self._child.poll() is None, self.log()[-4000:]
         try:
             context = ssl.create_default_context(cafile=self.certificates.authority("server"))
             with urllib.request.urlopen(f"{self.url}/readyz", timeout=2, context=context) as answer:

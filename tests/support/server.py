@@ -11,8 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
@@ -23,9 +21,11 @@ import aiohttp
 
 from cacheserver.etcd.supervise import command
 from tests.support.etcd import free_ports
+from tests.support.waiting import until
 
 API = "/apis/cacheserver.dev/v1alpha1"
 _READY_WITHIN_S = 30.0
+_AGAIN_AFTER_S = 0.05  # a client whose server went
 
 
 class ServerProcess:
@@ -67,16 +67,15 @@ class ServerProcess:
     def start(self) -> None:
         """Returns once /readyz says ok."""
         self.spawn()
-        assert self._child is not None
-        give_up_at = time.monotonic() + _READY_WITHIN_S
-        while time.monotonic() < give_up_at:
-            assert self._child.poll() is None, self.log()[-4000:]
-            try:
-                with urllib.request.urlopen(f"{self.url}/readyz", timeout=1):
-                    return
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.02)
-        raise AssertionError(f"not ready within {_READY_WITHIN_S} s: {self.log()[-4000:]}")
+        until(self._ready, within_s=_READY_WITHIN_S, otherwise=lambda: self.log()[-4000:])
+
+    def _ready(self) -> bool:
+        assert self.alive, self.log()[-4000:]
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=1):
+                return True
+        except OSError:
+            return False
 
     def kill(self) -> None:
         """SIGKILL; returns when it is gone."""
@@ -190,7 +189,7 @@ class Recorder:
                         async for event in events:
                             self._take(event)
                 except (aiohttp.ClientError, TimeoutError, OSError):
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(_AGAIN_AFTER_S)
 
     def applied_to(self, listed: Any) -> dict[str, Any]:
         """Name -> object: the list that the watch began from with all its events applied, as an informer would.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Awaitable, Callable
 
 _POLL_INTERVAL_S = 0.02
@@ -19,3 +20,11 @@ async def eventually(holds: Callable[[], bool | Awaitable[bool]], *, within_s: f
             return
         assert loop.time() < give_up_at, f"not true within {within_s} s: {inspect.getsource(holds).strip()}"
         await asyncio.sleep(_POLL_INTERVAL_S)
+
+
+def until(holds: Callable[[], bool], *, within_s: float, otherwise: Callable[[], str] = str) -> None:
+    """`eventually` for who has no loop, or may hold it. otherwise: told when time runs out, such as a log's end."""
+    give_up_at = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < give_up_at, f"not true within {within_s} s: {otherwise()}"
+        time.sleep(_POLL_INTERVAL_S)

@@ -42,13 +42,13 @@ def test_forgotten_is_gone_and_its_bytes_are_free() -> None:
 
 
 def test_hostile_accept_headers_leave_little_behind() -> None:
-    """Of every length, and as rich in clauses and parameters as they can be."""
+    """Of every length, and as rich in clauses and parameters as they can be: 12 MB of them, were they kept."""
 
     def ask() -> None:
         for length in (100, 500, ACCEPT_CHARACTERS, 16 << 10):
-            for i in range(200):
+            for i in range(50):
                 for piece in ("*,", "*/*;a=b,", "a/b;" + f"k{i}=v;" * 10, "".join(f"x;p{n}=q;" for n in range(50))):
-                    header = f"a/{i},{piece * length}"[:length]
+                    header = f"a/{i},{piece * (length // len(piece) + 1)}"[:length]
                     try:
                         negotiate(header, Answer.LIST)
                     except StatusError:

@@ -53,7 +53,7 @@ _OBJECT_META: Final = (
 _LIST_META: Final = (
     text("resourceVersion", "Version of the list; a watch may begin there."),
     text("continue", "Token that fetches the next page; empty on the last."),
-    number("remainingItemCount", "How many items follow this page; told only without selectors."),
+    number("remainingItemCount", "How many items follow this page; only without selectors."),
 )
 
 

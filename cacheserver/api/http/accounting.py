@@ -71,6 +71,7 @@ class Accounting:
         metrics.inflight.labels("mutating").set(0)
 
     def series(self, attributes: Attributes, resource: Resource | None) -> Series:
+        """The meters of requests like this one; resource: None for a path that is no resource's."""
         verb = _VERBS.get(attributes.verb, "other")
         if resource is None:
             # As kube-apiserver does, a probe's path stands where a subresource would: its 500 is no error of the API's.
@@ -85,6 +86,7 @@ class Accounting:
         return self._series.setdefault(labels, Series(labels, {}))
 
     def watches(self, resource: Resource) -> WatchMeters:
+        """The meters that all watches of a resource share; the same ones at each call."""
         meters = self._watches.get(resource)
         if meters is None:
             plural = resource.plural

@@ -1,7 +1,7 @@
 """One client's connection: how it is read, and what one connection may hold. What all of them hold: connections.py.
 
 aiohttp's own protocol parses and answers; this stands around it, because what it bounds (a header line, their number,
-32 requests that wait) multiplies, and because it tells its log whatever a client sends. Decides nothing of requests.
+32 requests that wait) multiplies, and because it logs whatever a client sends. Decides nothing of requests.
 
 Danger: it looks at a few names that aiohttp keeps to itself (`_messages`, `_request_count`, `_request_in_progress`,
 `_waiter`, `_handler_waiter`, `_buffer_paused`, `_next_keepalive_close_time`). tests/unit/api/http/test_hostile_wire.py
@@ -84,6 +84,7 @@ class Connection(web.RequestHandler):
         """The address of a client that has not shown who it is."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio: counted from here on, and bounded in what it may hold unsent."""
         super().connection_made(transport)
         assert self.transport is not None
         # The limit is 512 KiB over TLS by default, and every connection may fill it.
@@ -91,6 +92,7 @@ class Connection(web.RequestHandler):
         self._crowd.enter(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        """asyncio: nothing of it is counted any more."""
         self._crowd.leave(self)
         super().connection_lost(exc)
 
@@ -102,6 +104,7 @@ class Connection(web.RequestHandler):
     # --- what comes in ---
 
     def data_received(self, data: bytes) -> None:
+        """asyncio: takes what came; nothing more once the connection is turned away, as one that begins too much is."""
         if self._deaf:
             return
         known = self._request_count
@@ -231,7 +234,7 @@ class Connection(web.RequestHandler):
 class Farewell(Reply):
     """A refusal behind which the connection ends, with a moment for the client to take it.
 
-    Closing with bytes unread makes the kernel tell the client that the connection is reset, and forget the answer.
+    Closing with bytes unread makes the kernel reset the connection, so that the client loses the answer.
     """
 
     def __init__(self, error: StatusError) -> None:
@@ -240,9 +243,11 @@ class Farewell(Reply):
 
     @property
     def keep_alive(self) -> bool:
+        """False: the connection ends with this answer."""
         return False
 
     async def write_eof(self, data: bytes = b"") -> None:
+        """Ends the answer, and waits a moment, so that the client reads it before the connection is gone."""
         await super().write_eof(data)
         await asyncio.sleep(_FAREWELL_S)
 
@@ -256,9 +261,11 @@ class Server(web.Server):
         self.crowd = Crowd(self._loop, self._connections, room)
 
     def __call__(self) -> web.RequestHandler:
+        """A protocol for one more connection."""
         return Connection(self, loop=self._loop, **self._kwargs)
 
     async def shutdown(self, timeout: float | None = None) -> None:
+        """aiohttp: ends all connections; those that are answering have `timeout` seconds."""
         self.crowd.close()
         await super().shutdown(timeout)
 
@@ -284,6 +291,7 @@ class SecureServer(Server):
     _buffer: Final = memoryview(bytearray(_READ_BYTES))
 
     def __call__(self) -> asyncio.BufferedProtocol:  # type: ignore[override] # whoever listens takes any protocol
+        """As Server's, reading into the buffer of all."""
         return _Buffered(super().__call__(), self._buffer)
 
 

@@ -37,7 +37,7 @@ CLOSE_WITHIN_S: Final = 60.0
 """For a client to take what a closed connection still has for it."""
 
 _LOOK_EVERY_S: Final = 5.0
-_TELL_EVERY_S: Final = 10.0  # lines of log about the same
+_LOG_EVERY_S: Final = 10.0  # lines of log about the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Room:
 
 
 class Refusal(Enum):
-    """Why a connection, or a request, is turned away; the name is the metric's label, the value is what it is told."""
+    """Why a connection, or a request, is turned away; the name is the metric's label, the value is for the log."""
 
     HEADER = "it has more than 256 KiB"
     LARGE = "it has more than 16 KiB, and there is no room for another such one; send less, or try again later"
@@ -159,7 +159,7 @@ class Crowd:
         self._going: set[Member] = set()  # turned away, and still counted in _connections
         self._closing: dict[asyncio.Transport, float] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._told: dict[Refusal, _Told] = {}
+        self._logged: dict[Refusal, _Logged] = {}
 
     # --- a connection's life ---
 
@@ -176,6 +176,7 @@ class Crowd:
             self._timer = self._loop.call_later(_LOOK_EVERY_S, self._look_around)
 
     def leave(self, connection: Member) -> None:
+        """Count nothing of it any more. Once is enough, twice does no harm."""
         self._going.discard(connection)
         self._forget_header(connection)
         self._large_bytes -= connection.large
@@ -244,18 +245,18 @@ class Crowd:
     # --- turning away ---
 
     def refused(self, why: Refusal, more: Mapping[str, object] | None = None) -> None:
-        """Count it, and tell the log now and then; `more` of it, where there is more to tell."""
+        """Count it, and log it now and then. more: further fields of the log line."""
         metrics.connections_refused.labels(why.name.lower()).inc()
-        self._tell(why, {"reason": why.value, **(more or {})})
+        self._log(why, {"reason": why.value, **(more or {})})
 
     def malformed(self, client: str | None, reason: str) -> None:
         """Somebody sent what is no request. reason: a line of ours, with few of the client's bytes."""
         metrics.connections_refused.labels(Refusal.MALFORMED.name.lower()).inc()
-        self._tell(Refusal.MALFORMED, {"reason": reason, "client": client})
+        self._log(Refusal.MALFORMED, {"reason": reason, "client": client})
 
-    def _tell(self, why: Refusal, fields: Mapping[str, object]) -> None:
-        told = self._told.setdefault(why, _Told())
-        more = told.due(self._loop.time())
+    def _log(self, why: Refusal, fields: Mapping[str, object]) -> None:
+        logged = self._logged.setdefault(why, _Logged())
+        more = logged.due(self._loop.time())
         if more is not None:
             log.warning("a client was turned away", extra={**fields, "more": more})
 
@@ -295,18 +296,18 @@ class Crowd:
             self._timer = None
 
 
-class _Told:
-    """When the log was told of something, and how often it happened since."""
+class _Logged:
+    """When something was logged last, and how often it happened since."""
 
     def __init__(self) -> None:
         self._next = float("-inf")
         self._more = 0
 
     def due(self, now: float) -> int | None:
-        """How many were not told of since the last line, where it is time for one."""
+        """How many were not logged since the last line; None where it is not yet time for another."""
         if now < self._next:
             self._more += 1
             return None
         more, self._more = self._more, 0
-        self._next = now + _TELL_EVERY_S
+        self._next = now + _LOG_EVERY_S
         return more

@@ -28,6 +28,7 @@ class Document:
 
     @property
     def hash(self) -> str:
+        """The ETag without its quotes: /openapi/v3 names a document by it, `?hash=`."""
         return self.etag.strip('"')
 
     def reply(self, request: web.BaseRequest, *, cache_control: str = NO_CACHE, extra: bytes = b"") -> Reply:

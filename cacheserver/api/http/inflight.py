@@ -58,6 +58,7 @@ class InFlight:
                 self._selectors_by_user[user] += selectors
 
     def leave(self, user: str, *, watch: bool, selectors: int = 0) -> None:
+        """Once for each enter() that was let in, with the same arguments."""
         self._now[watch] -= 1
         selectors = selectors if watch and selectors > SHORT_BYTES else 0
         self._selectors -= selectors

@@ -18,6 +18,8 @@ from cacheserver.memo import Memo
 
 
 class Encoding(Enum):
+    """A media type that bodies are written in."""
+
     JSON = "application/json"
     YAML = "application/yaml"
 
@@ -56,6 +58,7 @@ class Clause:
     parameters: Mapping[str, str]
 
     def covers(self, media_type: str) -> bool:
+        """Whether the clause asks for this media type, `*` for any (RFC 9110, 12.5.1)."""
         type_, _, subtype = media_type.partition("/")
         return self.type in ("*", type_) and self.subtype in ("*", subtype)
 

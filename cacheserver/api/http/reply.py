@@ -95,7 +95,7 @@ def _fixed_lines(status: int, content_type: str, cache_control: str) -> bytes:
 
 
 def _connection(request: web.BaseRequest, *, framed: bool) -> bytes:
-    """framed: the body's end can be told without the connection's."""
+    """framed: the body's end is known before the connection ends."""
     if not request.keep_alive or not framed:
         return b"Connection: close\r\n"
     return b"" if request.version >= HttpVersion11 else b"Connection: keep-alive\r\n"
@@ -129,6 +129,7 @@ class Reply(web.StreamResponse):  # aiohttp wants one returned; all it calls is 
 
     @property
     def keep_alive(self) -> bool:
+        """For aiohttp: whether the connection goes on behind this answer."""
         return self._request is not None and self._request.keep_alive
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
@@ -233,7 +234,7 @@ class Stream(web.StreamResponse):
     """An answer whose end is not known when it begins: chunked, headers sent at once.
 
     Whoever holds it writes, then ends it; an error in between leaves the connection broken off, which the client
-    can tell from a clean end. A HEAD request gets the headers only; HTTP/1.0 gets plain bytes and a
+    can distinguish from a clean end. A HEAD request gets the headers only; HTTP/1.0 gets plain bytes and a
     closed connection.
     """
 
@@ -250,6 +251,7 @@ class Stream(web.StreamResponse):
 
     @property
     def keep_alive(self) -> bool:
+        """For aiohttp: whether the connection goes on; not where only its end marks the end of the body."""
         return self.chunked_body and self._request.keep_alive
 
     def start(self, extra: bytes = b"") -> None:
@@ -268,9 +270,9 @@ class Stream(web.StreamResponse):
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client went away")
         transport.write(head)
-        self._request.writer.output_size = 1  # tells aiohttp that it cannot send an error page any more
+        self._request.writer.output_size = 1  # for aiohttp: it cannot send an error page any more
 
-    def tell(self, data: bytes) -> bool:
+    def write_now(self, data: bytes) -> bool:
         """Write what framed() made, without waiting. False: the client is gone, or does not take it now: drain()."""
         protocol = self._protocol
         transport = protocol.transport
@@ -291,7 +293,7 @@ class Stream(web.StreamResponse):
     async def send(self, data: bytes) -> None:
         """Write what framed() made, and wait while the client does not take it."""
         self.size += len(data)
-        if not self.tell(data):
+        if not self.write_now(data):
             await self.drain()
 
     async def write(self, *pieces: bytes | bytearray | memoryview) -> None:
@@ -306,9 +308,11 @@ class Stream(web.StreamResponse):
             transport.write(b"0\r\n\r\n")
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Nothing: start() has sent the headers. Called by aiohttp when the handler has returned this."""
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing: end() has ended it. Called by aiohttp when the handler has returned this."""
         return
 
 

@@ -44,7 +44,7 @@ from cacheserver.model import GROUP, VERSION, BlobHead, Digest, Kind
 _READABLE_MOST = 1 << 20  # bytes of content; more is sent as compact JSON (which is YAML too) as it comes
 _READABLE_TIMES = 8  # its size: as JSON, as objects, and written again
 _HEADS_AT_ONCE = 32
-_FILES_A_TURN = 4096  # told in one turn of the loop, or 64 entries: about 2 ms
+_FILES_A_TURN = 4096  # shown in one turn of the loop, or 64 entries: about 2 ms
 
 _PLURAL: Final = "packagerevisionresources"
 _OPEN: Final = f'{{"apiVersion":"{GROUP}/{VERSION}","kind":"PackageRevisionResources","metadata":'.encode()

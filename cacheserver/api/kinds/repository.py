@@ -149,7 +149,7 @@ REPOSITORY: Final = Resource(
         records(
             "rejected",
             "The first 20 packages that were refused in the last sync.",
-            text("package", "Name of the package, empty when it could not be told."),
+            text("package", "Name of the package, empty when it is not known."),
             text("reason", "CamelCase reason, for programs."),
             text("message", "What is wrong and where, for people."),
         ),

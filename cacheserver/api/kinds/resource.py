@@ -1,4 +1,4 @@
-"""What a served kind declares of itself: names, verbs, columns, selectable fields, and a schema with every field told.
+"""What a served kind declares of itself: names, verbs, columns, selectable fields, and a schema of every field.
 
 Everything that speaks of kinds in general (discovery, OpenAPI, tables, projections, docs) reads these declarations.
 """
@@ -57,34 +57,42 @@ class Field:
 
 
 def text(name: str, description: str, *, enum: tuple[str, ...] = (), required: bool = False) -> Field:
+    """A string. enum: all values that it may have, where they are known; required: it is never missing."""
     return Field(name, Type.STRING, description, enum=enum, required=required)
 
 
 def time(name: str, description: str) -> Field:
+    """A moment, written as RFC 3339 in UTC."""
     return Field(name, Type.TIME, description)
 
 
 def number(name: str, description: str) -> Field:
+    """A whole number."""
     return Field(name, Type.INTEGER, description)
 
 
 def flag(name: str, description: str) -> Field:
+    """true or false."""
     return Field(name, Type.BOOLEAN, description)
 
 
 def texts(name: str, description: str) -> Field:
+    """A list of strings."""
     return Field(name, Type.STRINGS, description)
 
 
 def text_map(name: str, description: str) -> Field:
+    """An object whose values are strings."""
     return Field(name, Type.MAP, description)
 
 
 def record(name: str, description: str, *fields: Field) -> Field:
+    """An object with these fields."""
     return Field(name, Type.OBJECT, description, fields)
 
 
 def records(name: str, description: str, *fields: Field) -> Field:
+    """A list of objects with these fields."""
     return Field(name, Type.OBJECTS, description, fields)
 
 
@@ -110,6 +118,7 @@ class Subresource:
 
 
 def name_column() -> Column:
+    """The column that kubectl shows first, of every kind."""
     return Column("Name", "Name of the object, unique in its namespace.", _name, format="name")
 
 
@@ -118,6 +127,7 @@ def _name(manifest: Manifest) -> str:
 
 
 def created(entry: Entry) -> int:
+    """An object's creationTimestamp, in seconds since the epoch."""
     return entry.created
 
 
@@ -178,14 +188,17 @@ class Resource:
 
     @cached_property
     def api_version(self) -> str:
+        """As objects have it: `GROUP/VERSION`."""
         return f"{self.group}/{self.version}"
 
     @cached_property
     def list_kind(self) -> str:
+        """The kind of its lists."""
         return f"{self.kind}List"
 
     @cached_property
     def all_selectable(self) -> tuple[str, ...]:
+        """Paths that a field selector may name: those of every kind, then its own."""
         return ("metadata.name", "metadata.namespace", *self.selectable)
 
     @cached_property
@@ -205,6 +218,7 @@ class Resource:
         )
 
     def subresource(self, name: str) -> Subresource | None:
+        """Its subresource of that name; None where there is none."""
         return next((sub for sub in self.subresources if sub.name == name), None)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The table of served kinds: which there are, and in which order they are told."""
+"""The table of served kinds: which there are, in the order of discovery."""
 
 from __future__ import annotations
 

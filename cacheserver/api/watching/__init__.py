@@ -1,1 +1,1 @@
-"""Watches: who watches the same, told from one piece of bytes, and each at its own pace."""
+"""Watches: those who watch the same get the same bytes; who is slower goes at its own pace."""

@@ -21,18 +21,18 @@ _SET_MOST: Final = 16  # values of a set that an audience is found by, each a pl
 
 
 class Audience:
-    """All who watch one namespace (None: all) and selection of a channel, by what they were told."""
+    """All who watch one namespace (None: all) and selection of a channel, by what they have been sent."""
 
-    __slots__ = ("found_by", "namespace", "selection", "told", "users", "waiting")
+    __slots__ = ("found_by", "level", "namespace", "selection", "users", "waiting")
 
     def __init__(self, namespace: str | None, selection: Selection) -> None:
         self.namespace = namespace
         self.selection = selection
         self.users = 0
-        self.told: dict[Follower, None] = {}
+        self.level: dict[Follower, None] = {}
         """Level with the channel's cursor."""
         self.waiting: dict[Follower, None] = {}
-        """To be told next what the cursor took."""
+        """To be sent next what the cursor took."""
         self.found_by: Sequence[_Place] = ()
 
 
@@ -63,6 +63,7 @@ class Audiences:
             self._always[audience] = None
 
     def remove(self, audience: Audience) -> None:
+        """Changes no longer find it. It has to be there."""
         self._always.pop(audience, None)
         self._places.remove(audience, audience.found_by)
 
@@ -84,7 +85,7 @@ class Audiences:
 def _requirements(audience: Audience) -> Iterator[Sequence[_Place]]:
     """Each: places of which an object has one if it matches. Without those that every object may fulfil."""
     for term in audience.selection.fields:
-        # A field that is not there counts as empty, and no fact tells so.
+        # A field that is not there counts as empty, and no fact says so.
         if term.must is Must.BE_ONE_OF and len(term.values) <= _SET_MOST and "" not in term.values:
             yield [(_FIELD, term.key, value) for value in term.values]
     for term in audience.selection.labels:

@@ -1,4 +1,4 @@
-"""All watchers of one resource and form: told together, by one task, whatever each of them selects.
+"""All watchers of one resource and form: served together, by one task, whatever each of them selects.
 
 Resuming a task for each watcher of a crowd costs more than writing to its connection; so one task writes to all of
 them, and matches each change once with the audiences that it may concern (audience.py), not with every watcher. Only
@@ -28,12 +28,12 @@ from cacheserver.memo import Memo
 log = logging.getLogger(__name__)
 
 _BATCHES_BYTES: Final = 8 << 20  # of all channels: watchers that catch up from the same place ask for the same ones
-_JOINED_BYTES: Final = 4 << 20  # kept while a crowd is told: audiences that see the same are told with the same bytes
-_TURN_WATCHERS: Final = 256  # told in one turn of the loop: 1 to 2 ms
+_JOINED_BYTES: Final = 4 << 20  # kept while a crowd is served: audiences that see the same get the same bytes
+_TURN_WATCHERS: Final = 256  # served in one turn of the loop: 1 to 2 ms
 _TURN_BYTES: Final = 4 << 20  # written in one turn: TLS encrypts about 2 GB/s
 _TURN_MATCHED: Final = 1024  # of a selection's cost, matched before the others are asked for the next turn
 PAUSE_S: Final = 80e-6
-"""For each watcher told: some 4 times what telling it 3 events takes over TLS, 8 times what one takes without."""
+"""For each watcher reached: some 4 times what sending it 3 events takes over TLS, 8 times what one takes without."""
 PAUSE_MOST_S: Final = 0.027
 """So that an event is with 1,000 watchers in less than 50 ms."""
 _WAIT_S: Final = 3600.0  # nothing depends on it: a channel without events looks again
@@ -56,7 +56,7 @@ class Follower(Protocol):
 
     watch: Watch
 
-    def tell(self, batch: Batch) -> bool:
+    def deliver(self, batch: Batch) -> bool:
         """Write, without waiting; never raises. False: the client does not take it as fast, or is gone."""
 
     def let_go(self) -> None:
@@ -71,17 +71,18 @@ class Shared:
         self.turns = turns
         self.now = now
         self.batches = Memo[tuple[Audience, Event, Event, bool], Batch](_BATCHES_BYTES)
-        self._told: dict[Channel, tuple[float, int]] = {}
+        self._reached: dict[Channel, tuple[float, int]] = {}
 
-    def pause_s(self, channel: Channel, told: int) -> float:
-        """How long `channel` lets events gather, having told so many watchers: by how many all have told lately."""
+    def pause_s(self, channel: Channel, reached: int) -> float:
+        """How long `channel` lets events gather, having reached so many: by how many all have reached lately."""
         now = time.monotonic()
-        self._told[channel] = (now, told)
-        lately = sum(count for at, count in self._told.values() if now - at <= PAUSE_MOST_S)
+        self._reached[channel] = (now, reached)
+        lately = sum(count for at, count in self._reached.values() if now - at <= PAUSE_MOST_S)
         return min(lately * PAUSE_S, PAUSE_MOST_S)
 
     def forget(self, channel: Channel) -> None:
-        self._told.pop(channel, None)
+        """The channel ended: whom it reached counts for no pause."""
+        self._reached.pop(channel, None)
 
 
 _Sights = tuple[int, ...]
@@ -104,7 +105,7 @@ class Channel:
         self._audiences: dict[tuple[str, str], Audience] = {}
         self._index = Audiences()
         # `_taken` has the events that are being matched. `_cursor` has them once they are. Every follower is in one of
-        # three places: `told` of its audience, level with the cursor; `waiting` for its turn, level with `_before`;
+        # three places: `level` in its audience: with the cursor; `waiting` for its turn, level with `_before`;
         # `_ahead` of the cursor, at its own place. While events are matched nobody waits, and all are level or ahead.
         self._taken = cursor
         self._cursor = cursor.from_now()
@@ -132,7 +133,7 @@ class Channel:
             del self._audiences[audience.namespace or "", audience.selection.text]
 
     def follow(self, follower: Follower, audience: Audience) -> bool:
-        """Tell it from now on what comes behind its `watch`, until it is let go of or leaves.
+        """Send it from now on what comes behind its `watch`, until it is let go of or leaves.
 
         False: it is behind, and has to catch up first: its `watch` has something new.
         """
@@ -143,13 +144,13 @@ class Channel:
         if lead or follower.watch.lead_on(self._cursor):
             self._ahead[follower] = audience
         else:
-            audience.told[follower] = None
+            audience.level[follower] = None
         return True
 
     def leave(self, follower: Follower, audience: Audience) -> None:
         """Brings its `watch` up to date; nothing happens to one that does not follow."""
-        if follower in audience.told:
-            del audience.told[follower]
+        if follower in audience.level:
+            del audience.level[follower]
             follower.watch.go_to(self._cursor)
         elif follower in audience.waiting:
             del audience.waiting[follower]
@@ -157,10 +158,10 @@ class Channel:
         else:
             self._ahead.pop(follower, None)
 
-    # --- telling ---
+    # --- delivering ---
 
     async def run(self) -> None:
-        """Tell all who follow, until cancelled."""
+        """Serve all who follow, until cancelled."""
         try:
             while True:
                 await self._turn()
@@ -170,16 +171,16 @@ class Channel:
     async def _turn(self) -> None:
         try:
             events = await self._taken.next(timeout_s=_WAIT_S)
-            told = await self._tell_all(events)
+            reached = await self._deliver(events)
         except Expired:
             # Each of them learns that for itself; what comes next goes to those who begin anew.
             self._let_all_go()
             self._taken = self._taken.from_now()
         except Exception:
-            log.exception("telling watchers failed, each goes on alone")
+            log.exception("sending to watchers failed, each goes on alone")
             self._let_all_go()
         else:
-            await (asyncio.sleep(0) if self._taken.more else self._pause(told))
+            await (asyncio.sleep(0) if self._taken.more else self._pause(reached))
         self._cursor.go_to(self._taken)
         self._before.go_to(self._taken)
 
@@ -198,15 +199,15 @@ class Channel:
         self._shared.batches.put(key, made, len(made.chunk) + 2 * (events[0].size + events[-1].size) + selection.size)
         return made
 
-    async def _tell_all(self, events: Sequence[Event]) -> int:
-        """Returns how many were told something."""
+    async def _deliver(self, events: Sequence[Event]) -> int:
+        """Returns how many watchers got something."""
         concerned = await self._match(events)
         self._before.go_to(self._cursor)
         self._cursor.go_to(self._taken)
         for audience in concerned:
-            audience.waiting, audience.told = audience.told, {}
+            audience.waiting, audience.level = audience.level, {}
         self._waiting = list(concerned)
-        told = await self._tell_ahead(events)
+        reached = await self._deliver_ahead(events)
         joined: dict[_Sights, Batch] = {}
         frames: dict[int, bytes] = {}
         kept = turn = written = 0
@@ -223,15 +224,15 @@ class Channel:
                 joined[sights] = batch
             while audience.waiting:
                 follower, _ = audience.waiting.popitem()
-                audience.told[follower] = None
-                self._tell(follower, audience, batch)
+                audience.level[follower] = None
+                self._deliver_one(follower, audience, batch)
                 turn += 1
                 written += len(batch.chunk)
                 if turn >= _TURN_WATCHERS or written >= _TURN_BYTES:
-                    told, turn, written = told + turn, 0, 0
+                    reached, turn, written = reached + turn, 0, 0
                     await asyncio.sleep(0)  # others get their turn, and the loop writes
         self._waiting = ()
-        return told + turn
+        return reached + turn
 
     async def _match(self, events: Sequence[Event]) -> dict[Audience, list[int]]:
         """Who sees something of these events, and what."""
@@ -249,9 +250,9 @@ class Channel:
                     concerned.setdefault(audience, []).append(sight)
         return concerned
 
-    async def _tell_ahead(self, events: Sequence[Event]) -> int:
+    async def _deliver_ahead(self, events: Sequence[Event]) -> int:
         """Those who are ahead get what they have not taken of `events`, and are level then."""
-        told = 0
+        reached = 0
         for follower, audience in list(self._ahead.items()):
             lead = follower.watch.lead_on(self._cursor)
             if lead is not None and lead > 0:
@@ -260,25 +261,25 @@ class Channel:
             if follower not in self._ahead or follower.watch.lead_on(self._cursor) != lead:
                 continue  # it left meanwhile, or came back from elsewhere
             del self._ahead[follower]
-            if lead is None:  # the cache was rebuilt; its own cursor tells it
+            if lead is None:  # the cache was rebuilt; its own cursor notices
                 follower.let_go()
                 continue
-            audience.told[follower] = None
+            audience.level[follower] = None
             if batch.count:
-                self._tell(follower, audience, batch)
-                told += 1
-        return told
+                self._deliver_one(follower, audience, batch)
+                reached += 1
+        return reached
 
-    def _tell(self, follower: Follower, audience: Audience, batch: Batch) -> None:
+    def _deliver_one(self, follower: Follower, audience: Audience, batch: Batch) -> None:
         self._meters.events.inc(batch.count)
         self._meters.sent_bytes.inc(len(batch.chunk))
-        if not follower.tell(batch):
+        if not follower.deliver(batch):
             self.leave(follower, audience)
             follower.let_go()
 
     def _let_all_go(self) -> None:
         for audience in (*self._audiences.values(), *self._waiting):
-            for follower in (*audience.told, *audience.waiting):
+            for follower in (*audience.level, *audience.waiting):
                 self.leave(follower, audience)
                 follower.let_go()
         for follower in list(self._ahead):
@@ -286,9 +287,9 @@ class Channel:
             follower.let_go()
         self._waiting = ()
 
-    async def _pause(self, told: int) -> None:
+    async def _pause(self, reached: int) -> None:
         """Let events gather, so that under load a crowd takes several with each write; a lone one has gone out."""
-        pause_s = self._shared.pause_s(self, told)
+        pause_s = self._shared.pause_s(self, reached)
         if pause_s >= 0.001:
             await asyncio.sleep(pause_s)
 

@@ -1,6 +1,6 @@
-"""Watches: each a cursor into the cache's window, told by its resource's channel as long as it keeps up (channel.py).
+"""Watches: each a cursor into the cache's window, fed by its resource's channel as long as it keeps up (channel.py).
 
-A client that does not keep up catches up alone; when it falls off the window it is told 410.
+A client that does not keep up catches up alone; when it falls off the window it gets 410.
 Protocol: k8s.io/apiserver/pkg/endpoints/handlers/watch.go and pkg/storage/cacher.
 """
 
@@ -85,7 +85,7 @@ class Watches:
                 selector=wanted.selection,
                 view=self._views.of(resource, form),
             )
-        except (Expired, StoreSlow, TooNew) as exc:  # kube tells these inside the stream, clients expect them there
+        except (Expired, StoreSlow, TooNew) as exc:  # kube sends these inside the stream, clients expect them there
             stream.start()
             await stream.write(error_frame(from_error(exc).status()))
             stream.end()
@@ -216,7 +216,7 @@ class _Session:
         await watch.begun()
         while True:
             wait_s = max(self._next_bookmark - time.monotonic(), 0.001) if self._bookmarks else _SHORTEST_S
-            # A client that is owed columns is told alone: its first event is another one than everybody's.
+            # A client that is owed columns is served alone: its first event is another one than everybody's.
             if not self._columns and self._channel.follow(self, self._audience):
                 await self._follow(wait_s)
             else:
@@ -229,9 +229,9 @@ class _Session:
 
     # --- as a follower ---
 
-    def tell(self, batch: Batch) -> bool:
+    def deliver(self, batch: Batch) -> bool:
         self._sent = batch.last
-        return self._stream.tell(batch.chunk)
+        return self._stream.write_now(batch.chunk)
 
     def let_go(self) -> None:
         if self._following is not None and not self._following.done():

@@ -29,7 +29,7 @@ _LINE_BREAKS = re.compile(r"[\r\n]+")
 class DocumentError(Exception):
     """One document cannot be used. Never leaves the worker: it becomes a Finding.
 
-    line: 1-based within the document, 0 when unknown. package: that it names, empty when that cannot be told.
+    line: 1-based within the document, 0 when unknown. package: that it names, empty when that cannot be read.
     """
 
     def __init__(self, reason: str, message: str, *, line: int = 0, package: str = "") -> None:

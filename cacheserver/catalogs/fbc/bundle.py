@@ -45,11 +45,13 @@ from cacheserver.catalogs.summary import (
 _CSV_KIND: Final = "ClusterServiceVersion"
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 _MOST_PROBLEMS: Final = 50
-"""Ours: of one document, as many as are told of a package (rules.py)."""
+"""Ours: of one document, as many as are listed for a package (rules.py)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
+    """What one olm.bundle document comes to. tar: of the files that PackageRevisionResources serves, not packed."""
+
     facts: f.Facts
     tar: bytes
     files: tuple[tuple[str, int], ...]
@@ -70,6 +72,7 @@ class _Properties:
 
 
 def digest_of(content: bytes) -> str:
+    """`sha256:` and the hexadecimal digits."""
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
@@ -121,8 +124,8 @@ def read(document: Object, package: str, name: str, limits: ParseLimits) -> Read
         about=_about(found, cutter),
         content=(digest_of(tar), len(tar), len(files)),
     )
-    told = tuple(replace(one, message=clip(one.message, LONGEST_MESSAGE)) for one in problems[:_MOST_PROBLEMS])
-    return Read(f.Facts(replace(bundle, cut=cutter.cut), told, tuple(warnings)), tar, sizes)
+    clipped = tuple(replace(one, message=clip(one.message, LONGEST_MESSAGE)) for one in problems[:_MOST_PROBLEMS])
+    return Read(f.Facts(replace(bundle, cut=cutter.cut), clipped, tuple(warnings)), tar, sizes)
 
 
 def _property(kind: str, value: JSON, found: _Properties, limits: ParseLimits) -> None:

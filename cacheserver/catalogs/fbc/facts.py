@@ -12,7 +12,7 @@ import orjson
 
 from cacheserver.catalogs.catalog import Problem
 
-FORMAT_VERSION: Final = 4
+FORMAT_VERSION: Final = 5
 """Part of every index and input hash: raise it when facts, rules or records change, and everything is parsed again."""
 
 PACKAGE: Final = "olm.package"
@@ -23,6 +23,8 @@ DEPRECATIONS: Final = "olm.deprecations"
 
 @dataclass(frozen=True, slots=True)
 class Package:
+    """An olm.package document. summary: of its description (catalogs/summary.py)."""
+
     name: str
     default_channel: str = ""
     summary: str = ""
@@ -32,6 +34,8 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
+    """A node of a channel: the bundle `name`, and the upgrade edges that lead to it."""
+
     name: str
     replaces: str = ""
     skips: tuple[str, ...] = ()
@@ -40,6 +44,8 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Channel:
+    """An olm.channel document."""
+
     package: str
     name: str
     entries: tuple[Entry, ...] = ()
@@ -82,6 +88,8 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True)
 class Deprecation:
+    """One entry of olm.deprecations: schema and name say what is deprecated; name is empty for the package itself."""
+
     schema: str
     name: str
     message: str
@@ -89,6 +97,8 @@ class Deprecation:
 
 @dataclass(frozen=True, slots=True)
 class Deprecations:
+    """An olm.deprecations document."""
+
     package: str
     entries: tuple[Deprecation, ...] = ()
 
@@ -106,7 +116,7 @@ Subject = Package | Channel | Bundle | Deprecations | Other
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """One document's. problems reject its package; warnings are told and reject nothing."""
+    """One document's. problems reject its package; warnings are shown and reject nothing."""
 
     subject: Subject
     problems: tuple[Problem, ...] = ()

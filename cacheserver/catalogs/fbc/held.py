@@ -1,7 +1,7 @@
 """Which packages a file that cannot be read may speak of. They are held: what was served of them stays as it is, whole.
 
 Pure; called by fbc.py with what the scan found. A package of which half the documents can be read still looks good (a
-channel less, no deprecations), so its own rules cannot tell.
+channel less, no deprecations), so its own rules cannot notice.
 """
 
 from __future__ import annotations

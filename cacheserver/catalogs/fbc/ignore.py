@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 FILE = ".indexignore"
+_HIDDEN = ".*/"
+"""Ours: what every tree's first line would be. Checkouts have .github and .venv, with thousands of files that are no
+catalog; OLM's loader reads them, and fails on them. `!.NAME/` in an ignore file takes a folder in."""
 _MOST_PATTERNS = 1000
 _LONGEST_PATTERN = 1024
 
@@ -20,7 +23,7 @@ class _Pattern:
 
 
 def kept(files: Iterable[str], ignores: Mapping[str, str]) -> list[str]:
-    """`files` in their order, less the ignored ones and the ignore files themselves.
+    """`files` in their order, less the ignored ones, those in hidden folders, and the ignore files themselves.
 
     ignores: path of an ignore file -> its text. The last matching pattern decides, those of deeper directories after
     those above them. A file is asked about as a file, so `tmpl/` works through its parents (OLM's loader).
@@ -28,7 +31,13 @@ def kept(files: Iterable[str], ignores: Mapping[str, str]) -> list[str]:
     """
     patterns = [pattern for path in sorted(ignores) for pattern in _parse(path, ignores[path])]
     patterns.reverse()
+    patterns.append(_Pattern("", _compile(_HIDDEN), keep=False))
     return [path for path in files if path.rpartition("/")[2] != FILE and _kept(path, patterns)]
+
+
+def hidden(path: str) -> bool:
+    """Whether it lies in a folder whose name begins with a dot."""
+    return (path.startswith(".") and "/" in path) or "/" in path.partition("/.")[2]
 
 
 def _kept(path: str, last_first: list[_Pattern]) -> bool:

@@ -60,6 +60,11 @@ class _Gathered:
             damage.unclear |= report.unclear
 
 
+def _rules(path: str) -> bool:
+    """Whether it is an ignore file that counts."""
+    return path.rpartition("/")[2] == ignore.FILE and not ignore.hidden(path)
+
+
 @dataclass(frozen=True, slots=True)
 class _Due:
     """What is to be assembled, and what is known of the others.
@@ -105,8 +110,10 @@ class Parse:
         """The files that are catalog, by the ignore files among them; what the source refused becomes a finding."""
         refused = dict(self._tree.refused)
         paths = [*self._tree.files, *refused]
-        ignores = [path for path in self._tree.files if path.rpartition("/")[2] == ignore.FILE]
-        if ignores:
+        ignores = [path for path in self._tree.files if _rules(path)]
+        if not ignores:
+            paths = await asyncio.to_thread(ignore.kept, paths, {})
+        else:
             answer = await self._jobs.select(Select(str(self._tree.root), paths, ignores))
             if isinstance(answer, str):
                 self._found.damaged(Finding("InvalidIgnoreFile", answer, ignores[0]), everything=True)
@@ -114,7 +121,7 @@ class Parse:
             paths = answer
         kept = set(paths)
         for path, reason in refused.items():
-            unread = path.rpartition("/")[2] == ignore.FILE
+            unread = _rules(path)
             if unread or path in kept:
                 self._found.damaged(Finding("Refused", reason, path), everything=unread)
         return [path for path in paths if path not in refused]
@@ -177,10 +184,10 @@ class Parse:
 
     def _warnings(self, documents: Iterable[tuple[str, Located]]) -> dict[str, list[Finding]]:
         """Those about any of the documents, as the index keeps them."""
-        told = [found for found in self._found.findings if found.warning][: index.MOST_WARNINGS]
-        places = {(at.path, at.document): (sha256, at.line) for sha256, at in documents} if told else {}
+        warnings = [found for found in self._found.findings if found.warning][: index.MOST_WARNINGS]
+        places = {(at.path, at.document): (sha256, at.line) for sha256, at in documents} if warnings else {}
         kept: dict[str, list[Finding]] = {}
-        for found in told:
+        for found in warnings:
             if place := places.get((found.path, found.document)):
                 sha256, line = place
                 kept.setdefault(sha256, []).append(replace(found, path="", document=0, line=found.line - line))

@@ -69,7 +69,7 @@ def envelope(value: JSON) -> Envelope:
 
 
 def _package_of(value: Object) -> str:
-    """The package that a document without a usable envelope speaks of, where that much can be told."""
+    """The package that a document without a usable envelope speaks of, where that much can be read."""
     named = member(value, "name" if member(value, "schema") == f.PACKAGE else "package")
     return named if isinstance(named, str) else ""
 

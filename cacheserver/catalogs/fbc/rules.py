@@ -51,6 +51,8 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True)
 class Channel:
+    """A channel of a good package. head: the entry that no other replaces."""
+
     said: f.Channel
     head: str
 

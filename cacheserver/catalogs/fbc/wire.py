@@ -153,6 +153,7 @@ def encode_job(job: Job) -> bytes:
 
 
 def decode_job(frame: bytes) -> Job:
+    """encode_job's job, in the worker."""
     lines = read_lines(frame)
     name, *written = next(lines)
     if name == "scan":
@@ -171,10 +172,12 @@ def decode_job(frame: bytes) -> Job:
 
 
 def encode_joined(joined: Sequence[Joined]) -> bytes:
+    """The answer to Join."""
     return write_lines(joined)
 
 
 def decode_joined(frame: bytes) -> list[Joined]:
+    """The answer to Join, one for each of its packages."""
     return [
         Joined(written["name"], decode_blob(written["blob"]) if written["blob"] else None, written["failed"])
         for written in read_lines(frame)
@@ -182,6 +185,7 @@ def decode_joined(frame: bytes) -> list[Joined]:
 
 
 def encode_reports(reports: Sequence[Report]) -> bytes:
+    """The answer to Scan, one for each of its parts; in lines, so that neither side decodes all of it at once."""
     return write_lines(line for report in reports for line in _report_lines(report))
 
 

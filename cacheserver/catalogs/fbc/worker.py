@@ -109,8 +109,8 @@ def _cuts(package: str, records: Sequence[Record], placed: Sequence[rules.Placed
 
 
 def _of_package(reason: str, message: str, package: str, placed: rules.Placed, *, warning: bool) -> Finding:
-    told = f"package {package!r}: {message}"
-    return Finding(reason, told, placed.path, placed.document, placed.line, package, warning=warning)
+    text = f"package {package!r}: {message}"
+    return Finding(reason, text, placed.path, placed.document, placed.line, package, warning=warning)
 
 
 def _select(job: Select) -> list[str] | str:

@@ -54,8 +54,8 @@ class _Package:
 
     def warned(self) -> str:
         """A hash of the warnings, empty without any."""
-        told = [(warning.reason, warning.message, warning.path) for warning in self.warnings]
-        return hashlib.sha256(repr(told).encode()).hexdigest()[:16] if told else ""
+        warnings = [(warning.reason, warning.message, warning.path) for warning in self.warnings]
+        return hashlib.sha256(repr(warnings).encode()).hexdigest()[:16] if warnings else ""
 
 
 class Parse:
@@ -107,7 +107,7 @@ class Parse:
         return sorted(packages.values(), key=lambda package: -package.size)
 
     def _refused(self, path: str, reason: str, package: _Package | None) -> None:
-        """Ours: a link or a pipe is left out of a package and told; a file that should be there makes it incomplete."""
+        """Ours: a link or a pipe is left out with a warning; an unreadable file makes its package incomplete."""
         lost = "cannot be read" in reason
         if package is None:
             self._found.unreadable |= lost

@@ -30,37 +30,49 @@ _PRECEDENCE: Final = tuple(Origin)
 _RUNS: Final = "*"
 """Before an object name: the file is executable."""
 _MOST_LEFT_OUT: Final = 20
-"""Told of one tree; the rest is counted."""
+"""Listed for one tree; the rest is counted."""
 
 
 class Ref(Protocol):
     """A branch or tag. commit: tags peeled."""
 
     @property
-    def commit(self) -> str: ...
+    def commit(self) -> str:
+        """Its object name."""
+        ...
 
 
 class Entry(Protocol):
     """A file, link or submodule (by mode) below a directory; path relative to it with `/`."""
 
     @property
-    def path(self) -> str: ...
+    def path(self) -> str:
+        """Below the directory that was listed."""
+        ...
 
     @property
-    def mode(self) -> int: ...
+    def mode(self) -> int:
+        """git's: type and permissions in one number."""
+        ...
 
     @property
-    def oid(self) -> str: ...
+    def oid(self) -> str:
+        """The object's name."""
+        ...
 
 
 class Listing(Protocol):
     """Everything below a directory, sorted by path; refused: (path, reason) of names that no tree should hold."""
 
     @property
-    def entries(self) -> Sequence[Entry]: ...
+    def entries(self) -> Sequence[Entry]:
+        """All that git can check out."""
+        ...
 
     @property
-    def refused(self) -> Sequence[tuple[str, str]]: ...
+    def refused(self) -> Sequence[tuple[str, str]]:
+        """All that it would refuse."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +245,7 @@ def without_rivals(places: Iterable[Place]) -> tuple[list[Place], list[tuple[Pla
 
 
 def _files(directory: str, cut: int, entries: Sequence[Entry], refused: Sequence[tuple[str, str]]) -> Files:
-    """Regular files; the rest is left out and told. cut: characters of each path before the package's part."""
+    """Regular files; the rest is left out, with a warning. cut: characters of each path before the package's part."""
     regular = [(entry.path[cut:], _marked(entry)) for entry in entries if stat.S_ISREG(entry.mode)]
     others = [(entry.path[cut:], f"is {_what(entry)}") for entry in entries if not stat.S_ISREG(entry.mode)]
     others += [(path[cut:], reason) for path, reason in refused]

@@ -32,6 +32,8 @@ class Lock:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
+    """A condition of the Kptfile's status, as it is written there."""
+
     type: str
     status: str
     reason: str = ""

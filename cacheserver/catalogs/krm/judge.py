@@ -92,7 +92,7 @@ async def judge(gathered: Gathered, repository: RepositoryKey, known: index.Know
         else:
             rejected[one.name] = [*rejected.get(one.name, ()), *one.findings]
             del good[one.name]
-    findings = [*gathered.findings, *(finding for told in rejected.values() for finding in told)]
+    findings = [*gathered.findings, *(finding for found in rejected.values() for finding in found)]
     findings += await asyncio.to_thread(lambda: list(_warnings(good, gathered.trees)))
     digests = {digest for package in packages for record in package.records for digest in record.blobs}
     return Catalog(
@@ -122,12 +122,12 @@ def _index(packages: Mapping[str, Sequence[Revision]], hashes: Mapping[str, str]
 def _warnings(packages: Mapping[str, Sequence[Revision]], trees: Mapping[str, str]) -> Iterator[Finding]:
     """Of every tree that is served, those read long ago included; each once a package, however many tags have it."""
     for name, revisions in packages.items():
-        told: set[Problem] = set()
+        seen: set[Problem] = set()
         for revision in revisions:
             facts = f.decode(trees[revision.tree])
             for problem in facts.warnings:
-                if problem not in told:
-                    told.add(problem)
+                if problem not in seen:
+                    seen.add(problem)
                     where = f"{revision.lock.ref}:{revision.lock.directory}" if revision.lock else name
                     at = "/".join(filter(None, (where, problem.path)))
                     yield Finding(problem.reason, problem.message, at, package=name, warning=True)

@@ -72,10 +72,12 @@ class Assemble:
 
 
 def encode_job(job: Pack | Assemble) -> bytes:
+    """As one JSON document: of paths and facts, never of content."""
     return orjson.dumps([_PACK if isinstance(job, Pack) else _ASSEMBLE, job])
 
 
 def decode_job(frame: bytes) -> Pack | Assemble:
+    """encode_job's job, in the worker."""
     name, written = orjson.loads(frame)
     if name == _PACK:
         trees = [
@@ -91,10 +93,12 @@ def decode_job(frame: bytes) -> Pack | Assemble:
 
 
 def encode_packed(packed: Sequence[Packed]) -> bytes:
+    """The answer to Pack."""
     return orjson.dumps(packed, default=str)
 
 
 def decode_packed(frame: bytes) -> list[Packed]:
+    """The answer to Pack, one for each of its trees."""
     return [
         Packed(
             digest=written["digest"],

@@ -47,7 +47,7 @@ def assemble(job: Assemble, limits: ParseLimits = bounds.DEFAULT) -> list[Assemb
 
 def _assembled(package: Described, repository: RepositoryKey, limits: ParseLimits) -> Assembled:
     revisions = [(revision, f.decode(facts)) for revision, facts in package.revisions]
-    known = {name for _, facts in revisions for name in facts.cut}  # told with each tree
+    known = {name for _, facts in revisions for name in facts.cut}  # given with each tree
     try:
         records = project.records(repository, package.name, revisions, limits)
         findings = [

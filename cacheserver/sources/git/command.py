@@ -109,6 +109,7 @@ class Remote:
 
     @property
     def scheme(self) -> str:
+        """Of the URL: https, http, ssh, file or git."""
         return urlsplit(self.url).scheme
 
     @property
@@ -118,6 +119,7 @@ class Remote:
 
     @property
     def origin(self) -> str:
+        """SCHEME://HOST[:PORT], without a user: what credentials are for."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 

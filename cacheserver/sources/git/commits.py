@@ -152,6 +152,7 @@ class Commits:
                 self._keep(one.oid, parse(one.content or b""))
 
     async def commit(self, oid: str) -> Commit:
+        """One commit, read if it was not yet. Raises: MirrorDamagedError, SourceError."""
         if oid not in self._commits:
             await self.load([oid])
         self._commits.move_to_end(oid)

@@ -64,7 +64,7 @@ _MEANINGS: Final[tuple[tuple[tuple[str, ...], type[SourceError], str], ...]] = (
 
 
 # Of limits that git's processes run under (git_command). git says first what failed, then what it asked for; a process
-# that the kernel ended is told of by its parent. What the other side complains of comes behind `remote:`.
+# that the kernel ended is named by its parent. What the other side complains of comes behind `remote:`.
 _EXCEEDED: Final = {
     "git_memory_bytes": r"[Oo]ut of memory|Cannot allocate memory|mmap failed|unable to create (async )?thread",
     "git_cpu_s": rf"died of signal ({signal.SIGXCPU.value}|{signal.SIGKILL.value})\b",
@@ -102,5 +102,5 @@ def error_for(complaint: str, where: str, secrets: tuple[str, ...]) -> SourceErr
 def _telling(complaint: str) -> str:
     """The lines that name a fault; all of them where none does."""
     lines = [line for line in complaint.splitlines() if line.strip()]
-    telling = [line for line in lines if re.match(r"(fatal|error|remote|ssh|.*Permission denied|.*Host key)", line)]
-    return "; ".join(telling or lines)
+    marked = [line for line in lines if re.match(r"(fatal|error|remote|ssh|.*Permission denied|.*Host key)", line)]
+    return "; ".join(marked or lines)

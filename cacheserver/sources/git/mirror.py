@@ -212,9 +212,11 @@ class RemoteRefs:
 
     @property
     def object_format(self) -> str:
+        """The hash of the remote's object names, as `git init --object-format` takes it."""
         return "sha256" if any(len(oid) == 64 for oid in self.oids.values()) else "sha1"
 
     def commit(self, ref: str) -> str:
+        """What a full name leads to, tags peeled; empty where the remote has no such ref."""
         return self.oids.get(f"{ref}^{{}}") or self.oids.get(ref, "")
 
 

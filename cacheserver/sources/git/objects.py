@@ -174,10 +174,18 @@ class ObjectReader:
                 if not whole:
                     await self._end()
 
-    async def tree(self, commit: str, directory: str, limits: Limits, together: Tally | None = None) -> TreeListing:
+    async def tree(
+        self,
+        commit: str,
+        directory: str,
+        limits: Limits,
+        *,
+        together: Tally | None = None,
+        trees: set[str] | None = None,
+    ) -> TreeListing:
         """Everything below a directory of a commit, submodules and links as entries of their own.
 
-        together: counts this listing and others, of other commits.
+        together: counts this listing and others, of other commits. trees: takes the names of all trees that were read.
         Raises: SourceNotFoundError (no such directory), SourceTooLargeError naming its cap, MirrorDamagedError.
         """
         found = _Listing([Tally(limits), together] if together else [Tally(limits)])
@@ -189,28 +197,31 @@ class ObjectReader:
             levels = await _aside(
                 sum(len(known[one.oid]) for one in levels), functools.partial(found.level, levels, known)
             )
+        if trees is not None:
+            trees.update(known)
         return await _aside(len(found.entries), found.sorted)
 
-    async def holds(self, commit: str, directory: str, name: str, limits: Limits, barren: set[str]) -> bool:
+    async def holds(self, commit: str, directory: str, name: str, limits: Limits, without: set[str]) -> bool:
         """Whether a regular file of that name lies at or below a directory of a commit.
 
-        barren: trees known to hold none, which this adds to: each is read once, however often it is named, and
+        without: trees known to hold none, which this adds to: each is read once, however often it is named, and
         those of other commits count. Raises: as `tree`.
         """
         pending = [await self._root(commit, directory, limits)]
         for _ in range(limits.depth):
             known: dict[str, list[_Row]] = {}
-            await self._parse_all([oid for oid in pending if oid not in barren], known, limits)
+            await self._parse_all([oid for oid in pending if oid not in without], known, limits)
             rows = [row for some in known.values() for row in some]
             if any(row.name == name and stat.S_ISREG(row.mode) for row in rows):
                 return True
-            barren.update(known)
-            if len(barren) > limits.files:
+            without.update(known)
+            if len(without) > limits.files:
                 raise limits.error("files", f"trees of commit {commit[:12]}")
             pending = [row.oid for row in rows if row.mode == TREE and not row.refusal]
         return False
 
     async def aclose(self) -> None:
+        """Ends the process, once nobody reads."""
         async with self._lock:
             await self._end()
 

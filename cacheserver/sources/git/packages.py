@@ -7,6 +7,7 @@ A tag or draft that stands where it stood is not listed again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -15,19 +16,20 @@ from typing import Final
 
 from cacheserver.catalogs.catalog import Finding, Problem
 from cacheserver.catalogs.krm import discover
-from cacheserver.catalogs.krm.discover import HEADS, Files, Place
+from cacheserver.catalogs.krm.discover import Files, Place
 from cacheserver.catalogs.krm.facts import KPTFILE, Lock, Origin, Revision
 from cacheserver.catalogs.krm.index import Known
 from cacheserver.catalogs.krm.packages import Candidate, Discovery, Staged
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.errors import SourceInvalidError, SourceNotFoundError, SourceTooLargeError
 from cacheserver.model import RepositoryKey
+from cacheserver.sources.git.branch import Branch
 from cacheserver.sources.git.commits import Commits
 from cacheserver.sources.git.source import GitMirror
 from cacheserver.sources.git.stage import staged
 from cacheserver.sources.tree import Tree
 
-_MOST_TOLD: Final = 50
+_MOST_WARNINGS: Final = 50
 """Warnings of one kind; the rest is counted. Repositories with thousands of release tags exist."""
 
 
@@ -36,11 +38,13 @@ class PackagesTree(Tree):
     """A whole repository: no file on disk, but packages to be found and read (catalogs.krm.packages.Packages).
 
     mirror: closed with this. url: of the remote, for locks. directory: where packages begin, empty for the root.
+    branch: of the mirror and the directory.
     """
 
     mirror: GitMirror
     url: str
     directory: str
+    branch: Branch
 
     async def discover(self, key: RepositoryKey, known: Known, limits: ParseLimits) -> Discovery:
         """As Packages.discover."""
@@ -52,20 +56,20 @@ class PackagesTree(Tree):
 
     async def holds_packages(self) -> bool:
         """Whether there is any: a Kptfile on the branch, or where a tag or draft says. Raises: SourceError."""
-        mirror, directory = self.mirror, self.directory.strip("/")
-        ref = mirror.refs.get(f"{HEADS}{mirror.branch}")
-        wanted: list[tuple[str, str]] = [(ref.commit, directory)] if ref else []
-        named = await asyncio.to_thread(discover.by_name, mirror.refs, directory, "")
-        without_package: set[str] = set()
-        for commit, path in [*wanted, *dict.fromkeys((place.commit, place.directory) for place in named.places)]:
-            try:
-                if await mirror.holds(commit, path, KPTFILE, without_package):
+        with contextlib.suppress(SourceNotFoundError):
+            if await self.branch.packages():
+                return True
+        named = await asyncio.to_thread(discover.by_name, self.mirror.refs, self.directory, "")
+        without = set(self.branch.trees)
+        for commit, path in dict.fromkeys((place.commit, place.directory) for place in named.places):
+            with contextlib.suppress(SourceNotFoundError):
+                if await self.mirror.holds(commit, path, KPTFILE, without):
+                    self.branch.forget_files()
                     return True
-            except SourceNotFoundError:
-                continue
         return False
 
     async def aclose(self) -> None:
+        """Ends git's process."""
         await self.mirror.aclose()
 
 
@@ -74,8 +78,9 @@ class _Search:
 
     def __init__(self, tree: PackagesTree, key: RepositoryKey, known: Known, limits: ParseLimits) -> None:
         self._mirror = tree.mirror
+        self._on_branch = tree.branch
         self._url = tree.url
-        self._directory = tree.directory.strip("/")
+        self._directory = tree.directory
         self._key = key
         self._known = known
         self._limits = limits
@@ -87,7 +92,7 @@ class _Search:
         named = await asyncio.to_thread(discover.by_name, self._mirror.refs, self._directory, self._key.name)
         branch = await self._branch()
         places, rivals = discover.without_rivals([*named.places, *branch])
-        self._tell("DuplicateRevision", [(place.ref, why, place.package) for place, why in rivals])
+        self._warn("DuplicateRevision", [(place.ref, why, place.package) for place, why in rivals])
         candidates: list[Candidate] = []
         fresh: list[tuple[Place, Files]] = []
         for place in places:
@@ -101,31 +106,28 @@ class _Search:
                 fresh.append((place, files))
         candidates += await self._dated(fresh, {place.directory for place in branch})
         self._found.ignored_tags = len(named.ignored)
-        self._tell("IgnoredTag", [(ref, why, "") for ref, why in named.ignored])
-        self._tell("IgnoredDraft", [(ref, why, "") for ref, why in named.ignored_drafts])
+        self._warn("IgnoredTag", [(ref, why, "") for ref, why in named.ignored])
+        self._warn("IgnoredDraft", [(ref, why, "") for ref, why in named.ignored_drafts])
         self._found.candidates = [self._marked(candidate, named.deletions) for candidate in candidates]
         return self._found
 
     async def _branch(self) -> dict[Place, Files]:
         """What the branch holds; nothing where the repository is empty, or the branch has no such directory."""
-        ref = self._mirror.refs.get(f"{HEADS}{self._mirror.branch}")
-        if ref is None:
-            return {}
-        self._found.head = ref.commit
+        branch = self._on_branch
+        self._found.head = branch.commit
         try:
-            listing = await self._mirror.ls_tree(ref.commit, self._directory)
+            packages = await branch.packages()
         except SourceNotFoundError:
             why = f"the branch has no directory {self._directory!r}: only tags and drafts are served"
-            self._tell("NoDirectory", [(self._mirror.branch, why, "")])
+            self._warn("NoDirectory", [(branch.name, why, "")])
             return {}
-        packages, odd = await asyncio.to_thread(discover.on_branch, listing, self._directory)
-        self._tell("OddKptfile", [(f"{self._mirror.branch}:{path}", why, "") for path, why in odd])
+        branch.forget_files()
+        self._warn("OddKptfile", [(f"{branch.name}:{path}", why, "") for path, why in branch.odd])
         found: dict[Place, Files] = {}
         for files in packages:
             package = discover.package_name(files.directory, self._directory, self._key.name)
             assert package is not None, "the listing is of our directory"
-            branch = self._mirror.branch
-            found[Place(package, files.directory, branch, Origin.BRANCH, ref.commit, branch)] = files
+            found[Place(package, files.directory, branch.name, Origin.BRANCH, branch.commit, branch.name)] = files
         return found
 
     def _stands(self, place: Place) -> Revision | None:
@@ -183,7 +185,7 @@ class _Search:
         return candidates
 
     async def _published(self, place: Place, revision: Revision, commit_oid: str) -> Revision:
-        """With workspace and publication, as far as the commit tells (docs/sources.md; Porch's
+        """With workspace and publication, as far as the commit says (docs/sources.md; Porch's
         pkg/externalrepo/git/commit.go, its lines kpt:).
 
         Porch looks back for the newest commit that it annotated for the package; ours looks at the one that the
@@ -192,7 +194,7 @@ class _Search:
         commit = await self._commits.commit(commit_oid)
         if commit.bad:
             message = f"commit {commit_oid[:12]} has a line kpt: that is {commit.bad[0]}; it is ignored"
-            self._tell("InvalidAnnotation", [(place.ref, message, place.package)])
+            self._warn("InvalidAnnotation", [(place.ref, message, place.package)])
         annotated = commit.annotated((place.directory, place.package))
         match place.origin:
             case Origin.TAG:
@@ -223,10 +225,10 @@ class _Search:
         flag = place.origin in (Origin.TAG, Origin.BRANCH) and (place.directory, place.name) in deletions
         return replace(candidate, revision=replace(candidate.revision, deletion_proposed=flag))
 
-    def _tell(self, reason: str, told: Sequence[tuple[str, str, str]]) -> None:
-        """Warnings as (ref, message, package)."""
-        for ref, message, package in told[:_MOST_TOLD]:
+    def _warn(self, reason: str, warnings: Sequence[tuple[str, str, str]]) -> None:
+        """warnings: (ref, message, package)."""
+        for ref, message, package in warnings[:_MOST_WARNINGS]:
             self._found.findings.append(Finding(reason, message, ref, package=package, warning=True))
-        if len(told) > _MOST_TOLD:
-            message = f"{len(told) - _MOST_TOLD} more of this kind are not listed"
+        if len(warnings) > _MOST_WARNINGS:
+            message = f"{len(warnings) - _MOST_WARNINGS} more of this kind are not listed"
             self._found.findings.append(Finding(reason, message, warning=True))

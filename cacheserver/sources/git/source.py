@@ -73,7 +73,8 @@ class GitSource:
         await _make_private(self._cache)
         return await self._copy.mended(lambda: self._read(scratch, progress))
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Nothing is open between fetches."""
 
     async def _resolve(self) -> tuple[str, str, str]:
         """(ref or commit to ask for, its commit, object format) as the remote has it now."""
@@ -116,14 +117,9 @@ class GitSource:
         reader = ObjectReader(self._git, self._copy.path)
         try:
             listing = await reader.tree(commit, self._directory, self._limits)
-            contents = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=scratch, prefix="contents-"))
-            staging = Staging(contents, self._limits)
-            top = Directory()
-            await _stage(reader, listing, top.directory(_BASE), staging, progress)
+            return await _checked_out(reader, listing, scratch, self._limits, self._digest(commit), progress)
         finally:
             await reader.aclose()
-        place = functools.partial(staging.place, top, _BASE, scratch / "tree", self._digest(commit))
-        return await run_stoppable(threading.Event(), place)
 
     def _digest(self, commit: str) -> str:
         return f"git:{commit}" + (f"#{self._directory}" if self._directory else "")
@@ -146,17 +142,24 @@ class GitMirror:
         self._reader = ObjectReader(copy.git, copy.path)
         self._together = Tally(limits, times=_LISTED_TIMES)
 
-    async def ls_tree(self, commit: str, directory: str = "") -> TreeListing:
-        """All files below a directory of a commit, links and submodules as entries. Raises: SourceNotFoundError,
-        SourceTooLargeError (also when all listings together exceed it), MirrorDamagedError (the next sync makes the
-        copy anew)."""
-        async with self._copy.noting_damage():
-            return await self._reader.tree(commit, directory, self._limits, self._together)
+    async def ls_tree(self, commit: str, directory: str = "", *, trees: set[str] | None = None) -> TreeListing:
+        """All files below a directory of a commit, links and submodules as entries; trees: as ObjectReader.tree.
 
-    async def holds(self, commit: str, directory: str, name: str, barren: set[str]) -> bool:
+        Raises: SourceNotFoundError, SourceTooLargeError (also when all listings together exceed it),
+        MirrorDamagedError (the next sync makes the copy anew).
+        """
+        async with self._copy.noting_damage():
+            return await self._reader.tree(commit, directory, self._limits, together=self._together, trees=trees)
+
+    async def holds(self, commit: str, directory: str, name: str, without: set[str]) -> bool:
         """Whether a regular file `name` lies at or below a directory of a commit; as ObjectReader.holds."""
         async with self._copy.noting_damage():
-            return await self._reader.holds(commit, directory, name, self._limits, barren)
+            return await self._reader.holds(commit, directory, name, self._limits, without)
+
+    async def check_out(self, listing: TreeListing, scratch: Path, progress: Progress) -> Tree:
+        """The files of a listing in `scratch`/tree, as GitSource.fetch puts them there. Raises: SourceError."""
+        async with self._copy.noting_damage():
+            return await _checked_out(self._reader, listing, scratch, self._limits, self.digest, progress)
 
     async def cat_file(self, oids: Sequence[str], *, most_bytes: int | None = None) -> AsyncGenerator[GitObject, None]:
         """Objects of any kind in the order asked, one in memory at a time; those over `most_bytes` (`file_bytes`
@@ -172,6 +175,7 @@ class GitMirror:
         return tuple(await self._copy.history(commit, path, most))
 
     async def aclose(self) -> None:
+        """Ends the process that reads; the copy on disk stays."""
         await self._reader.aclose()
 
 
@@ -224,9 +228,11 @@ class GitRefsSource:
 
     @property
     def url(self) -> str:
+        """Of the remote, without credentials."""
         return self._git.remote.url
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Nothing is open between syncs; mirrors are closed by who asked for them."""
 
     async def _ask(self) -> RemoteRefs:
         remote = await ask_refs(self._git, self._limits, head=not self._branch)
@@ -287,6 +293,17 @@ def _mirrored(name: str) -> bool:
 
 def _shown(refs: Mapping[str, Ref]) -> dict[str, str]:
     return {name: ref.tag_object or ref.commit for name, ref in refs.items() if _mirrored(name)}
+
+
+async def _checked_out(
+    reader: ObjectReader, listing: TreeListing, scratch: Path, limits: Limits, digest: str, progress: Progress
+) -> Tree:
+    contents = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=scratch, prefix="contents-"))
+    staging = Staging(contents, limits)
+    top = Directory()
+    await _stage(reader, listing, top.directory(_BASE), staging, progress)
+    place = functools.partial(staging.place, top, _BASE, scratch / "tree", digest)
+    return await run_stoppable(threading.Event(), place)
 
 
 async def _stage(

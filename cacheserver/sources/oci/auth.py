@@ -28,6 +28,8 @@ _PART: Final = re.compile(r"""([\w!#$%&'*+.^`|~-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
+    """One way that a server would be asked in (RFC 9110, 11.6.1)."""
+
     scheme: str
     parameters: dict[str, str]
 

@@ -39,6 +39,8 @@ _BUNDLE_LABEL: Final = "operators.operatorframework.io.bundle.manifests.v1"
 
 @dataclass(frozen=True, slots=True)
 class Platform:
+    """What an image runs on, in an index's words (OCI image index: platform)."""
+
     os: str = "linux"
     architecture: str = "amd64"
 
@@ -60,17 +62,22 @@ class Document:
 
     @property
     def digest(self) -> str:
+        """`sha256:` and the hexadecimal digits."""
         return f"sha256:{hashlib.sha256(self.content).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
+    """An image's: where its config and its layers are, the lowest layer first."""
+
     config: Descriptor
     layers: tuple[Descriptor, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
+    """What counts of an image config. diff_ids: digests of the layers unpacked, the lowest first."""
+
     labels: Mapping[str, str]
     diff_ids: tuple[str, ...]
 

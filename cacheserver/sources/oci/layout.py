@@ -39,6 +39,7 @@ class Layout:
 
     @property
     def name(self) -> str:
+        """As messages name it."""
         return f"oci-layout:{self._path}"
 
     async def resolve(self) -> str:
@@ -56,6 +57,7 @@ class Layout:
         advance(blob.size)
 
     async def aclose(self) -> None:
+        """Forgets where the members of its tar file lie."""
         self._members = None
 
     def _document(self, version: str) -> Document:

@@ -82,6 +82,7 @@ class Registry:
 
     @property
     def name(self) -> str:
+        """As messages name the image."""
         return str(self.reference)
 
     async def resolve(self) -> str:
@@ -134,6 +135,7 @@ class Registry:
             download.file.close()
 
     async def aclose(self) -> None:
+        """Closes its connections; the next question opens new ones."""
         if self._session is not None:
             await self._session.close()
             self._session = None

@@ -31,15 +31,26 @@ class Blobs(Protocol):
     """Where one image's documents and blobs come from. Every method raises SourceError; content is checked."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The image, for messages."""
+        ...
 
-    async def resolve(self) -> str: ...
+    async def resolve(self) -> str:
+        """Its digest as it is now, as cheaply as can be. Raises: SourceError."""
+        ...
 
-    async def document(self, version: str) -> Document: ...
+    async def document(self, version: str) -> Document:
+        """The manifest or index with this digest, checked against it. Raises: SourceError."""
+        ...
 
-    async def copy(self, blob: Descriptor, into: Path, advance: Callable[[int], None]) -> None: ...
+    async def copy(self, blob: Descriptor, into: Path, advance: Callable[[int], None]) -> None:
+        """Append a blob, checked against its digest and size, to `into`; advance: called with bytes as they come.
+        Raises: SourceError."""
+        ...
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Lets go of connections and files."""
+        ...
 
 
 class OCISource:
@@ -69,6 +80,7 @@ class OCISource:
             raise SourceNetworkError(f"{self._blobs.name} was not complete after {_FETCH_S:.0f} s") from exc
 
     async def aclose(self) -> None:
+        """Closes what the image is read from."""
         await self._blobs.aclose()
 
     async def _fetch(self, scratch: Path, progress: Progress) -> Tree:

@@ -20,6 +20,8 @@ _ZERO: Final = bytes(BLOCK)
 
 
 class Kind(Enum):
+    """What a member is; the value is how a refusal names it."""
+
     FILE = "a file"
     DIRECTORY = "a directory"
     SYMLINK = "a symbolic link"
@@ -43,6 +45,8 @@ class TarError(ValueError):
 
 
 class Stream(Protocol):
+    """A file to be read front to back, as gzip and zstd readers are."""
+
     def read(self, size: int, /) -> bytes:
         """Up to `size` bytes, fewer only where the stream ends."""
         ...

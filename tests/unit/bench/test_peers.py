@@ -107,6 +107,8 @@ async def test_a_call_is_counted_when_its_last_message_has_come(method: str, eac
         stream = method.startswith("List")
         job = rpc.Job(f"127.0.0.1:{port}", f"/api.Registry/{method}", [b"one".hex()], stream, 2, 0.1, 0.0)
         result = await rpc.drive(job)
+        while not result.requests and not result.failures:  # on a machine that is busy with other things
+            result = await rpc.drive(job)
     finally:
         await server.stop(None)
 
@@ -125,6 +127,7 @@ for line in iter(input, "end"):
 """
 
 
+@pytest.mark.processes
 def test_a_peak_is_the_most_that_was_seen() -> None:
     # In a process of its own: this one may have held more before.
     command = [sys.executable, "-c", _HOLDS_AND_LETS_GO]

@@ -10,7 +10,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -206,7 +206,7 @@ def test_an_error_of_ours_is_one_line_and_exits_1(capsys: pytest.CaptureFixture[
     assert run("serve", "--catalog", "a=./x", engine=FakeEngine(group)) == 1
     assert capsys.readouterr().err.splitlines() == [
         "cacheserver: error: no etcd found; install one",
-        "The same command with --log-level debug tells more.",
+        "The same command with --log-level debug says more.",
     ]
 
 
@@ -250,13 +250,30 @@ def test_ingest_prints_what_changed_and_exits_0(capsys: pytest.CaptureFixture[st
     assert row.split() == ["a", "3", "2", "1", "40", "0", "5", "39", "1.23s", "applied"]
 
 
-def test_ingest_lists_rejected_packages_and_still_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("flags", "code"), [((), 0), (("--fail-on-rejected",), 1)])
+def test_ingest_lists_rejected_packages_and_fails_where_that_is_asked(
+    flags: tuple[str, ...], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     finding = Finding("DuplicateBundle", "x.v1 stands here twice", path="c.yaml", document=3, line=12, package="x")
-    done = report(rejected={"x": [finding]}, findings=[finding])
-    assert run("ingest", "--catalog", "a=./x", engine=FakeEngine(reports=[done])) == 0
-    assert "a: c.yaml:12: error: x.v1 stands here twice [DuplicateBundle, package x, document 3]" in (
-        capsys.readouterr().out
-    )
+    done = report(rejected={"x": [finding]}, findings=[finding], packages=1)
+    assert run("ingest", "--catalog", "a=./x", *flags, engine=FakeEngine(reports=[done])) == code
+    captured = capsys.readouterr()
+    assert "a: c.yaml:12: error: x.v1 stands here twice [DuplicateBundle, package x, document 3]" in captured.out
+    assert ("a: 1 package is rejected" in captured.err) == bool(code)
+
+
+def test_an_ingest_that_changed_nothing_still_knows_of_rejected_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    again = report(outcome=Outcome.UNCHANGED, packages=4, rejected_before=2)
+    assert run("ingest", "--catalog", "a=./x", "--fail-on-rejected", engine=FakeEngine(reports=[again])) == 1
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[1].split()[5] == "2"
+    assert "a: 2 packages are rejected" in captured.err
+
+
+def test_an_ingest_that_finds_nothing_exits_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("ingest", "--catalog", "a=./x", engine=FakeEngine(reports=[report()])) == 1
+    assert "a: no package was found" in capsys.readouterr().err
+    assert run("ingest", "--catalog", "a=./x", "--allow-empty", engine=FakeEngine(reports=[report()])) == 0
 
 
 def test_ingest_goes_on_after_a_repository_that_failed_and_exits_1(capsys: pytest.CaptureFixture[str]) -> None:
@@ -319,6 +336,49 @@ def test_validate_tells_the_place_of_what_is_rejected_and_exits_1(
     assert summary.startswith("2 files, 1 good package with 1 revision, 1 rejected")
     assert rejected == "rejected: bar"
     assert captured.err == ""  # no progress: this is no terminal
+
+
+def test_validate_of_a_checkout_leaves_out_hidden_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "good.yaml").write_text(GOOD)
+    library = tmp_path / ".venv" / "lib"
+    library.mkdir(parents=True)
+    (library / "broken.yaml").write_text("a: [")
+    (library / ".indexignore").write_text("x\n" * 2_000)  # more than is taken
+    (library / "python").symlink_to("/usr/bin/env")
+    assert run("validate", str(tmp_path), "--workers", "1") == 0
+    [summary] = capsys.readouterr().out.splitlines()
+    assert "1 good package with 1 revision, 0 rejected, 0 warnings, " in summary
+
+
+def test_validate_prints_some_of_many_findings_errors_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(12):
+        (tmp_path / f"b{number:02}.yaml").write_text("a: [")
+    assert run("validate", str(tmp_path), "--workers", "1", "--max-findings", "5") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rpartition("/")[2].partition(":")[0] for line in lines[:5]] == [f"b{n:02}.yaml" for n in range(5)]
+    assert lines[5] == "and 7 more; --max-findings 12 shows all"
+    assert lines[6].startswith("12 files, ")
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, "there is no file in it"),
+        ({"README.md": "# Hello"}, "none of 1 file holds a document with `schema: olm.package`"),
+        ({"chart/templates/a.yaml": "kind: Service"}, "and none is a Kptfile"),
+        ({".catalog/good.yaml": GOOD}, "hidden folders are left out"),
+    ],
+)
+def test_validate_of_what_holds_no_package_exits_1_and_says_what_was_looked_for(
+    files: Mapping[str, str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert run("validate", str(tmp_path), "--workers", "1") == 1
+    captured = capsys.readouterr()
+    assert f"cacheserver: error: {tmp_path}: no package was found: " in captured.err
+    assert said in captured.err
 
 
 def test_validate_refuses_a_source_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:

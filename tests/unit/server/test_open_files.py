@@ -17,6 +17,7 @@ print(watches_that_fit(1000), connections_that_fit(3000), resource.getrlimit(res
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("soft", "hard", "answer", "told"),
     [(256, 2048, "1000 1536 2048", False), (256, 1024, "512 512 1024", True), (64, 100, "1 50 100", True)],

@@ -143,6 +143,7 @@ async def get(world: World, trusted: Path) -> int:
         return answer.status
 
 
+@pytest.mark.processes  # openssl, for certificates
 async def test_unfinished_handshakes_push_out_each_other_and_nobody_else(secure: World, authority: Authority) -> None:
     crowd = secure.server.crowd
     crowd.room = Room(handshakes=3)
@@ -161,6 +162,7 @@ async def test_unfinished_handshakes_push_out_each_other_and_nobody_else(secure:
                         still.recv(1)
 
 
+@pytest.mark.processes  # openssl, for certificates
 async def test_a_handshake_that_ends_makes_room(secure: World, authority: Authority) -> None:
     assert await get(secure, authority.certificate) == 200
     with knocking(secure) as sock:

@@ -153,6 +153,7 @@ async def test_a_header_without_end_is_refused_by_name(world: World) -> None:
         assert connection._unfinished < HEADER_BYTES + (512 << 10)
 
 
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
@@ -213,6 +214,7 @@ async def test_unfinished_headers_of_many_clients_share_a_budget(world: World) -
             assert (await client.rest()).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
+@pytest.mark.usefixtures("hasty")
 async def test_large_headers_of_watches_share_a_budget(world: World) -> None:
     """Each is kept as long as its watch."""
     world.server.crowd.room = Room(large_bytes=50_000)
@@ -310,6 +312,7 @@ async def test_what_a_closed_connection_has_for_its_client_is_not_kept_for_ever(
 # --- what is no request ---
 
 
+@pytest.mark.usefixtures("hasty")
 async def test_nonsense_is_answered_in_a_line_and_logged_in_one(world: World, caplog: pytest.LogCaptureFixture) -> None:
     nonsense = b"GET /livez HTTP/1.1\r\nHost: x\r\nX-A\x01" + b"secret" * 5000 + b": a\r\n\r\n"
     with caplog.at_level(logging.DEBUG):
@@ -332,6 +335,7 @@ async def test_nonsense_is_answered_in_a_line_and_logged_in_one(world: World, ca
     assert "secret" not in caplog.text
 
 
+@pytest.mark.usefixtures("hasty")
 async def test_no_answer_says_which_software_this_is(world: World) -> None:
     for sent in (b"\x16\x03\x01\x02\x00\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", LAST, b"GET /nope HTTP/1.0\r\n\r\n"):
         async with connected(world) as (client, _):

@@ -120,6 +120,7 @@ def _statuses(answers: bytes) -> list[int]:
     return [int(found) for found in re.findall(rb"HTTP/1\.[01] (\d{3}) ", answers)]
 
 
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("case", AMBIGUOUS)
 async def test_an_ambiguous_request_is_refused_and_nothing_behind_it_answered(six: World, case: str) -> None:
     answers = await _exchange(six, AMBIGUOUS[case] + SECOND)

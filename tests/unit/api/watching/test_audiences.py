@@ -130,7 +130,7 @@ class Client:
         self._audience = channel.join(wanted.namespace, parse_selection(*wanted.texts(), SELECTABLE))
         self._free = asyncio.Event()
 
-    def tell(self, batch: Batch) -> bool:
+    def deliver(self, batch: Batch) -> bool:
         for line in batch.chunk.splitlines():
             event = orjson.loads(line)
             self.got.append((event["type"], int(event["object"]["metadata"]["resourceVersion"])))
@@ -151,7 +151,7 @@ class Client:
                 else:
                     events = await self.watch.next(timeout_s=1)
                     if events:
-                        self.tell(await self._channel.batch(self._audience, events))
+                        self.deliver(await self._channel.batch(self._audience, events))
         finally:
             self._channel.quit(self._audience)
 

@@ -54,7 +54,7 @@ class Client:
         self._audience = channel.join(namespace, selection)
         self._free = asyncio.Event()
 
-    def tell(self, batch: Batch) -> bool:
+    def deliver(self, batch: Batch) -> bool:
         self._take(batch)
         return self.takes
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from cacheserver import metrics
 from tests.fakes.api import METADATA, TABLE, World
+from tests.support.waiting import eventually
 
 WATCH_LIST = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "allowWatchBookmarks": "true"}
 END = "k8s.io/initial-events-end"
@@ -69,7 +71,7 @@ async def test_coming_to_match_is_added_ceasing_to_is_deleted_with_the_old_state
 async def test_many_watchers_of_the_same_see_the_same_in_order(six: World) -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_take_from(six, 20)) for _ in range(20)]
-        await asyncio.sleep(0.05)
+        await eventually(lambda: six.watches == 20)
         for i in range(20):
             six.package("a", revisions=i)
             await asyncio.sleep(0)
@@ -186,15 +188,13 @@ async def test_there_is_no_yaml_stream(six: World) -> None:
 
 
 async def test_a_watcher_that_leaves_is_forgotten(six: World) -> None:
+    counted = metrics.watchers.labels("packages")
     async with six.watch(resourceVersion="16"):
-        await _until('cacheserver_watchers{resource="packages"} 1.0', six)
-    await _until('cacheserver_watchers{resource="packages"} 0.0', six)
-
-
-async def _until(text: str, world: World) -> None:
-    async with asyncio.timeout(5):
-        while text.encode() not in (await world.get("/metrics")).body:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: six.watches == 1)
+        before = counted.value
+        assert f'cacheserver_watchers{{resource="packages"}} {before}'.encode() in (await six.get("/metrics")).body
+    await eventually(lambda: six.watches == 0)
+    assert counted.value < before  # other worlds of this process may lose theirs meanwhile, and none gets one
 
 
 async def test_a_quiet_watch_is_told_how_far_it_is_and_goes_on(six: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from cacheserver.catalogs.fbc.ignore import kept
+from cacheserver.catalogs.fbc.ignore import hidden, kept
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,25 @@ from cacheserver.catalogs.fbc.ignore import kept
 )
 def test_patterns(patterns: str, path: str, is_kept: bool) -> None:
     assert kept([path], {".indexignore": patterns}) == ([path] if is_kept else [])
+
+
+@pytest.mark.parametrize(
+    ("path", "is_kept"),
+    [
+        (".venv/lib/x.yaml", False),
+        ("a/.github/workflows/ci.yaml", False),
+        (".hidden.yaml", True),
+        ("a/.hidden.yaml", True),
+        ("a.b/c.yaml", True),
+    ],
+)
+def test_hidden_folders_hold_no_catalog(path: str, is_kept: bool) -> None:
+    assert kept([path], {}) == ([path] if is_kept else [])
+    assert hidden(path) is not is_kept
+
+
+def test_an_ignore_file_can_ask_for_a_hidden_folder() -> None:
+    assert kept([".catalog/a.yaml", ".venv/b.yaml"], {".indexignore": "!.catalog/"}) == [".catalog/a.yaml"]
 
 
 def test_a_nested_file_rules_below_itself_and_has_the_last_word() -> None:

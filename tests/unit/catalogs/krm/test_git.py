@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import replace
@@ -518,3 +519,58 @@ async def test_gits_process_ends_with_the_tree_and_at_once_where_the_tree_is_ano
     assert (type(tree), tree.files) == (Tree, ("catalog.yaml",))
     assert _readers() == before
     await source.aclose()
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with every object name that git is asked for from here on, one a line."""
+    names, real = tmp_path / "asked", shutil.which("git")
+    (tmp_path / "bin").mkdir()
+    wrapper = tmp_path / "bin" / "git"
+    wrapper.write_text(
+        f'#!/bin/sh\ncase "$*" in *"cat-file --batch") tee -a {names} | {real} "$@";; *) exec {real} "$@";; esac\n'
+    )
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{wrapper.parent}{os.pathsep}{os.environ['PATH']}")
+    return names
+
+
+@pytest.mark.parametrize("files", [{"n/a/Kptfile": kptfile("a"), "n/a/more/x": b"1"}, {"n/a/catalog.yaml": b"{}"}])
+async def test_a_repository_of_a_format_to_be_found_out_is_fetched_and_listed_once(
+    workers: Workers, repository: KRMRepository, tmp_path: Path, asked: Path, files: dict[str, bytes]
+) -> None:
+    repository.commit(files)
+    trees = repository.git(
+        "rev-list", "--objects", "--filter=object:type=tree", "--filter-provided-objects", "--no-object-names", "main"
+    ).split()
+    source = open_for(GitSource(repository.url, None, ""), None, cache=tmp_path / "cache")
+    (tmp_path / "tree").mkdir()
+    async with aclosing(await source.fetch(tmp_path / "tree", quiet)) as tree:
+        await parse(tree, None, KEY, workers, scratch=tmp_path / "parsed")
+    await source.aclose()
+    names = asked.read_text().split()
+    listed = {tree: names.count(tree) for tree in trees if tree in names}
+    assert set(listed.values()) == {1}, listed
+    assert len(listed) >= len(files) + 1
+    assert [path.name for path in (tmp_path / "cache").glob("*.git")] == ["mirror.git"]
+
+
+async def test_the_format_that_was_fetched_for_is_the_one_that_is_read(
+    workers: Workers, repository: KRMRepository, tmp_path: Path
+) -> None:
+    """A link called Kptfile makes no package, so this is a catalog, also where the link's file is read as one."""
+    repository.commit({"catalog.yaml": b"schema: olm.package\nname: a\n", "n/file": kptfile("a")})
+    repository.git("symbolic-ref", "HEAD", "refs/heads/main")
+    oid = repository.git("hash-object", "-w", "--stdin", stdin=b"file")
+    entries = repository.git("ls-tree", "main:n") + f"\n120000 blob {oid}\tKptfile\n"
+    nested = repository.git("mktree", stdin=entries.encode())
+    top = repository.git("ls-tree", "main").replace(repository.git("rev-parse", "main:n"), nested)
+    head = repository.git("commit-tree", repository.git("mktree", stdin=f"{top}\n".encode()), "-m", "link")
+    repository.git("update-ref", "refs/heads/main", head)
+    source = open_for(GitSource(repository.url, None, ""), None, cache=tmp_path / "cache")
+    (tmp_path / "tree").mkdir()
+    async with aclosing(await source.fetch(tmp_path / "tree", quiet)) as tree:
+        assert "n/Kptfile" in tree.files
+        catalog = await parse(tree, None, KEY, workers, scratch=tmp_path / "parsed")
+    await source.aclose()
+    assert list(catalog.rejected) == ["a"]  # a package of a catalog, without a channel
