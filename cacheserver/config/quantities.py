@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
+N = TypeVar("N", int, float)
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h))+\Z")
@@ -167,26 +168,22 @@ def count(*, least: int, most: int) -> Kind[int]:
 
 def duration(*, least_s: float, most_s: float) -> Kind[float]:
     """Seconds between `least_s` and `most_s`, both allowed."""
-
-    def parse(text: str, _base: Path) -> float:
-        seconds = parse_duration(text)
-        if not least_s <= seconds <= most_s:
-            raise ValueError(f"{text!r} is out of range: {show_duration(least_s)} to {show_duration(most_s)}")
-        return seconds
-
-    return Kind("DURATION", parse, show_duration)
+    return Kind("DURATION", _within(parse_duration, show_duration, least_s, most_s), show_duration)
 
 
 def size(*, least: int, most: int) -> Kind[int]:
     """Bytes between `least` and `most`, both allowed."""
+    return Kind("SIZE", _within(parse_size, show_size, least, most), show_size)
 
-    def parse(text: str, _base: Path) -> int:
-        value = parse_size(text)
+
+def _within(read: Callable[[str], N], show: Callable[[N], str], least: N, most: N) -> Callable[[str, Path], N]:
+    def parse(text: str, _base: Path) -> N:
+        value = read(text)
         if not least <= value <= most:
-            raise ValueError(f"{text!r} is out of range: {show_size(least)} to {show_size(most)}")
+            raise ValueError(f"{text!r} is out of range: {show(least)} to {show(most)}")
         return value
 
-    return Kind("SIZE", parse, show_size)
+    return parse
 
 
 def choice(of: type[E]) -> Kind[E]:

@@ -168,7 +168,6 @@ class Resource:
 
     kind: str
     plural: str
-    singular: str
     short_names: tuple[str, ...]
     group: str
     description: str
@@ -190,6 +189,11 @@ class Resource:
     def api_version(self) -> str:
         """As objects have it: `GROUP/VERSION`."""
         return f"{self.group}/{self.version}"
+
+    @cached_property
+    def singular(self) -> str:
+        """As discovery has it: the kind in lower case."""
+        return self.kind.lower()
 
     @cached_property
     def list_kind(self) -> str:
