@@ -19,7 +19,7 @@ from cacheserver.catalogs.krm import index
 from cacheserver.catalogs.krm.discover import owner_of, unnameable
 from cacheserver.catalogs.krm.facts import KPTFILE, Origin, Revision
 from cacheserver.catalogs.krm.jobs import Jobs
-from cacheserver.catalogs.krm.judge import Gathered, judge
+from cacheserver.catalogs.krm.outcome import Gathered, outcome
 from cacheserver.catalogs.krm.wire import Pack, Packed, Wanted
 from cacheserver.catalogs.limits import MIB
 
@@ -76,7 +76,7 @@ class Parse:
             progress("parsing", done, total)
 
         await self._jobs.each(batched(packages, lambda package: package.size, _BATCH_BYTES, _BATCH_TREES), read)
-        return await judge(self._found, self._given.key, remembered, self._jobs)
+        return await outcome(self._found, self._given.key, remembered, self._jobs)
 
     def _discover(self) -> list[_Package]:
         """Packages by directory, the largest first; what the source refused becomes a finding. Blocks."""

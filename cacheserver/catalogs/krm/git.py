@@ -1,7 +1,7 @@
-"""KRM packages of a git repository: what its source discovered, less what is known, read and judged.
+"""KRM packages of a git repository: what its source discovered, less what is known, read and put together.
 
 A tree of files whose key is known is neither read nor parsed again. What is wrong with one revision stays with it
-(judge.py).
+(outcome.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cacheserver.catalogs.jobs import Assignment, batched
 from cacheserver.catalogs.krm import index
 from cacheserver.catalogs.krm.discover import Files, Place
 from cacheserver.catalogs.krm.jobs import Jobs
-from cacheserver.catalogs.krm.judge import Gathered, judge
+from cacheserver.catalogs.krm.outcome import Gathered, outcome
 from cacheserver.catalogs.krm.packages import Candidate, Discovery, Packages
 from cacheserver.catalogs.krm.wire import Pack, Packed, Wanted
 
@@ -41,7 +41,7 @@ class Parse:
         discovery = await self._packages.discover(self._given.key, self._known, self._jobs.limits)
         self._take(discovery)
         await self._read(discovery.candidates, progress)
-        return await judge(self._found, self._given.key, self._known, self._jobs)
+        return await outcome(self._found, self._given.key, self._known, self._jobs)
 
     def _take(self, discovery: Discovery) -> None:
         found = self._found

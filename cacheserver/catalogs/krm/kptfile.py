@@ -1,5 +1,6 @@
-"""A Kptfile's bytes into what is served of it; hostile-input guards are goyaml's. Pure, runs in a worker.
+"""Reads and judges a Kptfile: its bytes into what is served of it, or the reason why not. Pure, runs in a worker.
 
+Guards against hostile YAML are goyaml's.
 Field names: kpt, pkg/api/kptfile/v1/types.go. What is identity and what must be read is strict; what is only shown is
 left out where it is not of the right shape.
 """

@@ -71,7 +71,7 @@ class Gathered:
             self.trees[last.tree] = known.trees[last.tree]
 
 
-async def judge(gathered: Gathered, repository: RepositoryKey, known: index.Known, jobs: Jobs) -> Catalog:
+async def outcome(gathered: Gathered, repository: RepositoryKey, known: index.Known, jobs: Jobs) -> Catalog:
     """Raises: CatalogError when the pool of workers cannot go on."""
     good = {name: sorted(found, key=lambda r: r.name) for name, found in gathered.packages.items() if found}
     hashes = await asyncio.to_thread(_hashes, repository, good)
