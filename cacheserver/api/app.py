@@ -232,7 +232,7 @@ class Api:
             self._in_flight.leave(user, watch=asked.is_watch, selectors=asked.selectors)
 
     async def _beside(self, request: web.BaseRequest, asked: _Asked, identity: Identity | None) -> Reply | Stream:
-        """Everything that is no resource, until the client has taken it. Raises: StatusError 404, 405, 406, 429."""
+        """Everything that is not a resource, until the client has taken it. Raises: StatusError 404, 405, 406, 429."""
         who = identity.user if identity is not None else client_of(request)
         exempt = asked.attributes.path in OPEN_PATHS or (identity is not None and privileged(identity))
         self._in_flight_beside.enter(who, watch=False, exempt=exempt)

@@ -11,7 +11,7 @@ from cacheserver.errors import SourceTooLargeError
 from cacheserver.model import Format
 
 _SHOWN: Final = 200
-"""Characters of a path in a refusal: the message stands in a status."""
+"""Characters of a path in a refusal: the message is in a status."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,7 @@ class Connection(web.RequestHandler):
             self._deaf = True
 
     def _malformed(self, exc: BaseException) -> None:
-        """What came last is no request; its answer is all that is kept of it."""
+        """What came last is not a request; its answer is all that is kept of it."""
         self._deaf = True
         # Its traceback leads to a frame that leads to it, and both to all that was read: megabytes, until the garbage
         # collector comes by, which on a server that holds much is seldom (server/serve.py).
@@ -203,7 +203,7 @@ class Connection(web.RequestHandler):
     def _handler_waiter(self, awaited: asyncio.Future[None] | None) -> None:
         self._awaited = awaited
 
-    # --- what is no request ---
+    # --- what is not a request ---
 
     def handle_error(
         self,
@@ -212,7 +212,7 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what is no request; the connection ends behind it.
+        """The answer to what is not a request; the connection ends behind it.
 
         aiohttp's would log a traceback with the client's bytes for each, and say which software this is.
         Raises: ConnectionError when there is nobody to answer.
@@ -221,7 +221,7 @@ class Connection(web.RequestHandler):
             too_large = status == _TOO_LARGE
             said = message or ""
             return Farewell(
-                header_too_large(said) if too_large else bad_request(f"this is no request of HTTP/1: {said}")
+                header_too_large(said) if too_large else bad_request(f"this is not a request of HTTP/1: {said}")
             )
         if isinstance(exc, ConnectionError):  # it left, or takes nothing
             raise exc

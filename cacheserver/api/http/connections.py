@@ -75,7 +75,7 @@ class Refusal(Enum):
     LATE = "its header was not complete within 32 s"
     STRANGERS = "too many connections have not shown who they are"
     UNTAKEN = "it did not take within 60 s what a closed connection had for it"
-    MALFORMED = "it is no request of HTTP/1"
+    MALFORMED = "it is not a request of HTTP/1"
     HANDSHAKE = "its TLS handshake was not complete within 10 s"
     HANDSHAKES = "too many TLS handshakes are not complete"
     IDLE = "it waited longest for a next request, and there are too many connections"
@@ -250,7 +250,7 @@ class Crowd:
         self._log(why, {"reason": why.value, **(more or {})})
 
     def malformed(self, client: str | None, reason: str) -> None:
-        """Somebody sent what is no request. reason: a line of ours, with few of the client's bytes."""
+        """Somebody sent what is not a request. reason: a line of ours, with few of the client's bytes."""
         metrics.connections_refused.labels(Refusal.MALFORMED.name.lower()).inc()
         self._log(Refusal.MALFORMED, {"reason": reason, "client": client})
 

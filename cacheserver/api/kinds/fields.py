@@ -21,7 +21,7 @@ from cacheserver.api.kinds.resource import (
 READ: Final = ("get", "list", "watch")
 FORMAT: Final = text("format", "What the source's bytes mean.", enum=("FBC", "KRM"))
 TRUNCATED: Final = texts(
-    "truncated", "Fields that are too long for one object and not whole here; all of them stands in the content."
+    "truncated", "Fields that are too long for one object and not whole here; the content has all of them."
 )
 DEPRECATION: Final = record(
     "deprecation", "Set when its author advises against it.", text("message", "What the author says to users.")

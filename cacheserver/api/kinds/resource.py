@@ -264,7 +264,7 @@ def look_number(manifest: Manifest, *path: str) -> int:
 
 
 def seconds_of(timestamp: str) -> int:
-    """RFC 3339 in UTC to seconds since the epoch; 0 for what is no time."""
+    """RFC 3339 in UTC to seconds since the epoch; 0 for what is not a time."""
     try:
         return int(datetime.strptime(timestamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp())
     except ValueError:

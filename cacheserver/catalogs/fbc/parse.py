@@ -36,7 +36,7 @@ _MOST_FINDINGS: Final = 10_000
 
 @dataclass(slots=True)
 class _Gathered:
-    """Everything the scan found. documents: package -> (sha256, where it stands)."""
+    """Everything the scan found. documents: package -> (sha256, where it is)."""
 
     documents: dict[str, list[tuple[str, Located]]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -170,7 +170,7 @@ class Parse:
             lines += report.lines
 
     def _say_again(self, known: index.Known, sha256: str, located: Located, *, of_package: bool) -> None:
-        """The warnings about a document that was not read, or judged, again; where it stands now."""
+        """The warnings about a document that was not read, or judged, again; where it is now."""
         for found in known.warnings.get(sha256, ()):
             if bool(found.package) == of_package:
                 at = replace(found, path=located.path, document=located.document, line=located.line + found.line)

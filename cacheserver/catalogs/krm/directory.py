@@ -137,7 +137,7 @@ class Parse:
         return None
 
     def _take(self, package: _Package, packed: Packed, known: index.Known) -> None:
-        # What was left out is no part of the content, but of the facts; and equal trees mean equal facts.
+        # What was left out is not part of the content, but of the facts; and equal trees mean equal facts.
         revision = Revision(LOCAL, Origin.LOCAL, f"{packed.digest}{_AND}{package.warned()}")
         self._found.take(package.name, revision, packed, package.directory, known)
 

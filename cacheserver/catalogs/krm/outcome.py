@@ -6,7 +6,7 @@ Shared by both kinds of source: directories (directory.py) and git (git.py).
    every good one, nor a typo on the branch the tags. The revision's last good content stays where it is known.
 2. A package with no good revision is rejected: ingest leaves what was served of it before. Porch lists such a revision
    with an error instead; we never served half a package, for either format, and do not begin here.
-3. Either way the package stands in Catalog.rejected with the reason, so Strict validation refuses the catalog for it.
+3. Either way the package is in Catalog.rejected with the reason, so Strict validation refuses the catalog for it.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ async def test_an_error_names_the_job(workers: Workers) -> None:
 async def test_a_pool_that_could_not_replace_its_worker_tells_who_waits_and_recovers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One process, killed on its job while no other can be started; a second job stands in line for it."""
+    """One process, killed on its job while no other can be started; a second job is in line for it."""
     job = encode_job(Scan(str(FIXTURES), "", "", [Part("kettle.yaml", 0, 1 << 20)], write_blobs=False))
     async with Workers(1) as pool:
         with pool.queue() as queue:

@@ -309,7 +309,7 @@ async def test_what_a_closed_connection_has_for_its_client_is_not_kept_for_ever(
         await eventually(gone)
 
 
-# --- what is no request ---
+# --- what is not a request ---
 
 
 @pytest.mark.usefixtures("hasty")
@@ -325,7 +325,7 @@ async def test_nonsense_is_answered_in_a_line_and_logged_in_one(world: World, ca
             await client.send(nonsense)
             answer = await client.rest()
     assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
-    assert b"this is no request of HTTP/1: " in answer
+    assert b"this is not a request of HTTP/1: " in answer
     assert b"secret" not in answer
     assert b"Server:" not in answer
     (line,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
