@@ -16,6 +16,7 @@ from cacheserver.catalogs import ParseLimits, Workers, parse
 from cacheserver.catalogs.fbc.wire import Part, Scan, encode_job
 from cacheserver.errors import CatalogError, WorkerCrashedError
 from cacheserver.model import RepositoryKey
+from cacheserver.priority import NICE
 from cacheserver.sources import Tree
 from tests.unit.catalogs.conftest import KEY, Parse
 
@@ -95,6 +96,12 @@ async def test_a_killed_worker_is_replaced_and_its_work_done(workers: Workers, p
     assert list(catalog.findings) == []
     assert [package.name for package in catalog.packages] == ["kettle"]
     assert children() != [worker]
+
+
+async def test_a_worker_gives_way_to_the_server(parsed: Parse) -> None:
+    await parsed(FIXTURES, "kettle.yaml")  # it is started with the first work
+    [worker] = children()
+    assert os.getpriority(os.PRIO_PROCESS, worker) >= NICE
 
 
 async def test_a_cancelled_job_leaves_the_pool_whole(workers: Workers, parsed: Parse, tmp_path: Path) -> None:
