@@ -188,6 +188,10 @@ class ObjectReader:
         together: counts this listing and others, of other commits. trees: takes the names of all trees that were read.
         Raises: SourceNotFoundError (no such directory), SourceTooLargeError naming its cap, MirrorDamagedError.
         """
+        if together:
+            together.check(
+                directory
+            )  # before anything is read: of a thousand tags, all behind the one that was too much
         found = _Listing([Tally(limits), together] if together else [Tally(limits)])
         levels = [_Above("", 0, 0, await self._root(commit, directory, limits))]
         known: dict[str, list[_Row]] = {}
