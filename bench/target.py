@@ -19,7 +19,7 @@ TABLE: Final = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server that can be asked. Anything that answers the same requests at a URL can stand here, a peer as well.
+    """A server that can be asked. Anything that answers the same requests at a URL can be here, a peer as well.
 
     pids: whose CPU is the server's. headers: on every request, a bearer token among them. ca: file with the
     certificates that an https server's must lead to. certificate, key: files of what clients show; empty: nothing.
@@ -59,7 +59,7 @@ def list_version(target: Target, path: str) -> int:
 def list_metadata(body: bytes) -> dict[str, str]:
     """A list's own metadata. Decoded, not searched for: a custom resource's list has its items in front of it.
 
-    Raises: BenchError for what is no list.
+    Raises: BenchError for what is not a list.
     """
     try:
         return dict(orjson.loads(body)["metadata"])

@@ -173,7 +173,7 @@ class NotReady(CacheServerError):
 
 
 class TooNew(CacheServerError):
-    """`requested` was not reached within the wait; the cache stands at `current`.
+    """`requested` was not reached within the wait; the cache is at `current`.
 
     unknown: etcd itself says that it has no such version (it was replaced or restored): to ask again is of no use.
     """

@@ -14,7 +14,7 @@ import re
 MAX_NAME = 253  # Kubernetes: DNS-1123 subdomain
 REPOSITORY_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 
-_EMPTY = "x--y"  # an empty component; `y` is no hex digit, so no escape looks like it
+_EMPTY = "x--y"  # an empty component; `y` is not a hex digit, so no escape looks like it
 _SIMPLE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")  # nothing to escape: nearly all there is
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789")
 _SEMANTIC = re.compile(r"v?[0-9]+\.[0-9]+\.[0-9]+([-+].*)?\Z", re.DOTALL)
@@ -23,7 +23,7 @@ _DIGITS = re.compile(r"[0-9]+\Z")
 
 
 def escape(text: str) -> str:
-    """`text` with every byte that cannot stand in one label of an object name written as `x--hh`. Injective.
+    """`text` with every byte that cannot be in one label of an object name written as `x--hh`. Injective.
 
     A hyphen stays only between two plain characters, so `--` never occurs outside an escape.
     """

@@ -14,8 +14,8 @@ from cacheserver.etcd.client import Client
 from tests.support.etcd import EtcdProcess, FoundEtcd, ServerTLS, find_etcd
 from tests.support.fuzz import EXAMPLES
 
-# A machine with more to do is no failure: nothing here is judged by its time. Whoever looks longer, looks longer in all
-# property tests: 100 examples are Hypothesis's own measure.
+# A busy machine is not a failure: nothing here is judged by its time. Whoever looks longer, does so in all property
+# tests: 100 examples are Hypothesis's own measure.
 hypothesis.settings.register_profile("cacheserver", deadline=None, max_examples=max(100, EXAMPLES))
 hypothesis.settings.load_profile("cacheserver")
 

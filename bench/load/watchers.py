@@ -274,7 +274,7 @@ async def follow(job: Job, *, ready: asyncio.Queue[Ready], stop: asyncio.Event) 
         stream = _Stream(run, sampled=bool(job.sample_every) and number % job.sample_every == 0)
         run.streams.append(stream)
         # Until the head is there: connections that only the kernel has taken fill the server's queue, and past its end
-        # each handshake is tried again after a second, which is no figure of the server's.
+        # each handshake is tried again after a second, which is not a figure of the server's.
         async with turn:
             await loop.create_connection(lambda: stream, host, port, ssl=tls)
             await stream.answered.wait()

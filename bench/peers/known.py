@@ -1,4 +1,4 @@
-"""What else a user could pick: by which name it is given, what of it stands beside what of ours, and what does not.
+"""What else a user could pick: by which name it is given, what of it is beside what of ours, and what does not.
 
 Each is started from a path that the caller names; nothing is fetched. The adapters are bench.peers.kube,
 bench.peers.opm, bench.peers.packageserver and bench.peers.catalogd. A report says of each peer that was not measured
@@ -58,7 +58,7 @@ NAMES: Final = (KUBE_APISERVER, *(peer.binary for peer in PEERS if not peer.neve
 
 
 def parse(text: str) -> tuple[str, Path]:
-    """`NAME=PATH`. Raises: BenchError for a name nobody knows, or a path that is no file."""
+    """`NAME=PATH`. Raises: BenchError for a name nobody knows, or a path that is not a file."""
     name, equals, path = text.partition("=")
     if not equals or name not in NAMES:
         raise BenchError(f"--peer {text}: NAME=PATH, where NAME is one of {', '.join(NAMES)}")

@@ -34,7 +34,7 @@ class Pod:
         try:
             subprocess.run([*self._unshare, "mount -t tmpfs none /run"], check=True, capture_output=True, timeout=10)
         except (OSError, subprocess.SubprocessError) as exc:
-            raise BenchError(f"no mount namespace can be had here to stand in for a Pod's: {exc}") from exc
+            raise BenchError(f"no mount namespace can be had here to be in for a Pod's: {exc}") from exc
         self._secrets = directory / "serviceaccount"
         self._secrets.mkdir(exist_ok=True)
         token = _token(cluster, "bench-pod")

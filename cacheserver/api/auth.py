@@ -1,7 +1,7 @@
 """The seam for authentication and authorization: who asks, and may they. Without a gate everybody may everything.
 
 The API calls the gate once a request, before it looks at the resource: forbidden takes precedence over not found.
-What every server of Kubernetes allows without asking anybody stands here; all else is the authorizer's to say.
+What every server of Kubernetes allows without asking anybody is here; all else is the authorizer's to say.
 """
 
 from __future__ import annotations

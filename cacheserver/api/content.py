@@ -75,7 +75,7 @@ async def icon(request: web.BaseRequest, blobs: Blobs, manifest: Manifest, share
     head = await blobs.head(Digest(digest))
     if head is None:
         raise BlobMissingError(f"the icon {digest} is not in the store")
-    # The type comes from a catalog: what is no plain image type is not repeated to a browser.
+    # The type comes from a catalog: what is not a plain image type is not repeated to a browser.
     media_type = head.media_type if _IMAGE.match(head.media_type) else "application/octet-stream"
     async with share.hold(head.size + min(head.size, READER_BYTES)):  # it is whole in memory until it is taken
         parts = [piece async for piece in blobs.read(head.digest)]

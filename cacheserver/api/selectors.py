@@ -42,7 +42,7 @@ _SUBDOMAIN_ERROR: Final = (
     f"and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '{_SUBDOMAIN}')"
 )
 
-_TERM_RE: Final = re.compile(r"(?:\\.|[^,\\]|\\\Z)+", re.DOTALL)  # what stands between commas that are not escaped
+_TERM_RE: Final = re.compile(r"(?:\\.|[^,\\]|\\\Z)+", re.DOTALL)  # what is between commas that are not escaped
 
 _MANY: Final = 8  # values; fewer are found as fast in a tuple, which takes a quarter of a set's memory
 
@@ -260,7 +260,7 @@ def _quote(text: str) -> str:
 
 
 def label_key_problems(key: str) -> list[str]:
-    """Why `key` is no label key; empty when it is one (validation.IsQualifiedName)."""
+    """Why `key` is not a label key; empty when it is one (validation.IsQualifiedName)."""
     prefix, slash, name = key.rpartition("/")
     problems: list[str] = []
     if "/" in prefix:

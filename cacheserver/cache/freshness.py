@@ -28,7 +28,7 @@ _PROGRESS_EVERY_S = 0.1  # asked again while somebody waits; Kubernetes: pkg/sto
 # A question unanswered for this long, with no other sign of life (the follower hears progress every second), means that
 # the store is away. Ours: under READ_WAIT_S, so that reads which wait meanwhile are answered and not refused.
 _AWAY_AFTER_S = 2.0
-# The same where the follower's stream broke, which a store that is only slow does not do: then silence is no riddle.
+# The same where the follower's stream broke, which a store that is only slow does not do: then silence is not a riddle.
 _BROKEN_AFTER_S = 0.5
 _LOOK_EVERY_S = 0.25
 

@@ -45,12 +45,12 @@ Projection = Callable[[Mapping[str, Any]], tuple[Mapping[str, str], Mapping[str,
 class Watch:
     """A cursor into the window. Each watcher reads it alone, at its own pace."""
 
-    def __init__(self, cache: WatchCache, cached: CachedKind, position: int, view: View | None) -> None:
+    def __init__(self, at: Position, cached: CachedKind, position: int, view: View | None) -> None:
         self.initial: Page | None = None
         """The synthetic start, joined to the live events without a gap; None when the watch starts at a version."""
         self.position = position
         """Everything up to this resource version has been taken."""
-        self._cache = cache
+        self._at = at
         self._cached = cached
         self._view = view
         self._epoch = cached.window.epoch
@@ -76,7 +76,7 @@ class Watch:
 
     async def begun(self) -> None:
         """Returns once there is what the watch was to begin behind, or may be. Raises: Expired when there is not."""
-        await self._cache.expect(self.position)
+        await self._at.expect(self.position)
 
     @property
     def more(self) -> bool:
@@ -85,14 +85,14 @@ class Watch:
 
     def from_now(self) -> Watch:
         """Another cursor of the same events, which has taken all that are there."""
-        return Watch(self._cache, self._cached, self._cache.resource_version, self._view)
+        return Watch(self._at, self._cached, self._at.resource_version, self._view)
 
     def lead_on(self, other: Watch) -> int | None:
         """How many events this one has taken that `other` has not; negative: the other way round.
 
         None: there is no such number, for one of them started in the future, or before the cache was rebuilt.
         """
-        if self._epoch != other._epoch or self.position > self._cache.resource_version:
+        if self._epoch != other._epoch or self.position > self._at.resource_version:
             return None
         return self._index - other._index
 
@@ -113,7 +113,7 @@ class Watch:
                 events = [event for event in events if event.resource_version > self.position]
             self.position = max(self.position, last)
         if self._index == window.end:
-            self.position = max(self.position, self._cache.resource_version)
+            self.position = max(self.position, self._at.resource_version)
         return events
 
 
@@ -236,18 +236,14 @@ class WatchCache:
         if since is not None:
             if since < cached.window.floor:
                 raise Expired(since, cached.window.floor)
-            return Watch(self, cached, since, view)
+            return Watch(self._at, cached, since, view)
         # No await between the snapshot and the cursor: an event could slip between. The page is cut afterwards.
         snapshot = self._present(cached)
-        watch = Watch(self, cached, snapshot.resource_version, view)
+        watch = Watch(self._at, cached, snapshot.resource_version, view)
         if initial is not None:
             page = await cut_page(snapshot, namespace, selector, 0, None, self.turns)
             watch.initial = page if view is None else replace(page, runs=await view.runs(page.runs))
         return watch
-
-    async def expect(self, version: int) -> None:
-        """Wait a moment for a version behind all there is. Raises: Expired when the store has no such version."""
-        await self._at.expect(version)
 
     def _present(self, cached: CachedKind) -> Snapshot:
         return cached.state.snapshot(self.resource_version)

@@ -85,19 +85,22 @@ async def parse(
     Raises: CatalogError when no worker can be started, SourceError where a git repository cannot be
     read. Never for bad content: that is among the findings.
     """
+    import asyncio  # noqa: PLC0415 - as Workers
+
+    from cacheserver.catalogs.jobs import Assignment  # noqa: PLC0415
     from cacheserver.catalogs.krm.packages import Packages  # noqa: PLC0415 - what follows: as Workers, each for its own
 
+    await asyncio.to_thread(scratch.mkdir, parents=True, exist_ok=True)
     with workers.queue() as queue:
+        given = Assignment(key, workers, queue, scratch, write_blobs)
         if isinstance(tree, Packages):
             from cacheserver.catalogs.krm import git  # noqa: PLC0415
 
-            return await git.Parse(tree, key, workers, queue, scratch, write_blobs=write_blobs).run(known, progress)
+            return await git.Parse(tree, given).run(known, progress)
         if await format_of(tree, format) is Format.KRM:
             from cacheserver.catalogs.krm import directory  # noqa: PLC0415
 
-            return await directory.Parse(tree, key, workers, queue, scratch, write_blobs=write_blobs).run(
-                known, progress
-            )
+            return await directory.Parse(tree, given).run(known, progress)
         from cacheserver.catalogs.fbc import parse  # noqa: PLC0415
 
-        return await parse.Parse(tree, key, workers, queue, scratch, write_blobs=write_blobs).run(known, progress)
+        return await parse.Parse(tree, given).run(known, progress)

@@ -1,6 +1,6 @@
 """How large a record, its key and the list of its files may become, and what happens then. Pure, runs in a worker.
 
-Fields whose whole stands in the revision's content are cut, and the object names them in `status.truncated`. Everything
+Fields whose whole is in the revision's content are cut, and the object names them in `status.truncated`. Everything
 else is refused by name: what is served of it is whole or not there.
 """
 
@@ -70,7 +70,7 @@ def fitted(
     """
     found = dict(status)
     truncated = set(already)
-    # A quarter is left for what stands beside the status.
+    # A quarter is left for what is beside the status.
     room = limits.record_bytes * 3 // 4 - _MARK
     sizes = {name: len(orjson.dumps(found[name])) for name in cuttable if name in found}
     size = len(orjson.dumps(found))

@@ -83,7 +83,7 @@ class Catalog:
 
     packages: good ones that changed since `known`, sorted by name.
     unchanged: names of good packages whose input_hash is the one in `known`; not parsed again.
-    rejected: package name -> its findings (at least one is no warning).
+    rejected: package name -> its findings (at least one is not a warning).
     unreadable: True when some file could not be parsed, so packages may be missing through no wish of the author.
     findings: everything found, rejections and warnings, in order of path and document.
     index: opaque bytes to hand in as `known` next time (it covers the good packages only).

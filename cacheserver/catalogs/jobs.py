@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Final, TypeVar
 
 from cacheserver.catalogs.wire import Assembled, decode_assembled, unhurried
@@ -37,14 +39,33 @@ def batched(items: Iterable[_B], size: Callable[[_B], int], most: int, most_item
         yield batch
 
 
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What one parse is given beside the files: whose they are, who works on them, and where content is put.
+
+    scratch: a directory that is there. write_blobs: whether content is wanted.
+    """
+
+    key: RepositoryKey
+    workers: Workers
+    queue: JobQueue
+    scratch: Path
+    write_blobs: bool
+
+    @property
+    def blobs(self) -> str:
+        """Where workers write content; empty where it is not wanted."""
+        return str(self.scratch) if self.write_blobs else ""
+
+
 class Jobs:
     """The workers as one parse of one repository uses them."""
 
-    def __init__(self, key: RepositoryKey, workers: Workers, queue: JobQueue) -> None:
-        self.key = key
-        self.limits = workers.limits
-        self._workers = workers
-        self._queue = queue
+    def __init__(self, given: Assignment) -> None:
+        self.key = given.key
+        self.limits = given.workers.limits
+        self._workers = given.workers
+        self._queue = given.queue
 
     async def ask(self, job: bytes, what: str) -> bytes:
         """A worker's answer. what: as Workers.run's. Raises: WorkerCrashedError, CatalogError."""

@@ -19,6 +19,7 @@ import orjson
 
 from cacheserver.catalogs.frame import KRM, LENGTH
 from cacheserver.catalogs.limits import ParseLimits
+from cacheserver.priority import give_way
 
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
@@ -48,6 +49,7 @@ def _answer(frame: bytes, limits: ParseLimits) -> bytes:
 
 
 def _confine(memory_bytes: int) -> None:
+    give_way()
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Ctrl-C reaches the whole process group; the parent decides when we end.

@@ -61,7 +61,12 @@ class Workers:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._close()
+        """Stops every process, also one that works."""
+        workers, self._all = list(self._all), set()
+        self._idle.clear()
+        async with asyncio.TaskGroup() as tasks:
+            for worker in workers:
+                tasks.create_task(worker.close(), name="stop a parse worker")
 
     @contextmanager
     def queue(self) -> Iterator[JobQueue]:
@@ -163,13 +168,6 @@ class Workers:
         worker = _Worker(process)
         self._all.add(worker)
         return worker
-
-    async def _close(self) -> None:
-        workers, self._all = list(self._all), set()
-        self._idle.clear()
-        async with asyncio.TaskGroup() as tasks:
-            for worker in workers:
-                tasks.create_task(worker.close(), name="stop a parse worker")
 
 
 class _Worker:

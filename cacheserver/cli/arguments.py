@@ -144,7 +144,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str, tuple[str, ...]]]] = {
 def parse(argv: Sequence[str]) -> Mapping[str, Any]:
     """`command`, a command's own arguments by name, and the settings that were given by their flag, as text.
 
-    Raises SystemExit: 0 for --help and --version, 2 for what is no command, flag or argument, told in one line.
+    Raises SystemExit: 0 for --help and --version, 2 for what is not a command, flag or argument, told in one line.
     """
     if argv and not argv[0].startswith("-") and argv[0] not in _COMMANDS:
         close = difflib.get_close_matches(argv[0], _COMMANDS, n=1)
@@ -278,7 +278,7 @@ _OWN: Final[Mapping[str, Callable[[argparse.ArgumentParser], None]]] = {
     "validate": _of_validate,
     "certs": _of_certs,
 }
-"""Command -> what adds its own arguments, those that are no settings."""
+"""Command -> what adds its own arguments, those that are not settings."""
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 APISERVICE: Final = f"{VERSION}.{GROUP}"
 _ACCOUNT: Final = "cacheserver"
-_SOON_S: Final = 14 * 24 * 3600  # ours: cert-manager renews at 30 days; half of that missed is no accident
+_SOON_S: Final = 14 * 24 * 3600  # ours: cert-manager renews at 30 days; half of that missed is not an accident
 _SLOW_S: Final = 0.1  # ours: ten times what etcd's own guide calls a healthy write
 _QUOTA_BYTES: Final = 8 << 30  # configs/etcd: --quota-backend-bytes; etcd 3.5 does not show its own
 _FULL: Final = 0.8
@@ -63,7 +63,7 @@ class Finding:
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
-    """1 where a check failed, else 0; warnings are no failure."""
+    """1 where a check failed, else 0; a warning is not a failure."""
     return int(any(finding.level is Level.FAILED for finding in findings))
 
 

@@ -70,7 +70,7 @@ def main(argv: Sequence[str], *, environ: Mapping[str, str] | None = None, engin
         for name in config.unknown_environment(environ):
             close = difflib.get_close_matches(name, [setting.env for setting in config.SETTINGS], n=1)
             hint = {"did_you_mean": close[0]} if close else {}
-            log.warning("environment variable is no setting and has no effect", extra={"variable": name, **hint})
+            log.warning("environment variable is not a setting and has no effect", extra={"variable": name, **hint})
         return _run(arguments, settings, terminal, engine)
     except KeyboardInterrupt:
         terminal.error("interrupted")

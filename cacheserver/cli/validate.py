@@ -34,7 +34,7 @@ _SHOWN_FOLDERS: Final = 5
 def validate(text: str, choice: str, settings: Settings, terminal: Terminal, *, most: int) -> int:
     """Prints `most` findings, then a summary; returns the exit code. text: as `serve` takes a source, or one file.
 
-    choice: a FormatChoice. Raises: ConfigError for what is no source or does not exist, SourceError.
+    choice: a FormatChoice. Raises: ConfigError for what is not a source or does not exist, SourceError.
     """
     started = time.monotonic()
     kind = None if choice == FormatChoice.AUTO else Format(choice)

@@ -145,7 +145,7 @@ class ProxyHeaders:
 
 
 class Tokens:
-    """Bearer tokens, reviewed by the host cluster. An answer, good or bad, holds for 10 s; an error is no answer."""
+    """Bearer tokens, reviewed by the host cluster. An answer, good or bad, holds for 10 s; an error does not."""
 
     def __init__(self, api: KubeAPI, now: Callable[[], float] = time.monotonic) -> None:
         self._api = api

@@ -63,7 +63,7 @@ class Secret:
             return self.values.get(key, b"").decode().removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError:
             # No cause: it quotes the value.
-            raise SecretInvalidError(f"{self}: {key} is no text") from None
+            raise SecretInvalidError(f"{self}: {key} is not text") from None
 
 
 class Secrets:

@@ -34,7 +34,7 @@ _REMEMBERED: Final = 1024
 _MESSAGE_CHARACTERS: Final = 1024  # k8s: pkg/apis/core/validation/events.go, NoteLengthLimit
 _NAME_CHARACTERS: Final = 220
 _RETRY_S: Final = 5.0
-_NEWS_FOR_S: Final = 600.0  # ours: by then its news stands in status; nor may one event hold up all others
+_NEWS_FOR_S: Final = 600.0  # ours: by then the status says it; nor may one event hold up all others
 
 
 class EventType(StrEnum):

@@ -99,7 +99,7 @@ class KubeAPI:
         except (config.ConfigException, OSError, ValueError, yaml.YAMLError) as exc:
             raise ConfigError(f"--kubernetes {self._kubeconfig or 'in-cluster'}: {exc}") from exc
         except (AttributeError, KeyError, TypeError) as exc:  # how the library meets YAML of another shape
-            raise ConfigError(f"--kubernetes {self._kubeconfig}: this is no kubeconfig") from exc
+            raise ConfigError(f"--kubernetes {self._kubeconfig}: this is not a kubeconfig") from exc
 
     async def __aexit__(self, *exc: object) -> None:
         await self._client.close()
@@ -180,7 +180,7 @@ class KubeAPI:
             metrics.access_reviews.labels,
         )
         status = review.get("status") or {}
-        # k8s.io/apiserver/plugin/pkg/authorizer/webhook: allowed and denied at once is no answer to act on
+        # k8s.io/apiserver/plugin/pkg/authorizer/webhook: allowed and denied at once is not an answer to act on
         return Verdict(bool(status.get("allowed")) and not status.get("denied"), status.get("reason") or "")
 
     # --- the wire ---
@@ -199,7 +199,7 @@ class KubeAPI:
             await _check(answer, f"{method} {path}")
             found = orjson.loads(await _body(answer))
             if not isinstance(found, dict):
-                raise KubernetesError(f"{method} {path}: the answer is no object", code=answer.status)
+                raise KubernetesError(f"{method} {path}: the answer is not an object", code=answer.status)
             return found
 
     @asynccontextmanager

@@ -22,7 +22,7 @@ _SHOWN_CHARACTERS = 80  # of a value that a message repeats: enough to find it
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One YAML node and where it stands: `FILE:LINE (PATH.OF.KEYS)`; PATH.OF.KEYS alone for one from_object."""
+    """One YAML node and where it is: `FILE:LINE (PATH.OF.KEYS)`; PATH.OF.KEYS alone for one from_object."""
 
     file: Path
     keys: tuple[str, ...]
@@ -30,7 +30,7 @@ class Value:
 
     @property
     def origin(self) -> str:
-        """Where it stands, for messages; see the class."""
+        """Where it is, for messages; see the class."""
         if self.node.start_mark is None:
             return ".".join(self.keys) or str(self.file)
         where = f"{self.file}:{self.node.start_mark.line + 1}"
@@ -41,7 +41,7 @@ class Value:
         return ConfigError(f"{self.origin}: {message}")
 
     def text(self) -> str:
-        """The scalar as written, quotes taken off. Raises: ConfigError for what is no scalar, or null."""
+        """The scalar as written, quotes taken off. Raises: ConfigError for what is not a scalar, or null."""
         if not isinstance(self.node, yaml.ScalarNode):
             raise self.error("a single value is needed here")
         if self.node.tag == _TAG + "null":
@@ -59,23 +59,23 @@ class Value:
     def members(self, known: Collection[str] | None = None) -> Mapping[str, Value]:
         """The keys of a mapping. known: the keys that are allowed; None allows any.
 
-        Raises: ConfigError for what is no mapping, and for a key that is not known or stands there twice.
+        Raises: ConfigError for what is not a mapping, and for a key that is not known or is given twice.
         """
         if not isinstance(self.node, yaml.MappingNode):
-            raise self.error(f"{self._shown()} stands here, where keys are needed{_listed(known)}")
+            raise self.error(f"{self._shown()} is given where keys are needed{_listed(known)}")
         found: dict[str, Value] = {}
         for key_node, node in self.node.value:
             key = Value(self.file, self.keys, key_node).text()
             member = Value(self.file, (*self.keys, key), node)
             if key in found:
-                raise Value(self.file, self.keys, key_node).error(f"the key {key!r} stands here twice")
+                raise Value(self.file, self.keys, key_node).error(f"the key {key!r} is given twice")
             if known is not None and key not in known:
                 raise Value(self.file, self.keys, key_node).error(_unknown(key, known))
             found[key] = member
         return found
 
     def _shown(self) -> str:
-        """What stands here instead of a mapping, in a few words."""
+        """What is given instead of a mapping, in a few words."""
         if isinstance(self.node, yaml.SequenceNode):
             return "a list"
         return "nothing" if self.node.tag == _TAG + "null" else repr(str(self.node.value)[:_SHOWN_CHARACTERS])
@@ -103,11 +103,11 @@ def read_documents(path: Path) -> Iterator[Value]:
         # The library's text spreads over several lines; the place and the problem fit one.
         mark, problem = getattr(exc, "problem_mark", None), getattr(exc, "problem", None)
         where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
-        raise ConfigError(f"{where}: is no YAML: {problem or exc}") from exc
+        raise ConfigError(f"{where}: is not YAML: {problem or exc}") from exc
     except RecursionError as exc:
         raise ConfigError(f"{path}: is nested too deeply") from exc
     except UnicodeDecodeError as exc:
-        raise ConfigError(f"{path}: is no UTF-8 text") from exc
+        raise ConfigError(f"{path}: is not UTF-8 text") from exc
     for node in nodes:
         if node is not None and node.tag != _TAG + "null":
             yield Value(path, (), node)
@@ -125,7 +125,7 @@ def from_object(content: Mapping[str, object], name: str) -> Value:
 
 
 def _node(value: object) -> yaml.Node:
-    """The node that a YAML file with this value gives; without a mark, since it stands on no line."""
+    """The node that a YAML file with this value gives; without a mark, since it is on no line."""
     if isinstance(value, Mapping):
         return yaml.MappingNode(_TAG + "map", [(_node(str(key)), _node(member)) for key, member in value.items()])
     if isinstance(value, list):

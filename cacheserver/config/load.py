@@ -100,7 +100,7 @@ def check_etcd(settings: Settings) -> None:
 
 def check_listen(settings: Settings) -> None:
     """Raises ConfigError for an address that others could reach while nothing keeps them from reading everything, and
-    for settings of certificates and access that are no use without each other, or contradict each other."""
+    for settings of certificates and access that are of no use without each other, or contradict each other."""
     serving = settings.serving
     if (serving.tls_cert_file is None) != (serving.tls_key_file is None):
         raise ConfigError("--tls-cert-file and --tls-key-file come together: one of them is missing")

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
+N = TypeVar("N", int, float)
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h))+\Z")
@@ -54,7 +55,7 @@ class Address:
 def parse_duration(text: str) -> float:
     """Seconds. Go's notation: `500ms`, `10s`, `10m`, `1h30m`. Raises: ValueError."""
     if not _DURATION.match(text):
-        raise ValueError(f"{text!r} is no duration: write a number and a unit (ms, s, m, h), as in 10m or 1h30m")
+        raise ValueError(f"{text!r} is not a duration: write a number and a unit (ms, s, m, h), as in 10m or 1h30m")
     return sum(float(number) * _UNITS_S[unit] for number, unit in _DURATION_PART.findall(text))
 
 
@@ -73,7 +74,7 @@ def parse_size(text: str) -> int:
     """Bytes. Kubernetes' notation: `4096`, `500k`, `64Mi`, `4Gi`. Raises: ValueError."""
     found = _SIZE.match(text)
     if found is None:
-        raise ValueError(f"{text!r} is no size: write bytes as a whole number with a unit, as in 64Mi or 4Gi")
+        raise ValueError(f"{text!r} is not a size: write bytes as a whole number with a unit, as in 64Mi or 4Gi")
     return int(found[1]) * _UNITS_BYTES[found[2]]
 
 
@@ -93,9 +94,9 @@ def parse_address(text: str) -> Address:
     host, colon, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if not colon or not host or (":" in host and not bracketed):
-        raise ValueError(f"{text!r} is no address: write HOST:PORT, as in 127.0.0.1:8001 or [::1]:8001")
+        raise ValueError(f"{text!r} is not an address: write HOST:PORT, as in 127.0.0.1:8001 or [::1]:8001")
     if not (port.isascii() and port.isdigit() and int(port) <= 65535):
-        raise ValueError(f"{port!r} is no port: 0 to 65535")
+        raise ValueError(f"{port!r} is not a port: 0 to 65535")
     host = host.removeprefix("[").removesuffix("]")
     if host != "localhost":
         try:
@@ -144,13 +145,13 @@ def _check_endpoint(endpoint: str) -> None:
         url = urlsplit(endpoint)
         port = url.port
     except ValueError:
-        raise ValueError(f"{endpoint!r} is no URL") from None
+        raise ValueError(f"{endpoint!r} is not a URL") from None
     if "@" in url.netloc:
-        # Not repeated in the message: what stands before the @ may be a password.
+        # Not repeated in the message: what is before the @ may be a password.
         raise ValueError("an endpoint holds a user or password; use --etcd-user and --etcd-password-file")
     if url.scheme not in ("http", "https") or not url.hostname or port is None or url.path or url.query or url.fragment:
         raise ValueError(
-            f"{endpoint!r} is no etcd endpoint: write embedded, or http[s]://HOST:PORT, several with commas"
+            f"{endpoint!r} is not an etcd endpoint: write embedded, or http[s]://HOST:PORT, several with commas"
         )
 
 
@@ -159,7 +160,7 @@ def count(*, least: int, most: int) -> Kind[int]:
 
     def parse(text: str, _base: Path) -> int:
         if not (text.isascii() and text.isdigit()) or not least <= int(text) <= most:
-            raise ValueError(f"{text!r} is no whole number from {least} to {most}")
+            raise ValueError(f"{text!r} is not a whole number from {least} to {most}")
         return int(text)
 
     return Kind("N", parse)
@@ -167,26 +168,22 @@ def count(*, least: int, most: int) -> Kind[int]:
 
 def duration(*, least_s: float, most_s: float) -> Kind[float]:
     """Seconds between `least_s` and `most_s`, both allowed."""
-
-    def parse(text: str, _base: Path) -> float:
-        seconds = parse_duration(text)
-        if not least_s <= seconds <= most_s:
-            raise ValueError(f"{text!r} is out of range: {show_duration(least_s)} to {show_duration(most_s)}")
-        return seconds
-
-    return Kind("DURATION", parse, show_duration)
+    return Kind("DURATION", _within(parse_duration, show_duration, least_s, most_s), show_duration)
 
 
 def size(*, least: int, most: int) -> Kind[int]:
     """Bytes between `least` and `most`, both allowed."""
+    return Kind("SIZE", _within(parse_size, show_size, least, most), show_size)
 
-    def parse(text: str, _base: Path) -> int:
-        value = parse_size(text)
+
+def _within(read: Callable[[str], N], show: Callable[[N], str], least: N, most: N) -> Callable[[str, Path], N]:
+    def parse(text: str, _base: Path) -> N:
+        value = read(text)
         if not least <= value <= most:
-            raise ValueError(f"{text!r} is out of range: {show_size(least)} to {show_size(most)}")
+            raise ValueError(f"{text!r} is out of range: {show(least)} to {show(most)}")
         return value
 
-    return Kind("SIZE", parse, show_size)
+    return parse
 
 
 def choice(of: type[E]) -> Kind[E]:

@@ -195,7 +195,7 @@ def unique(repositories: Iterable[tuple[str, RepositoryConfig]]) -> tuple[Reposi
         first = origins.setdefault(repository.key, origin)
         if len(origins) == len(kept):
             key = repository.key
-            raise ConfigError(f"{origin}: the repository {key.name} in namespace {key.namespace} stands in {first} too")
+            raise ConfigError(f"{origin}: the repository {key.name} in namespace {key.namespace} is in {first} too")
         kept.append(repository)
     return tuple(kept)
 
@@ -204,8 +204,8 @@ def check_name(name: str) -> str:
     """`name` if a repository may be called so. Raises ValueError."""
     if not names.REPOSITORY_NAME.match(name):
         raise ValueError(
-            f"{name!r} is no repository name: 1 to 63 lower-case letters, digits and hyphens, a letter or digit at both"
-            " ends; no dots, since a dot ends the repository's part of a package's name"
+            f"{name!r} is not a repository name: 1 to 63 lower-case letters, digits and hyphens, a letter or digit at "
+            "both ends; no dots, since a dot ends the repository's part of a package's name"
         )
     return name
 
@@ -213,7 +213,7 @@ def check_name(name: str) -> str:
 def check_namespace(text: str) -> str:
     """`text`, if it is a namespace: an RFC 1123 label, as a repository's name is. Raises: ValueError."""
     if not names.REPOSITORY_NAME.match(text):
-        raise ValueError(f"{text!r} is no namespace: 1 to 63 lower-case letters, digits and hyphens")
+        raise ValueError(f"{text!r} is not a namespace: 1 to 63 lower-case letters, digits and hyphens")
     return text
 
 
@@ -274,7 +274,7 @@ def _reference(spec: Mapping[str, Value], key: str) -> str:
         return ""
     name = _needed(spec[key], spec[key].members(("name",)), "name")
     if not _SECRET_NAME.match(name.text()):
-        raise name.error(f"{name.text()!r} is no name of a Secret")
+        raise name.error(f"{name.text()!r} is not a name of a Secret")
     return name.text()
 
 

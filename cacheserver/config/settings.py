@@ -43,7 +43,7 @@ class LogLevel(StrEnum):
 
 
 def _state_dir() -> Path:
-    """XDG Base Directory: state that is no configuration and may be lost. Read once, at start."""
+    """XDG Base Directory: state that is not configuration and may be lost. Read once, at start."""
     home = os.environ.get("XDG_STATE_HOME")
     return (Path(home) if home else Path.home() / ".local" / "state") / "cacheserver"
 
@@ -430,4 +430,4 @@ SUBJECTS: Final[dict[str, type[Any]]] = {
 
 
 SETTINGS: Final[tuple[Setting, ...]] = tuple(rows(SUBJECTS))
-"""Every setting but --config itself, which names the file and so cannot stand in it."""
+"""Every setting but --config itself, which names the file and so cannot be in it."""

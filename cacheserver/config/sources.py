@@ -1,6 +1,6 @@
 """The grammar of sources: where a repository's content comes from, as text on a command line and as values.
 
-Says nothing of whether a source exists or can be read; `cacheserver.sources` opens what stands here.
+Says nothing of whether a source exists or can be read; `cacheserver.sources` opens what is here.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def oci_source(image: str, *, insecure: bool = False) -> OCISource:
     if "@" in host:
         raise ValueError("the image's host holds a user or password; they do not belong into a source")
     if not _IMAGE.match(image):
-        raise ValueError(f"{image!r} is no image: write HOST/REPOSITORY:TAG or HOST/REPOSITORY@sha256:DIGEST")
+        raise ValueError(f"{image!r} is not an image: write HOST/REPOSITORY:TAG or HOST/REPOSITORY@sha256:DIGEST")
     return OCISource(image, insecure)
 
 
@@ -141,21 +141,21 @@ def git_source(url: str, ref: GitRef | None, directory: str) -> GitSource:
     """A GitSource, its parts checked. Raises ValueError."""
     parts = urlsplit(url)
     if parts.scheme not in ("https", "ssh", "file"):
-        raise ValueError(f"{_plain(url)!r} is no git URL: write https://, ssh:// or file://")
+        raise ValueError(f"{_plain(url)!r} is not a git URL: write https://, ssh:// or file://")
     if parts.password is not None or (parts.username is not None and parts.scheme != "ssh"):
         # The source is shown in the repository's spec, in its status and in logs.
         raise ValueError("the git URL holds a user or password; anybody who may list repositories would read it")
     if (parts.hostname or "").startswith("-") or (parts.username or "").startswith("-"):
         raise ValueError(f"{url!r}: a host or user does not start with a hyphen")  # ssh would take it for an option
     if (parts.scheme == "file") == bool(parts.netloc) or not parts.path.strip("/"):
-        raise ValueError(f"{url!r} is no git URL: write https://HOST/PATH, ssh://HOST/PATH or file:///PATH")
+        raise ValueError(f"{url!r} is not a git URL: write https://HOST/PATH, ssh://HOST/PATH or file:///PATH")
     if ref is not None and ref.kind is RefKind.COMMIT and not _COMMIT.match(ref.name):
-        raise ValueError(f"{ref.name!r} is no commit: 40 or 64 hex digits, not shortened")
+        raise ValueError(f"{ref.name!r} is not a commit: 40 or 64 hex digits, not shortened")
     if ref is not None and (not ref.name or _BAD_REF.search(ref.name)):
-        raise ValueError(f"{ref.name!r} is no name that git accepts for a branch or tag")
+        raise ValueError(f"{ref.name!r} is not a name that git accepts for a branch or tag")
     directory = directory.strip("/")
     if "\0" in directory or any(part in ("..", ".git") for part in directory.split("/")):
-        raise ValueError(f"{directory!r} is no directory inside the repository")
+        raise ValueError(f"{directory!r} is not a directory inside the repository")
     return GitSource(url, ref, directory)
 
 
@@ -180,5 +180,5 @@ def _file_url(text: str) -> Path:
 
 
 def _plain(text: str) -> str:
-    """`text` fit for a message: what stands before an @ in the host may be a password."""
+    """`text` fit for a message: what is before an @ in the host may be a password."""
     return re.sub(r"(://)[^/@]*@", r"\1", text)

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _AGAIN_AFTER_S: Final = 1.0
 """Between two connections, the ordinary call does alone: it must not fail twice each time while etcd is away."""
 _WARN_AFTER_S: Final = 10.0
-"""When etcd has answered grpc.aio for so long and never this, it is no restart any more, and a warning is logged."""
+"""When etcd has answered grpc.aio for so long and never this, it is not a restart any more, and a warning is logged."""
 
 # RFC 9113 section 6
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8

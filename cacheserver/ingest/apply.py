@@ -25,9 +25,9 @@ from cacheserver.store.claims import Claim
 from cacheserver.store.objects import Store
 from cacheserver.tasks import in_parallel
 
-PACKAGES_AT_ONCE: Final = 16
+PACKAGES_AT_ONCE: Final = 6
 """Each with up to as many writes in flight: about store.PIPELINE in all, as many reads."""
-_WRITES_AT_ONCE: Final = 16
+_WRITES_AT_ONCE: Final = 6
 
 Served = Mapping[str, Mapping[Key, int]]
 """Package name -> its served objects' keys and mod revisions."""

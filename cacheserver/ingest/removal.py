@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PACKAGES_AT_ONCE: Final = 16
-_DELETES_AT_ONCE: Final = 16
-"""Of one package: with as many packages, more than store/objects.py has in flight, which bounds both."""
+_PACKAGES_AT_ONCE: Final = 6
+_DELETES_AT_ONCE: Final = 6
+"""Of one package: with as many packages, about what store/objects.py has in flight."""
 
 
 @dataclass(frozen=True, slots=True)

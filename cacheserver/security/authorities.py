@@ -10,7 +10,7 @@ class Bundle:
     """Certificate authorities. Empty: trusts nobody."""
 
     def __init__(self, pem: str = "") -> None:
-        """Raises: ValueError for what is no certificate."""
+        """Raises: ValueError for what is not a certificate."""
         self.pem = "".join(f"{block}\n" for block in pem_blocks(pem))
         """The certificates alone: bundles carry comments, in any alphabet, and ssl takes ASCII only."""
         self._until: dict[Authority, float] = {}

@@ -91,7 +91,7 @@ class Authority:
 
     @classmethod
     def load(cls, certificate_pem: bytes, key_pem: bytes) -> Self:
-        """An authority made before. Raises: ValueError when these are no certificate and key, or not of each other."""
+        """An authority made before. Raises: ValueError when these are not a certificate and its key."""
         certificate = x509.load_pem_x509_certificate(certificate_pem)
         key = serialization.load_pem_private_key(key_pem, password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
@@ -186,10 +186,10 @@ class Written:
 def plan(namespace: str) -> tuple[Planned, ...]:
     """The four Secrets that configs/kubernetes and configs/etcd mount, for an installation in `namespace`.
 
-    Raises: ConfigError for what is no namespace.
+    Raises: ConfigError for what is not a namespace.
     """
     if not NAMESPACE.match(namespace):
-        raise ConfigError(f"{namespace!r} is no namespace: 1 to 63 lower-case letters, digits and hyphens")
+        raise ConfigError(f"{namespace!r} is not a namespace: 1 to 63 lower-case letters, digits and hyphens")
     members = tuple(f"{member}.etcd-peers.{namespace}.svc" for member in MEMBERS)
     host = f"{SERVICE}.{namespace}.svc"
     return (

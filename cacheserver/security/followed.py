@@ -1,6 +1,6 @@
 """A small file that says whom to let in, read again as it changes. One that cannot be used leaves what counted before.
 
-Knows nothing of what stands in it.
+Knows nothing of what is in it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class FollowedFile(Generic[T]):
         self._take = take
         self._most_bytes = most_bytes
         self._secret = secret
-        self._taken = b""  # digests: what stands in the file is not kept
+        self._taken = b""  # digests: what is in the file is not kept
         self._seen = b""
         self._failing = ""
 
@@ -118,5 +118,5 @@ class FollowedFile(Generic[T]):
 
 
 def _reason(exc: OSError | ValueError) -> str:
-    """Without the path, which stands before it."""
+    """Without the path, which is before it."""
     return (exc.strerror or str(exc)) if isinstance(exc, OSError) else str(exc)

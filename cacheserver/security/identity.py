@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Attributes(NamedTuple):
-    """`resource` empty: a path that is no resource; then `verb` is the method in lower case.
+    """`resource` empty: a path that is not a resource; then `verb` is the method in lower case.
 
     The selectors are as sent, on list, watch and deletecollection only (k8s: RequestInfo).
     """

@@ -71,7 +71,7 @@ def _peer(connection: ssl.SSLObject) -> Peer | None:
         return _read_peer(connection)
     except (OSError, ValueError) as exc:
         # OpenSSL verifies signatures and times, and takes what nobody can spell: a begin in the year 0, a name that is
-        # half a character. Its owner chose that, so it is no defect of ours, and no reason to believe anything else.
+        # half a character. Its owner chose that, so it is not a defect of ours, and no reason to believe anything else.
         _tell_unreadable(exc)
         return None
 
@@ -104,7 +104,7 @@ def _read_peer(connection: ssl.SSLObject) -> Peer | None:
 
 def _chain(chain: list[bytes]) -> Iterator[ChainCertificate]:
     until = float("inf")
-    for der in chain:  # the peer's own certificate too: as in Go, it may itself stand in the bundle of CAs
+    for der in chain:  # the peer's own certificate too: as in Go, it may itself be in the bundle of CAs
         certificate = parse(der)
         yield ChainCertificate(certificate.authority, until)
         until = min(until, certificate.not_after)

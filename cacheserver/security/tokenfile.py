@@ -24,7 +24,7 @@ LINES: Final = 10_000
 TOKEN_CHARACTERS_LEAST: Final = 16
 """Ours: fewer can be guessed. 16 hexadecimal digits are 64 bits, for which a million guesses a second take ages."""
 TOKEN_CHARACTERS_MOST: Final = 4096
-"""Ours: more is no key but a mistake. A header line has 64 KiB (api/connection.py)."""
+"""Ours: more is not a key but a mistake. A header line has 64 KiB (api/connection.py)."""
 
 _TOKEN: Final = re.compile(r"[!-+\--~]+\Z")
 """Printable ASCII without a comma. What a header cannot carry, or a space would cut, never matches a request."""
@@ -52,7 +52,7 @@ class Tokens:
 
 
 def parse_tokens(content: bytes) -> Tokens:
-    """Raises: ValueError that names the line, and nothing that stands in it."""
+    """Raises: ValueError that names the line, and nothing that is in it."""
     try:
         text = content.decode()
     except UnicodeDecodeError as exc:

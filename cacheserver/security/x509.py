@@ -53,7 +53,7 @@ def pem_blocks(pem: str) -> Sequence[str]:
 
 
 def parse_bundle(pem: str) -> Sequence[Certificate]:
-    """All certificates of a PEM text, in its order; what stands between them is skipped. Raises: ValueError."""
+    """All certificates of a PEM text, in its order; what is between them is skipped. Raises: ValueError."""
     return [parse(ssl.PEM_cert_to_DER_cert(block)) for block in pem_blocks(pem)]
 
 

@@ -14,6 +14,7 @@ import gc
 import logging
 import signal
 import ssl
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -54,6 +55,10 @@ log = logging.getLogger(__name__)
 # the kernel's limit, too.
 _BACKLOG = 4096
 
+# Python's 5 ms is how long the loop waits for a thread that computes, at each event, of which an echo has two. Measured
+# with one such thread: an echo 10.5 ms, 0.8 with this; with three 26 ms, 3 with this; the threads get as much done.
+_SWITCH_S = 0.0005
+
 # Besides those of watches and requests: who has not shown who it is, and clients between two requests.
 _OTHER_CONNECTIONS = 2048
 
@@ -69,6 +74,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
 
     require_compiled_parser()
     memory.keep_little()
+    sys.setswitchinterval(_SWITCH_S)
     metrics.build.labels(cacheserver.__version__).set(1)
     stop = _asked_to_stop()
     async with AsyncExitStack() as stack:

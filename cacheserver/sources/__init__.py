@@ -86,7 +86,7 @@ def open_refs(
 ) -> GitRefsSource:
     """All branches and tags of a git repository, for packages that live in many refs (KRM). As `open_source`.
 
-    Raises: SourceInvalidError also for a ref that is no branch: packages are discovered from one.
+    Raises: SourceInvalidError also for a ref that is not a branch: packages are discovered from one.
     """
     from cacheserver.sources.git.command import Remote  # noqa: PLC0415
     from cacheserver.sources.git.source import GitRefsSource  # noqa: PLC0415 - as in open_source

@@ -43,7 +43,7 @@ class DockerConfig:
 
     @classmethod
     def parse(cls, content: bytes) -> DockerConfig:
-        """Raises: SourceAuthenticationError for what is no docker config; the message holds nothing of it."""
+        """Raises: SourceAuthenticationError for what is not a docker config; the message holds nothing of it."""
         if len(content) > _MAX_CONFIG_BYTES:
             raise SourceAuthenticationError("the docker config is larger than 1 MiB; is it the right file?")
         try:

@@ -79,7 +79,7 @@ class Directory:
         return 0
 
     def find(self, parts: Sequence[str]) -> Node | None:
-        """What lies at this path below it; None where nothing does, or a part on the way is no directory."""
+        """What lies at this path below it; None where nothing does, or a part on the way is not a directory."""
         at: Node | None = self
         for part in parts:
             if not isinstance(at, Directory):
@@ -241,7 +241,7 @@ def _resolved(top: Directory, base: Sequence[str], parts: Sequence[str], link: L
 
 
 def _follow(top: Directory, at: list[str], pending: deque[str]) -> Node | None:
-    """Takes parts off `pending` and walks `at` along, to the end or to the first link; `at` then stands beside it."""
+    """Takes parts off `pending` and walks `at` along, to the end or to the first link; `at` then is beside it."""
     nodes: list[Node] = [top]
     for part in at:
         parent = nodes[-1]

@@ -11,7 +11,7 @@ from cacheserver.errors import SourceTooLargeError
 from cacheserver.model import Format
 
 _SHOWN: Final = 200
-"""Characters of a path in a refusal: the message stands in a status."""
+"""Characters of a path in a refusal: the message is in a status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +80,20 @@ class Tally:
         limits = self.limits
         self.entries += entries
         self.names_bytes += path_bytes
-        if self.entries > limits.files * self.times:
-            raise limits.error("files", where)
         if depth > limits.depth:
             raise limits.error("depth", where)
         if name_bytes > limits.name_bytes:
             raise limits.error("name_bytes", where)
         if path_bytes > limits.path_bytes:
             raise limits.error("path_bytes", where)
-        if self.names_bytes > limits.names_bytes:
-            raise limits.error("names_bytes", where)
+        self.check(where)
+
+    def check(self, where: str) -> None:
+        """Raises: SourceTooLargeError where there is too much already, which nothing that comes makes less."""
+        if self.entries > self.limits.files * self.times:
+            raise self.limits.error("files", where)
+        if self.names_bytes > self.limits.names_bytes:
+            raise self.limits.error("names_bytes", where)
 
 
 @dataclass(frozen=True, slots=True)

@@ -278,7 +278,7 @@ class Blobs:
             if not page.more:
                 return found
             last, _, part = page.key_values[-1].key.rpartition(b"/")
-            # A head stands behind its chunks: those that are left of them need not be looked at.
+            # A head is behind its chunks: those that are left of them need not be looked at.
             key = last + b"/head" if part < b"head" else page.key_values[-1].key + b"\0"
 
 

@@ -1,4 +1,4 @@
-"""Where everything stands in etcd: keys from names and back, and the encoding of a sync's state. Pure, no I/O.
+"""Where everything is in etcd: keys from names and back, and the encoding of a sync's state. Pure, no I/O.
 
 served/<kind>/<namespace>/<repository>[/<package>[/<revision>]]   manifest without resourceVersion; watched; the
                                                                    parts are those of the object's name (model.Key)
@@ -67,7 +67,7 @@ def component_of(written: bytes) -> str:
 
 
 def claim_key(name: str) -> bytes:
-    """name: any text; slashes in it stand in the key as well."""
+    """name: any text; slashes in it are in the key as well."""
     return CLAIM + quote(name, safe="/").encode()
 
 

@@ -1,6 +1,6 @@
 """From an older layout of etcd to this one: while readers read, under the claims that syncs take, one object at a time.
 
-Layout 1 (to the release that named a revision's key after its bundle): an FBC revision stands under its bundle's name.
+Layout 1 (to the release that named a revision's key after its bundle): an FBC revision is under its bundle's name.
 Layout 2: under what its own name is made of (model.Key). The objects are the same, so both are read alike: servers of
 either release go on serving while it happens, and whoever follows sees one name move in one transaction.
 

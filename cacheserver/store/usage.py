@@ -40,7 +40,7 @@ class Usage:
     @property
     def total(self) -> int:
         """Bytes that count against the caps: what is there, and what is left of what was replaced."""
-        # What is replaced just now stands beside it for a while: whoever replaces everything once would else need the
+        # What is replaced just now is beside it for a while: whoever replaces everything once would else need the
         # room twice, and never get it.
         return self.stored + sum(size for _, size in self.left)
 

@@ -37,7 +37,7 @@ class Blocks:
         self._last = self._checksum = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """All of `data` in parts, none with more than one block's end. Raises: ValueError when this is no frame."""
+        """All of `data` in parts, none with more than one block's end. Raises: ValueError when this is not a frame."""
         begin = at = 0
         while at < len(data):
             if self._at is _At.END:
@@ -79,7 +79,7 @@ class Blocks:
     def _frame(self, magic: int, descriptor: int) -> None:
         """RFC 8878, section 3.1.1.1."""
         if magic != _MAGIC:
-            raise ValueError("this is no zstd frame")
+            raise ValueError("this is not a zstd frame")
         single = descriptor >> 5 & 1
         self._checksum = bool(descriptor >> 2 & 1)
         flag = descriptor >> 6

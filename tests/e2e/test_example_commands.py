@@ -1,4 +1,4 @@
-"""The commands of examples/systemd and examples/compose, run as they stand there but for ports and directories."""
+"""The commands of examples/systemd and examples/compose, run as they are there but for ports and directories."""
 
 from __future__ import annotations
 

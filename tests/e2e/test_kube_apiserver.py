@@ -3,7 +3,7 @@
 Set KUBEBUILDER_ASSETS to a directory with kube-apiserver, etcd and kubectl (as `setup-envtest use -p path` prints);
 without it everything here is skipped, loudly. Everything in configs/kubernetes/self-signed is applied; the Service
 alone is replaced by one that leads to a server on this machine, which runs with the rights of the ServiceAccount. There
-is no controller-manager, so nothing here tells of garbage collection, role aggregation or the deletion of namespaces.
+is no controller-manager, so nothing here covers garbage collection, role aggregation or the deletion of namespaces.
 """
 
 from __future__ import annotations
@@ -293,7 +293,7 @@ BAD: Final[Mapping[str, tuple[str, Any, str]]] = {
     "an empty source": ("a", {"source": {}}, "exactly one source"),
     "two sources": ("a", {"source": {**OCI, "git": {"url": GIT_URL}}}, "exactly one source"),
     "a directory of the server": ("a", {"source": {"directory": {"path": "/etc"}}}, "directory"),
-    "no image": ("a", {"source": {"oci": {}}}, "image: Required"),
+    "not an image": ("a", {"source": {"oci": {}}}, "image: Required"),
     "a scheme in an image": ("a", {"source": {"oci": {"image": "https://r.example/c:v1"}}}, "without a scheme"),
     "a password in an image": ("a", {"source": {"oci": {"image": "u:p@r.example/c:v1"}}}, "user or password"),
     "an image without a host": ("a", {"source": {"oci": {"image": "catalog"}}}, "host/repository:tag"),
@@ -321,7 +321,7 @@ BAD: Final[Mapping[str, tuple[str, Any, str]]] = {
     ),
     "an interval too short": ("a", {"source": OCI, "interval": "9s"}, "10s to 168h"),
     "an interval too long": ("a", {"source": OCI, "interval": "169h"}, "10s to 168h"),
-    "no duration": ("a", {"source": OCI, "interval": "soon"}, "interval"),
+    "not a duration": ("a", {"source": OCI, "interval": "soon"}, "interval"),
     "a digest asked again": (
         "a",
         {"source": {"oci": {"image": f"r.example/c@sha256:{'0' * 64}"}}, "interval": "1h"},

@@ -188,7 +188,7 @@ async def test_a_multi_arch_image_is_read_for_amd64_then_the_first_linux(registr
     assert contents(tree) == {"a": b"amd"}
     assert tree.digest == both.digest
     assert await puller.pull(f"{registry.host}/catalog:arm") == {"a": b"arm"}
-    with pytest.raises(SourceInvalidError, match="no image for linux"):
+    with pytest.raises(SourceInvalidError, match="not an image for linux"):
         await puller.pull(f"{registry.host}/catalog:windows")
 
 
@@ -615,7 +615,7 @@ async def test_a_redirect_to_nowhere_is_not_followed(fake: FakeRegistry, puller:
     fake.intercept = lambda request: (
         web.Response(status=302, headers={"Location": location}) if request.path != "/v2/" else None
     )
-    with pytest.raises(SourceNetworkError, match="no URL"):
+    with pytest.raises(SourceNetworkError, match="not a URL"):
         await puller.pull(f"{fake.host}/catalog:v1")
 
 
@@ -623,7 +623,7 @@ async def test_a_redirect_to_nowhere_is_not_followed(fake: FakeRegistry, puller:
     ("content", "media_type", "message"),
     [
         (b"not json", "application/vnd.oci.image.manifest.v1+json", "no JSON"),
-        (b"[]", "application/vnd.oci.image.manifest.v1+json", "no JSON object"),
+        (b"[]", "application/vnd.oci.image.manifest.v1+json", "not a JSON object"),
         (b"{}", "application/vnd.oci.image.manifest.v1+json", "no layers"),
         (b'{"manifests":{}}', "application/vnd.oci.image.index.v1+json", "no manifests"),
         (b'{"schemaVersion":1}', "application/vnd.docker.distribution.manifest.v1+prettyjws", "schema 1"),

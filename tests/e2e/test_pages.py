@@ -95,7 +95,7 @@ def _refs(repository: KRMRepository) -> set[str]:
 
 
 def _asks(command: Command, page: Path) -> bool:
-    """Whether it stands behind the command that starts the server."""
+    """Whether it is behind the command that starts the server."""
     before, _, _ = page.read_text(encoding="utf-8").partition("\ncacheserver serve ")
     return command.line > before.count("\n")
 

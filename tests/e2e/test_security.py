@@ -1,4 +1,4 @@
-"""A whole server as it stands in a cluster: HTTPS, and a host cluster that says who may what (a stand-in of ours).
+"""A whole server as it is in a cluster: HTTPS, and a host cluster that says who may what (a stand-in of ours).
 
 The wire checks of ../shared/conformance run over it with three users; skipped where the checks are not there.
 """

@@ -105,7 +105,7 @@ async def test_a_writer_whose_chunks_are_collected_under_its_hands_stores_all_of
             assert (await Blobs(client).collect(store)).deleted == 1
         return revision
 
-    client.put = put_then_collect  # type: ignore[method-assign] # the one place to stand between two of its writes
+    client.put = put_then_collect  # type: ignore[method-assign] # the one place to be between two of its writes
     await blobs.put(file)
     assert b"".join([piece async for piece in blobs.read(file.head.digest)])
     assert times == 4

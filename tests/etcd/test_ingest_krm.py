@@ -152,7 +152,7 @@ async def test_each_change_of_a_ref_is_exactly_its_events(world: World, reposito
     assert await after(repository.tag, "a/v3") == [("put", "a"), ("put", "a@v2"), ("put", "a@v3")]
     # A moved tag: its new commit and content. It was not the latest: nothing else is to be said.
     assert await after(repository.tag, "a/v1", "a/v3") == [("put", "a@v1")]
-    # A tag that is no package's makes no event.
+    # A tag that is not a package's makes no event.
     assert await after(repository.tag, "v1.0.0") == []
     # A deleted tag: the label is taken from it before another gets it, and it goes when the package no longer names it.
     deleted = await after(repository.delete, "refs/tags/a/v3")

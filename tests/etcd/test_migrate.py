@@ -130,7 +130,7 @@ async def test_a_second_start_has_nothing_to_do(store: Store) -> None:
     await migrate(store)
     revision = await store.current_revision()
     assert await migrate(store) == Migrated()
-    # A lease is no key: nothing at all was written.
+    # A lease is not a key: nothing at all was written.
     assert await store.current_revision() == revision
 
 

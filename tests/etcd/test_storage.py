@@ -31,7 +31,7 @@ MIB = 1 << 20
 
 
 def noisy(seed: int, size: int = 200 * KIB) -> dict[str, bytes]:
-    """A catalog of one package with an icon that nothing makes smaller; stored twice, it stands in its document too."""
+    """A catalog of one package with an icon that nothing makes smaller; stored twice, it is in its document too."""
     [(path, catalog)] = files("1.0.0").items()
     data = base64.b64encode(random.Random(seed).randbytes(size))
     icon = b'"defaultChannel":"stable","icon":{"base64data":"%b","mediatype":"image/png"}' % data

@@ -132,7 +132,7 @@ class World:
         query: Mapping[str, str] | None = None,
         **parameters: str,
     ) -> Answer:
-        """path: from / on, or below the group-version. query: parameters whose names are no Python names."""
+        """path: from / on, or below the group-version. query: parameters whose names are not Python names."""
         sent = {**({"Accept": accept} if accept is not None else {}), **(headers or {})}
         url = path if path.startswith("/") else f"{BASE}/{path}"
         async with self.session.request(

@@ -1,4 +1,4 @@
-"""The API over fakes as it stands in a cluster: TLS, and a gate that asks a stand-in of the host cluster. Fake time.
+"""The API over fakes as it is in a cluster: TLS, and a gate that asks a stand-in of the host cluster. Fake time.
 
 async with guarded_world(pki) as world:
     world.kube.allow("alice", resource="packages")

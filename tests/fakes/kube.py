@@ -369,7 +369,7 @@ class KubeStandIn:
 
 
 def parse_place(path: str) -> Place:
-    """Raises ValueError for a path that is no resource."""
+    """Raises ValueError for a path that is not a resource."""
     parts = path.strip("/").split("/")
     depth = 2 if parts[0] == "api" else 3
     root, rest = "/" + "/".join(parts[:depth]), parts[depth:]

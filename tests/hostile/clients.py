@@ -172,7 +172,7 @@ async def distinct_watches(enemy: Enemy, *, user: str, count: int, namespace: st
 
 
 async def malformed(enemy: Enemy, *, count: int, connections: int) -> Told:
-    """What is no HTTP, again and again, over TLS as all else; with long lines for whoever logs them."""
+    """What is not HTTP, again and again, over TLS as all else; with long lines for whoever logs them."""
     garbage: Sequence[bytes] = (
         b"\x00\x01\x02" * 100 + b"\r\n\r\n",
         b"GET / HTTP/9.9\r\nHost: x\r\n\r\n",

@@ -30,7 +30,7 @@ _VARYING = (
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One `$ ` line, and the lines below it up to the next one. line: where it stands in its page."""
+    """One `$ ` line, and the lines below it up to the next one. line: where it is in its page."""
 
     line: int
     text: str

@@ -32,7 +32,7 @@ FILES = sorted(KUBERNETES.rglob("*.yaml"))
 OVERLAYS = ("default", "production", "namespaced")
 GROUP = "config.cacheserver.dev"
 
-# Left out of the CRD on purpose: what lies on the server's own disk is no user's to read; archives are not read yet.
+# Left out of the CRD on purpose: what lies on the server's own disk is not a user's to read; archives are not read yet.
 STANDALONE_ONLY = {"spec.source.directory", "spec.source.ociLayout", "spec.source.git.ref.name"}
 
 

@@ -20,7 +20,10 @@ from cacheserver.api.http.connections import HANDSHAKE_WITHIN_S, Refusal, place
 
 log = logging.getLogger(__name__)
 
-_A_TURN: Final = 16  # a handshake is 1 ms: of those who come at once, few wait half way, and others get their turn
+_A_TURN: Final = 4  # a handshake is 1 ms: of those who come at once, few wait half way, and others get their turn
+_UNREAD_BYTES: Final = 32 << 10
+"""Of one connection, kept by the kernel: what the loop reads of it in one turn, and decrypts. Linux would let it grow
+to 6 MB; a hundred who send as fast as they can then are half a second of everybody's time. Requests have a few KB."""
 _PAUSE_S: Final = 1.0
 """Nobody is taken for so long when the kernel refuses: asyncio.constants.ACCEPT_RETRY_DELAY, and net/http's most."""
 
@@ -45,6 +48,7 @@ class Acceptor:
             for family, _, _, _, address in dict.fromkeys(found):
                 listening = socket.create_server(address[:2], family=family, backlog=backlog)
                 self._sockets.append(listening)
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UNREAD_BYTES)  # of those it accepts, too
                 listening.setblocking(False)
         except OSError:
             self._stop()

@@ -71,10 +71,10 @@ class Accounting:
         metrics.inflight.labels("mutating").set(0)
 
     def series(self, attributes: Attributes, resource: Resource | None) -> Series:
-        """The meters of requests like this one; resource: None for a path that is no resource's."""
+        """The meters of requests like this one; resource: None for a path that is not a resource's."""
         verb = _VERBS.get(attributes.verb, "other")
         if resource is None:
-            # As kube-apiserver does, a probe's path stands where a subresource would: its 500 is no error of the API's.
+            # As in kube-apiserver, a probe's path is in the subresource's place: its 500 is not an error of the API.
             probe = "/" + attributes.path.strip("/").partition("/")[0]
             labels = metrics.RequestLabels(verb, "", "", "", probe if probe in _PROBES else "", "")
         else:

@@ -87,8 +87,10 @@ class Connection(web.RequestHandler):
         """asyncio: counted from here on, and bounded in what it may hold unsent."""
         super().connection_made(transport)
         assert self.transport is not None
-        # The limit is 512 KiB over TLS by default, and every connection may fill it.
+        # The limit is 512 KiB over TLS by default, and every connection may fill it; the other way 256 KiB.
         self.transport.set_write_buffer_limits(high=UNSENT_BYTES)
+        if hasattr(self.transport, "set_read_buffer_limits"):
+            self.transport.set_read_buffer_limits(high=_READ_BYTES)
         self._crowd.enter(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -101,11 +103,22 @@ class Connection(web.RequestHandler):
         """On the loop's clock; 0 unless all that was asked is answered and nothing more was begun."""
         return 0.0 if self._waiter is None or self._messages or self.since else self._next_keepalive_close_time
 
+    async def start(self) -> None:
+        """As aiohttp's. One of which nothing is parsed any more ends without the goodbye of TLS: uvloop waits 30 s for
+        the client's, and reads and decrypts meanwhile whatever is sent in its place."""
+        transport = self.transport
+        try:
+            await super().start()
+        finally:
+            if self._deaf and transport is not None:
+                transport.abort()
+
     # --- what comes in ---
 
     def data_received(self, data: bytes) -> None:
         """asyncio: takes what came; nothing more once the connection is turned away, as one that begins too much is."""
         if self._deaf:
+            self._put_off()
             return
         known = self._request_count
         _receive(self, data)
@@ -141,15 +154,35 @@ class Connection(web.RequestHandler):
                 self.refuse(Refusal.HEADER)
             else:
                 self._crowd.grow(self, size)
+                if self._unfinished > LARGE_BYTES and not self._deaf:
+                    self._put_off()
         elif body.is_eof():
             self._body = None
             self._unfinished = 0
         elif self._unfinished > BODY_BYTES:
-            self._deaf = True
+            self._hear_no_more()
+
+    def _hear_no_more(self) -> None:
+        """Nothing more is parsed; the connection ends with the next answer."""
+        self._deaf = True
+        self._put_off()
+
+    def _put_off(self) -> None:
+        """Read nothing until it is our turn among all who send as much. What comes is read, though nobody wants it:
+        many clients look for an answer only when all is sent."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+            self._crowd.put_off(self)
+
+    def read_on(self) -> None:
+        """As Member.read_on; not where reading is held for another reason, for whoever holds it ends that."""
+        held = self._buffer_paused or self._reading_paused
+        if self.transport is not None and not self.transport.is_closing() and not held:
+            self.transport.resume_reading()
 
     def _malformed(self, exc: BaseException) -> None:
-        """What came last is no request; its answer is all that is kept of it."""
-        self._deaf = True
+        """What came last is not a request; its answer is all that is kept of it."""
+        self._hear_no_more()
         # Its traceback leads to a frame that leads to it, and both to all that was read: megabytes, until the garbage
         # collector comes by, which on a server that holds much is seldom (server/serve.py).
         exc.__traceback__ = None
@@ -164,7 +197,7 @@ class Connection(web.RequestHandler):
 
     def refuse(self, why: Refusal) -> None:
         """Answer, behind what is being answered, that the header is too much; nothing more is read."""
-        self._deaf = True
+        self._hear_no_more()
         self._crowd.refused(why)
         self._messages.append((_ErrInfo(_TOO_LARGE, _NO_REQUEST, why.value), EMPTY_PAYLOAD))
         self._request_count += 1
@@ -203,7 +236,7 @@ class Connection(web.RequestHandler):
     def _handler_waiter(self, awaited: asyncio.Future[None] | None) -> None:
         self._awaited = awaited
 
-    # --- what is no request ---
+    # --- what is not a request ---
 
     def handle_error(
         self,
@@ -212,7 +245,7 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what is no request; the connection ends behind it.
+        """The answer to what is not a request; the connection ends behind it.
 
         aiohttp's would log a traceback with the client's bytes for each, and say which software this is.
         Raises: ConnectionError when there is nobody to answer.
@@ -221,7 +254,7 @@ class Connection(web.RequestHandler):
             too_large = status == _TOO_LARGE
             said = message or ""
             return Farewell(
-                header_too_large(said) if too_large else bad_request(f"this is no request of HTTP/1: {said}")
+                header_too_large(said) if too_large else bad_request(f"this is not a request of HTTP/1: {said}")
             )
         if isinstance(exc, ConnectionError):  # it left, or takes nothing
             raise exc

@@ -1,6 +1,6 @@
 """Ready compressed bytes that join: pieces of one gzip member, each made once, put together at no cost.
 
-A piece is raw deflate ended by a full flush, so it stands on a byte boundary and refers to nothing before it. Header,
+A piece is raw deflate ended by a full flush, so it is on a byte boundary and refers to nothing before it. Header,
 pieces, small stored blocks between them, an empty final block, the combined CRC-32 and the size make a gzip member.
 Pure computation; callers run pack() in a thread.
 """

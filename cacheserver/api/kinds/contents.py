@@ -17,7 +17,7 @@ import orjson
 from cacheserver.api.content import JSON_READER_BYTES, Blobs, gzipped, json_files, send
 from cacheserver.api.http.negotiate import Encoding, accepts_gzip
 from cacheserver.api.http.reply import Reply, Stream, header, whole
-from cacheserver.api.kinds.fields import READ, content_size
+from cacheserver.api.kinds.fields import PACKAGE_COLUMN, READ, content_size
 from cacheserver.api.kinds.resource import (
     Asking,
     Column,
@@ -172,7 +172,6 @@ async def _document(blobs: Blobs, parts: _Parts, head: BlobHead | None) -> Async
 PACKAGE_REVISION_RESOURCES: Final = Resource(
     kind="PackageRevisionResources",
     plural=_PLURAL,
-    singular="packagerevisionresources",
     short_names=("cpkgres",),
     group=GROUP,
     description="The files of a package revision. A get carries them; lists and watches their paths, sizes and digest.",
@@ -182,7 +181,7 @@ PACKAGE_REVISION_RESOURCES: Final = Resource(
     selectable=PACKAGE_REVISION.selectable,
     columns=(
         name_column(),
-        Column("Package", "Name of the package in its repository.", lambda m: look(m, "spec", "packageName")),
+        PACKAGE_COLUMN,
         Column("Version", "Its version.", lambda m: look(m, "spec", "version") or look(m, "spec", "revision")),
         Column("Files", "How many files there are.", lambda m: look_number(m, "status", "content", "files"), "integer"),
         Column("Size", "Size of the files together.", content_size),

@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from cacheserver.api.kinds.resource import Manifest, look_number, number, record, records, text, texts, time
+from cacheserver.api.kinds.resource import (
+    Column,
+    Manifest,
+    look,
+    look_number,
+    number,
+    record,
+    records,
+    text,
+    texts,
+    time,
+)
 
 READ: Final = ("get", "list", "watch")
 FORMAT: Final = text("format", "What the source's bytes mean.", enum=("FBC", "KRM"))
 TRUNCATED: Final = texts(
-    "truncated", "Fields that are too long for one object and not whole here; all of them stands in the content."
+    "truncated", "Fields that are too long for one object and not whole here; the content has all of them."
 )
 DEPRECATION: Final = record(
     "deprecation", "Set when its author advises against it.", text("message", "What the author says to users.")
@@ -21,6 +32,11 @@ CONTENT: Final = record(
     text("digest", "sha256 of the canonical tar of the files; also the ETag of the content."),
     number("size", "Bytes of the tar, uncompressed."),
     number("files", "How many files there are."),
+)
+REPOSITORY_NAME: Final = text("repository", "Name of the Repository that it comes from.")
+PACKAGE_NAME: Final = text("packageName", "Name of the package in its repository (KRM: its path).")
+PACKAGE_COLUMN: Final = Column(
+    "Package", "Name of the package in its repository.", lambda manifest: look(manifest, "spec", "packageName")
 )
 CONDITIONS: Final = records(
     "conditions",

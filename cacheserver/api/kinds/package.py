@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from cacheserver.api.kinds.fields import DEPRECATION, FORMAT, READ, TRUNCATED, channel_names
+from cacheserver.api.kinds.fields import (
+    DEPRECATION,
+    FORMAT,
+    PACKAGE_COLUMN,
+    PACKAGE_NAME,
+    READ,
+    REPOSITORY_NAME,
+    TRUNCATED,
+    channel_names,
+)
 from cacheserver.api.kinds.resource import (
     Column,
     Manifest,
@@ -34,7 +43,6 @@ def _deprecated(manifest: Manifest) -> bool:
 PACKAGE: Final = Resource(
     kind="Package",
     plural="packages",
-    singular="package",
     short_names=("cpkg",),
     group=GROUP,
     description="A package of a repository: what it is, its channels, and its latest revision.",
@@ -44,7 +52,7 @@ PACKAGE: Final = Resource(
     columns=(
         name_column(),
         Column("Repository", "Repository that it comes from.", lambda m: look(m, "spec", "repository")),
-        Column("Package", "Name of the package in its repository.", lambda m: look(m, "spec", "packageName")),
+        PACKAGE_COLUMN,
         Column("Latest", "Version of the latest revision.", _latest),
         Column("Channel", "Default channel.", lambda m: look(m, "status", "defaultChannel")),
         Column(
@@ -59,8 +67,8 @@ PACKAGE: Final = Resource(
     spec=record(
         "spec",
         "Which package this is.",
-        text("repository", "Name of the Repository that it comes from."),
-        text("packageName", "Name of the package in its repository (KRM: its path)."),
+        REPOSITORY_NAME,
+        PACKAGE_NAME,
         FORMAT,
     ),
     status=record(

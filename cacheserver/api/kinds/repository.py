@@ -52,7 +52,6 @@ def _last_synced(entry: Entry) -> int:
 REPOSITORY: Final = Resource(
     kind="Repository",
     plural="repositories",
-    singular="repository",
     short_names=("crepo",),
     group=CONFIG_GROUP,
     description="A source of packages: where a catalog comes from, and how its last sync went.",

@@ -168,7 +168,6 @@ class Resource:
 
     kind: str
     plural: str
-    singular: str
     short_names: tuple[str, ...]
     group: str
     description: str
@@ -190,6 +189,11 @@ class Resource:
     def api_version(self) -> str:
         """As objects have it: `GROUP/VERSION`."""
         return f"{self.group}/{self.version}"
+
+    @cached_property
+    def singular(self) -> str:
+        """As discovery has it: the kind in lower case."""
+        return self.kind.lower()
 
     @cached_property
     def list_kind(self) -> str:
@@ -260,7 +264,7 @@ def look_number(manifest: Manifest, *path: str) -> int:
 
 
 def seconds_of(timestamp: str) -> int:
-    """RFC 3339 in UTC to seconds since the epoch; 0 for what is no time."""
+    """RFC 3339 in UTC to seconds since the epoch; 0 for what is not a time."""
     try:
         return int(datetime.strptime(timestamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp())
     except ValueError:

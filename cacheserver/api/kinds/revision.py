@@ -9,7 +9,10 @@ from cacheserver.api.kinds.fields import (
     CONTENT,
     DEPRECATION,
     FORMAT,
+    PACKAGE_COLUMN,
+    PACKAGE_NAME,
     READ,
+    REPOSITORY_NAME,
     TRUNCATED,
     channel_names,
     content_size,
@@ -68,8 +71,8 @@ def _apis(name: str, description: str) -> Field:
 
 
 _REVISION_SPEC: Final = (
-    text("repository", "Name of the Repository that it comes from."),
-    text("packageName", "Name of the package in its repository (KRM: its path)."),
+    REPOSITORY_NAME,
+    PACKAGE_NAME,
     text("revision", "The revision: an FBC bundle's name; for KRM a tag's last part, a draft's workspace or a branch."),
     text("version", "Semantic version; empty when the revision is none (KRM)."),
     text("workspaceName", "Workspace that the revision was drafted in (KRM)."),
@@ -80,7 +83,6 @@ _REVISION_SPEC: Final = (
 PACKAGE_REVISION: Final = Resource(
     kind="PackageRevision",
     plural="packagerevisions",
-    singular="packagerevision",
     short_names=("cpkgrev",),
     group=GROUP,
     description="One revision of a package: version, channels, what it provides and needs, where its content is.",
@@ -96,7 +98,7 @@ PACKAGE_REVISION: Final = Resource(
     ),
     columns=(
         name_column(),
-        Column("Package", "Name of the package in its repository.", lambda m: look(m, "spec", "packageName")),
+        PACKAGE_COLUMN,
         Column("Version", "Its version.", lambda m: look(m, "spec", "version") or look(m, "spec", "revision")),
         Column("Lifecycle", "How far it is.", lambda m: look(m, "spec", "lifecycle")),
         Column("Latest", "True for the package's latest revision.", _is_latest, "boolean"),

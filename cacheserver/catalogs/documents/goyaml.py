@@ -116,7 +116,7 @@ class _Builder:
             if event.__class__ is not ScalarEvent:
                 if event.__class__ is MappingEndEvent:
                     return into
-                raise _refused("UnsupportedKey", "a mapping key is no scalar", event)
+                raise _refused("UnsupportedKey", "a mapping key is not a scalar", event)
             key = event.value
             if event.implicit[0] and (key in words or key[0] in numeric or key == "<<"):
                 if key == "<<":

@@ -53,13 +53,13 @@ def mapped(path: Path) -> Iterator[View]:
 
 
 def is_json(view: View) -> bool:
-    """Whether the first byte that is no blank is `{`: the sniffing rule of YAMLOrJSONDecoder."""
+    """Whether the first byte that is not a blank is `{`: the sniffing rule of YAMLOrJSONDecoder."""
     start = _first(view, 0)
     return view[start : start + 1] == b"{"
 
 
 def json_pieces(view: View, limit: int) -> Iterator[Piece]:
-    """The documents of a JSON stream, split where a `}` and a `{` stand on different lines.
+    """The documents of a JSON stream, split where a `}` and a `{` are on different lines.
 
     Exact for valid JSON: no string holds a raw newline and no value a `}` followed by `{`. Objects that share a line
     stay in one piece; see objects().
@@ -139,7 +139,7 @@ def _piece(view: View, at: int, stop: int, line: int, limit: int) -> Piece:
     raw = view[at:stop]
     nul = raw.find(b"\0")
     if nul >= 0:
-        error = DocumentError("BinaryContent", "a NUL byte: this is no text", line=raw.count(b"\n", 0, nul) + 1)
+        error = DocumentError("BinaryContent", "a NUL byte: this is not text", line=raw.count(b"\n", 0, nul) + 1)
         return Piece(b"", line, at, error)
     return Piece(raw, line, at)
 

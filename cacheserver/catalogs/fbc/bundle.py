@@ -88,7 +88,7 @@ def read(document: Object, package: str, name: str, limits: ParseLimits) -> Read
             if spec:
                 check_pull_spec(spec)
         except ValueError as exc:
-            problems.append(Problem("InvalidImage", f"{where} {clip(spec, LONGEST_NAME)!r} is no pull spec: {exc}"))
+            problems.append(Problem("InvalidImage", f"{where} {clip(spec, LONGEST_NAME)!r} is not a pull spec: {exc}"))
     found = _Properties()
     for at, entry in enumerate(children(document, "properties")):
         kind = text(entry, "type")

@@ -83,7 +83,7 @@ class Bundle:
     about: About = field(default_factory=About)
     content: tuple[str, int, int] = ("", 0, 0)
     cut: tuple[str, ...] = ()
-    """Fields, as they are served, that are longer than what stands here (bounds.Cutter)."""
+    """Fields, as they are served, that are longer than what is here (bounds.Cutter)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ def held(damages: Mapping[str, Damage], here: Mapping[str, Iterable[str]], known
     A refused document speaks of the package that it names; else of those that its file spoke of, now or when it was
     last read; and of every package whose directory the file lies in, where nobody knows the file. A package's directory
     is the one that holds all its documents, or bears its name. A package that was never served is held by its directory
-    in any case: what is missing of it may stand in a file that is known for others.
+    in any case: what is missing of it may be in a file that is known for others.
     """
     if not damages:
         return {}
@@ -74,7 +74,7 @@ def held(damages: Mapping[str, Damage], here: Mapping[str, Iterable[str]], known
 
 
 def _spoken(damages: Mapping[str, Damage], documents: Iterable[tuple[str, str]], found: dict[str, Finding]) -> set[str]:
-    """The unclear ones among the damaged paths that the documents stand in or below; their packages go to `found`."""
+    """The unclear ones among the damaged paths that the documents are in or below; their packages go to `found`."""
     unclear = {path: damage.cause for path, damage in damages.items() if damage.unclear}
     places: set[str] = set()
     for package, path in documents if unclear else ():

@@ -1,4 +1,4 @@
-"""`.indexignore`: which files of a tree are no catalog. gitignore's syntax; pure functions on paths."""
+"""`.indexignore`: which files of a tree are not catalog. gitignore's syntax; pure functions on paths."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ _TOKEN = re.compile(r"(?P<tail>/\*\*\Z)|(?P<star>\*+)|(?P<any>\?)|\\(?P<escaped>
 
 
 def _translate(pattern: str) -> str:
-    """The pattern as a regular expression that never tries one place twice: `*a*a*a*b` is no bomb.
+    """The pattern as a regular expression that never tries one place twice: `*a*a*a*b` is not a bomb.
 
-    What stands between two `**/`, or two `*`, is taken at the first place where it fits and never moved: the wildcard
+    What is between two `**/`, or two `*`, is taken at the first place where it fits and never moved: the wildcard
     behind it reaches all that a later place would.
     """
     first, *deeper = _ANY_DEPTH.split(pattern)

@@ -3,7 +3,7 @@
 zstd over lines: a heading with the version, then for each good package `P name input_hash revisions`, followed by its
 documents, `D sha256 facts`, behind the file that they stand in, `F path` with the path as a JSON string. `W sha256` and
 a finding as JSON: a warning about that document, said again while nobody reads it anew. Documents of no package of ours
-stand under the name `-`; `O input_hash digest` names the blob of those that name none that is here. A package that was
+are under the name `-`; `O input_hash digest` names the blob of those that name none that is here. A package that was
 held or rejected stays as it was when it was good.
 """
 

@@ -19,7 +19,7 @@ from cacheserver.catalogs.fbc.wire import Bound, Joined, Kept, Located, Part, Re
 from cacheserver.catalogs.jobs import batched
 
 Documents = Mapping[str, Sequence[tuple[str, Located]]]
-"""Package -> (sha256, where it stands) of its documents; of no package under the empty name."""
+"""Package -> (sha256, where it is) of its documents; of no package under the empty name."""
 
 _JOIN_BYTES: Final = 4 << 20
 _JOIN_PACKAGES: Final = 256

@@ -15,13 +15,12 @@ from cacheserver.catalogs.fbc.held import Damage, held
 from cacheserver.catalogs.fbc.jobs import Jobs
 from cacheserver.catalogs.fbc.keep import Documents, Lines, of_other_schemas, write_digests
 from cacheserver.catalogs.fbc.wire import Group, Joined, Located, Part, Report, Scan, Select
-from cacheserver.catalogs.jobs import batched
+from cacheserver.catalogs.jobs import Assignment, batched
 from cacheserver.catalogs.limits import MIB
 from cacheserver.catalogs.summary import LONGEST_NAME, clip
 from cacheserver.catalogs.wire import Assembled
-from cacheserver.catalogs.workers import JobQueue, Workers
 from cacheserver.errors import CatalogError
-from cacheserver.model import BlobFile, Digest, RepositoryKey
+from cacheserver.model import BlobFile, Digest
 
 _BATCH_BYTES: Final = 512 * 1024
 """Small files share a job until then: a round trip costs 0.3 ms."""
@@ -37,7 +36,7 @@ _MOST_FINDINGS: Final = 10_000
 
 @dataclass(slots=True)
 class _Gathered:
-    """Everything the scan found. documents: package -> (sha256, where it stands)."""
+    """Everything the scan found. documents: package -> (sha256, where it is)."""
 
     documents: dict[str, list[tuple[str, Located]]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -84,24 +83,19 @@ class _Due:
 class Parse:
     """One run. Not to be used twice."""
 
-    def __init__(
-        self, tree: Files, key: RepositoryKey, workers: Workers, queue: JobQueue, scratch: Path, *, write_blobs: bool
-    ) -> None:
+    def __init__(self, tree: Files, given: Assignment) -> None:
         self._tree = tree
-        self._key = key
-        self._jobs = Jobs(key, workers, queue)
-        self._scratch = scratch
-        self._write_blobs = write_blobs
+        self._given = given
+        self._jobs = Jobs(given)
         self._found = _Gathered()
-        self._lines = Lines(self._jobs, tree.root, scratch) if write_blobs else None
+        self._lines = Lines(self._jobs, tree.root, given.scratch) if given.write_blobs else None
 
     async def run(self, known: bytes, progress: Progress) -> Catalog:
         """Raises: CatalogError when the pool itself cannot go on."""
-        await asyncio.to_thread(self._scratch.mkdir, parents=True, exist_ok=True)
         remembered = await asyncio.to_thread(index.decode, known)
         digests = ""
         if remembered.documents:
-            digests = await asyncio.to_thread(write_digests, self._scratch / "known", remembered.documents)
+            digests = await asyncio.to_thread(write_digests, self._given.scratch / "known", remembered.documents)
         parts = await asyncio.to_thread(_plan, self._tree.root, await self._select(), self._found)
         await self._scan(parts, digests, remembered, progress)
         return await self._judge(remembered)
@@ -132,8 +126,8 @@ class Parse:
 
         async def one(batch: list[Part]) -> list[Report]:
             nonlocal done, documents
-            root, scratch = str(self._tree.root), str(self._scratch)
-            reports = await self._jobs.scan(Scan(root, scratch, digests, batch, self._write_blobs))
+            root, scratch = str(self._tree.root), str(self._given.scratch)
+            reports = await self._jobs.scan(Scan(root, scratch, digests, batch, self._given.write_blobs))
             documents += sum(report.documents for report in reports)
             if documents > self._jobs.limits.documents:
                 # As a whole: nobody can say which of the documents are too many, and each costs memory here.
@@ -176,7 +170,7 @@ class Parse:
             lines += report.lines
 
     def _say_again(self, known: index.Known, sha256: str, located: Located, *, of_package: bool) -> None:
-        """The warnings about a document that was not read, or judged, again; where it stands now."""
+        """The warnings about a document that was not read, or judged, again; where it is now."""
         for found in known.warnings.get(sha256, ()):
             if bool(found.package) == of_package:
                 at = replace(found, path=located.path, document=located.document, line=located.line + found.line)
@@ -271,7 +265,7 @@ class Parse:
         if unreadable and all(known.others):
             return known.others
         hashed = (sha256 for sha256, _ in documents)
-        found = await asyncio.to_thread(index.input_hash, self._key, hashed) if documents else ""
+        found = await asyncio.to_thread(index.input_hash, self._given.key, hashed) if documents else ""
         if found == known.others[0]:
             return known.others
         for joined in (await self._joined({"": documents} if documents else {}, known)).values():
@@ -300,7 +294,7 @@ class Parse:
 
     def _hashes(self, without: Collection[str], shared: Documents) -> dict[str, str]:
         return {
-            name: index.input_hash(self._key, (sha256 for sha256, _ in (*documents, *shared.get(name, ()))))
+            name: index.input_hash(self._given.key, (sha256 for sha256, _ in (*documents, *shared.get(name, ()))))
             for name, documents in self._found.documents.items()
             if name and name not in without
         }

@@ -22,7 +22,7 @@ _FORMAT = str(Format.FBC)
 
 _OF_REVISION: Final = ("providedAPIs", "requiredAPIs", "dependencies")
 _OF_PACKAGE: Final = ("keywords", "categories")
-"""Lists whose whole stands in the content of the revision, or of the latest one. Channels do not: never cut."""
+"""Lists whose whole is in the content of the revision, or of the latest one. Channels do not: never cut."""
 
 
 def records(
@@ -181,5 +181,5 @@ def _deprecation(message: str | None) -> dict[str, str] | None:
 
 
 def _labels(wanted: Mapping[str, str]) -> dict[str, str]:
-    """Without empty ones and those whose value is no label value: left out, never mangled (docs/sources.md, Names)."""
+    """Without empty values and those that no label can have: left out, never mangled (docs/sources.md, Names)."""
     return {name: value for name, value in wanted.items() if value and _LABEL_VALUE.match(value)}

@@ -1,7 +1,7 @@
 """A package's documents as they were written, one blob a package, for views that need more than is served of them.
 
 The blob holds one line of canonical JSON a document, byte for byte what operator-registry writes (alpha/declcfg,
-encodeJSON), in the order in which its loader walks: directories by name, part by part, then as they stand in a file.
+encodeJSON), in the order in which its loader walks: directories by name, part by part, then as they are in a file.
 Documents of schemas that nobody knows are among them. Runs in a worker; a line is written when its document is read,
 and joined with the others when it is known which packages changed.
 """

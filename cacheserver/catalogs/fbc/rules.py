@@ -27,7 +27,7 @@ _Subject = TypeVar("_Subject", f.Package, f.Channel, f.Bundle, f.Deprecations)
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """The facts of one document, and where it stands: path, 1-based document and line."""
+    """The facts of one document, and where it is: path, 1-based document and line."""
 
     facts: f.Facts
     path: str
@@ -77,7 +77,7 @@ class _Check:
         self.good = True
 
     def of(self, kind: type[_Subject]) -> list[tuple[_Subject, Placed]]:
-        """The documents of that kind, in order: what each says, and where it stands."""
+        """The documents of that kind, in order: what each says, and where it is."""
         found = ((placed.facts.subject, placed) for placed in self.documents)
         return [(subject, placed) for subject, placed in found if isinstance(subject, kind)]
 
@@ -97,7 +97,7 @@ class _Check:
 
 
 def check(name: str, documents: Sequence[Placed]) -> tuple[Package | None, list[Finding]]:
-    """The package if it is good, and every finding; None comes with at least one finding that is no warning."""
+    """The package if it is good, and every finding; None comes with at least one finding that is not a warning."""
     checked = _Check(name, documents)
     for placed in documents:
         for problem in placed.facts.problems:
@@ -115,7 +115,7 @@ def check(name: str, documents: Sequence[Placed]) -> tuple[Package | None, list[
     said, package = packages[0]
     if not _LABEL.match(name):
         checked.refuse(
-            "InvalidPackageName", "the name is no DNS-1123 label (a-z, 0-9, -; no dots; at most 63)", package
+            "InvalidPackageName", "the name is not a DNS-1123 label (a-z, 0-9, -; no dots; at most 63)", package
         )
     if not checked.good:
         # What follows compares documents; with one of them broken it would only repeat that in other words.

@@ -72,7 +72,7 @@ class _Reader:
             self._lines.close()
 
     def json_stream(self, view: splitter.View) -> None:
-        """A stream that begins as JSON turns into YAML where the second document at the latest is no JSON (as in
+        """A stream that begins as JSON turns into YAML where the second document at the latest is not JSON (as in
         apimachinery's YAMLOrJSONDecoder): `{a: b}` is YAML."""
         for piece in splitter.json_pieces(view, self._limits.document_bytes):
             try:

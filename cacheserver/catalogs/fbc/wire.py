@@ -44,7 +44,7 @@ class Seen:
     line: int
     kept_at: int = 0
     kept_bytes: int = 0
-    """Where it stands among the part's lines (raw.py); no bytes where it was not read, or lines are not written."""
+    """Where it is among the part's lines (raw.py); no bytes where it was not read, or lines are not written."""
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A document of a package: its facts, and where it stands in its file."""
+    """A document of a package: its facts, and where it is in its file."""
 
     facts: str
     path: str
@@ -127,7 +127,7 @@ class Assemble:
 
 @dataclass(frozen=True, slots=True)
 class Select:
-    """Which of `files` are no catalog by the ignore files among them."""
+    """Which of `files` belong to the catalog, by the ignore files among them."""
 
     root: str
     files: Sequence[str]

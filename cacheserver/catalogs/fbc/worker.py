@@ -99,7 +99,7 @@ def _cuts(package: str, records: Sequence[Record], placed: Sequence[rules.Placed
         _of_package(
             "Truncated",
             f"{record.key.revision or 'its object'}: {', '.join(fields)} are too long for one object and cut there "
-            "(status.truncated); all of it stands in the revision's content",
+            "(status.truncated); all of it is in the revision's content",
             package,
             bundles.get(record.key.revision, placed[0]),
             warning=True,

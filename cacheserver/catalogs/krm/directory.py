@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import Final
 
 from cacheserver.catalogs.catalog import Catalog, Files, Finding, Problem, Progress
-from cacheserver.catalogs.jobs import batched
+from cacheserver.catalogs.jobs import Assignment, batched
 from cacheserver.catalogs.krm import index
 from cacheserver.catalogs.krm.discover import owner_of, unnameable
 from cacheserver.catalogs.krm.facts import KPTFILE, Origin, Revision
 from cacheserver.catalogs.krm.jobs import Jobs
-from cacheserver.catalogs.krm.judge import Gathered, judge
+from cacheserver.catalogs.krm.outcome import Gathered, outcome
 from cacheserver.catalogs.krm.wire import Pack, Packed, Wanted
 from cacheserver.catalogs.limits import MIB
-from cacheserver.catalogs.workers import JobQueue, Workers
-from cacheserver.model import RepositoryKey
 
 LOCAL: Final = "local"
 """spec.revision of what a directory holds: it has no history, so it is the one there is. Its number is a branch's, -1:
@@ -61,19 +59,14 @@ class _Package:
 class Parse:
     """One run. Not to be used twice."""
 
-    def __init__(
-        self, tree: Files, key: RepositoryKey, workers: Workers, queue: JobQueue, scratch: Path, *, write_blobs: bool
-    ) -> None:
+    def __init__(self, tree: Files, given: Assignment) -> None:
         self._tree = tree
-        self._key = key
-        self._jobs = Jobs(key, workers, queue)
-        self._scratch = scratch
-        self._write_blobs = write_blobs
+        self._given = given
+        self._jobs = Jobs(given)
         self._found = Gathered()
 
     async def run(self, known: bytes, progress: Progress) -> Catalog:
         """Raises: CatalogError when the pool itself cannot go on."""
-        await asyncio.to_thread(self._scratch.mkdir, parents=True, exist_ok=True)
         remembered = await asyncio.to_thread(index.decode, known)
         packages = await asyncio.to_thread(self._discover)
         total, done = sum(package.size for package in packages), 0
@@ -85,7 +78,7 @@ class Parse:
             progress("parsing", done, total)
 
         await self._jobs.each(batched(packages, lambda package: package.size, _BATCH_BYTES, _BATCH_TREES), read)
-        return await judge(self._found, self._key, remembered, self._jobs)
+        return await outcome(self._found, self._given.key, remembered, self._jobs)
 
     def _discover(self) -> list[_Package]:
         """Packages by directory, the largest first; what the source refused becomes a finding. Blocks."""
@@ -95,7 +88,7 @@ class Parse:
             directory = owner_of(path, marked)
             if directory is not None:
                 # docs/sources.md, Names: a package is its path, which the root has none of.
-                package = packages.setdefault(directory, _Package(directory or self._key.name, directory))
+                package = packages.setdefault(directory, _Package(directory or self._given.key.name, directory))
                 size, executable = _size_and_mode(self._tree.root / path)
                 package.files.append(path)
                 package.size += size
@@ -118,13 +111,12 @@ class Parse:
             package.warnings.append(Problem("LeftOut", reason, package.inside(path)))
 
     async def _read(self, batch: list[_Package], known: index.Known) -> None:
-        scratch = str(self._scratch) if self._write_blobs else ""
         wanted: list[tuple[_Package, Wanted]] = []
         for package in batch:
             refusal = (
                 package.refusal
                 or self._oversized(package)
-                or unnameable(self._key, package.name, LOCAL, self._jobs.limits)
+                or unnameable(self._given.key, package.name, LOCAL, self._jobs.limits)
             )
             if refusal:
                 self._take(package, Packed(refusal=refusal), known)
@@ -135,7 +127,7 @@ class Parse:
             recognised = digest if warned == package.warned() else ""
             wanted.append((package, Wanted(package.name, files, recognised, package.warnings, package.executable)))
         if wanted:
-            job = Pack(str(self._tree.root), scratch, [tree for _, tree in wanted])
+            job = Pack(str(self._tree.root), self._given.blobs, [tree for _, tree in wanted])
             for (package, _), packed in zip(wanted, await self._jobs.pack(job), strict=True):
                 self._take(package, packed, known)
 
@@ -150,7 +142,7 @@ class Parse:
         return None
 
     def _take(self, package: _Package, packed: Packed, known: index.Known) -> None:
-        # What was left out is no part of the content, but of the facts; and equal trees mean equal facts.
+        # What was left out is not part of the content, but of the facts; and equal trees mean equal facts.
         revision = Revision(LOCAL, Origin.LOCAL, f"{packed.digest}{_AND}{package.warned()}")
         self._found.take(package.name, revision, packed, package.directory, known)
 

@@ -192,7 +192,7 @@ def on_branch(listing: Listing, directory: str) -> tuple[list[Files], list[tuple
         if name == KPTFILE and stat.S_ISREG(entry.mode):
             marked.add(parent)
         elif name == KPTFILE:
-            odd.append((entry.path, f"Kptfile is {_what(entry)}, so its directory is no package"))
+            odd.append((entry.path, f"Kptfile is {_what(entry)}, so its directory is not a package"))
     inside: dict[str, tuple[list[Entry], list[tuple[str, str]]]] = {}
     for entry in listing.entries:
         if (owner := owner_of(entry.path, marked)) is not None:
@@ -251,10 +251,10 @@ def _files(directory: str, cut: int, entries: Sequence[Entry], refused: Sequence
     others += [(path[cut:], reason) for path, reason in refused]
     warnings = [Problem("LeftOut", why, path) for path, why in others[:_MOST_LEFT_OUT]]
     if len(others) > _MOST_LEFT_OUT:
-        warnings.append(Problem("LeftOut", f"{len(others) - _MOST_LEFT_OUT} more entries are no files"))
+        warnings.append(Problem("LeftOut", f"{len(others) - _MOST_LEFT_OUT} more entries are not files"))
     packed = "".join(f"{path}\0{oid}\0" for path, oid in regular).encode()
     hashed = hashlib.sha256()
-    # A NUL stands in no name, and object names have one length: no two packages give the same bytes.
+    # A NUL is in no name, and object names have one length: no two packages give the same bytes.
     for path, oid in regular:
         hashed.update(f"{oid}{path}\0".encode())
     for path, why in others:

@@ -54,7 +54,7 @@ class Facts:
     upstream_lock: Lock | None = None
     warnings: tuple[Problem, ...] = ()
     cut: tuple[str, ...] = ()
-    """Fields, as they are served, that are longer than what stands here (bounds.Cutter)."""
+    """Fields, as they are served, that are longer than what is here (bounds.Cutter)."""
 
 
 def encode(facts: Facts) -> str:

@@ -1,26 +1,23 @@
-"""KRM packages of a git repository: what its source discovered, less what is known, read and judged.
+"""KRM packages of a git repository: what its source discovered, less what is known, read and put together.
 
 A tree of files whose key is known is neither read nor parsed again. What is wrong with one revision stays with it
-(judge.py).
+(outcome.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from cacheserver.catalogs.catalog import Catalog, Finding, Progress
-from cacheserver.catalogs.jobs import batched
+from cacheserver.catalogs.jobs import Assignment, batched
 from cacheserver.catalogs.krm import index
 from cacheserver.catalogs.krm.discover import Files, Place
 from cacheserver.catalogs.krm.jobs import Jobs
-from cacheserver.catalogs.krm.judge import Gathered, judge
+from cacheserver.catalogs.krm.outcome import Gathered, outcome
 from cacheserver.catalogs.krm.packages import Candidate, Discovery, Packages
 from cacheserver.catalogs.krm.wire import Pack, Packed, Wanted
-from cacheserver.catalogs.workers import JobQueue, Workers
-from cacheserver.model import RepositoryKey
 
 _BATCH_TREES: Final = 16
 """Of one job: about 1 MB of real packages, on disk until it is done."""
@@ -31,26 +28,20 @@ _BATCH_FILES: Final = 20_000
 class Parse:
     """One run. Not to be used twice."""
 
-    def __init__(
-        self, packages: Packages, key: RepositoryKey, workers: Workers, queue: JobQueue, scratch: Path, *,
-        write_blobs: bool,
-    ) -> None:  # fmt: skip
+    def __init__(self, packages: Packages, given: Assignment) -> None:
         self._packages = packages
-        self._key = key
-        self._jobs = Jobs(key, workers, queue)
-        self._scratch = scratch
-        self._blobs = str(scratch) if write_blobs else ""
+        self._given = given
+        self._jobs = Jobs(given)
         self._known = index.Known()
         self._found = Gathered()
 
     async def run(self, known: bytes, progress: Progress) -> Catalog:
         """Raises: SourceError from the source, CatalogError when the pool itself cannot go on."""
-        await asyncio.to_thread(self._scratch.mkdir, parents=True, exist_ok=True)
         self._known = await asyncio.to_thread(index.decode, known)
-        discovery = await self._packages.discover(self._key, self._known, self._jobs.limits)
+        discovery = await self._packages.discover(self._given.key, self._known, self._jobs.limits)
         self._take(discovery)
         await self._read(discovery.candidates, progress)
-        return await judge(self._found, self._key, self._known, self._jobs)
+        return await outcome(self._found, self._given.key, self._known, self._jobs)
 
     def _take(self, discovery: Discovery) -> None:
         found = self._found
@@ -89,13 +80,15 @@ class Parse:
 
     async def _pack(self, trees: Sequence[tuple[str, Files]]) -> list[Packed]:
         """The content and facts of packages' files, in order. Raises: SourceError, CatalogError."""
-        async with self._packages.staged([files for _, files in trees], self._scratch, self._jobs.limits) as staged:
+        async with self._packages.staged(
+            [files for _, files in trees], self._given.scratch, self._jobs.limits
+        ) as staged:
             good = [tree for tree, refusal in zip(trees, staged.refusals, strict=True) if refusal is None]
             wanted = [
                 Wanted(name, files.entries, warnings=files.warnings, executable=files.executable)
                 for name, files in good
             ]
-            packed = iter(await self._jobs.pack(Pack(str(staged.root), self._blobs, wanted)) if wanted else ())
+            packed = iter(await self._jobs.pack(Pack(str(staged.root), self._given.blobs, wanted)) if wanted else ())
             return [Packed(refusal=refusal) if refusal else next(packed) for refusal in staged.refusals]
 
 

@@ -1,5 +1,6 @@
-"""A Kptfile's bytes into what is served of it; hostile-input guards are goyaml's. Pure, runs in a worker.
+"""Reads and judges a Kptfile: its bytes into what is served of it, or the reason why not. Pure, runs in a worker.
 
+Guards against hostile YAML are goyaml's.
 Field names: kpt, pkg/api/kptfile/v1/types.go. What is identity and what must be read is strict; what is only shown is
 left out where it is not of the right shape.
 """
@@ -24,7 +25,7 @@ from cacheserver.catalogs.summary import (
 from cacheserver.model import GROUP
 
 _LABELS_SHARE: Final = 4
-"""Ours: labels take a quarter of an object at most; they stand beside its status. Real Kptfiles hold a handful."""
+"""Ours: labels take a quarter of an object at most; they are beside its status. Real Kptfiles hold a handful."""
 
 _STATUSES: Final = frozenset({"True", "False", "Unknown"})  # metav1.ConditionStatus
 # Kubernetes, Labels: syntax and character set.
@@ -49,7 +50,7 @@ class Kptfile:
 
 
 def read(raw: bytes, limits: ParseLimits) -> Kptfile:
-    """Raises: DocumentError when it cannot be parsed, or is no Kptfile by kind or apiVersion."""
+    """Raises: DocumentError when it cannot be parsed, or is not a Kptfile by kind or apiVersion."""
     if len(raw) > limits.document_bytes:
         raise DocumentError("TooLarge", f"{len(raw)} bytes; the limit for a document is {limits.document_bytes}")
     try:
@@ -83,7 +84,7 @@ def read(raw: bytes, limits: ParseLimits) -> Kptfile:
 
 
 def _labels(written: Object) -> list[tuple[str, str]]:
-    """Valid ones, sorted by key. docs/sources.md, Names: what is no label is left out, never mangled."""
+    """Valid ones, sorted by key. docs/sources.md, Names: what is not a label is left out, never mangled."""
     kept: list[tuple[str, str]] = []
     for key, value in sorted(written.items()):
         prefix, slash, name = key.rpartition("/")

@@ -25,7 +25,7 @@ _Rank = tuple[semver.Version, bool, str]
 
 _OF_REVISION: Final = ("conditions", "readinessGates")
 _OF_PACKAGE: Final = ("keywords",)
-"""Lists whose whole stands in the Kptfile, which is part of the content."""
+"""Lists whose whole is in the Kptfile, which is part of the content."""
 
 
 def records(
@@ -56,7 +56,7 @@ def records(
 def version_of(revision: Revision) -> str:
     """The revision's name where it is a version: an integer or a semantic one, a leading v allowed; else empty.
 
-    Ours: of tags only. A branch called v3 and a draft that may become v3 are no version 3 yet.
+    Ours: of tags only. A branch called v3 and a draft that may become v3 are not version 3 yet.
     """
     if revision.origin is not Origin.TAG:
         return ""
@@ -64,7 +64,7 @@ def version_of(revision: Revision) -> str:
 
 
 def revision_number(revision: Revision) -> int:
-    """N of vN; 0 for a draft; -1 for a branch, a directory, and a tag that is no integer (docs/sources.md)."""
+    """N of vN; 0 for a draft; -1 for a branch, a directory, and a tag that is not an integer (docs/sources.md)."""
     if revision.origin in (Origin.DRAFT, Origin.PROPOSED):
         return 0
     found = _INTEGER.match(revision.name) if revision.origin is Origin.TAG else None

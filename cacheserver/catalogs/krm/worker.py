@@ -27,7 +27,7 @@ from cacheserver.catalogs.wire import Assembled, encode_assembled
 from cacheserver.model import BlobHead, Digest, RepositoryKey
 
 _MEDIA_TYPE: Final = "application/x-tar"
-_CUT: Final = "{}: too long for one object and cut there (status.truncated); all of it stands in the Kptfile"
+_CUT: Final = "{}: too long for one object and cut there (status.truncated); all of it is in the Kptfile"
 _MOST_CUTS: Final = 50
 """Ours: warnings of one package."""
 

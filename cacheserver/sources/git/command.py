@@ -24,6 +24,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from cacheserver.errors import SourceError, SourceInvalidError, SourceTooLargeError
+from cacheserver.priority import NICE
 from cacheserver.sources.credentials import GitCredentials
 from cacheserver.sources.git.complaints import error_for, exceeded
 from cacheserver.sources.threads import first_error
@@ -72,11 +73,17 @@ _CONFIG: Final = {
 # POSIX, ulimit: files in blocks of 512 bytes; memory in KiB (dash, bash, busybox). Set between fork and exec, for git
 # and all that it starts. What the system refuses to set is a limit lower still. Without SIGXFSZ a file that is too
 # large is an error that git reports, not an end without a word.
+#
+# nice: git gives way to what serves. Linux with sched_autogroup weighs sessions first, and git has one of its own (for
+# its end): so the session is told as well (sched(7), The autogroup feature).
 _CONFINED: Final = """
 trap '' XFSZ
 for limit in '-c 0' "-v $1" "-f $2" "-St $3" "-Ht $4"; do ulimit $limit 2>/dev/null || :; done
-shift 4
-exec git "$@"
+nice=$5
+shift 5
+{ echo "$nice" >/proc/self/autogroup; } 2>/dev/null || :
+command -v nice >/dev/null || exec git "$@"
+exec nice -n "$nice" git "$@"
 """
 _SHELL: Final = "/bin/sh"
 _CPU_GRACE_S: Final = 5  # After SIGXCPU, the kernel's SIGKILL.
@@ -249,11 +256,12 @@ class Git:
             raise SourceError(f"git cannot be started: {exc.strerror}; install git 2.31 or later") from exc
 
     def _limited(self) -> Sequence[str]:
-        """What `_CONFINED` takes: KiB of memory, blocks of a file, seconds of CPU, and those until it is killed."""
+        """What `_CONFINED` takes: KiB of memory, blocks of a file, seconds of CPU, those until it is killed, and how
+        nice it is."""
         limits = self.limits
         blocks = limits.total_bytes // 512 + 1
         killed_s = limits.git_cpu_s + _CPU_GRACE_S
-        return [str(number) for number in (limits.git_memory_bytes >> 10, blocks, limits.git_cpu_s, killed_s)]
+        return [str(number) for number in (limits.git_memory_bytes >> 10, blocks, limits.git_cpu_s, killed_s, NICE)]
 
     def _private(self) -> tempfile.TemporaryDirectory[str]:
         """A directory for one run's keys. Those of runs whose process was killed are taken away first."""

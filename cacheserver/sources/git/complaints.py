@@ -28,7 +28,7 @@ _DAMAGE: Final = (
     r"[Ii]nvalid SHA1|loose object|premature end of pack|bad revision|cannot lock ref|shallow (file|line))"
 )
 
-# First match wins: git wraps one failure into the next, and the specific words stand beside general ones.
+# First match wins: git wraps one failure into the next, and the specific words are beside general ones.
 _MEANINGS: Final[tuple[tuple[tuple[str, ...], type[SourceError], str], ...]] = (
     (("returned error: 429",), SourceRateLimitedError, "the server asks us to come back later"),
     (

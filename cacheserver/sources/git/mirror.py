@@ -143,7 +143,7 @@ class Copy:
         return await self.git.attempt(*where, *arguments, timeout_s=timeout_s, stdin=stdin, pass_fds=self._inherit())
 
     async def refs(self) -> Mapping[str, Ref]:
-        """Every ref of the copy by full name, sorted. A name for what is no commit has an empty `commit`."""
+        """Every ref of the copy by full name, sorted. A name for what is not a commit has an empty `commit`."""
         listed = await self._read("for-each-ref", "--format=%(objectname) %(objecttype) %(refname)")
         rows = [line.split(" ", 2) for line in listed.decode(errors="surrogateescape").splitlines()]
         peeled = await self._peeled([oid for oid, kind, _ in rows if kind == "tag"])

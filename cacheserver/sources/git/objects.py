@@ -67,7 +67,7 @@ class TreeListing:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """name_bytes: of the name as it stands in the tree."""
+    """name_bytes: of the name as it is in the tree."""
 
     name: str
     name_bytes: int
@@ -139,7 +139,7 @@ class ObjectReader:
         """
         for oid in oids:
             if not _NAME.match(oid):
-                raise SourceInvalidError(f"{oid[:100]!r} is no object name")
+                raise SourceInvalidError(f"{oid[:100]!r} is not an object name")
         async with self._lock:
             whole = False
             try:
@@ -159,7 +159,7 @@ class ObjectReader:
                 whole = True
             finally:
                 if not whole:
-                    await self._end()  # Answers that nobody read stand in the pipe.
+                    await self._end()  # Answers that nobody read are in the pipe.
 
     async def copy(self, oid: str, sink: Sink) -> None:
         """One object in pieces. Raises: MirrorDamagedError."""
@@ -188,6 +188,10 @@ class ObjectReader:
         together: counts this listing and others, of other commits. trees: takes the names of all trees that were read.
         Raises: SourceNotFoundError (no such directory), SourceTooLargeError naming its cap, MirrorDamagedError.
         """
+        if together:
+            together.check(
+                directory
+            )  # before anything is read: of a thousand tags, all behind the one that was too much
         found = _Listing([Tally(limits), together] if together else [Tally(limits)])
         levels = [_Above("", 0, 0, await self._root(commit, directory, limits))]
         known: dict[str, list[_Row]] = {}
@@ -230,7 +234,7 @@ class ObjectReader:
         found = await self._one(commit)
         first = (found.content or b"").split(b"\n", 1)[0]
         if found.kind != "commit" or not first.startswith(b"tree "):
-            raise SourceInvalidError(f"{commit} is no commit but a {found.kind}")
+            raise SourceInvalidError(f"{commit} is not a commit but a {found.kind}")
         oid = first[5:].decode()
         for part in filter(None, directory.split("/")):
             rows = {row.name: row for row in await self._parse(oid, limits)}
@@ -255,7 +259,7 @@ class ObjectReader:
         async with aclosing(self.read(list(dict.fromkeys(oids)), most_bytes=_TREE_BYTES)) as trees:
             async for found in trees:
                 if found.content is None or found.kind != "tree":
-                    raise SourceInvalidError(f"{found.oid} is no readable tree ({found.kind}, {found.size} bytes)")
+                    raise SourceInvalidError(f"{found.oid} is not a readable tree ({found.kind}, {found.size} bytes)")
                 read = functools.partial(_rows, found.content, len(found.oid) // 2, most=left, limits=limits)
                 known[found.oid] = await _aside(found.size // _BYTES_A_ROW, read)
                 left -= len(known[found.oid])

@@ -26,7 +26,7 @@ from cacheserver.sources.staging import Directory, File, Link, Refused, Staging
 from cacheserver.sources.threads import run_stoppable
 from cacheserver.sources.tree import Limits, Progress, Tally, Tree
 
-# Staged files stand below a part that no git name can be: so absolute links, and those that climb too far, lead out.
+# Staged files are below a part that no git name can be: so absolute links, and those that climb too far, lead out.
 _BASE: Final = ("\0",)
 _LINK_BYTES: Final = 4096  # PATH_MAX
 _SMALL_BYTES: Final = 1 << 20

@@ -116,9 +116,9 @@ class Authorizer:
         try:
             realm = URL(text)
         except ValueError as exc:
-            raise SourceError(f"{self.reference.host} names a token service that is no URL") from exc
+            raise SourceError(f"{self.reference.host} names a token service that is not a URL") from exc
         if realm.host is None or realm.scheme not in ("https", "http"):
-            raise SourceError(f"{self.reference.host} names a token service that is no URL")
+            raise SourceError(f"{self.reference.host} names a token service that is not a URL")
         if realm.scheme == "http" and not self.plain_http:
             raise SourceAuthenticationError(
                 f"{self.reference.host} names a token service without TLS; nothing is sent there"

@@ -98,7 +98,7 @@ def read_document(document: Document, platform: Platform, name: str) -> Manifest
         return _choose(fields, platform, name)
     if media_type in _MANIFESTS or (not media_type and "layers" in fields):
         return _manifest(fields, name)
-    raise SourceInvalidError(f"{name} is no image: its media type is {media_type[:100] or 'missing'!r}")
+    raise SourceInvalidError(f"{name} is not an image: its media type is {media_type[:100] or 'missing'!r}")
 
 
 def read_config(content: bytes, name: str) -> Config:
@@ -163,7 +163,7 @@ def _choose(fields: Mapping[str, Any], platform: Platform, name: str) -> Descrip
     of_os: list[tuple[str, Descriptor]] = []
     for entry in manifests:
         where = entry.get("platform") if isinstance(entry, dict) else None
-        # Attestations stand in the index as platform unknown/unknown.
+        # Attestations are in the index as platform unknown/unknown.
         if isinstance(where, dict) and where.get("os") == platform.os:
             of_os.append((str(where.get("architecture")), _descriptor(entry, name)))
     for architecture, descriptor in of_os:
@@ -196,9 +196,9 @@ def _object(content: bytes, name: str) -> Mapping[str, Any]:
     try:
         fields = orjson.loads(content)
     except orjson.JSONDecodeError as exc:
-        raise SourceInvalidError(f"{name}: a manifest or config that is no JSON") from exc
+        raise SourceInvalidError(f"{name}: a manifest or config that is not JSON") from exc
     if not isinstance(fields, dict):
-        raise SourceInvalidError(f"{name}: a manifest or config that is no JSON object")
+        raise SourceInvalidError(f"{name}: a manifest or config that is not a JSON object")
     return fields
 
 
@@ -212,7 +212,7 @@ def named_descriptors(content: bytes, name: str) -> Sequence[tuple[str, Descript
         descriptor = _descriptor(entry, name)
         annotations = entry.get("annotations") or {}
         if not isinstance(annotations, dict):
-            raise SourceInvalidError(f"{name}: annotations in index.json are no object")
+            raise SourceInvalidError(f"{name}: annotations in index.json are not an object")
         # OCI image-layout: the name of a reference. containerd and `docker save` write the second.
         keys = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
         found.append((next((str(annotations[key]) for key in keys if key in annotations), ""), descriptor))

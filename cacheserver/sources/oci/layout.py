@@ -150,7 +150,7 @@ def _open_file(path: Path, name: str) -> Iterator[BinaryIO]:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise SourceInvalidError(f"{name}: {path} is no regular file")
+            raise SourceInvalidError(f"{name}: {path} is not a regular file")
         yield file
 
 
@@ -168,5 +168,5 @@ def _members(file: BinaryIO, name: str) -> dict[str, tuple[int, int]]:
             if len(found) > _MOST_MEMBERS:
                 raise SourceTooLargeError(f"{name} has over {_MOST_MEMBERS} members")
     except TarError as exc:
-        raise SourceInvalidError(f"{name} is no OCI image layout: {exc}") from exc
+        raise SourceInvalidError(f"{name} is not an OCI image layout: {exc}") from exc
     return found

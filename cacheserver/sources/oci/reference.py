@@ -35,7 +35,7 @@ class ImageReference:
         fits = _HOST.match(host) and len(repository) <= 255 and _REPOSITORY.match(repository)
         if not fits or (digest and not DIGEST.match(digest)) or (tag and not _TAG.match(tag)) or not (tag or digest):
             raise SourceInvalidError(
-                f"{text[:300]!r} is no image: HOST/REPOSITORY:TAG or HOST/REPOSITORY@sha256:DIGEST"
+                f"{text[:300]!r} is not an image: HOST/REPOSITORY:TAG or HOST/REPOSITORY@sha256:DIGEST"
             )
         if host == "docker.io" and "/" not in repository:
             repository = f"library/{repository}"  # Docker Hub keeps its own images there.

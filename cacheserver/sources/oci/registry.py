@@ -211,9 +211,9 @@ class Registry:
             # encoded: a signed URL must arrive as it was signed.
             target = url.join(URL(location, encoded=True))
         except ValueError as exc:
-            raise SourceNetworkError(f"{self.name}: {url.host} redirects to what is no URL") from exc
+            raise SourceNetworkError(f"{self.name}: {url.host} redirects to what is not a URL") from exc
         if target.host is None or target.scheme not in ("https", "http"):
-            raise SourceNetworkError(f"{self.name}: {url.host} redirects to what is no URL")
+            raise SourceNetworkError(f"{self.name}: {url.host} redirects to what is not a URL")
         if target.scheme == "http" and not self._insecure:
             raise SourceNetworkError(f"{self.name}: {url.host} redirects to {target.host} without TLS; not followed")
         return target

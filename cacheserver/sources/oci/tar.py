@@ -66,7 +66,7 @@ class TarReader:
     """Iterate for entries; between two, `content` gives the current one's bytes; what is not taken is skipped."""
 
     def __init__(self, stream: Stream, *, skip: Callable[[int], object] | None = None) -> None:
-        """skip: moves the stream on by so many bytes without reading them, where it can; past the end is no error."""
+        """skip: moves the stream on by so many bytes unread, where it can; past the end is not an error."""
         self._stream = stream
         self._skip = skip
         self._left = 0

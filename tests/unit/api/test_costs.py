@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tracemalloc
 
 import pytest
@@ -11,6 +12,7 @@ from cacheserver.api.attributes import PARAMETERS, PATH_CHARACTERS, QUERY_CHARAC
 from cacheserver.api.options import decode_token, encode_token, resource_version
 from cacheserver.api.selectors import SELECTOR_CHARACTERS, SELECTOR_TERMS, parse_selection
 from cacheserver.api.status import StatusError
+from cacheserver.cache.turns import Turns
 from cacheserver.memo import Memo
 from tests.fakes.api import BASE, World
 
@@ -20,6 +22,23 @@ LINE = 600
 
 def terms(count: int) -> str:
     return ",".join(f"k{i}!=v" for i in range(count))
+
+
+async def test_long_request_lines_are_read_one_in_a_turn_of_the_loop(six: World) -> None:
+    """Those who send little have their events in between."""
+
+    class Counted(Turns):
+        taken = 0
+
+        def _next(self) -> None:
+            self.taken += 1
+            super()._next()
+
+    turns = six.api._long = Counted(six.api._long._most)
+    long = terms(SELECTOR_TERMS + 1) + "y" * 4000
+    answers = await asyncio.gather(*(six.get("packages", query={"labelSelector": f"{long}{i}"}) for i in range(20)))
+    assert {answer.status for answer in answers} == {400}
+    assert turns.taken >= 20
 
 
 @pytest.mark.parametrize("parameter", ["labelSelector", "fieldSelector"])

@@ -83,7 +83,7 @@ LARGE = {
 
 
 async def test_large_files_are_written_as_small_ones_are(world: World) -> None:
-    """They come in parts, which end within a character; what is no text is known at its end."""
+    """They come in parts, which end within a character; what is not text is known at its end."""
     world.revision("v1", world.blobs.put_files(LARGE))
     await world.settled()
     for written in ((await world.get(f"{REVISION}/content")).json, (await world.get(RESOURCES)).json["spec"]):

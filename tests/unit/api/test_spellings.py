@@ -87,7 +87,7 @@ async def _ask(world: World, target: str, *headers: str) -> tuple[int, bytes]:
         (f"{BASE}/namespaces/TEAM/packages/r.a", 403),
         (f"{BASE}/namespaces/other%5c..%5cteam/packages/r.secret", 403),
         (f"{MINE}/r.a%00", 404),
-        (f"{MINE}/r%c0%aea", 404),  # the overlong dot of UTF-8 is no dot
+        (f"{MINE}/r%c0%aea", 404),  # the overlong dot of UTF-8 is not a dot
         (f"{MINE}/r%e0%80%aea", 404),
         (f"{MINE}%c0%afr.a", 403),
         (f"{MINE}/r.a%", 400),

@@ -16,6 +16,7 @@ from cacheserver.catalogs import ParseLimits, Workers, parse
 from cacheserver.catalogs.fbc.wire import Part, Scan, encode_job
 from cacheserver.errors import CatalogError, WorkerCrashedError
 from cacheserver.model import RepositoryKey
+from cacheserver.priority import NICE
 from cacheserver.sources import Tree
 from tests.unit.catalogs.conftest import KEY, Parse
 
@@ -97,6 +98,12 @@ async def test_a_killed_worker_is_replaced_and_its_work_done(workers: Workers, p
     assert children() != [worker]
 
 
+async def test_a_worker_gives_way_to_the_server(parsed: Parse) -> None:
+    await parsed(FIXTURES, "kettle.yaml")  # it is started with the first work
+    [worker] = children()
+    assert os.getpriority(os.PRIO_PROCESS, worker) >= NICE
+
+
 async def test_a_cancelled_job_leaves_the_pool_whole(workers: Workers, parsed: Parse, tmp_path: Path) -> None:
     (tmp_path / "slow.yaml").write_text("schema: x\na:\n" + "- {b: c, d: e}\n" * 100_000)
     job = encode_job(Scan(str(tmp_path), "", "", [Part("slow.yaml", 0, 1 << 30)], write_blobs=False))
@@ -140,7 +147,7 @@ async def test_an_error_names_the_job(workers: Workers) -> None:
 async def test_a_pool_that_could_not_replace_its_worker_tells_who_waits_and_recovers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One process, killed on its job while no other can be started; a second job stands in line for it."""
+    """One process, killed on its job while no other can be started; a second job is in line for it."""
     job = encode_job(Scan(str(FIXTURES), "", "", [Part("kettle.yaml", 0, 1 << 20)], write_blobs=False))
     async with Workers(1) as pool:
         with pool.queue() as queue:

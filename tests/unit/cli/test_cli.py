@@ -335,7 +335,7 @@ def test_validate_tells_the_place_of_what_is_rejected_and_exits_1(
     assert "package bar" in finding
     assert summary.startswith("2 files, 1 good package with 1 revision, 1 rejected")
     assert rejected == "rejected: bar"
-    assert captured.err == ""  # no progress: this is no terminal
+    assert captured.err == ""  # no progress: this is not a terminal
 
 
 def test_validate_of_a_checkout_leaves_out_hidden_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

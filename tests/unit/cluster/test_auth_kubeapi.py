@@ -1,4 +1,4 @@
-"""The connection to the host cluster: credentials that are renewed, answers that are no answers."""
+"""The connection to the host cluster: credentials that are renewed, answers that are not answers."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def test_an_authority_comes_from_a_secret_of_its_own() -> None:
         (OCI, {"username": b"u"}, "password"),
         (HTTPS, {"password": HIDDEN.encode()}, "username"),
         (HTTPS, {"identity": KEY}, "token"),
-        (HTTPS, {"username": b"\xff", "password": HIDDEN.encode()}, "username is no text"),
+        (HTTPS, {"username": b"\xff", "password": HIDDEN.encode()}, "username is not text"),
         (SSH, {"identity": KEY}, "known_hosts"),
         (SSH, {"username": b"u", "password": HIDDEN.encode()}, "identity"),
         ("/etc", {"token": HIDDEN.encode()}, "leave secretRef out"),

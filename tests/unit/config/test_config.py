@@ -177,14 +177,14 @@ def test_an_unknown_key_in_the_file_is_refused_with_the_likely_one(tmp_path: Pat
     ("text", "message"),
     [
         ("interval: 5m\n", "apiVersion: config.cacheserver.dev/v1alpha1 is needed here"),
-        (f"{HEADER}interval: 5m\ninterval: 6m\n", "stands here twice"),
+        (f"{HEADER}interval: 5m\ninterval: 6m\n", "is given twice"),
         (f"{HEADER}interval: [5m, 6m]\n", "a single value is needed here"),
         (f"{HEADER}interval:\n", "has no value"),
         (f"{HEADER}---\n{HEADER}", "holds 2 documents"),
-        ("a: [1, 2\n", "is no YAML"),
+        ("a: [1, 2\n", "is not YAML"),
         ("[" * 40_000, "nested too deeply"),
         ("a: " + "x" * (1 << 20), "larger than 1 MiB"),
-        ("\x00", "is no YAML"),
+        ("\x00", "is not YAML"),
         ("", "holds 0 documents"),
     ],
 )
@@ -240,8 +240,8 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
         ({"--etcd": "https://a:1", "--etcd-ca-file": "x"}, "there is no such file"),
         ({"--etcd": "https://a:1", "--etcd-user": "u", "--etcd-password-file": "x"}, "cannot be read"),
         ({"--etcd": "https://a:1,http://b:1"}, "mixes http and https"),
-        ({"--etcd": "a:2379"}, "no etcd endpoint"),
-        ({"--etcd": "http://a:1/path"}, "no etcd endpoint"),
+        ({"--etcd": "a:2379"}, "not an etcd endpoint"),
+        ({"--etcd": "http://a:1/path"}, "not an etcd endpoint"),
     ],
 )
 def test_etcd_settings_that_contradict_each_other_are_refused(flags: config.Flags, message: str) -> None:
@@ -297,17 +297,17 @@ def test_a_source_is_read_as_its_grammar_says(text: str, source: config.SourceSp
         ("git+http://h/r.git", "not supported"),
         ("s3://bucket", "s3:// is not supported"),
         ("file://host/x", "another machine"),
-        ("oci://quay.io", "no image"),
-        ("oci://quay.io/UPPER", "no image"),
+        ("oci://quay.io", "not an image"),
+        ("oci://quay.io/UPPER", "not an image"),
         ("git+https://h", "names no repository"),
         ("git+https://h/r.git@", "nothing behind the @"),
-        ("git+https://h/r.git@--upload-pack=x", "no name that git accepts"),
-        ("git+https://h/r.git@a..b", "no name that git accepts"),
+        ("git+https://h/r.git@--upload-pack=x", "not a name that git accepts"),
+        ("git+https://h/r.git@a..b", "not a name that git accepts"),
         ("git+ssh://-oProxyCommand=x/r.git", "hyphen"),
         ("git+ssh://-x@h/r.git", "hyphen"),
-        ("git+https://h/r.git#../x", "no directory inside"),
-        ("git+https://h/r.git#.git", "no directory inside"),
-        ("git+file://h/r.git", "no git URL"),
+        ("git+https://h/r.git#../x", "not a directory inside"),
+        ("git+https://h/r.git#.git", "not a directory inside"),
+        ("git+file://h/r.git", "not a git URL"),
     ],
 )
 def test_a_source_that_is_none_is_refused_by_what_is_wrong(text: str, message: str) -> None:
@@ -320,7 +320,7 @@ def test_a_source_that_is_none_is_refused_by_what_is_wrong(text: str, message: s
 
 @pytest.mark.parametrize("name", ["a.b", "A", "-a", "a-", "", "a" * 64, "a_b"])
 def test_a_repository_name_is_a_label_without_dots(name: str) -> None:
-    assert "no repository name" in refused({"--catalog": [f"{name}=./x"]})
+    assert "not a repository name" in refused({"--catalog": [f"{name}=./x"]})
 
 
 def test_a_catalog_without_a_name_is_told_how_to_give_one() -> None:
@@ -392,16 +392,16 @@ def test_the_annotation_wins_over_the_setting_of_its_name(tmp_path: Path) -> Non
         (manifest(spec="source: {git: {url: 'https://h/r', ref: {}}}"), "a ref is exactly one of"),
         (
             manifest(spec="source: {git: {url: 'https://h/r', ref: nope}}"),
-            ":6 (spec.source.git.ref): 'nope' stands here, where keys are needed: branch, tag, commit, name",
+            ":6 (spec.source.git.ref): 'nope' is given where keys are needed: branch, tag, commit, name",
         ),
-        (manifest(spec="source: oci://h/x"), "'oci://h/x' stands here, where keys are needed: directory, git, oci, "),
-        (manifest(spec="source: [a]"), "a list stands here, where keys are needed: directory, git, oci, ociLayout"),
-        (manifest(spec="source: {git: {url: 'https://h/r', ref: {commit: abc}}}"), "is no commit"),
+        (manifest(spec="source: oci://h/x"), "'oci://h/x' is given where keys are needed: directory, git, oci, "),
+        (manifest(spec="source: [a]"), "a list is given where keys are needed: directory, git, oci, ociLayout"),
+        (manifest(spec="source: {git: {url: 'https://h/r', ref: {commit: abc}}}"), "is not a commit"),
         (manifest(spec="source: {directory: {path: x}}\n  interval: 1s"), ":7 (spec.interval): '1s' is out of range"),
         (manifest(spec="source: {directory: {path: x}}\n  format: Helm"), "'Helm' is none of: Auto, FBC, KRM"),
         (manifest(spec="source: {directory: {path: x}}\n  suspended: true"), "did you mean 'suspend'?"),
         (manifest(spec="format: FBC"), "has no source"),
-        (manifest(name="a.b"), "no repository name"),
+        (manifest(name="a.b"), "not a repository name"),
         ("# nothing\n", "holds no Repository manifest"),
     ],
 )

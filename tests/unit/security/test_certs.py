@@ -189,7 +189,7 @@ def test_the_command_writes_a_directory_and_says_what(tmp_path: Path, capsys: py
 
 @pytest.mark.parametrize(
     ("flags", "said"),
-    [(["--days", "0"], "1 to 3650"), (["--service-namespace", "a.b"], "no namespace")],
+    [(["--days", "0"], "1 to 3650"), (["--service-namespace", "a.b"], "not a namespace")],
 )
 def test_what_makes_no_sense_writes_nothing(
     flags: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -78,7 +78,7 @@ BROKEN = {
     "text behind a quote": (f'{ALICE},alice,1,"devs"x', "expected after"),
     "no token": (",alice,1", "0 characters"),
     "a token that can be guessed": ("secret,alice,1", "6 characters"),
-    "a token that is no key": (f"{'a' * 5000},alice,1", "5000 characters"),
+    "a token that is not a key": (f"{'a' * 5000},alice,1", "5000 characters"),
     "a token with a space": (f"Bearer {ALICE},alice,1", "printable ASCII"),
     "a token that no header carries": (f"{ALICE}\u00fc,alice,1", "printable ASCII"),
     "a byte order mark": (f"\ufeff{ALICE},alice,1", "printable ASCII"),

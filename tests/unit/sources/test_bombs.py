@@ -59,6 +59,15 @@ def test_many_tags_over_large_trees_are_refused_one_by_one_and_the_first_are_rea
     assert told.peak_bytes < _MOST_BYTES
 
 
+def test_of_a_thousand_tags_over_one_large_directory_few_are_listed(tmp_path: Path) -> None:
+    """Each lists the same 9,000 names: without a bound on all of them 9 million paths of 105 bytes."""
+    remote = bombs.tagged_trees(tmp_path / "remote")
+    told = outcome(_git(remote), Format.KRM, tmp_path / "scratch")
+    assert told.refusal == ""
+    assert any("cap `names_bytes`; --max-names-bytes raises it" in message for message in told.refused), told
+    assert told.peak_bytes < 200 * bombs.MIB
+
+
 def test_a_history_of_merges_of_thousands_is_walked_in_bounded_memory(tmp_path: Path) -> None:
     told = outcome(_git(bombs.octopus(tmp_path / "remote")), Format.KRM, tmp_path / "scratch")
     assert told.refusal == ""

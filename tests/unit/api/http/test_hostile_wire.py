@@ -249,6 +249,32 @@ async def test_a_body_without_end_is_answered_and_the_connection_ends(world: Wor
         assert connection._unfinished <= BODY_BYTES + (512 << 10)
 
 
+async def test_those_who_send_much_read_on_one_after_the_other(world: World) -> None:
+    """A hundred who send as fast as they can would be all that the loop does: what is thrown away is decrypted."""
+    begin = f"POST {BASE}/packages HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    async with connected(world) as (body, first), connected(world) as (header, second):
+        sending = [
+            asyncio.create_task(body.send(begin + (b"10000\r\n" + b"a" * 65536 + b"\r\n") * 1000)),
+            asyncio.create_task(header.send(b"GET / HTTP/1.1\r\n" + b"X-A: b\r\n" * 200 + b"X-B: " + b"a" * 20_000)),
+        ]
+        crowd = world.server.crowd
+        await eventually(lambda: first._deaf and second._unfinished > 20_000)
+        transport = first.transport
+        assert transport is not None
+        await eventually(lambda: first in crowd._put_off and not transport.is_reading())
+        for task in sending:
+            task.cancel()
+        await asyncio.gather(*sending, return_exceptions=True)
+
+
+async def test_who_looks_for_an_answer_when_all_is_sent_finds_it(world: World) -> None:
+    body = bytes(3 << 20)
+    head = f"POST {BASE}/packages HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    async with connected(world, window=1 << 16) as (client, _):
+        await client.send(head.encode() + body)
+        assert (await client.rest()).startswith(b"HTTP/1.1 405 ")
+
+
 async def test_the_trailer_of_a_body_is_bounded(world: World) -> None:
     begin = f"POST {BASE}/packages HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n".encode()
     async with connected(world) as (client, connection):
@@ -309,7 +335,7 @@ async def test_what_a_closed_connection_has_for_its_client_is_not_kept_for_ever(
         await eventually(gone)
 
 
-# --- what is no request ---
+# --- what is not a request ---
 
 
 @pytest.mark.usefixtures("hasty")
@@ -325,7 +351,7 @@ async def test_nonsense_is_answered_in_a_line_and_logged_in_one(world: World, ca
             await client.send(nonsense)
             answer = await client.rest()
     assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
-    assert b"this is no request of HTTP/1: " in answer
+    assert b"this is not a request of HTTP/1: " in answer
     assert b"secret" not in answer
     assert b"Server:" not in answer
     (line,) = [record for record in caplog.records if record.levelno >= logging.WARNING]

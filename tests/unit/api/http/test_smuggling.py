@@ -131,7 +131,7 @@ async def test_an_ambiguous_request_is_refused_and_nothing_behind_it_answered(si
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "OPTIONS"])
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_body_is_never_read_as_a_request(six: World, method: str, chunked: bool) -> None:
-    """Whatever is answered to it: the answer behind it is of what stands behind the body."""
+    """Whatever is answered to it: the answer behind it is of what is behind the body."""
     inner = SECOND.replace("r.b", "r.c")
     framing = CHUNKED if chunked else f"Content-Length: {len(inner)}\r\n"
     body = f"{len(inner):x}\r\n{inner}\r\n{EMPTY_BODY}" if chunked else inner

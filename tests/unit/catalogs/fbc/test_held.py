@@ -16,7 +16,7 @@ from tests.unit.catalogs.conftest import Parse
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 Documents = dict[str, list[dict[str, Any]]]
-"""Path -> what stands there."""
+"""Path -> what is there."""
 
 
 def package(name: str) -> dict[str, Any]:

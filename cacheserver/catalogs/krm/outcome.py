@@ -6,7 +6,7 @@ Shared by both kinds of source: directories (directory.py) and git (git.py).
    every good one, nor a typo on the branch the tags. The revision's last good content stays where it is known.
 2. A package with no good revision is rejected: ingest leaves what was served of it before. Porch lists such a revision
    with an error instead; we never served half a package, for either format, and do not begin here.
-3. Either way the package stands in Catalog.rejected with the reason, so Strict validation refuses the catalog for it.
+3. Either way the package is in Catalog.rejected with the reason, so Strict validation refuses the catalog for it.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Gathered:
             self.trees[last.tree] = known.trees[last.tree]
 
 
-async def judge(gathered: Gathered, repository: RepositoryKey, known: index.Known, jobs: Jobs) -> Catalog:
+async def outcome(gathered: Gathered, repository: RepositoryKey, known: index.Known, jobs: Jobs) -> Catalog:
     """Raises: CatalogError when the pool of workers cannot go on."""
     good = {name: sorted(found, key=lambda r: r.name) for name, found in gathered.packages.items() if found}
     hashes = await asyncio.to_thread(_hashes, repository, good)
