@@ -66,7 +66,7 @@ class Apply:
         self._claim = claim
         self._store = store
         # Costs a question more for each write, so only where users may write as well.
-        self._writer: Store | AuthoredStore = AuthoredStore(store) if config.deployment else store
+        self._writer: Store | AuthoredStore = AuthoredStore(store) if config.writable else store
         self._blobs = blobs
         self._progress = progress
         self._done = 0

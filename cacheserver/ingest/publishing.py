@@ -15,8 +15,8 @@ from cacheserver.config import RepositoryConfig
 from cacheserver.errors import CacheServerError, EtcdError, LeaseLostError
 from cacheserver.ingest.reading import written_to
 from cacheserver.ingest.sync import SyncServices
-from cacheserver.model import Key, RepositoryKey
-from cacheserver.publish.publisher import Publisher, Work
+from cacheserver.model import RepositoryKey
+from cacheserver.publish.publisher import Publisher, Waiting, Work
 from cacheserver.sources import Source
 from cacheserver.store.claims import Claim
 
@@ -76,7 +76,7 @@ class Publishing:
             log.exception("publishing failed by a defect", extra=about)
         return Work(next_s=_AGAIN_S)
 
-    async def settle(self, waiting: tuple[Key, ...], claim: Claim) -> bool:
+    async def settle(self, waiting: tuple[Waiting, ...], claim: Claim) -> bool:
         """As Publisher.settle, behind a sync that found all well; false: to be done again."""
         try:
             await self._publisher.settle(waiting, claim)

@@ -33,7 +33,7 @@ from cacheserver.store.objects import Store
 
 if TYPE_CHECKING:
     from cacheserver.ingest.publishing import Publishing
-    from cacheserver.publish.publisher import Publisher, Work
+    from cacheserver.publish.publisher import Publisher, Waiting, Work
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class _Tracked:
     """The last sync failed for lack of space in etcd: the next one begins as soon as there is some."""
     authored: asyncio.Event = field(default_factory=asyncio.Event)
     """A draft or an operation came or changed."""
-    waiting: tuple[Key, ...] = ()
+    waiting: tuple[Waiting, ...] = ()
     """Operations that git has carried out and the next sync is to end."""
     pushing: tuple[bool, str, str] | None = None
     """Whether git takes what is pushed, as a condition; None: not known, or nothing is."""

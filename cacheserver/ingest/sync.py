@@ -293,7 +293,7 @@ class Sync:
         report.digest, report.findings = digest, catalog.findings
         report.rejected, report.unreadable = catalog.rejected, catalog.unreadable
         report.ignored_tags = catalog.ignored_tags
-        refusal = _refusal(self._config, catalog, self._served)
+        refusal = _refusal(self._config, catalog, await self._read_from_source())
         if refusal is not None:
             report.outcome, (report.reason, report.message) = Outcome.HELD, refusal
             # What another release makes is written by a sync that knows nothing yet; a refused one wrote nothing.
@@ -312,6 +312,13 @@ class Sync:
             await storage.finished(self._claim, self._key, reserved)
         index = await self._blobs.put_bytes(catalog.index, "application/octet-stream", scratch)
         return index, await self._kept(catalog)
+
+    async def _read_from_source(self) -> Served:
+        """What is served, less packages of which there are but drafts that were made here."""
+        if not self._config.writable:
+            return self._served
+        drafts = await self._store.authored.drafts(self._key)
+        return {name: keys for name, keys in self._served.items() if keys.keys() - drafts.keys()}
 
     async def _kept(self, catalog: Catalog) -> str:
         """The digest of the documents of no package, which are in the store now; empty where there are none."""

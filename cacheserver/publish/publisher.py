@@ -59,6 +59,10 @@ _DIVERGED_S: Final = 60.0
 _BY_SYNC: Final = (Step.APPROVE, Step.PROPOSE_DELETION, Step.KEEP, Step.DELETE)
 
 
+Waiting = tuple[Key, str]
+"""A revision, and the id of its operation."""
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """What came of one look.
@@ -69,7 +73,7 @@ class Work:
     """
 
     pushed: bool = False
-    waiting: tuple[Key, ...] = ()
+    waiting: tuple[Waiting, ...] = ()
     next_s: float | None = None
     error: SourceError | None = None
 
@@ -130,15 +134,15 @@ class Publisher:
         _, next_s = await self.drafts.due(config, looked=True)
         return Work(turn.pushed, tuple(turn.waiting), next_s, turn.error)
 
-    async def settle(self, waiting: Iterable[Key], claim: Claim) -> None:
+    async def settle(self, waiting: Iterable[Waiting], claim: Claim) -> None:
         """End operations that git has carried out and that a sync, which found all well, did not end.
 
         That one saw nothing new, or does not serve what was published: then this says so.
         """
-        for key in waiting:
+        for key, operation in waiting:
             held = await self.authored.read(key)
-            if held.operation is None:
-                continue
+            if held.operation is None or held.operation.id != operation:
+                continue  # ended, and perhaps another was asked for since
             failure = None
             if held.operation.step is Step.APPROVE and held.draft is not None:
                 why = f"it is published in git as {held.operation.revision}, but its source's sync does not serve that"
@@ -212,7 +216,7 @@ class _Turn:
     remote: GitRefsSource
     claim: Claim
     pushed: bool = False
-    waiting: list[Key] = field(default_factory=list)
+    waiting: list[Waiting] = field(default_factory=list)
     error: SourceError | None = None
     _singly: bool = False
     _tries: int = 0
@@ -392,7 +396,7 @@ class _Turn:
         deleted_draft = operation.step is Step.DELETE and held.draft is not None
         if operation.step in _BY_SYNC and not deleted_draft:
             self.pushed = self.pushed or bool(plan.moves)
-            self.waiting.append(held.key)
+            self.waiting.append((held.key, operation.id))
             if operation.step is Step.APPROVE and (number := number_of(plan.revision)):
                 await self.publisher.authored.note_number(self.claim, self.config.key, held.key.package, number)
             return

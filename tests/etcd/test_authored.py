@@ -52,7 +52,7 @@ async def world(etcd_endpoint: str, workers: Workers, tmp_path: Path) -> AsyncIt
         scratch.mkdir()
         async with store.session("test") as session:
             world = World(store, blobs, session, SyncServices(store, blobs, workers, scratch), tmp_path)
-            world.deployment = True
+            world.writable = True
             yield world
             for source in world.sources.values():
                 await source.aclose()

@@ -51,7 +51,7 @@ class World:
     rooms: SyncServices
     home: Path
     claim: Claim | None = None
-    deployment: bool = False
+    writable: bool = False
     sources: dict[str, Source] = field(default_factory=dict)
 
     async def sync(self, spec: SourceSpec, kind: Format | None = None) -> SyncReport:
@@ -62,7 +62,7 @@ class World:
         async def on_change() -> None: ...
 
         return await Sync(
-            RepositoryConfig(KEY, spec, format=kind, deployment=self.deployment),
+            RepositoryConfig(KEY, spec, format=kind, writable=self.writable),
             source,
             self._hold,
             self.rooms,
