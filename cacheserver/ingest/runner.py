@@ -22,6 +22,7 @@ from cacheserver.config import RepositoryConfig
 from cacheserver.errors import CacheServerError, EtcdError, LeaseLostError, NoSpace
 from cacheserver.ingest import status
 from cacheserver.ingest.collection import ContentCollection
+from cacheserver.ingest.first import FirstLooks
 from cacheserver.ingest.pace import Pace
 from cacheserver.ingest.removal import Removals
 from cacheserver.ingest.space import Space
@@ -122,9 +123,14 @@ class Ingest:
         lead: bool = False,
         pace: Pace | None = None,
         space: Space | None = None,
+        looks: FirstLooks | None = None,
     ) -> None:
-        """lead: one process at a time does any work here; the others wait for it to go (a cluster's replicas)."""
+        """lead: one process at a time does any work here; the others wait for it to go (a cluster's replicas).
+
+        looks: told of the first look at each repository.
+        """
         self.space = space or Space()
+        self._looks = looks or FirstLooks()
         self._services = services
         self._statuses = statuses
         self._lead = lead
@@ -295,6 +301,7 @@ class Ingest:
             await life.pause(self._pace.spread(life.config.interval_s))
         while True:
             seconds = await self._attempt(life, hold)
+            self._looks.ended(life.config.key)
             await life.pause(self._pace.spread(seconds))
 
     async def _held(self, life: _Tracked, hold: _LazyClaim) -> bool:
@@ -315,7 +322,7 @@ class Ingest:
                 previous = await self._statuses.read(life.config)
                 await self._publish(life, hold, status.suspended(previous), None, previous)
                 return life.config.interval_s
-            report = await self._sync(life, hold, _no_progress)
+            report = await self._sync(life, hold, self._looks.progress(life.config.key))
         except (LeaseLostError, asyncio.CancelledError):
             raise
         except CacheServerError as exc:
@@ -415,10 +422,6 @@ def _first(group: ExceptionGroup[NoSpace]) -> NoSpace:
 async def _until_lost(session: Session) -> None:
     await session.wait_lost()
     raise LeaseLostError("the lease ran out: etcd did not hear from this process in time")
-
-
-def _no_progress(what: str, done: int, total: int) -> None:
-    """Nobody watches."""
 
 
 def _about(life: _Tracked, **more: object) -> dict[str, object]:
