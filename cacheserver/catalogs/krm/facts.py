@@ -14,7 +14,7 @@ import orjson
 
 from cacheserver.catalogs.catalog import Problem
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 """Part of every index and input hash: raise it when facts, rules or records change, and everything is read again."""
 
 KPTFILE: Final = "Kptfile"

@@ -11,7 +11,8 @@ import pytest
 from cacheserver.catalogs.catalog import Problem
 from cacheserver.catalogs.krm.facts import Facts, Lock, Origin, Revision, decode, decode_revision, encode
 from cacheserver.catalogs.krm.project import records, revision_number, version_of
-from cacheserver.model import LABEL_LATEST, LABEL_LIFECYCLE, Kind, Record, RepositoryKey
+from cacheserver.model import LABEL_LATEST, LABEL_LIFECYCLE, LABEL_PACKAGE, Kind, Record, RepositoryKey
+from cacheserver.names import package_label
 
 KEY = RepositoryKey("ns", "repo")
 FACTS = Facts(("sha256:" + "0" * 64, 2048, 1), labels=(("team", "net"),))
@@ -146,3 +147,9 @@ def test_facts_and_revisions_survive_being_written_down() -> None:
     assert decode(encode(facts)) == facts
     revision = tag("v1", lock=Lock("r", "d", "f", "c"), deletion_proposed=True)
     assert decode_revision(orjson.loads(orjson.dumps(revision))) == revision
+
+
+@pytest.mark.parametrize("path", ["dns", "network/dns", "a/" * 40 + "z", "nœud"])
+def test_whatever_the_path_objects_are_selected_by_a_label_of_their_package(path: str) -> None:
+    made = records(KEY, path, [(tag("v1"), FACTS)])
+    assert {record.labels[LABEL_PACKAGE] for record in made} == {package_label(path)}
