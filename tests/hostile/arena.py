@@ -189,6 +189,20 @@ class Arena:
 
         await eventually(said, within_s=within_s)
 
+    async def handled(self, name: str, namespace: str, *, within_s: float = 120) -> None:
+        """Until the server has read the repository as it was asked last."""
+
+        def said() -> bool:
+            found = self.status(name, namespace)
+            return found.get("lastHandledReconcileAt") == self.requested(name, namespace)
+
+        await eventually(said, within_s=within_s)
+
+    async def newest(self, namespace: str) -> int:
+        """The highest resourceVersion of the namespace's package revisions."""
+        async with self.session() as session, session.get(f"{API}/namespaces/{namespace}/packagerevisions") as answer:
+            return max(int(item["metadata"]["resourceVersion"]) for item in (await answer.json())["items"])
+
     # --- meters ---
 
     @asynccontextmanager
