@@ -433,7 +433,7 @@ def test_a_reader_that_leaves_is_no_error_worth_a_traceback(catalog_directory: P
 
 
 def catalog(**fields: object) -> Catalog:
-    given = {"packages": (), "unchanged": (), "rejected": {}, "unreadable": False, "findings": (), "index": b""}
+    given = {"packages": (), "unchanged": (), "rejected": {}, "findings": (), "index": b""}
     return Catalog(**{**given, **fields})  # type: ignore[arg-type]  # a builder: fields are named by the tests
 
 
@@ -454,7 +454,7 @@ def test_a_finding_about_no_file_names_the_catalog() -> None:
 
 def test_the_summary_names_what_is_rejected_and_what_may_be_missing() -> None:
     bad = {f"p{n:02}": [Finding("X", "x")] for n in range(12)}
-    summary = validate_summary(catalog(rejected=bad, unreadable=True, revisions=1), files=1, elapsed_s=0.5)
+    summary = validate_summary(catalog(rejected=bad, cause=bad["p00"][0], revisions=1), files=1, elapsed_s=0.5)
     first, rejected, missing = summary.splitlines()
     assert first == "1 file, 0 good packages with 1 revision, 12 rejected, 0 warnings, 0.50 s"
     assert rejected == "rejected: p00, p01, p02, p03, p04, p05, p06, p07, p08, p09 and 2 more"
