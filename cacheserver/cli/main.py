@@ -159,7 +159,9 @@ def _ingest(settings: Settings, terminal: Terminal, engine: Engine, *, fail_on_r
         _on_uvloop(engine.ingest(settings, progress=progress, on_report=reports.append, on_error=failed))
     if reports:
         terminal.out(ingest_table(reports))
-    may_be_empty = {repository.key for repository in settings.repositories if repository.allow_empty}
+    may_be_empty = {
+        repository.key for repository in settings.repositories if repository.allow_empty or repository.deployment
+    }
     for report in reports:
         name = report.repository.name
         for line in finding_lines(report.findings, most, terminal, prefix=f"{name}: "):

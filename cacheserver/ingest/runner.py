@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from cacheserver import metrics
@@ -25,9 +25,10 @@ from cacheserver.ingest.collection import ContentCollection
 from cacheserver.ingest.first import FirstLooks
 from cacheserver.ingest.pace import Pace
 from cacheserver.ingest.removal import Removals
+from cacheserver.ingest.said import Said
 from cacheserver.ingest.space import Space
 from cacheserver.ingest.sync import Outcome, Sync, SyncReport, SyncServices, count_served
-from cacheserver.model import Key, Kind, Record, RepositoryKey, Stored
+from cacheserver.model import ANNOTATION_REQUESTED, Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import Progress, Source
 from cacheserver.store.claims import CLAIM_TTL_S, Claim, Session
 from cacheserver.store.objects import Store
@@ -75,6 +76,9 @@ class _Tracked:
     failures: int = 0
     status_fits: bool = False
     """Status speaks of what is served: this process wrote it."""
+    asked_by: str = ""
+    """The annotation requestedAt as it was when the last look began: one that comes meanwhile is the next look's."""
+    said: Said = field(default_factory=Said)
     starved: bool = False
     """The last sync failed for lack of space in etcd: the next one begins as soon as there is some."""
 
@@ -299,6 +303,7 @@ class Ingest:
         # At once: a second process with the same repository waits here and asks its source nothing.
         while not await self._held(life, hold):
             await life.pause(self._pace.spread(life.config.interval_s))
+        await self._announce(life, hold)
         while True:
             seconds = await self._attempt(life, hold)
             self._looks.ended(life.config.key)
@@ -314,9 +319,21 @@ class Ingest:
             return False
         return True
 
+    async def _announce(self, life: _Tracked, hold: _LazyClaim) -> None:
+        """Have a new repository listed before its source answers: others may be silent for a minute before its turn."""
+
+        async def introduce() -> None:
+            previous = await self._statuses.read(life.config)
+            if status.is_silent(previous) and not life.config.suspend:
+                await self._publish(life, hold, status.awaited(life.config), None, previous)
+
+        with contextlib.suppress(NoSpace):  # the look itself says that
+            await self.space.retry(introduce, f"the status of {life.config.key}", full_too=False)
+
     async def _attempt(self, life: _Tracked, hold: _LazyClaim) -> float:
         """One look at the source; returns the seconds until the next."""
         started = time.monotonic()
+        life.asked_by = life.config.annotations.get(ANNOTATION_REQUESTED, "")
         try:
             if life.config.suspend:
                 previous = await self._statuses.read(life.config)
@@ -336,6 +353,7 @@ class Ingest:
         life.failures, life.starved = 0, False
         if report.outcome is not Outcome.UNCHANGED:
             log.info("repository read", extra=_about(life, **_counts(report)))
+            life.said.tell(report)
         return life.config.interval_s
 
     async def _sync(self, life: _Tracked, hold: _LazyClaim, progress: Progress) -> SyncReport:
@@ -354,7 +372,7 @@ class Ingest:
         ).run()  # fmt: skip
         same = report.outcome is Outcome.UNCHANGED
         phase = status.unchanged(previous) if same else status.synced(report)
-        await self._publish(life, hold, phase, report, previous)
+        await self._publish(life, hold, phase, report, previous, answers=life.asked_by)
         life.status_fits = True
         labels = life.config.key.namespace, life.config.key.name
         metrics.repository_checked.labels(*labels).set(time.time())
@@ -366,7 +384,7 @@ class Ingest:
         """Say so in status and, once, in the log; returns the seconds until the next try."""
         life.failures += 1
         if life.failures == 1:
-            log.warning("sync failed; the last good content stays served", extra=_about(life, error=str(error)))
+            log.warning("sync failed; what was served stays", extra=_about(life, error=str(error)))
         labels = life.config.key.namespace, life.config.key.name
         metrics.sync_seconds.labels(*labels, "failed").observe(time.monotonic() - started)
         metrics.sync_failures.labels(*labels, status.failure_reason(error)).inc()
@@ -380,7 +398,8 @@ class Ingest:
         if not isinstance(error, EtcdError) or isinstance(error, NoSpace):
             try:
                 previous = await self._statuses.read(life.config)
-                await self._publish(life, hold, status.failed(error, previous), None, previous)
+                phase = status.failed(error, previous)
+                await self._publish(life, hold, phase, None, previous, answers=life.asked_by)
             except LeaseLostError:
                 raise
             except EtcdError as exc:
@@ -388,10 +407,18 @@ class Ingest:
         return self._pace.retry_s(error, life.failures, life.config.interval_s)
 
     async def _publish(
-        self, life: _Tracked, hold: _LazyClaim, phase: status.Phase, report: SyncReport | None, previous: Stored | None
+        self,
+        life: _Tracked,
+        hold: _LazyClaim,
+        phase: status.Phase,
+        report: SyncReport | None,
+        previous: Stored | None,
+        *,
+        answers: str | None = None,
     ) -> Stored | None:
-        """Write the Repository object if it says anything new; returns what is served now."""
-        record = status.repository_record(life.config, phase, report, previous, now=time.time())
+        """Write the Repository object if it says anything new; returns what is served now. answers: as
+        status.repository_record."""
+        record = status.repository_record(life.config, phase, report, previous, now=time.time(), answers=answers)
         _measure(life, phase, status.served(record, previous))
         if record is None:
             return previous
@@ -446,7 +473,7 @@ def _measure(life: _Tracked, phase: status.Phase, served: status.Served | None) 
     labels = (life.config.key.namespace, life.config.key.name)
     metrics.repository_interval.labels(*labels).set(life.config.interval_s)
     metrics.repository_suspended.labels(*labels).set(life.config.suspend)
-    metrics.repository_ready.labels(*labels).set(phase.ready[0])
+    metrics.repository_ready.labels(*labels).set(phase.ready[0] is True)
     if served is not None:
         metrics.repository_packages.labels(*labels).set(served.packages)
         metrics.repository_revisions.labels(*labels).set(served.revisions)
