@@ -125,15 +125,19 @@ def check_typed_catalogs(catalogs: Sequence[str], cwd: Path) -> None:
     for text in catalogs:
         source = sources.parse_source(text.partition("=")[2], cwd)
         match source:
-            case sources.DirectorySource(path) | sources.OCILayoutSource(path):
+            case sources.DirectorySource(path) if path.exists() and not path.is_dir():
+                raise ConfigError(f"--catalog {text}: {path}: is a file; name the directory that holds it")
+            case sources.DirectorySource(path):
                 pass
+            case sources.OCILayoutSource(path):  # an archive too, or PATH:NAME (sources/oci/layout.py)
+                above = str(path).rpartition(":")[0]
+                path = path if path.exists() or not above else Path(above)
             case sources.GitSource(url) if url.startswith("file:"):
                 path = Path(unquote(urlsplit(url).path))
             case _:
                 continue
-        if not path.is_dir():
-            problem = "is a file; name the directory that holds it" if path.exists() else "there is no such directory"
-            raise ConfigError(f"--catalog {text}: {path}: {problem}")
+        if not path.exists():
+            raise ConfigError(f"--catalog {text}: {path}: there is no such file or directory")
 
 
 def _check_access(serving: ServingSettings) -> None:

@@ -128,10 +128,10 @@ def test_a_mistyped_word_is_told_with_the_likely_one(
         (("serve", "--catalog", "a=.", "--interval", "1s"), "--interval: '1s' is out of range"),
         (("serve", "--catalog", "a=.", "--listen", "0.0.0.0:8001"), "needs TLS and authentication"),
         (("validate", "nowhere"), "nowhere: there is no such file or directory"),
-        (("serve", "--catalog", "a=/no/such"), "--catalog a=/no/such: /no/such: there is no such directory"),
-        (("ingest", "--catalog", "a=/no/such"), "--catalog a=/no/such: /no/such: there is no such directory"),
-        (("serve", "--catalog", "a=oci-layout:/no/such"), "/no/such: there is no such directory"),
-        (("serve", "--catalog", "a=git+file:///no/such%20one#x"), "/no/such one: there is no such directory"),
+        (("serve", "--catalog", "a=/no/such"), "--catalog a=/no/such: /no/such: there is no such file or directory"),
+        (("ingest", "--catalog", "a=/no/such"), "--catalog a=/no/such: /no/such: there is no such file or directory"),
+        (("serve", "--catalog", "a=oci-layout:/no/such"), "/no/such: there is no such file or directory"),
+        (("serve", "--catalog", "a=git+file:///no/such%20one#x"), "/no/such one: there is no such file or directory"),
         (("serve", "--catalog", "a=/etc/passwd"), "/etc/passwd: is a file; name the directory that holds it"),
     ],
 )
@@ -193,6 +193,14 @@ def test_serve_hands_the_settings_to_the_server_and_prints_what_to_try(capsys: p
 
 def test_a_server_whose_disk_is_away_starts_where_no_flag_names_it() -> None:
     assert run("serve", CACHESERVER_CATALOGS="a=/no/such") == 0
+
+
+@pytest.mark.parametrize("name", ["layout", "layout.tar", "layout:v1", "layout.tar:v1"])
+def test_an_image_layout_is_a_directory_or_an_archive_and_may_name_an_image(name: str, tmp_path: Path) -> None:
+    (tmp_path / "layout").mkdir()
+    (tmp_path / "layout.tar").touch()
+    assert run("serve", "--catalog", f"a=oci-layout:{tmp_path / name}") == 0
+    assert run("serve", "--catalog", f"a=oci-layout:{tmp_path / 'no' / name}") == 2
 
 
 def test_the_banner_says_what_could_not_be_read_and_what_is_still_being_read() -> None:
