@@ -238,7 +238,7 @@ class Sync:
         await asyncio.to_thread((scratch / "tree").mkdir)
         async with contextlib.AsyncExitStack() as applying:
             async with services.fetching.turn(config.key) as fetched:
-                await services.scratch_space.wait()
+                await services.scratch_space.begin(scratch)
                 async with self._budget.spent("fetching the source"):
                     tree = await self._source.fetch(scratch / "tree", self._progress)
                 applying.push_async_callback(tree.aclose)
