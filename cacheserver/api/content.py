@@ -99,8 +99,7 @@ async def files(request: web.BaseRequest, blobs: Blobs, manifest: Manifest, shar
     if media_type is None:
         raise not_acceptable(_OFFERED)
     published = look(manifest, "spec", "lifecycle") == "Published"
-    branch = look(manifest, "status", "revisionNumber") == "-1"  # docs/api.md, Content: what it holds moves
-    cache_control = _PUBLISHED_CACHE if published and not branch else NO_CACHE
+    cache_control = _PUBLISHED_CACHE if published and not _moves(manifest) else NO_CACHE
     extra = header("ETag", f'"{digest}"') + header("Vary", "Accept") + header("X-Content-Type-Options", "nosniff")
     if matches(request.headers.get("If-None-Match", ""), f'"{digest}"'):
         return Reply(304, content_type="", cache_control=cache_control, extra=extra)
@@ -112,6 +111,13 @@ async def files(request: web.BaseRequest, blobs: Blobs, manifest: Manifest, shar
     async with share.hold(JSON_READER_BYTES if media_type is JSON else READER_BYTES):
         await send(stream, pieces, extra)
     return stream
+
+
+def _moves(manifest: Manifest) -> bool:
+    """Whether what a revision holds changes in daily use: that of a branch or directory does. Of a tag, the ref is
+    PATH/REVISION, a branch's is the revision's own name (docs/sources.md)."""
+    tagged = look(manifest, "status", "selfLock", "git", "ref").endswith(f"/{look(manifest, 'spec', 'revision')}")
+    return look(manifest, "status", "revisionNumber") == "-1" and not tagged
 
 
 async def send(stream: Stream, pieces: AsyncGenerator[bytes, None], extra: bytes = b"") -> None:

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
+from cacheserver.cache.snapshot import Name
 from cacheserver.cache.watchcache import WatchCache
 from cacheserver.model import LABEL_PACKAGE, Kind
+from cacheserver.names import MAX_NAME
 
 _SHOWN: Final = 5  # names in a message
 _LOOKED_AT: Final = 200
-"""Packages of one name, of all repositories and namespaces, and dots of a name: 20 us. Past that nothing is meant."""
+"""Packages of all repositories and namespaces that a name may begin with. Past that nothing is meant."""
 
 
 def meant(cache: WatchCache, kind: Kind, namespace: str, plural: str, name: str) -> str:
@@ -22,7 +24,7 @@ def meant(cache: WatchCache, kind: Kind, namespace: str, plural: str, name: str)
 
     Tells of the same namespace and kind alone, which whoever may get one of them by name may well know.
     """
-    if kind is Kind.REPOSITORY:
+    if kind is Kind.REPOSITORY or len(name) > MAX_NAME:
         return ""
     found = list(islice(_completed(cache, kind, namespace, name), _SHOWN + 1))
     if found:
@@ -36,12 +38,17 @@ def meant(cache: WatchCache, kind: Kind, namespace: str, plural: str, name: str)
 
 def _completed(cache: WatchCache, kind: Kind, namespace: str, name: str) -> Iterator[str]:
     """Names of objects that are `name` behind the name of a repository."""
-    words = name.split(".")[:_LOOKED_AT]
-    for count in range(1, len(words) + 1):
-        package = ".".join(words[:count])
-        for key in islice(cache.of_package(Kind.PACKAGE, package), _LOOKED_AT):
-            entry = cache.held(Kind.PACKAGE, key) if key[0] == namespace else None
-            if entry is not None:
-                whole = f"{entry.fields.get('spec.repository', '')}.{name}"
-                if cache.held(kind, (namespace, whole)) is not None:
-                    yield whole
+    for key in islice(_packages(cache, name), _LOOKED_AT):
+        entry = cache.held(Kind.PACKAGE, key) if key[0] == namespace else None
+        if entry is not None:
+            whole = f"{entry.fields.get('spec.repository', '')}.{name}"
+            if cache.held(kind, (namespace, whole)) is not None:
+                yield whole
+
+
+def _packages(cache: WatchCache, name: str) -> Iterator[Name]:
+    """Packages, of every namespace, that `name` begins with."""
+    end = len(name)
+    while end > 0:
+        yield from cache.of_package(Kind.PACKAGE, name[:end])
+        end = name.rfind(".", 0, end)

@@ -84,7 +84,8 @@ class Catalog:
     packages: good ones that changed since `known`, sorted by name.
     unchanged: names of good packages whose input_hash is the one in `known`; not parsed again.
     rejected: package name -> its findings (at least one is not a warning).
-    unreadable: True when some file could not be parsed, so packages may be missing through no wish of the author.
+    cause: the first finding about a file that could not be read, so that packages may be missing through no wish of the
+    author; what is rejected may follow from it.
     findings: everything found, rejections and warnings, in order of path and document.
     index: opaque bytes to hand in as `known` next time (it covers the good packages only).
     blobs: digest -> file in scratch: icons, and packages' files as a tar (archive.py). Those of `packages` only.
@@ -93,7 +94,6 @@ class Catalog:
     packages: Sequence[ParsedPackage]
     unchanged: Sequence[str]
     rejected: Mapping[str, Sequence[Finding]]
-    unreadable: bool
     findings: Sequence[Finding]
     index: bytes
     blobs: Mapping[Digest, BlobFile] = field(default_factory=dict)
@@ -101,5 +101,13 @@ class Catalog:
     """FBC: the blob with the documents of no package, if there are any; in `blobs` unless it is the one of `known`."""
     revisions: int = 0
     """Revisions of all good packages, the unchanged ones included."""
+    cause: Finding | None = None
+    nothing: str = ""
+    """Where there is no package at all, good or not: what was looked for, and what is there instead, for people."""
     ignored_tags: int = 0
     """Tags of a git repository that name no package; the first of them are among the warnings (KRM)."""
+
+    @property
+    def unreadable(self) -> bool:
+        """Whether some file could not be read."""
+        return self.cause is not None

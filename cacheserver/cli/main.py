@@ -7,6 +7,7 @@ stdout; progress, logs and errors go to stderr. The server is imported only by t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import difflib
 import errno
@@ -27,6 +28,7 @@ from cacheserver.errors import CacheServerError, ConfigError, EtcdStartError
 
 if TYPE_CHECKING:
     from cacheserver.ingest import SyncReport
+    from cacheserver.server.begun import Begun
 
 T = TypeVar("T")
 
@@ -36,8 +38,8 @@ log = logging.getLogger(__name__)
 class Engine(Protocol):
     """What the command line asks of `cacheserver.server.serve`."""
 
-    async def serve(self, settings: Settings, ready: Callable[[str], None]) -> int:
-        """Until SIGTERM or SIGINT; the exit code. Calls `ready` with the API's URL once it answers."""
+    async def serve(self, settings: Settings, *, ready: Callable[[Begun], None], progress: Progress) -> int:
+        """Until SIGTERM or SIGINT; the exit code. Calls `ready` once, when there is something to see."""
         ...
 
     async def ingest(
@@ -90,9 +92,11 @@ def _run(arguments: Mapping[str, Any], settings: Settings, terminal: Terminal, e
         case "serve":
             config.check_listen(settings)
             _require_content(settings, serving=True)
-            return _on_uvloop((engine or _server()).serve(settings, _announcer(settings, terminal)))
+            config.check_typed_catalogs(arguments.get("--catalog", ()), Path.cwd())
+            return _serve(settings, terminal, engine or _server())
         case "ingest":
             _require_content(settings, serving=False)
+            config.check_typed_catalogs(arguments.get("--catalog", ()), Path.cwd())
             strict, most = arguments["fail_on_rejected"], arguments["max_findings"]
             return _ingest(settings, terminal, engine or _server(), fail_on_rejected=strict, most=most)
         case "validate":
@@ -121,13 +125,18 @@ def _on_uvloop(work: Coroutine[Any, Any, T]) -> T:
     return uvloop.run(work)
 
 
-def _announcer(settings: Settings, terminal: Terminal) -> Callable[[str], None]:
-    def announce(url: str) -> None:
-        # In a container stdout joins the JSON log lines: there the log's own line with the URL is enough.
-        if terminal.interactive or logs.is_text(settings.logs, sys.stderr):
-            terminal.out(banner(url, settings))
+def _serve(settings: Settings, terminal: Terminal, engine: Engine) -> int:
+    # In a container stdout joins the JSON log lines: there the log's own line with the URL is enough.
+    talks = terminal.interactive or logs.is_text(settings.logs, sys.stderr)
+    with contextlib.ExitStack() as until_ready:
+        progress = until_ready.enter_context(terminal.progress())
 
-    return announce
+        def ready(begun: Begun) -> None:
+            until_ready.close()
+            if talks:
+                terminal.out(banner(begun))
+
+        return _on_uvloop(engine.serve(settings, ready=ready, progress=progress))
 
 
 def _require_content(settings: Settings, *, serving: bool) -> None:
@@ -150,7 +159,9 @@ def _ingest(settings: Settings, terminal: Terminal, engine: Engine, *, fail_on_r
         _on_uvloop(engine.ingest(settings, progress=progress, on_report=reports.append, on_error=failed))
     if reports:
         terminal.out(ingest_table(reports))
-    may_be_empty = {repository.key for repository in settings.repositories if repository.allow_empty}
+    may_be_empty = {
+        repository.key for repository in settings.repositories if repository.allow_empty or repository.deployment
+    }
     for report in reports:
         name = report.repository.name
         for line in finding_lines(report.findings, most, terminal, prefix=f"{name}: "):

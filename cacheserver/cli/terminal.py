@@ -6,17 +6,18 @@ Whatever comes from a catalog goes through `one_line`: a terminal must not obey 
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, TextIO
 
 from cacheserver.cli.logs import one_line
-from cacheserver.config import Settings
 
 if TYPE_CHECKING:  # `--help` and `version` do without what catalogs and sources import
     from cacheserver.catalogs import Catalog, Finding
     from cacheserver.ingest import SyncReport
+    from cacheserver.server.begun import Begun
 
 Progress = Callable[[str, int, int], None]
 """As sources.Progress: (what, done, total), total 0 while unknown."""
@@ -24,6 +25,7 @@ Progress = Callable[[str, int, int], None]
 _RED, _YELLOW, _RESET, _CLEAR_LINE = "\x1b[31m", "\x1b[33m", "\x1b[0m", "\r\x1b[K"
 _PROGRESS_EVERY_S: Final = 0.1
 _SHOWN_NAMES: Final = 10
+_CAUSE_CHARACTERS: Final = 300  # of why a repository was not read; the whole stands in its status
 
 
 class Terminal:
@@ -57,25 +59,38 @@ class Terminal:
     @contextlib.contextmanager
     def progress(self) -> Iterator[Progress]:
         """One line on stderr, rewritten ten times a second and with each new step, wiped at the end; nothing off a
-        terminal."""
+        terminal. Log lines that come meanwhile get a line of their own."""
         if not self._err.isatty():
             yield lambda _what, _done, _total: None
             return
-        next_at, step = 0.0, ""
+        next_at, step, over = 0.0, "", False
 
         def show(what: str, done: int, total: int) -> None:
             nonlocal next_at, step
             now = time.monotonic()
-            if now < next_at and what == step:
+            if over or (now < next_at and what == step):
                 return
             next_at, step = now + _PROGRESS_EVERY_S, what
             amount = f" {100 * done // total:3d} %" if total else f" {done}" if done else ""
             self._err.write(f"{_CLEAR_LINE}{one_line(what)[:60]}{amount}")
             self._err.flush()
 
+        def make_room(_record: logging.LogRecord) -> bool:
+            nonlocal next_at
+            if step and next_at:
+                self._err.write(_CLEAR_LINE)
+                next_at = 0.0
+            return True
+
+        handlers = logging.getLogger().handlers[:]
+        for handler in handlers:
+            handler.addFilter(make_room)
         try:
             yield show
         finally:
+            over = True
+            for handler in handlers:
+                handler.removeFilter(make_room)
             self._err.write(_CLEAR_LINE)
             self._err.flush()
 
@@ -145,26 +160,43 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("   ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def banner(url: str, settings: Settings) -> str:
-    """The address and what to try there first."""
-    count = len(settings.repositories)
-    what = counted(count, "repository", "repositories") if count else "what etcd holds"
-    kubectl = f"kubectl --server {url}"
+def banner(begun: Begun) -> str:
+    """What is served, what is not and why, the address, and what to try there first."""
+    kubectl = f"kubectl --server {begun.url}"
+    lines = [f"Serving {_content(begun)} on {begun.url}"]
+    lines += [f"  {name} could not be read: {_cut(why)}" for name, why in sorted(begun.failed.items())[:_SHOWN_NAMES]]
+    if begun.reading:
+        names = ", ".join(begun.reading[:_SHOWN_NAMES])
+        more = f" and {len(begun.reading) - _SHOWN_NAMES} more" if len(begun.reading) > _SHOWN_NAMES else ""
+        lines.append(f"  still being read: {names}{more}")
     return "\n".join(
         (
-            f"Serving {what} on {url} . Try:",
+            *lines,
             "",
-            f"  {kubectl} get repositories",
+            "Try, in another terminal:",
+            "",
             f"  {kubectl} get packages",
-            f"  {kubectl} get packagerevisions --field-selector spec.packageName=NAME",
+            f"  {kubectl} get repositories",
+            f"  {kubectl} get packagerevisions -l cacheserver.dev/package=NAME",
             f"  {kubectl} get packages --watch",
             f"  {kubectl} explain package.status",
-            f"  curl {url}/apis/cacheserver.dev/v1alpha1/packages",
-            f"  curl {url}/readyz?verbose",
+            f"  curl {begun.url}/apis/cacheserver.dev/v1alpha1/packages",
+            f"  curl {begun.url}/readyz?verbose",
             "",
             "Ctrl-C stops it.",
         )
     )
+
+
+def _content(begun: Begun) -> str:
+    if not begun.repositories:
+        return "what etcd holds"
+    packages, revisions = counted(begun.packages, "package"), counted(begun.revisions, "revision")
+    return f"{packages}, {revisions} of {counted(begun.repositories, 'repository', 'repositories')}"
+
+
+def _cut(text: str) -> str:
+    return one_line(text if len(text) <= _CAUSE_CHARACTERS else f"{text[:_CAUSE_CHARACTERS]}...")
 
 
 def counted(count: int, one: str, many: str = "") -> str:

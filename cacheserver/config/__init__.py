@@ -6,7 +6,15 @@ Read once at start by the command line; everybody else is handed the dataclasses
 from __future__ import annotations
 
 from cacheserver.config.declare import Setting
-from cacheserver.config.load import CONFIG_ENV, CONFIG_FLAG, Flags, check_listen, load, unknown_environment
+from cacheserver.config.load import (
+    CONFIG_ENV,
+    CONFIG_FLAG,
+    Flags,
+    check_listen,
+    check_typed_catalogs,
+    load,
+    unknown_environment,
+)
 from cacheserver.config.quantities import Address, show_duration, show_size
 from cacheserver.config.repositories import Defaults, FormatChoice, RepositoryConfig, Validation, from_cluster
 from cacheserver.config.settings import (
@@ -64,6 +72,7 @@ __all__ = [
     "SourceSpec",
     "Validation",
     "check_listen",
+    "check_typed_catalogs",
     "from_cluster",
     "load",
     "parse_source",

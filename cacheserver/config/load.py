@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
-from cacheserver.config import repositories
+from cacheserver.config import repositories, sources
 from cacheserver.config.declare import ENV_PREFIX, Setting
 from cacheserver.config.repositories import API_VERSION, Defaults, RepositoryConfig
 from cacheserver.config.settings import (
@@ -113,6 +114,30 @@ def check_listen(settings: Settings) -> None:
             f"--listen {serving.listen}: an address that other machines can reach needs TLS and authentication: give"
             f" {' and '.join(missing)}; or listen on 127.0.0.1 or [::1], and put a proxy that authenticates in front"
         )
+
+
+def check_typed_catalogs(catalogs: Sequence[str], cwd: Path) -> None:
+    """catalogs: the texts of --catalog, which `load` has read. Raises: ConfigError for a path that is not there.
+
+    Of flags alone: who types one is there to correct it. A server that a file or a variable configures starts without
+    its disk, serves what it had, and reads again when the disk is back.
+    """
+    for text in catalogs:
+        source = sources.parse_source(text.partition("=")[2], cwd)
+        match source:
+            case sources.DirectorySource(path) if path.exists() and not path.is_dir():
+                raise ConfigError(f"--catalog {text}: {path}: is a file; name the directory that holds it")
+            case sources.DirectorySource(path):
+                pass
+            case sources.OCILayoutSource(path):  # an archive too, or PATH:NAME (sources/oci/layout.py)
+                above = str(path).rpartition(":")[0]
+                path = path if path.exists() or not above else Path(above)
+            case sources.GitSource(url) if url.startswith("file:"):
+                path = Path(unquote(urlsplit(url).path))
+            case _:
+                continue
+        if not path.exists():
+            raise ConfigError(f"--catalog {text}: {path}: there is no such file or directory")
 
 
 def _check_access(serving: ServingSettings) -> None:

@@ -340,16 +340,16 @@ class ParseSettings:
     repository_bytes: int = setting(
         "max-repository-bytes",
         size(least=1 << 20, most=1 << 40),
-        1 << 30,
+        512 << 20,
         "Most bytes that one repository has in etcd: objects, content and index, and what it replaced within the last "
         "75 minutes.",
-    )  # an eighth of the 8Gi that etcd is best kept below; the largest public catalogs take 100 MB
+    )  # a quarter of etcd's own default quota; the largest public catalogs take 100 MB
     namespace_bytes: int = setting(
         "max-namespace-bytes",
         size(least=1 << 20, most=1 << 40),
-        2 << 30,
+        1 << 30,
         "Most bytes that all repositories of a namespace have in etcd together, counted as for one.",
-    )  # a fourth of etcd's 8Gi, so that one tenant does not fill it
+    )  # half of etcd's own default quota, so that one tenant does not fill it: see ingest/storage.py
     git_memory_bytes: int = setting(
         "git-memory",
         size(least=64 << 20, most=1 << 40),

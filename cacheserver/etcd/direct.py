@@ -221,7 +221,9 @@ class _Connection(asyncio.Protocol):
     def close(self) -> None:
         self.usable = False
         if self._transport is not None:
-            self._transport.close()
+            # Nothing of ours is worth waiting for. close() would wait, for a peer that hangs to take what was written,
+            # and over TLS up to 30 s for its goodbye: the connection would outlive its owner, and perhaps the loop.
+            self._transport.abort()
 
     # --- asyncio.Protocol ---
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from cacheserver.errors import EtcdError, EtcdStartError, Unavailable
-from cacheserver.etcd.binary import Binary, find_binary
+from cacheserver.etcd.binary import Binary, distributed_binary, find_binary
 from cacheserver.etcd.client import Client
 from cacheserver.etcd.directory import Directory, claim_directory
 from cacheserver.etcd.supervise import command
@@ -141,7 +141,8 @@ class EmbeddedEtcd:
     async def _start(self) -> None:
         self._binary = binary = await find_binary(self._configured_binary)
         warning = check_supported(binary.version, embedded=True)
-        if warning is not None:
+        # The one that our own extra installs nobody chose, and a cache that can be rebuilt is what it is there for.
+        if warning is not None and binary.path != distributed_binary():
             log.warning(warning, extra={"binary": str(binary.path)})
         self._directory = directory = await asyncio.to_thread(claim_directory, self._configured_dir, _CLIENT_SOCKET)
         self._stack.push_async_callback(asyncio.to_thread, directory.release)

@@ -12,7 +12,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
@@ -49,32 +49,42 @@ def scratch_directory() -> Iterator[Path]:
 
 
 class ScratchSpace:
-    """How many bytes of fetched trees lie on disk. Those under way are not known yet: each has its source's own cap."""
+    """How many bytes of fetched trees lie on disk: those that are whole, and of those under way what is there already.
+
+    What one under way still brings has its source's own cap.
+    """
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._held: dict[Path, int] = {}
-        self._less = asyncio.Event()
+        self._under_way: set[Path] = set()
+        self._less = asyncio.Event()  # another one each time it is set: nobody misses it who looks meanwhile
 
     @property
     def held_bytes(self) -> int:
         """Bytes of all trees that are held."""
         return sum(self._held.values())
 
-    async def wait(self) -> None:
-        """Until there is room for one more. What holds it is being applied, which ends."""
-        while self.held_bytes >= self._most_bytes:
-            self._less.clear()
-            await self._less.wait()
+    async def begin(self, tree: Path) -> None:
+        """Returns when there is room for one more; `tree` counts from then on, until drop(). What takes room ends."""
+        while True:
+            less = self._less
+            if self.held_bytes + await asyncio.to_thread(_sizes, list(self._under_way)) < self._most_bytes:
+                break
+            await less.wait()
+        self._under_way.add(tree)
 
     async def hold(self, tree: Path) -> None:
-        """Count what lies below `tree`, until drop()."""
+        """`tree` is whole: count what lies below it now, until drop()."""
         self._held[tree] = await asyncio.to_thread(_size, tree)
+        self._under_way.discard(tree)
 
     def drop(self, tree: Path) -> None:
         """`tree` is gone, or was never held: whoever waits looks again."""
         self._held.pop(tree, None)
+        self._under_way.discard(tree)
         self._less.set()
+        self._less = asyncio.Event()
 
 
 class Mirrors:
@@ -197,6 +207,10 @@ def _used_at(path: Path) -> float:
         return (path.parent / f".{path.name}{_USE}").stat().st_mtime
     except FileNotFoundError:
         return 0.0
+
+
+def _sizes(directories: Iterable[Path]) -> int:
+    return sum(_size(directory) for directory in directories)
 
 
 def _size(directory: Path) -> int:

@@ -22,11 +22,13 @@ from cacheserver.config import RepositoryConfig
 from cacheserver.errors import CacheServerError, EtcdError, LeaseLostError, NoSpace
 from cacheserver.ingest import status
 from cacheserver.ingest.collection import ContentCollection
+from cacheserver.ingest.first import FirstLooks
 from cacheserver.ingest.pace import Pace
 from cacheserver.ingest.removal import Removals
+from cacheserver.ingest.said import Said
 from cacheserver.ingest.space import Space
 from cacheserver.ingest.sync import Outcome, Sync, SyncReport, SyncServices, count_served
-from cacheserver.model import Key, Kind, Record, RepositoryKey, Stored
+from cacheserver.model import ANNOTATION_REQUESTED, Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import Progress, Source
 from cacheserver.store.claims import CLAIM_TTL_S, Claim, Session
 from cacheserver.store.objects import Store
@@ -78,6 +80,9 @@ class _Tracked:
     failures: int = 0
     status_fits: bool = False
     """Status speaks of what is served: this process wrote it."""
+    asked_by: str = ""
+    """The annotation requestedAt as it was when the last look began: one that comes meanwhile is the next look's."""
+    said: Said = field(default_factory=Said)
     starved: bool = False
     """The last sync failed for lack of space in etcd: the next one begins as soon as there is some."""
     authored: asyncio.Event = field(default_factory=asyncio.Event)
@@ -141,13 +146,16 @@ class Ingest:
         lead: bool = False,
         pace: Pace | None = None,
         space: Space | None = None,
+        looks: FirstLooks | None = None,
         publisher: Publisher | None = None,
     ) -> None:
         """lead: one process at a time does any work here; the others wait for it to go (a cluster's replicas).
 
-        publisher: of repositories that are written to; without one they are only read.
+        looks: told of the first look at each repository. publisher: of repositories that are written to; without one
+        they are only read.
         """
         self.space = space or Space()
+        self._looks = looks or FirstLooks()
         self._services = services
         self._statuses = statuses
         self._lead = lead
@@ -326,8 +334,10 @@ class Ingest:
         # At once: a second process with the same repository waits here and asks its source nothing.
         while not await self._held(life, hold):
             await life.pause(self._pace.spread(life.config.interval_s))
+        await self._announce(life, hold)
         while True:
             seconds = self._pace.spread(await self._attempt(life, hold))
+            self._looks.ended(life.config.key)
             if self._publishing is None or not self._publishing.concerns(life.config):
                 await life.pause(seconds)
             else:
@@ -376,15 +386,27 @@ class Ingest:
             return False
         return True
 
+    async def _announce(self, life: _Tracked, hold: _LazyClaim) -> None:
+        """Have a new repository listed before its source answers: others may be silent for a minute before its turn."""
+
+        async def introduce() -> None:
+            previous = await self._statuses.read(life.config)
+            if status.is_silent(previous) and not life.config.suspend:
+                await self._publish(life, hold, status.awaited(life.config), None, previous)
+
+        with contextlib.suppress(NoSpace):  # the look itself says that
+            await self.space.retry(introduce, f"the status of {life.config.key}", full_too=False)
+
     async def _attempt(self, life: _Tracked, hold: _LazyClaim) -> float:
         """One look at the source; returns the seconds until the next."""
         started = time.monotonic()
+        life.asked_by = life.config.annotations.get(ANNOTATION_REQUESTED, "")
         try:
             if life.config.suspend:
                 previous = await self._statuses.read(life.config)
                 await self._publish(life, hold, status.suspended(previous), None, previous)
                 return life.config.interval_s
-            report = await self._sync(life, hold, _no_progress)
+            report = await self._sync(life, hold, self._looks.progress(life.config.key))
         except (LeaseLostError, asyncio.CancelledError):
             raise
         except CacheServerError as exc:
@@ -398,6 +420,7 @@ class Ingest:
         life.failures, life.starved = 0, False
         if report.outcome is not Outcome.UNCHANGED:
             log.info("repository read", extra=_about(life, **_counts(report)))
+            life.said.tell(report)
         return life.config.interval_s
 
     async def _sync(self, life: _Tracked, hold: _LazyClaim, progress: Progress) -> SyncReport:
@@ -416,7 +439,7 @@ class Ingest:
         ).run()  # fmt: skip
         same = report.outcome is Outcome.UNCHANGED
         phase = status.unchanged(previous) if same else status.synced(report)
-        await self._publish(life, hold, phase, report, previous)
+        await self._publish(life, hold, phase, report, previous, answers=life.asked_by)
         life.status_fits = True
         labels = life.config.key.namespace, life.config.key.name
         metrics.repository_checked.labels(*labels).set(time.time())
@@ -428,7 +451,7 @@ class Ingest:
         """Say so in status and, once, in the log; returns the seconds until the next try."""
         life.failures += 1
         if life.failures == 1:
-            log.warning("sync failed; the last good content stays served", extra=_about(life, error=str(error)))
+            log.warning("sync failed; what was served stays", extra=_about(life, error=str(error)))
         labels = life.config.key.namespace, life.config.key.name
         metrics.sync_seconds.labels(*labels, "failed").observe(time.monotonic() - started)
         metrics.sync_failures.labels(*labels, status.failure_reason(error)).inc()
@@ -442,7 +465,8 @@ class Ingest:
         if not isinstance(error, EtcdError) or isinstance(error, NoSpace):
             try:
                 previous = await self._statuses.read(life.config)
-                await self._publish(life, hold, status.failed(error, previous), None, previous)
+                phase = status.failed(error, previous)
+                await self._publish(life, hold, phase, None, previous, answers=life.asked_by)
             except LeaseLostError:
                 raise
             except EtcdError as exc:
@@ -450,10 +474,20 @@ class Ingest:
         return self._pace.retry_s(error, life.failures, life.config.interval_s)
 
     async def _publish(
-        self, life: _Tracked, hold: _LazyClaim, phase: status.Phase, report: SyncReport | None, previous: Stored | None
+        self,
+        life: _Tracked,
+        hold: _LazyClaim,
+        phase: status.Phase,
+        report: SyncReport | None,
+        previous: Stored | None,
+        *,
+        answers: str | None = None,
     ) -> Stored | None:
-        """Write the Repository object if it says anything new; returns what is served now."""
-        record = status.repository_record(life.config, phase, report, previous, now=time.time(), pushing=life.pushing)
+        """Write the Repository object if it says anything new; returns what is served now. answers: as
+        status.repository_record."""
+        record = status.repository_record(
+            life.config, phase, report, previous, now=time.time(), answers=answers, pushing=life.pushing
+        )
         _measure(life, phase, status.served(record, previous))
         if record is None:
             return previous
@@ -494,10 +528,6 @@ async def _until_lost(session: Session) -> None:
     raise LeaseLostError("the lease ran out: etcd did not hear from this process in time")
 
 
-def _no_progress(what: str, done: int, total: int) -> None:
-    """Nobody watches."""
-
-
 def _about(life: _Tracked, **more: object) -> dict[str, object]:
     return {"namespace": life.config.key.namespace, "repository": life.config.key.name, **more}
 
@@ -520,7 +550,7 @@ def _measure(life: _Tracked, phase: status.Phase, served: status.Served | None) 
     labels = (life.config.key.namespace, life.config.key.name)
     metrics.repository_interval.labels(*labels).set(life.config.interval_s)
     metrics.repository_suspended.labels(*labels).set(life.config.suspend)
-    metrics.repository_ready.labels(*labels).set(phase.ready[0])
+    metrics.repository_ready.labels(*labels).set(phase.ready[0] is True)
     if served is not None:
         metrics.repository_packages.labels(*labels).set(served.packages)
         metrics.repository_revisions.labels(*labels).set(served.revisions)

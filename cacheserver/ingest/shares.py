@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 
 from cacheserver.model import RepositoryKey
 
-SLOW_AFTER_S = 60.0
-"""Ours: the largest public catalogs are read in 10 s; who takes longer is slow, not large."""
+SLOW_AFTER_S = 20.0
+"""Ours: the largest public catalogs are read in 10 s; who takes longer is slow, not large. For so long
+three of a namespace can hold up its others, once: the next time they begin among the slow."""
 _SLOW_KEPT = 4096
 """Slow repositories remembered; past that the longest known is taken for well, and shows again that it is not."""
 

@@ -1,32 +1,42 @@
 """The Repository object as served: spec from configuration, status from the last sync. Words for people at 3 a.m.
 
 Conditions follow kstatus (Ready, Reconciling, Stalled) plus Degraded; each is always present, with a CamelCase reason
-and a message that says what happened and what to do. Written only when something but the clock changed, so an
-unchanged catalog makes no event.
+and a message that says what happened and what to do. Ready is Unknown until the first look ends. Written only when
+something but the clock changed, so an unchanged catalog makes no event.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import orjson
 
+from cacheserver.catalogs import Finding
 from cacheserver.catalogs.fbc.held import REASON as HELD_BACK
-from cacheserver.catalogs.summary import LONGEST_NAME, clip
+from cacheserver.catalogs.krm.packages import IGNORED_TAG
+from cacheserver.catalogs.summary import LONGEST_NAME, clip, counted, first_of
 from cacheserver.config import RepositoryConfig
+from cacheserver.config.sources import GitSource
 from cacheserver.errors import CacheServerError, CatalogError, EtcdError, NoSpace, SourceError
-from cacheserver.ingest.sync import Outcome, SyncReport
-from cacheserver.model import ANNOTATION_REQUESTED, Key, Kind, Record, Stored
+from cacheserver.ingest.sync import ASKS_AT_ONCE, SLOW_AT_ONCE, Outcome, SyncReport
+from cacheserver.model import Key, Kind, Record, Stored
 
 REJECTED_SHOWN = 20
+_TAGS_SHOWN = 20
 _NAMES_SHOWN = 5
+_SUMMARY_CHARACTERS = 120
+"""Ours: of Ready's message in a table, beside the other columns of `kubectl get -o wide`."""
+_MESSAGE_CHARACTERS = 1024
 CHECKED_EVERY_S = 3600.0
 """`lastCheckedAt` alone is refreshed no more often than this: each refresh is an event at every watcher. The metric
 cacheserver_repository_last_checked_timestamp_seconds is exact."""
+
+Says = tuple[bool | None, str, str]
+"""A condition as (true? None: unknown, reason, message)."""
 
 # Retrying does not help; the source, the settings or the catalog has to change. kstatus: Stalled.
 _STALLING = {
@@ -36,6 +46,7 @@ _STALLING = {
     "SourceTooLarge",
     "CatalogRefused",
     "CatalogEmpty",
+    "NoPackages",
 }
 # What to do, where the error's own message does not always say so: it was raised far from what the operator can turn.
 _REMEDIES = {
@@ -57,24 +68,45 @@ _PUSHED = "Pushed"
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """What a status says: each condition as (true?, reason, message)."""
+    """What a status says, condition by condition."""
 
-    ready: tuple[bool, str, str]
-    reconciling: tuple[bool, str, str]
-    stalled: tuple[bool, str, str]
-    degraded: tuple[bool, str, str]
+    ready: Says
+    reconciling: Says
+    stalled: Says
+    degraded: Says
 
 
-_NOT_RECONCILING = (False, "Idle", "no sync under way")
-_NOT_STALLED = (False, "Progressing", "nothing stands in the way of the next sync")
-_NOT_DEGRADED = (False, "AllAccepted", "every package of the source is served")
-_NOTHING_READ = (False, "NothingRead", "the source was not read yet, so nothing of it is served")
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """What is served, and which tags are ignored: how many, and the names of the first of them."""
+
+    packages: int
+    revisions: int
+    ignored_tags: int = 0
+    ignored: Sequence[str] = ()
+
+
+_NOT_RECONCILING: Says = (False, "Idle", "no sync under way")
+_NOT_STALLED: Says = (False, "NotStalled", "nothing stands in the way of the next sync")
+_NOT_DEGRADED: Says = (False, "AllAccepted", "every package of the source is served")
+_NOTHING_READ: Says = (False, "NothingRead", "the source was not read yet, so nothing of it is served")
+
+
+def awaited(config: RepositoryConfig) -> Phase:
+    """Of a repository that nobody asked yet, so that it is listed from the start on, however slow others are."""
+    message = "the source is asked for the first time and has not answered yet"
+    if isinstance(config.source, GitSource):
+        most = ASKS_AT_ONCE - SLOW_AT_ONCE
+        message += f", or it waits for its turn: {most} git repositories are asked at a time"
+    return Phase((None, "Waiting", message), (True, "Waiting", message), _NOT_STALLED, _NOTHING_READ)
 
 
 def syncing(previous: Stored | None) -> Phase:
     """A sync reads the source now; everything else stays as it was."""
     said = _said(previous)
-    ready = said.get("Ready", (False, "Syncing", "the first sync is under way"))
+    ready = said.get("Ready", (None, "", ""))
+    if ready[0] is None:
+        ready = (None, "Syncing", "the first sync is under way: the source is fetched and read")
     reconciling = (True, "Syncing", "reading the source")
     return Phase(ready, reconciling, _NOT_STALLED, said.get("Degraded", _NOTHING_READ))
 
@@ -100,9 +132,14 @@ def pushing(error: SourceError | None) -> tuple[bool, str, str]:
     return False, error.reason, "; ".join(filter(None, parts))
 
 
+def is_silent(previous: Stored | None) -> bool:
+    """Whether nothing was said of the repository so far."""
+    return "Ready" not in _said(previous)
+
+
 def digest_of(previous: Stored | None) -> str:
     """Of the source that the status speaks of; empty before the first sync."""
-    return str(orjson.loads(previous.value)["status"].get("digest", "")) if previous else ""
+    return str(_facts_of(previous).get("digest", ""))
 
 
 def recall(report: SyncReport, stored: Stored | None) -> None:
@@ -119,8 +156,9 @@ def unchanged(previous: Stored | None) -> Phase:
         degraded = _NOT_DEGRADED
     if degraded[0] and degraded[1] in _STALLING:
         return Phase((False, *degraded[1:]), _NOT_RECONCILING, degraded, degraded)
-    facts = orjson.loads(previous.value)["status"] if previous else {}
-    return _good(facts.get("packages", 0), facts.get("revisions", 0), facts.get("ignoredTags", 0), degraded)
+    facts = _facts_of(previous)
+    counts = _Counts(*(facts.get(name, 0) for name in ("packages", "revisions", "ignoredTags")))
+    return _good(replace(counts, ignored=facts.get("ignoredTagNames", ())), degraded)
 
 
 def suspended(previous: Stored | None) -> Phase:
@@ -136,49 +174,80 @@ def synced(report: SyncReport) -> Phase:
         held = (True, report.reason, report.message)
         return Phase((False, report.reason, report.message), _NOT_RECONCILING, held, held)
     degraded = _NOT_DEGRADED
-    if report.unreadable:
-        first = next((f for f in report.findings if not f.warning and f.reason != HELD_BACK), None)
-        where = f"{clip(first.path, 200)}: {clip(first.message, 300)}" if first else "a file could not be read"
-        message = f"nothing is deleted until every file can be read again. {where}{_held(report)}"
+    if report.cause is not None:
+        message = f"nothing is deleted until every file can be read again. {_in_place(report.cause)}{_held(report)}"
         degraded = (True, "UnreadableFile", message)
     elif report.rejected:
-        name, findings = next(iter(report.rejected.items()))
-        first, name = next((f for f in findings if not f.warning), findings[0]), clip(name, LONGEST_NAME)
-        degraded = (
-            True,
-            "PackagesRejected",
-            f"{len(report.rejected)} rejected, their last good content stays; first: {name}: {first.message}",
+        name, first = next((name, cause_of(findings)) for name, findings in report.rejected.items())
+        them = "it" if len(report.rejected) == 1 else "them"
+        count = counted(len(report.rejected), "package")
+        message = (
+            f"{count} rejected, what was served of {them} stays; {clip(name, LONGEST_NAME)}: {_in_place(first, name)}"
         )
-    return _good(report.packages, report.revisions, report.ignored_tags, degraded)
+        degraded = (True, "PackagesRejected", message)
+    return _good(_Counts(report.packages, report.revisions, report.ignored_tags, _ignored(report)), degraded)
+
+
+def cause_of(findings: Sequence[Finding]) -> Finding:
+    """The one of a rejected package's findings that rejects it; the others may follow from it."""
+    return next((finding for finding in findings if not finding.warning), findings[0])
+
+
+def _in_place(finding: Finding, package: str = "") -> str:
+    """A finding in its place: FILE:LINE: MESSAGE. package: named before already."""
+    message = finding.message.removeprefix(f"package {package!r}: ")
+    return f"{place_of(finding)}: {clip(message, 300)}" if finding.path else clip(message, 300)
+
+
+def place_of(finding: Finding) -> str:
+    """FILE:LINE, as far as it is known."""
+    path = clip(finding.path, 200)
+    return f"{path}:{finding.line}" if path and finding.line else path
+
+
+def _ignored(report: SyncReport) -> Sequence[str]:
+    """The first tags that name no package."""
+    names = (finding.path for finding in report.findings if finding.reason == IGNORED_TAG and finding.path)
+    return [clip(name, LONGEST_NAME) for name, _ in zip(names, range(_TAGS_SHOWN), strict=False)]
 
 
 def _held(report: SyncReport) -> str:
     """Which packages stay as they were because of it."""
     names = sorted(name for name, findings in report.rejected.items() if findings[0].reason == HELD_BACK)
-    shown = ", ".join(clip(name, 63) for name in names[:_NAMES_SHOWN])
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return f". Held back, as they may be spoken of there: {shown}{more}" if names else ""
+    shown = first_of([clip(name, 63) for name in names], _NAMES_SHOWN)
+    return f". Held back, as they may be spoken of there: {shown}" if names else ""
 
 
-def _good(packages: int, revisions: int, ignored_tags: int, degraded: tuple[bool, str, str]) -> Phase:
-    message = f"synced: {packages} packages, {revisions} revisions"
-    if ignored_tags:
-        message += f"; {ignored_tags} tags ignored, which name no package"
+def _good(counts: _Counts, degraded: Says) -> Phase:
+    message = f"synced: {counted(counts.packages, 'package')}, {counted(counts.revisions, 'revision')}"
+    if many := counts.ignored_tags:
+        shown = first_of(counts.ignored, _NAMES_SHOWN, of=many)
+        names = f" ({shown})" if shown else ""
+        message += f"; {counted(many, 'tag')} ignored, which {'names' if many == 1 else 'name'} no package{names}"
     if degraded[0]:
         message += f"; {degraded[2]}"
     return Phase((True, "Synced", message), _NOT_RECONCILING, _NOT_STALLED, degraded)
 
 
-def _said(previous: Stored | None) -> dict[str, tuple[bool, str, str]]:
+def _said(previous: Stored | None) -> dict[str, Says]:
     """What each condition of the object says."""
-    conditions = orjson.loads(previous.value)["status"].get("conditions", ()) if previous else ()
-    return {c["type"]: (c["status"] == "True", c["reason"], c["message"]) for c in conditions}
+    truth = {"True": True, "False": False}
+    conditions = _facts_of(previous).get("conditions", ())
+    return {c["type"]: (truth.get(c["status"]), c["reason"], c["message"]) for c in conditions}
+
+
+def _facts_of(previous: Stored | None) -> dict[str, Any]:
+    """The status as it was; empty before the first one."""
+    facts: dict[str, Any] = orjson.loads(previous.value)["status"] if previous else {}
+    return facts
 
 
 def failed(error: CacheServerError, previous: Stored | None) -> Phase:
     """The sync did not finish; what was served stays, and how good that was (Degraded)."""
     reason = failure_reason(error)
-    parts = (str(error)[:_LONGEST_CAUSE], _REMEDIES.get(reason, ""), "the last good content stays served")
+    ever = "lastSyncedAt" in _facts_of(previous)
+    stays = "the last good content stays served" if ever else "nothing of it was served so far"
+    parts = (clip(str(error), _LONGEST_CAUSE), _REMEDIES.get(reason, ""), stays)
     message = "; ".join(filter(None, parts))
     stalled = (True, reason, message) if reason in _STALLING else _NOT_STALLED
     degraded = _said(previous).get("Degraded", _NOTHING_READ)
@@ -197,9 +266,7 @@ class Served:
 
 def served(record: Record | None, previous: Stored | None) -> Served | None:
     """Of the record that is being published, else of the object that stays; None before the first sync."""
-    facts: dict[str, Any] = orjson.loads(record.status) if record else {}
-    if not facts and previous:
-        facts = orjson.loads(previous.value)["status"]
+    facts: dict[str, Any] = orjson.loads(record.status) if record else _facts_of(previous)
     if "lastSyncedAt" not in facts:
         return None
     packages, revisions, rejected = (facts.get(name, 0) for name in ("packages", "revisions", "rejectedCount"))
@@ -222,9 +289,14 @@ def repository_record(
     previous: Stored | None,
     *,
     now: float,
+    answers: str | None = None,
     pushing: tuple[bool, str, str] | None = None,
 ) -> Record | None:
-    """The object to serve; None when nothing but the clock would change. pushing: see pushing(); None: as it was."""
+    """The object to serve; None when nothing but the clock would change.
+
+    report: of the look that ended with this, if it did not fail. answers: the annotation requestedAt (model.py) as it
+    was when that look began, empty without one; None where no look ended. pushing: see pushing(); None: as it was.
+    """
     old: dict[str, Any] = orjson.loads(previous.value) if previous else {}
     before: dict[str, Any] = old.get("status", {})
     spec = config.spec_json()
@@ -238,10 +310,12 @@ def repository_record(
         "observedGeneration": generation,
         "conditions": _conditions(phase, pushing, before, generation, stamp, writable=config.writable),
         **_facts(before, report, stamp),
+        "summary": clip(" ".join(phase.ready[2].split()), _SUMMARY_CHARACTERS),
     }
-    requested = config.annotations.get(ANNOTATION_REQUESTED)
-    if requested and report is not None:
-        status["lastHandledReconcileAt"] = requested
+    if answers is not None:
+        status["lastCheckedAt"] = stamp
+    if answers:  # of a look that failed too: who asked can tell it from one to come
+        status["lastHandledReconcileAt"] = answers
 
     changed = _timeless(status) != _timeless(before)
     same = old and not changed
@@ -283,7 +357,7 @@ def _conditions(
         ("Degraded", phase.degraded),
         *told,
     ):
-        status = "True" if said[0] else "False"
+        status = {True: "True", False: "False", None: "Unknown"}[said[0]]
         moved = old.get(name, {}).get("status") != status
         conditions.append(
             {
@@ -292,7 +366,7 @@ def _conditions(
                 "observedGeneration": generation,
                 "lastTransitionTime": stamp if moved else old[name]["lastTransitionTime"],
                 "reason": said[1],
-                "message": said[2][:1024],
+                "message": clip(said[2], _MESSAGE_CHARACTERS),
             }
         )
     return conditions
@@ -306,21 +380,30 @@ def _facts(before: Mapping[str, Any], report: SyncReport | None, stamp: str) -> 
     if report.outcome is Outcome.UNCHANGED:
         return {**facts, "lastCheckedAt": stamp}
     rejected = [
-        {"package": clip(name, LONGEST_NAME), "reason": finding.reason, "message": finding.message[:512]}
-        for name, findings in sorted(report.rejected.items())
-        for finding in [next((f for f in findings if not f.warning), findings[0])]
+        {
+            "package": clip(name, LONGEST_NAME),
+            "reason": finding.reason,
+            "message": clip(finding.message, 512),
+            **({"path": clip(finding.path, 512)} if finding.path else {}),
+            **({"line": finding.line} if finding.line else {}),
+        }
+        for name, findings in sorted(report.rejected.items())[:REJECTED_SHOWN]
+        for finding in [cause_of(findings)]
     ]
-    facts.pop("ignoredTags", None)
+    for name in ("ignoredTags", "ignoredTagNames"):
+        facts.pop(name, None)
+    if report.outcome is Outcome.APPLIED:
+        facts["lastSyncedAt"] = stamp
     return {
         **facts,
         "digest": report.digest,
         "packages": report.packages,
         "revisions": report.revisions,
         **({"ignoredTags": report.ignored_tags} if report.ignored_tags else {}),
-        "rejectedCount": len(rejected),
-        "rejected": rejected[:REJECTED_SHOWN],
+        **({"ignoredTagNames": names} if (names := _ignored(report)) else {}),
+        "rejectedCount": len(report.rejected),
+        "rejected": rejected,
         "lastCheckedAt": stamp,
-        "lastSyncedAt": stamp if report.outcome is Outcome.APPLIED else facts.get("lastSyncedAt", stamp),
     }
 
 

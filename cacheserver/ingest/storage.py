@@ -19,8 +19,13 @@ from cacheserver.store.blobs import Blobs
 from cacheserver.store.claims import Claim
 from cacheserver.store.usage import Package, Usage, Usages
 
-REPOSITORY_BYTES: Final = 1 << 30
-NAMESPACE_BYTES: Final = 2 << 30
+REPOSITORY_BYTES: Final = 512 << 20
+NAMESPACE_BYTES: Final = 1 << 30
+"""Half of the 2 GiB at which an etcd with its own defaults takes nothing more (etcd's documentation, System limits):
+beside what is counted it holds the past, and room that only defragmenting gives back."""
+
+_BESIDE_BYTES: Final = 4096
+"""Of each repository, however little it serves: the Repository, what its last sync saw, its claim, and this account."""
 
 _LEFT_FOR_S: Final = 4500.0
 """Until content that nobody refers to is collected: an hour, and a pass each quarter of one (store/blobs.py)."""
@@ -76,7 +81,7 @@ class Storage:
             content = frozenset(digest for record in package.records for digest in record.blobs)
             after[package.name] = Package(size, content)
         sizes = await self._sizes(catalog, [*before.values(), *after.values()])
-        beside = len(catalog.index) + await self._of_no_package(catalog, sizes)
+        beside = _BESIDE_BYTES + len(catalog.index) + await self._of_no_package(catalog, sizes)
         stored = _bytes(after.values(), sizes) + beside
         new = await self._blobs.absent(catalog.blobs.keys())
         writes = sum(sizes[one] for one in new if one in sizes)

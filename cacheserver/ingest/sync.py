@@ -20,6 +20,7 @@ from pathlib import Path
 
 from cacheserver import catalogs, metrics
 from cacheserver.catalogs import Catalog, Finding, parse
+from cacheserver.catalogs.summary import clip, counted
 from cacheserver.catalogs.workers import Workers
 from cacheserver.config import RepositoryConfig, Validation
 from cacheserver.config.sources import GitSource
@@ -28,7 +29,7 @@ from cacheserver.ingest.apply import Apply, Served, Writes
 from cacheserver.ingest.disk import Mirrors, ScratchSpace
 from cacheserver.ingest.shares import Shares
 from cacheserver.ingest.storage import Storage
-from cacheserver.model import OBJECT_VERSION, Digest, RepositoryKey
+from cacheserver.model import ANNOTATION_ALLOW_EMPTY, OBJECT_VERSION, Digest, RepositoryKey
 from cacheserver.sources import Progress, Source, Tree
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.claims import Claim
@@ -54,6 +55,7 @@ class SyncReport:
     """What one sync did. Counts are of served objects (packages and revisions); `rejected` by package name;
     `ignored_tags`: tags of a git repository that name no package (KRM).
 
+    cause: as Catalog's: why some file could not be read; None of an UNCHANGED sync.
     reason, message: why it was held, for people; empty otherwise. rejected_before: of an UNCHANGED sync, how many
     packages the sync before it rejected, where `recall` (status.py) was asked.
     """
@@ -69,6 +71,7 @@ class SyncReport:
     revisions: int = 0  # both: served afterwards; of an UNCHANGED sync only where count_served was called
     rejected: Mapping[str, Sequence[Finding]] = field(default_factory=dict)
     findings: Sequence[Finding] = ()
+    cause: Finding | None = None
     unreadable: bool = False
     ignored_tags: int = 0
     reason: str = ""
@@ -235,7 +238,7 @@ class Sync:
         await asyncio.to_thread((scratch / "tree").mkdir)
         async with contextlib.AsyncExitStack() as applying:
             async with services.fetching.turn(config.key) as fetched:
-                await services.scratch_space.wait()
+                await services.scratch_space.begin(scratch)
                 async with self._budget.spent("fetching the source"):
                     tree = await self._source.fetch(scratch / "tree", self._progress)
                 applying.push_async_callback(tree.aclose)
@@ -291,7 +294,7 @@ class Sync:
         report, state = self._report, self._state
         self._catalog, self._served = catalog, await self._store.served_keys(self._key)
         report.digest, report.findings = digest, catalog.findings
-        report.rejected, report.unreadable = catalog.rejected, catalog.unreadable
+        report.rejected, report.cause, report.unreadable = catalog.rejected, catalog.cause, catalog.unreadable
         report.ignored_tags = catalog.ignored_tags
         refusal = _refusal(self._config, catalog, await self._read_from_source())
         if refusal is not None:
@@ -368,7 +371,7 @@ async def count_served(report: SyncReport, store: Store) -> None:
 
 def _settings(config: RepositoryConfig, release: str) -> str:
     """What else than the source decides the outcome: when it changes, the source is read again."""
-    emptied = "allow" if config.allow_empty else "keep"
+    emptied = "allow" if config.allow_empty else "begin" if config.writable else "keep"
     return f"{_made(config, release)}{config.validation}/{config.source}/{emptied}-empty"
 
 
@@ -384,15 +387,21 @@ def _fits(state: IngestState, config: RepositoryConfig, release: str) -> bool:
 def _refusal(config: RepositoryConfig, catalog: Catalog, served: Served) -> tuple[str, str] | None:
     """(reason, message) when the catalog must not replace what is served."""
     if config.validation is Validation.STRICT and (catalog.rejected or catalog.unreadable):
-        first = next(finding for finding in catalog.findings if not finding.warning)
+        first = catalog.cause or next(finding for finding in catalog.findings if not finding.warning)
+        wrong = f"{counted(len(catalog.rejected), 'package')} rejected" if catalog.rejected else "a file cannot be read"
+        place = f"{first.path}:{first.line}: " if first.line else f"{first.path}: " if first.path else ""
         return "CatalogRefused", (
-            f"validation is Strict and {len(catalog.rejected)} packages are rejected, first because: {first.message}; "
+            f"validation is Strict and {wrong}; first: {clip(place, 256)}{clip(first.message, 400)}; "
             "fix the catalog, or set validation to Isolate to serve the rest"
         )
     empty = not catalog.packages and not catalog.unchanged and not catalog.rejected and not catalog.unreadable
-    if empty and served and not config.allow_empty:
-        return "CatalogEmpty", (
-            f"the source holds no package any more; the {len(served)} packages served before stay. "
-            'If that is meant, annotate the repository cacheserver.dev/allow-empty: "true" (or set --allow-empty)'
-        )
-    return None
+    if not empty or config.allow_empty:
+        return None
+    meant = f'If that is meant, annotate the repository {ANNOTATION_ALLOW_EMPTY}: "true" (or set --allow-empty)'
+    if served:
+        before = f"what was served before ({counted(len(served), 'package')}) stays"
+        return "CatalogEmpty", f"the source holds no package any more; {before}: {catalog.nothing}. {meant}"
+    if config.writable:  # Ours: packages are to be deployed to it, so it begins empty.
+        return None
+    wrong = "Correct the source, its directory or the format"
+    return "NoPackages", f"no package found: {catalog.nothing}. {wrong}. {meant}"

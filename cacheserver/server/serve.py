@@ -29,11 +29,13 @@ from cacheserver.etcd.client import Client, TLSFiles
 from cacheserver.etcd.version import check_supported
 from cacheserver.ingest import Ingest, ServedStatusStore, Space, SyncReport, SyncServices, limits
 from cacheserver.ingest.disk import Mirrors, ScratchSpace, scratch_directory
+from cacheserver.ingest.first import FirstLooks
 from cacheserver.ingest.reading import open_for
 from cacheserver.ingest.roll import Roll
 from cacheserver.ingest.space import TROUBLE
 from cacheserver.ingest.storage import Storage
 from cacheserver.server import memory
+from cacheserver.server.begun import Begun, begun
 from cacheserver.sources import Access, Progress, Source
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.claims import CLAIM_TTL_S
@@ -63,10 +65,11 @@ _SWITCH_S = 0.0005
 _OTHER_CONNECTIONS = 2048
 
 
-async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code. Calls `ready` with the API's URL once reads are answered.
+async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress: Progress) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. Calls `ready` once there is something to see (begun.py).
 
-    SIGHUP: look at every source now. Raises: ConfigError, EtcdStartError, OSError when the address is taken.
+    progress: told what the first looks at the sources do. SIGHUP: look at every source now.
+    Raises: ConfigError, EtcdStartError, OSError when the address is taken.
     """
     from cacheserver.api import PROJECTIONS, Api, require_compiled_parser  # noqa: PLC0415 - costs `ingest` half its time
     from cacheserver.cache.watchcache import WatchCache  # noqa: PLC0415 - as above
@@ -100,10 +103,8 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
         )
         scratch = stack.enter_context(scratch_directory())
         services = _services(client, store, blobs, workers, scratch, settings)
-        if settings.from_cluster and listener.kubernetes is not None:
-            ingest, controller = _cluster_ingestion(services, settings, listener.kubernetes, space)
-        else:
-            ingest, controller = _standalone_ingestion(services, settings, space), None
+        looks = FirstLooks([config.key for config in settings.repositories], progress)
+        ingest, controller = _ingestion(services, settings, listener.kubernetes, space, looks)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, ingest.request_sync)
         acceptor = await stack.enter_async_context(_listening(api, settings.serving, listener.context))
         url = _url(acceptor, listener.context)
@@ -112,14 +113,15 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> int:
             opened = functools.partial(_open_for, ingest, store, client, settings)
             work = group.create_task(_work(opened, cache, ingest, controller, opening), name="server: work")
             guard = group.create_task(listener.run(), name="server: listener")
-            announce = group.create_task(_announce(cache, lambda: ready(url)), name="server: announce")
+            tidy = group.create_task(_hold_little(cache), name="server: memory")
+            first = functools.partial(begun, url, [config.key for config in settings.repositories], cache, looks)
+            announce = group.create_task(_announce(cache, first, ready), name="server: announce")
             await _stopped(stop, work)
             log.info("stopping", extra={"grace_s": settings.serving.shutdown_grace_s})
             await api.shut_down(grace_s=settings.serving.shutdown_grace_s)
             await acceptor.close()
-            announce.cancel()
-            guard.cancel()
-            work.cancel()
+            for task in (announce, tidy, guard, work):
+                task.cancel()
     log.info("stopped")
     return 0
 
@@ -225,15 +227,20 @@ async def _work(
             group.create_task(controller.run(), name="server: repositories")
 
 
-async def _announce(cache: WatchCache, ready: Callable[[], None]) -> NoReturn:
-    """Once the cache is filled: say so, and from then on hold no more memory than it takes."""
+async def _hold_little(cache: WatchCache) -> NoReturn:
+    """Once the cache is filled, hold no more memory than it takes."""
     await cache.wait_ready()
     # What is loaded stays for long and holds no cycles: keep the collector from walking it again and again.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    ready()
     await memory.keep_giving_back()
+
+
+async def _announce(cache: WatchCache, first: Callable[[], Awaitable[Begun]], ready: Callable[[Begun], None]) -> None:
+    """Once the cache is filled and there is something to see in it: say so."""
+    await cache.wait_ready()
+    ready(await first())
 
 
 def _asked_to_stop() -> asyncio.Event:
@@ -291,9 +298,22 @@ def _services(
     )
 
 
-def _standalone_ingestion(services: SyncServices, settings: Settings, space: Space) -> Ingest:
+def _ingestion(
+    services: SyncServices, settings: Settings, kubernetes: KubeAPI | None, space: Space, looks: FirstLooks
+) -> tuple[Ingest, Controller | None]:
+    """Of the configured repositories, or of those that the cluster has."""
+    if settings.from_cluster and kubernetes is not None:
+        return _cluster_ingestion(services, settings, kubernetes, space)
+    return _standalone_ingestion(services, settings, space, looks), None
+
+
+def _standalone_ingestion(
+    services: SyncServices, settings: Settings, space: Space, looks: FirstLooks | None = None
+) -> Ingest:
     """Ingestion of the configured repositories."""
-    ingest = Ingest(services, ServedStatusStore(services.store), space=space, publisher=_publisher(services))
+    ingest = Ingest(
+        services, ServedStatusStore(services.store), space=space, looks=looks, publisher=_publisher(services)
+    )
     for config in settings.repositories:
         ingest.put(config, functools.partial(_source, settings, config))
     return ingest

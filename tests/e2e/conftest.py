@@ -15,16 +15,17 @@ StartServer = Callable[..., ServerProcess]
 
 @pytest.fixture
 def start_server(etcd_binary: FoundEtcd, tmp_path: Path) -> Iterator[StartServer]:
-    """`start_server(*flags, wait=True)`: `cacheserver serve` with an embedded etcd, unless flags name another."""
+    """`start_server(*flags, wait=True, environ=None)`: `cacheserver serve` with an embedded etcd, unless flags name
+    another."""
     servers: list[ServerProcess] = []
 
-    def start(*flags: str, wait: bool = True) -> ServerProcess:
+    def start(*flags: str, wait: bool = True, environ: dict[str, str] | None = None) -> ServerProcess:
         directory = tmp_path / f"server-{len(servers)}"
         directory.mkdir()
         own = (
             () if "--etcd" in flags else ("--data-dir", str(directory / "data"), "--etcd-binary", str(etcd_binary.path))
         )
-        server = ServerProcess(directory, *flags, *own)
+        server = ServerProcess(directory, *flags, *own, environ=environ)
         servers.append(server)
         if wait:
             server.start()

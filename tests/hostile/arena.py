@@ -1,7 +1,8 @@
 """One server that serves honest people, a tenant who means harm, and meters: memory, what others feel, what is logged.
 
 The server is a process over TLS with a real etcd; who may what, and the Repositories, come from a stand-in of the host
-cluster. It runs with the settings that everybody gets, but for the two workers that the figures are told for.
+cluster. It runs with the settings that everybody gets, but for the two workers that the figures are told for, and for a
+smaller share of the store.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ HONEST, TENANT = "honest", "tenant"
 TOKENS = {"reader": "token-of-reader", "tenant": "token-of-tenant", "nobody": "token-of-nobody"}
 PACKAGES, REVISIONS = 40, 5
 _SAMPLE_S = 0.1
+_SHARE = ("--max-repository-bytes", "64Mi", "--max-namespace-bytes", "96Mi")  # less, so that one is filled
 _DEADLY_BYTES = 2 << 30  # the machine outlives whatever gets through: the server is killed, and its test says why
 
 
@@ -187,6 +189,20 @@ class Arena:
 
         await eventually(said, within_s=within_s)
 
+    async def handled(self, name: str, namespace: str, *, within_s: float = 120) -> None:
+        """Until the server has read the repository as it was asked last."""
+
+        def said() -> bool:
+            found = self.status(name, namespace)
+            return found.get("lastHandledReconcileAt") == self.requested(name, namespace)
+
+        await eventually(said, within_s=within_s)
+
+    async def newest(self, namespace: str) -> int:
+        """The highest resourceVersion of the namespace's package revisions."""
+        async with self.session() as session, session.get(f"{API}/namespaces/{namespace}/packagerevisions") as answer:
+            return max(int(item["metadata"]["resourceVersion"]) for item in (await answer.json())["items"])
+
     # --- meters ---
 
     @asynccontextmanager
@@ -293,7 +309,7 @@ async def open_arena(found: FoundEtcd, directory: Path) -> AsyncIterator[Arena]:
         with GitHTTPS(directory / "git", pki.serving.issue("git")) as git:
             async with KubeStandIn(pki.serving) as kube:
                 _rights(kube, pki)
-                flags = ("--etcd", etcd.endpoint, "--allow-unsupported-etcd", "--workers", "2")
+                flags = ("--etcd", etcd.endpoint, "--allow-unsupported-etcd", "--workers", "2", *_SHARE)
                 cluster = ("--kubernetes", str(kube.kubeconfig(directory)), "--data-dir", str(directory / "data"))
                 trusted = {"SSL_CERT_FILE": str(pki.serving.certificate)}
                 server = SecureServer(directory / "server", pki, *flags, *cluster, environ=trusted)

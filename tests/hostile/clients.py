@@ -23,6 +23,10 @@ from tests.support.strangers import ADDRESS, Crowd, Stranger, strangers
 
 Told = dict[str, Any]
 _ANSWER_S: Final = 20.0
+_OPENING_AT_ONCE: Final = 64
+"""Under the server's cap on handshakes: those beyond it would be turned away, and attack nothing."""
+_TAIL_BYTES: Final = 64
+_VERSION: Final = re.compile(rb'"resourceVersion":"([0-9]+)"')
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,14 @@ class Enemy:
 
 
 async def _each(crowd: Crowd, count: int, act: Callable[[Stranger, int], Awaitable[None]]) -> Counter[str]:
-    """`count` strangers at once; what became of those whose connection broke."""
+    """`count` strangers at once, fewer handshakes; what became of those whose connection broke."""
     broken: Counter[str] = Counter()
+    opening = asyncio.Semaphore(_OPENING_AT_ONCE)
 
     async def one(number: int) -> None:
         try:
-            [stranger] = await crowd.connect()
+            async with opening:
+                [stranger] = await crowd.connect()
             await act(stranger, number)
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as exc:
             broken[type(exc).__name__] += 1
@@ -171,6 +177,46 @@ async def distinct_watches(enemy: Enemy, *, user: str, count: int, namespace: st
     return {"statuses": statuses, "broken": broken, "taken": taken}
 
 
+async def stopped_watches(enemy: Enemy, *, user: str, count: int, namespace: str, within_s: float) -> Told:
+    """Watches in a process that its parent stops and wakes: what became of each.
+
+    Prints `open` when all are; the next line on stdin is the resourceVersion that they are to come to.
+    """
+    target = f"{API}/namespaces/{namespace}/packagerevisions?watch=1&resourceVersion=0"
+    ends: Counter[str] = Counter()
+    awaited = asyncio.get_running_loop().create_future()
+
+    async def come_to_it(stranger: Stranger) -> str:
+        seen, tail = 0, b""
+        while piece := await stranger.reader.read(1 << 16):
+            tail = tail[-_TAIL_BYTES:] + piece
+            if b'"code":410' in tail:
+                return "expired"
+            seen = max(seen, *(int(version) for version in _VERSION.findall(tail)), 0)
+            if awaited.done() and seen >= awaited.result():
+                return "all"
+        return "ended"
+
+    async def watch(stranger: Stranger) -> None:
+        try:
+            async with asyncio.timeout(within_s):
+                ends[await come_to_it(stranger)] += 1
+        except ConnectionError:
+            ends["ended"] += 1
+        except TimeoutError:
+            ends["lost"] += 1
+
+    async with enemy.crowd() as crowd:
+        for _ in range(count):
+            (stranger,) = await crowd.send(1, enemy.head(target, user))
+            ends[f"answered {await stranger.status()}"] += 1
+        watching = [asyncio.create_task(watch(stranger)) for stranger in crowd.everybody]
+        print("open", flush=True)
+        awaited.set_result(int(await asyncio.to_thread(sys.stdin.readline)))
+        await asyncio.gather(*watching)
+    return ends
+
+
 async def malformed(enemy: Enemy, *, count: int, connections: int) -> Told:
     """What is not HTTP, again and again, over TLS as all else; with long lines for whoever logs them."""
     garbage: Sequence[bytes] = (
@@ -262,6 +308,7 @@ _ATTACKS: Mapping[str, Callable[..., Awaitable[Told]]] = {
         header_flood,
         huge_selectors,
         distinct_watches,
+        stopped_watches,
         malformed,
         stalled_readers,
         slow_bodies,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from tests.hostile.arena import Arena, Measured
+from tests.hostile.arena import HONEST, Arena, Measured
 from tests.hostile.conftest import LEAST_S, WHOLE, whole_only
 from tests.hostile.judge import judge
 from tests.support.server import API
@@ -104,6 +106,33 @@ async def test_watches_that_all_select_otherwise_cost_little(arena: Arena, read:
         told, _ = await process.communicate()
     print(told.decode())
     assert process.returncode == 0
+    assert json.loads(told)["statuses"]["200"] > 0.9 * count
+
+
+async def test_stopped_watchers_cost_little_and_are_told_all_when_they_are_woken(arena: Arena) -> None:
+    """All in one process that stands still, as on a closed laptop, while everything they watch changes many times."""
+    count, changes = (1200, 12) if WHOLE else (60, 3)
+    job = {"user": "reader", "count": count, "namespace": HONEST, "within_s": 240}
+    async with attacked(arena, f"stopped_watches {count}, {changes} changes"):
+        process = await arena.child("tests.hostile.clients", {"attack": "stopped_watches", "job": job})
+        assert process.stdin is not None
+        assert process.stdout is not None
+        async with asyncio.timeout(120):
+            assert await process.stdout.readline() == b"open\n"
+        process.send_signal(signal.SIGSTOP)
+        try:
+            for number in range(changes):
+                await arena.change(f"while they are stopped {number}")
+                await arena.handled("good", HONEST)
+            version = await arena.newest(HONEST)
+        finally:
+            process.send_signal(signal.SIGCONT)
+        told, _ = await process.communicate(b"%d\n" % version)
+    print(ends := json.loads(told))
+    assert ends.pop("answered 200") == count
+    assert set(ends) <= {"all", "expired", "ended"}, "nobody is left waiting for what it missed"
+    assert sum(ends.values()) == count
+    assert ends["all"] > 0
 
 
 async def test_what_is_no_http_is_told_once(arena: Arena) -> None:

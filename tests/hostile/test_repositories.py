@@ -157,8 +157,11 @@ async def test_thousands_of_contents_and_a_tenants_share_of_the_store(arena: Are
             await arena.judged("filler", within_s=120)
             if arena.ready("filler")[0] == "False":
                 break
-        print(arena.ready("filler"), arena.said("filler")[:600])
+        said, ready = arena.said("filler"), arena.ready("filler")
         arena.remove("filler")
+    print(ready, _message(said))
+    assert ready == ("False", "StorageLimit")
+    assert "--max-repository-bytes" in said
 
 
 def _noisy(turn: int) -> Image:

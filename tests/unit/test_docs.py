@@ -30,7 +30,7 @@ WRITTEN = sorted(
     for page in (ROOT / directory).glob("*.md")
 )
 CAMEL_CASE = re.compile(r"[A-Z][a-z]+([A-Z][a-z]+)*")
-NO_REASONS = {"Ready", "Reconciling", "Stalled", "Degraded", "True", "False", "Auto"}
+NO_REASONS = {"Ready", "Reconciling", "Stalled", "Degraded", "True", "False", "Unknown", "Auto"}
 """Words in ingest that look like one."""
 
 

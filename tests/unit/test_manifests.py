@@ -167,6 +167,7 @@ JSON_TYPES = {
     Type.BOOLEAN: ("boolean", None),
     Type.OBJECT: ("object", None),
     Type.OBJECTS: ("array", None),
+    Type.STRINGS: ("array", None),
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cacheserver.names import MAX_NAME, package_name, revision_name
+from cacheserver.names import MAX_LABEL, MAX_NAME, package_label, package_name, revision_name
 
 SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 
@@ -61,3 +61,36 @@ def test_long_names_that_differ_only_in_their_tail_stay_different() -> None:
 )
 def test_names_of_real_data_stay_readable(identity: tuple[str, str, str], name: str) -> None:
     assert revision_name(*identity) == name
+
+
+LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?\Z")
+
+
+@given(paths, paths)
+@example("network/dns", "network.dns")
+@example("a/", "a")
+@example("A", "a")
+@example("x--41", "A")
+def test_different_packages_never_share_a_label(one: str, other: str) -> None:
+    assert (package_label(one) == package_label(other)) == (one == other)
+
+
+@given(paths)
+@example("p" * 64)
+@example("a/" * 40 + "_")
+def test_every_package_has_a_valid_label(path: str) -> None:
+    assert LABEL_VALUE.match(package_label(path))
+    assert len(package_label(path)) <= MAX_LABEL
+
+
+@pytest.mark.parametrize(
+    ("path", "label"),
+    [
+        ("project-quay", "project-quay"),
+        ("network/dns", "network.dns"),
+        ("infra/capi/cluster_capi/V2", "infra.capi.cluster_capi.V2"),
+        ("network.dns", "networkx--2edns"),
+    ],
+)
+def test_labels_of_real_data_stay_readable(path: str, label: str) -> None:
+    assert package_label(path) == label

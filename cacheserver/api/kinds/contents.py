@@ -182,7 +182,7 @@ PACKAGE_REVISION_RESOURCES: Final = Resource(
     columns=(
         name_column(),
         PACKAGE_COLUMN,
-        Column("Version", "Its version.", lambda m: look(m, "spec", "version") or look(m, "spec", "revision")),
+        Column("Version", "Its version; empty where there is none (KRM).", lambda m: look(m, "spec", "version")),
         Column("Files", "How many files there are.", lambda m: look_number(m, "status", "content", "files"), "integer"),
         Column("Size", "Size of the files together.", content_size),
         Column("Age", "Time since the revision was first seen.", None),

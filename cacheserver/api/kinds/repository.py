@@ -19,13 +19,14 @@ from cacheserver.api.kinds.resource import (
     records,
     seconds_of,
     text,
+    texts,
     time,
 )
 from cacheserver.cache.snapshot import Entry
 from cacheserver.model import CONFIG_GROUP, Kind
 
 
-def _condition_message(manifest: Manifest, kind: str, part: str) -> str:
+def _condition(manifest: Manifest, kind: str, part: str) -> str:
     conditions: Sequence[Mapping[str, str]] = manifest.get("status", {}).get("conditions") or ()
     return next((str(c.get(part, "")) for c in conditions if c.get("type") == kind), "")
 
@@ -67,11 +68,17 @@ REPOSITORY: Final = Resource(
     columns=(
         name_column(),
         Column("Source", "Where the catalog comes from.", _source),
-        Column("Ready", "Status of the Ready condition.", lambda m: _condition_message(m, "Ready", "status")),
+        Column("Ready", "Status of the Ready condition.", lambda m: _condition(m, "Ready", "status")),
+        Column("Reason", "Reason of the Ready condition.", lambda m: _condition(m, "Ready", "reason")),
+        Column(
+            "Degraded",
+            "True when something of the source is not served.",
+            lambda m: _condition(m, "Degraded", "status"),
+        ),
         Column("Packages", "Packages served.", lambda m: look_number(m, "status", "packages"), "integer"),
         Column("Revisions", "Package revisions served.", lambda m: look_number(m, "status", "revisions"), "integer"),
         Column("Synced", "Time since the content was last applied.", None),
-        Column("Status", "Message of the Ready condition.", lambda m: _condition_message(m, "Ready", "message")),
+        Column("Status", "Ready's message, cut.", lambda m: look(m, "status", "summary"), wide=True),
         Column("Digest", "Digest of the content served.", lambda m: look(m, "status", "digest"), wide=True),
         Column("Interval", "How often the source is asked.", lambda m: look(m, "spec", "interval"), wide=True),
         Column(
@@ -143,7 +150,13 @@ REPOSITORY: Final = Resource(
         number("packages", "Packages served."),
         number("revisions", "Package revisions served."),
         number("ignoredTags", "Tags of a git repository that name no package (KRM)."),
-        time("lastCheckedAt", "When the source was last asked."),
+        texts("ignoredTagNames", "The first 20 tags that name no package (KRM)."),
+        text("summary", "Ready's message in at most 120 characters, for tables."),
+        time(
+            "lastCheckedAt",
+            "When a look at the source last ended, well or not. Where nothing else changes it is written once an hour, "
+            "so it can be that old; the metric cacheserver_repository_last_checked_timestamp_seconds is exact.",
+        ),
         time("lastSyncedAt", "When content was last applied."),
         records(
             "rejected",
@@ -151,8 +164,13 @@ REPOSITORY: Final = Resource(
             text("package", "Name of the package, empty when it is not known."),
             text("reason", "CamelCase reason, for programs."),
             text("message", "What is wrong and where, for people."),
+            text("path", "File, relative to the source; of git REF:FILE (KRM)."),
+            number("line", "Line in that file, where it is known."),
         ),
         number("rejectedCount", "How many packages were refused in the last sync."),
-        text("lastHandledReconcileAt", "Last value of the annotation cacheserver.dev/requestedAt that was acted on."),
+        text(
+            "lastHandledReconcileAt",
+            "Value of the annotation cacheserver.dev/requestedAt that the last look answered, well or not.",
+        ),
     ),
 )

@@ -99,7 +99,7 @@ PACKAGE_REVISION: Final = Resource(
     columns=(
         name_column(),
         PACKAGE_COLUMN,
-        Column("Version", "Its version.", lambda m: look(m, "spec", "version") or look(m, "spec", "revision")),
+        Column("Version", "Its version; empty where there is none (KRM).", lambda m: look(m, "spec", "version")),
         Column("Lifecycle", "How far it is.", lambda m: look(m, "spec", "lifecycle")),
         Column("Latest", "True for the package's latest revision.", _is_latest, "boolean"),
         Column("Age", "Time since the revision was first seen.", None),

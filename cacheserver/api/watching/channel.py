@@ -31,6 +31,9 @@ _BATCHES_BYTES: Final = 8 << 20  # of all channels: watchers that catch up from 
 _JOINED_BYTES: Final = 4 << 20  # kept while a crowd is served: audiences that see the same get the same bytes
 _TURN_WATCHERS: Final = 256  # served in one turn of the loop: 1 to 2 ms
 _TURN_BYTES: Final = 4 << 20  # written in one turn: TLS encrypts about 2 GB/s
+_TURN_ALONE_BYTES: Final = 1 << 20
+"""Framed and written in one turn for those who are sent what is theirs alone, the state at their beginning above all: a
+thousand who begin at once, and yield after each piece, are still a thousand pieces before a GET has its next turn."""
 _TURN_MATCHED: Final = 1024  # of a selection's cost, matched before the others are asked for the next turn
 PAUSE_S: Final = 80e-6
 """For each watcher reached: some 4 times what sending it 3 events takes over TLS, 8 times what one takes without."""
@@ -69,6 +72,7 @@ class Shared:
     def __init__(self, turns: Turns, now: Callable[[], float]) -> None:
         """now: seconds since the epoch."""
         self.turns = turns
+        self.alone = Turns(_TURN_ALONE_BYTES)
         self.now = now
         self.batches = Memo[tuple[Audience, Event, Event, bool], Batch](_BATCHES_BYTES)
         self._reached: dict[Channel, tuple[float, int]] = {}
@@ -112,6 +116,11 @@ class Channel:
         self._before = cursor.from_now()
         self._ahead: dict[Follower, Audience] = {}
         self._waiting: Sequence[Audience] = ()
+
+    @property
+    def alone(self) -> Turns:
+        """Bytes that watchers are sent by themselves, of all channels together."""
+        return self._shared.alone
 
     # --- who follows ---
 

@@ -256,6 +256,7 @@ class _Session:
             return
         batch = await self._channel.batch(self._audience, events, columns=self._columns)
         if batch.count:
+            await self._channel.alone.spend(len(batch.chunk))
             self._columns = False
             self._sent = batch.last
             self._meters.events.inc(batch.count)
@@ -274,9 +275,10 @@ class _Session:
                 size += len(gathered[-1])
                 count += 1
             if size >= _INITIAL_BYTES:
+                await self._channel.alone.spend(size)
                 await self._stream.write(*gathered)
-                await asyncio.sleep(0)
                 gathered, size = [], 0
+        await self._channel.alone.spend(size)
         await self._stream.write(*gathered)
         self._meters.initial.inc(count)
 

@@ -8,16 +8,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+import orjson
+
 from cacheserver.catalogs.catalog import Catalog, Files, Finding, ParsedPackage, Progress
 from cacheserver.catalogs.documents import splitter
 from cacheserver.catalogs.fbc import ignore, index
+from cacheserver.catalogs.fbc.facts import PACKAGE
 from cacheserver.catalogs.fbc.held import Damage, held
 from cacheserver.catalogs.fbc.jobs import Jobs
 from cacheserver.catalogs.fbc.keep import Documents, Lines, of_other_schemas, write_digests
 from cacheserver.catalogs.fbc.wire import Group, Joined, Located, Part, Report, Scan, Select
 from cacheserver.catalogs.jobs import Assignment, batched
 from cacheserver.catalogs.limits import MIB
-from cacheserver.catalogs.summary import LONGEST_NAME, clip
+from cacheserver.catalogs.summary import LONGEST_NAME, clip, first_of, there
 from cacheserver.catalogs.wire import Assembled
 from cacheserver.errors import CatalogError
 from cacheserver.model import BlobFile, Digest
@@ -32,6 +35,9 @@ _ASSEMBLE_PACKAGES: Final = 1024
 """Of one job: real packages have 30 KB of facts."""
 _MOST_FINDINGS: Final = 10_000
 """Ours: who mends these will see the others."""
+_SCHEMAS_SHOWN: Final = 5
+_TEMPLATE: Final = "olm.template."
+"""https://olm.operatorframework.io/docs/reference/catalog-templates: basic and semver templates."""
 
 
 @dataclass(slots=True)
@@ -66,7 +72,7 @@ def _rules(path: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Due:
-    """What is to be assembled, and what is known of the others.
+    """What is to be assembled, and what is known of the others. cause: as Catalog's, None where all files were read.
 
     changed: all documents of packages that changed. others: documents of no package. hashes: of the documents of each
     package, held ones apart.
@@ -77,7 +83,7 @@ class _Due:
     hashes: Mapping[str, str]
     unchanged: Collection[str]
     rejected: dict[str, Sequence[Finding]]
-    unreadable: bool
+    cause: Finding | None
 
 
 class Parse:
@@ -191,21 +197,21 @@ class Parse:
         """Packages that changed are assembled, the others are counted. What goes over all of them, in threads."""
         due = await asyncio.to_thread(self._due, known)
         raw = await self._raw(due.changed, known, due.rejected)
-        others = await self._others(due.others, known, unreadable=due.unreadable)
+        others = await self._others(due.others, known, unreadable=due.cause is not None)
         batches = await asyncio.to_thread(_groups, self._found.documents, due.changed.keys() - due.rejected.keys(), raw)
         assembled: list[Assembled] = await self._jobs.gather(batches, self._jobs.assemble)
         return await asyncio.to_thread(self._catalog, due, assembled, known, others)
 
     def _due(self, known: index.Known) -> _Due:
         # A document that could not be read may have belonged to any package, or been one.
-        unreadable = any(not finding.warning for finding in self._found.findings)
+        cause = min((found for found in self._found.findings if not found.warning), key=_place_of, default=None)
         rejected: dict[str, Sequence[Finding]] = {name: [why] for name, why in sorted(self._held(known).items())}
         self._found.findings += [why for [why] in rejected.values()]
         shared, others = of_other_schemas(self._found.documents)
         hashes = self._hashes(rejected, shared)
         unchanged = {name for name, found in hashes.items() if known.packages.get(name, ("", 0))[0] == found}
         changed = {name: [*self._found.documents[name], *shared.get(name, ())] for name in hashes.keys() - unchanged}
-        return _Due(changed, others, hashes, unchanged, rejected, unreadable)
+        return _Due(changed, others, hashes, unchanged, rejected, cause)
 
     def _catalog(
         self, due: _Due, assembled: Sequence[Assembled], known: index.Known, others: tuple[str, str]
@@ -224,6 +230,7 @@ class Parse:
             else:
                 rejected[one.name] = one.findings
         digests = [digest for package in packages for record in package.records for digest in record.blobs]
+        empty = not (packages or due.unchanged or rejected)
         documents = Digest(others[1]) if others[1] else None
         if documents is not None:
             digests.append(documents)
@@ -231,7 +238,8 @@ class Parse:
             packages=packages,
             unchanged=sorted(due.unchanged),
             rejected=rejected,
-            unreadable=due.unreadable,
+            cause=due.cause,
+            nothing=_nothing(self._tree.files, self._found.documents) if empty else "",
             findings=_told(self._found.findings),
             index=self._index(good, known, rejected, others),
             blobs={digest: self._found.blobs[digest] for digest in digests if digest in self._found.blobs},
@@ -322,9 +330,26 @@ class Parse:
         return index.encode({**good, **kept}, documents, warnings, others)
 
 
+def _nothing(files: Sequence[str], documents: Mapping[str, Sequence[tuple[str, Located]]]) -> str:
+    """As Catalog.nothing."""
+    schemas = sorted({orjson.loads(at.facts)[1]["schema"] for _, at in documents.get("", ())})
+    said = f"there is no document of schema {PACKAGE}; {there(files)}"
+    if schemas:
+        said += f". The schemas in them are {first_of(schemas, _SCHEMAS_SHOWN)}"
+    if any(schema.startswith(_TEMPLATE) for schema in schemas):
+        said += ": a template, of which `opm alpha render-template` makes a catalog"
+    if any(path.rpartition("/")[2] == "Kptfile" for path in files):
+        said += ". A Kptfile is there: format KRM reads those"
+    return said
+
+
+def _place_of(finding: Finding) -> tuple[str, int, int]:
+    return finding.path, finding.document, finding.line
+
+
 def _told(findings: list[Finding]) -> list[Finding]:
     """In order of path and document; with very many, the last of them are only counted."""
-    ordered = sorted(findings, key=lambda found: (found.path, found.document, found.line))
+    ordered = sorted(findings, key=_place_of)
     if len(ordered) > _MOST_FINDINGS:
         ordered[_MOST_FINDINGS:] = [Finding("MoreFindings", f"{len(ordered) - _MOST_FINDINGS} more are not listed")]
     return ordered

@@ -23,6 +23,7 @@ from cacheserver.catalogs.krm.jobs import Jobs
 from cacheserver.catalogs.krm.outcome import Gathered, outcome
 from cacheserver.catalogs.krm.wire import Pack, Packed, Wanted
 from cacheserver.catalogs.limits import MIB
+from cacheserver.catalogs.summary import there
 
 LOCAL: Final = "local"
 """spec.revision of what a directory holds: it has no history, so it is the one there is. Its number is a branch's, -1:
@@ -77,6 +78,8 @@ class Parse:
             done += sum(package.size for package in batch)
             progress("parsing", done, total)
 
+        if not packages:
+            self._found.nothing = f"there is no {KPTFILE}; {await asyncio.to_thread(there, self._tree.files)}"
         await self._jobs.each(batched(packages, lambda package: package.size, _BATCH_BYTES, _BATCH_TREES), read)
         return await outcome(self._found, self._given.key, remembered, self._jobs)
 
@@ -103,8 +106,10 @@ class Parse:
         """Ours: a link or a pipe is left out with a warning; an unreadable file makes its package incomplete."""
         lost = "cannot be read" in reason
         if package is None:
-            self._found.unreadable |= lost
-            self._found.findings.append(Finding("Refused", reason, path, warning=not lost))
+            finding = Finding("Refused", reason, path, warning=not lost)
+            self._found.findings.append(finding)
+            if lost and self._found.cause is None:
+                self._found.cause = finding
         elif lost:
             package.refusal = Problem("Unreadable", reason, package.inside(path))
         else:

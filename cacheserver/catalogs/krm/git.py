@@ -46,7 +46,7 @@ class Parse:
     def _take(self, discovery: Discovery) -> None:
         found = self._found
         found.findings += discovery.findings
-        found.ignored_tags, found.head = discovery.ignored_tags, discovery.head
+        found.ignored_tags, found.head, found.nothing = discovery.ignored_tags, discovery.head, discovery.nothing
         found.changes, found.without_package = discovery.changes, frozenset(discovery.without_package)
         for place, why in discovery.refused:
             finding = Finding(why.reason, why.message, _where(place), package=place.package)

@@ -34,7 +34,7 @@ _ASSEMBLE_REVISIONS: Final = 200
 class Gathered:
     """Everything that was discovered and read. packages: name -> good revisions, possibly none.
 
-    trees: key -> facts, of every revision's tree. unreadable: packages may be missing through no wish of the author.
+    trees: key -> facts, of every revision's tree. cause: as Catalog's.
     """
 
     packages: dict[str, list[Revision]] = field(default_factory=dict)
@@ -42,12 +42,13 @@ class Gathered:
     refused: dict[str, list[Finding]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     blobs: dict[Digest, BlobFile] = field(default_factory=dict)
-    unreadable: bool = False
+    cause: Finding | None = None
     ignored_tags: int = 0
     head: str = ""
     changes: Mapping[str, str] = field(default_factory=dict)
     without_package: frozenset[str] = frozenset()
-    """head, changes, without_package: as index.Known's."""
+    nothing: str = ""
+    """nothing: as Catalog's. head, changes, without_package: as index.Known's."""
 
     def take(self, package: str, revision: Revision, packed: Packed, where: str, known: index.Known) -> None:
         """A tree's answer, for a revision whose `tree` is its key. where: the package's directory, for people."""
@@ -99,11 +100,12 @@ async def outcome(gathered: Gathered, repository: RepositoryKey, known: index.Kn
         packages=packages,
         unchanged=sorted(unchanged),
         rejected=rejected,
-        unreadable=gathered.unreadable,
         findings=sorted(findings, key=lambda found: (found.path, found.line)),
         index=await asyncio.to_thread(_index, good, hashes, gathered),
         blobs={digest: blob for digest, blob in gathered.blobs.items() if digest in digests},
         revisions=sum(map(len, good.values())),
+        cause=gathered.cause,
+        nothing="" if gathered.packages else gathered.nothing,
         ignored_tags=gathered.ignored_tags,
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from cacheserver.catalogs.catalog import Finding, Problem
 from cacheserver.catalogs.krm.discover import Files, Place
@@ -14,6 +14,9 @@ from cacheserver.catalogs.krm.facts import Revision
 from cacheserver.catalogs.krm.index import Known
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.model import RepositoryKey
+
+IGNORED_TAG: Final = "IgnoredTag"
+"""Reason of the findings about tags that name no package; each has the tag for its path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Discovery:
     """What there is in a repository's branches and tags, before any file is read.
 
     refused: places of revisions that cannot be served, each with the reason. findings: warnings.
-    head, changes, without_package: as index.Known's.
+    head, changes, without_package: as index.Known's. nothing: as Catalog's.
     """
 
     candidates: list[Candidate] = field(default_factory=list)
@@ -40,6 +43,7 @@ class Discovery:
     head: str = ""
     changes: Mapping[str, str] = field(default_factory=dict)
     without_package: set[str] = field(default_factory=set)
+    nothing: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import orjson
 
-from cacheserver import model
+from cacheserver import model, names
 from cacheserver.catalogs import bounds, semver
 from cacheserver.catalogs.krm.facts import Facts, Lock, Origin, Revision
 from cacheserver.catalogs.limits import ParseLimits
@@ -222,7 +222,8 @@ def _describing_facts(ordered: Sequence[tuple[Revision, Facts]], latest: Revisio
 
 
 def _own_labels(repository: RepositoryKey, package: str) -> dict[str, str]:
-    return {model.LABEL_REPOSITORY: repository.name, model.LABEL_PACKAGE: package, model.LABEL_FORMAT: _FORMAT}
+    label = names.package_label(package)
+    return {model.LABEL_REPOSITORY: repository.name, model.LABEL_PACKAGE: label, model.LABEL_FORMAT: _FORMAT}
 
 
 def _labels(facts: Facts, own: Mapping[str, str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ are checked out or not wanted: a sync that waits for its turn holds one of the t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cacheserver.catalogs.krm import discover
@@ -52,6 +52,10 @@ class Branch:
             raise SourceInvalidError(f"branch {self.name!r} leads to no commit")
         assert self._listing is not None, "asked once, of a branch that holds no package"
         return await self._mirror.check_out(self._listing, scratch, progress)
+
+    def paths(self) -> Iterator[str]:
+        """Of its files, where it holds no package, until forget_files()."""
+        return (entry.path for entry in (self._listing.entries if self._listing is not None else ()))
 
     def forget_files(self) -> None:
         """Nobody will check them out."""

@@ -19,8 +19,9 @@ from cacheserver.catalogs.krm import discover
 from cacheserver.catalogs.krm.discover import Files, Place
 from cacheserver.catalogs.krm.facts import KPTFILE, Lock, Origin, Revision
 from cacheserver.catalogs.krm.index import Known
-from cacheserver.catalogs.krm.packages import Candidate, Discovery, Staged
+from cacheserver.catalogs.krm.packages import IGNORED_TAG, Candidate, Discovery, Staged
 from cacheserver.catalogs.limits import ParseLimits
+from cacheserver.catalogs.summary import counted, first_of, there
 from cacheserver.errors import SourceInvalidError, SourceNotFoundError, SourceTooLargeError
 from cacheserver.model import RepositoryKey
 from cacheserver.sources.git.branch import Branch
@@ -31,6 +32,8 @@ from cacheserver.sources.tree import Tree
 
 _MOST_WARNINGS: Final = 50
 """Warnings of one kind; the rest is counted. Repositories with thousands of release tags exist."""
+
+_NAMED: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +89,7 @@ class _Search:
         self._limits = limits
         self._commits = Commits(tree.mirror)
         self._found = Discovery()
+        self._nothing = ""
 
     async def run(self) -> Discovery:
         """Raises: SourceError."""
@@ -106,21 +110,29 @@ class _Search:
                 fresh.append((place, files))
         candidates += await self._dated(fresh, {place.directory for place in branch})
         self._found.ignored_tags = len(named.ignored)
-        self._warn("IgnoredTag", [(ref, why, "") for ref, why in named.ignored])
+        self._warn(IGNORED_TAG, [(ref, why, "") for ref, why in named.ignored])
         self._warn("IgnoredDraft", [(ref, why, "") for ref, why in named.ignored_drafts])
         self._found.candidates = [self._marked(candidate, named.deletions) for candidate in candidates]
+        if not candidates and not self._found.refused:
+            self._found.nothing = f"{self._nothing}{_in_vain(named)}"
         return self._found
 
     async def _branch(self) -> dict[Place, Files]:
         """What the branch holds; nothing where the repository is empty, or the branch has no such directory."""
-        branch = self._on_branch
+        branch, within = self._on_branch, f" in {self._directory!r}" if self._directory else ""
         self._found.head = branch.commit
         try:
             packages = await branch.packages()
         except SourceNotFoundError:
             why = f"the branch has no directory {self._directory!r}: only tags and drafts are served"
             self._warn("NoDirectory", [(branch.name, why, "")])
+            there_is = await self._at_root(branch.commit)
+            self._nothing = f"branch {branch.name!r} has no directory {self._directory!r}; {there_is}"
             return {}
+        self._nothing = "the repository has no branch yet"
+        if branch.commit and not packages:
+            there_is = await asyncio.to_thread(there, branch.paths())
+            self._nothing = f"branch {branch.name!r} has no {KPTFILE}{within}; {there_is}"
         branch.forget_files()
         self._warn("OddKptfile", [(f"{branch.name}:{path}", why, "") for path, why in branch.odd])
         found: dict[Place, Files] = {}
@@ -129,6 +141,14 @@ class _Search:
             assert package is not None, "the listing is of our directory"
             found[Place(package, files.directory, branch.name, Origin.BRANCH, branch.commit, branch.name)] = files
         return found
+
+    async def _at_root(self, commit: str) -> str:
+        """What the branch holds, as far as it can be listed."""
+        try:
+            listing = await self._mirror.ls_tree(commit)
+        except SourceTooLargeError:
+            return "it has too many files to list"
+        return await asyncio.to_thread(there, [entry.path for entry in listing.entries])
 
     def _stands(self, place: Place) -> Revision | None:
         """The revision as known, when its ref leads where it led: the same commit holds the same files."""
@@ -232,3 +252,14 @@ class _Search:
         if len(warnings) > _MOST_WARNINGS:
             message = f"{len(warnings) - _MOST_WARNINGS} more of this kind are not listed"
             self._found.findings.append(Finding(reason, message, warning=True))
+
+
+def _in_vain(named: discover.Named) -> str:
+    """Of tags and drafts that name no package: how many, and the first of them."""
+    said = ""
+    for what, ignored in (("tag", named.ignored), ("draft", named.ignored_drafts)):
+        if ignored:
+            names = first_of([ref for ref, _ in ignored], _NAMED)
+            one = len(ignored) == 1
+            said += f"; {counted(len(ignored), what)} {'names' if one else 'name'} no directory with one: {names}"
+    return said

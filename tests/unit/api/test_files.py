@@ -59,6 +59,14 @@ async def test_a_draft_or_branch_may_change_so_it_is_asked_for_each_time(world: 
         assert (await world.get(f"{path}/content")).headers["Cache-Control"] == "no-cache, private"
 
 
+async def test_a_published_tag_that_is_no_number_is_kept_by_clients_too(world: World) -> None:
+    lock = {"git": {"ref": "infra/app/v3.0.0"}}
+    world.revision("v3.0.0", world.blobs.put_files(FILES), revisionNumber=-1, selfLock=lock)
+    await world.settled()
+    answer = await world.get(f"{REVISION.replace('v1', 'v3.0.0')}/content")
+    assert "immutable" in answer.headers["Cache-Control"]
+
+
 async def test_large_content_streams(world: World) -> None:
     files = {f"f{i}": os.urandom(40_000) for i in range(10)} | {"text": b"line\n" * 100_000}
     world.revision("v1", world.blobs.put_files(files))

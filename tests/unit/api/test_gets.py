@@ -6,6 +6,8 @@ import pytest
 import yaml
 
 from cacheserver.api.options import encode_token
+from cacheserver.cache.snapshot import Entry, Name
+from cacheserver.model import Kind
 from tests.fakes.api import METADATA, METADATA_LIST, TABLE, World, api_world
 from tests.support.waiting import eventually
 
@@ -66,6 +68,26 @@ async def test_a_revision_asked_for_by_half_its_name_is_told_with_the_whole(six:
         f'"app" not found; "app" is a package: kubectl get {kind} -l cacheserver.dev/package=app'
     )
     assert (await six.get(f"{path}/app.1.4.0")).json["message"].endswith('"app.1.4.0" not found')
+
+
+async def test_what_a_name_may_have_meant_is_looked_up_a_bounded_number_of_times(six: World) -> None:
+    for number in range(300):
+        six.package("many", namespace=f"n{number:03}")
+    six.package("many")
+    await six.settled()
+    calls: list[str] = []
+    held = six.cache.held
+
+    def counted(kind: Kind, name: Name) -> Entry | None:
+        calls.append(name[1])
+        return held(kind, name)
+
+    six.cache.held = counted  # type: ignore[method-assign]  # counts what is looked up
+    await six.get("namespaces/n299/packages/many")
+    assert len(calls) <= 2 * 200
+    calls.clear()
+    await six.get(f"namespaces/team/packages/{'a.' * 500}a")
+    assert not calls
 
 
 @pytest.mark.parametrize(

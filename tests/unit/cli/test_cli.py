@@ -18,11 +18,12 @@ import pytest
 
 from cacheserver.catalogs import Catalog, Finding
 from cacheserver.cli import logs, main
-from cacheserver.cli.terminal import Progress, Terminal, finding_line, table, validate_summary
+from cacheserver.cli.terminal import Progress, Terminal, banner, finding_line, table, validate_summary
 from cacheserver.config import LogFormat, LogSettings, RepositoryConfig, Settings
 from cacheserver.errors import CacheServerError, EtcdStartError, SourceNotFoundError
 from cacheserver.ingest import Outcome, SyncReport
 from cacheserver.model import RepositoryKey
+from cacheserver.server.begun import Begun
 
 pytestmark = pytest.mark.processes
 
@@ -37,11 +38,13 @@ class FakeEngine:
     reports: list[SyncReport | CacheServerError] = field(default_factory=list)
     asked: list[Settings] = field(default_factory=list)
 
-    async def serve(self, settings: Settings, ready: Callable[[str], None]) -> int:
+    async def serve(self, settings: Settings, *, ready: Callable[[Begun], None], progress: Progress) -> int:
         self.asked.append(settings)
+        progress("example: read", 1, 2)
         if self.fails is not None:
             raise self.fails
-        ready(URL)
+        ready(Begun(URL, repositories=len(settings.repositories), packages=5, revisions=15))
+        progress("example: read", 2, 2)
         return 0
 
     async def ingest(
@@ -99,8 +102,8 @@ def test_a_command_line_that_is_wrong_exits_2(arguments: tuple[str, ...]) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("serve", "--catalogs", "a=./x"), "serve has no flag --catalogs; did you mean --catalog?"),
-        (("serve", "--catalogs=a=./x"), "serve has no flag --catalogs; did you mean --catalog?"),
+        (("serve", "--catalogs", "a=."), "serve has no flag --catalogs; did you mean --catalog?"),
+        (("serve", "--catalogs=a=."), "serve has no flag --catalogs; did you mean --catalog?"),
         (("ingest", "--no-allow-emptyy"), "ingest has no flag --no-allow-emptyy; did you mean --no-allow-empty?"),
         (("validate", "x", "--zzz"), "validate has no flag --zzz; `cacheserver validate --help` lists all"),
         (("validate", "x", "y"), "validate takes no argument 'y'; `cacheserver validate --help` shows what it takes"),
@@ -122,9 +125,14 @@ def test_a_mistyped_word_is_told_with_the_likely_one(
     [
         (("serve",), "there is no catalog to read: give --catalog NAME=SOURCE"),
         (("ingest", "--etcd", "http://127.0.0.1:1"), "there is no catalog to read"),
-        (("serve", "--catalog", "a=./x", "--interval", "1s"), "--interval: '1s' is out of range"),
-        (("serve", "--catalog", "a=./x", "--listen", "0.0.0.0:8001"), "needs TLS and authentication"),
+        (("serve", "--catalog", "a=.", "--interval", "1s"), "--interval: '1s' is out of range"),
+        (("serve", "--catalog", "a=.", "--listen", "0.0.0.0:8001"), "needs TLS and authentication"),
         (("validate", "nowhere"), "nowhere: there is no such file or directory"),
+        (("serve", "--catalog", "a=/no/such"), "--catalog a=/no/such: /no/such: there is no such file or directory"),
+        (("ingest", "--catalog", "a=/no/such"), "--catalog a=/no/such: /no/such: there is no such file or directory"),
+        (("serve", "--catalog", "a=oci-layout:/no/such"), "/no/such: there is no such file or directory"),
+        (("serve", "--catalog", "a=git+file:///no/such%20one#x"), "/no/such one: there is no such file or directory"),
+        (("serve", "--catalog", "a=/etc/passwd"), "/etc/passwd: is a file; name the directory that holds it"),
     ],
 )
 def test_a_setting_that_cannot_be_used_exits_2_with_one_line(
@@ -156,7 +164,7 @@ def test_an_ingest_of_a_directory_loads_no_other_source_and_nothing_that_serves(
     )
     code = (
         "import sys; from pathlib import Path; from cacheserver import config; from cacheserver.server import serve\n"
-        "settings = config.load({'--catalog': ['a=./x'], '--etcd': 'http://127.0.0.1:1'}, {}, cwd=Path.cwd())\n"
+        "settings = config.load({'--catalog': ['a=.'], '--etcd': 'http://127.0.0.1:1'}, {}, cwd=Path.cwd())\n"
         "serve._source(settings, settings.repositories[0])\n"
         f"print([m for m in {absent} if m in sys.modules])"
     )
@@ -175,16 +183,38 @@ def test_a_child_that_imports_the_main_module_loads_nothing_of_the_server() -> N
 
 def test_serve_hands_the_settings_to_the_server_and_prints_what_to_try(capsys: pytest.CaptureFixture[str]) -> None:
     engine = FakeEngine()
-    assert run("serve", "--catalog", "example=./x", "--log-format", "text", engine=engine) == 0
+    assert run("serve", "--catalog", "example=.", "--log-format", "text", engine=engine) == 0
     assert [r.key.name for r in engine.asked[0].repositories] == ["example"]
     out = capsys.readouterr().out
-    assert f"Serving 1 repository on {URL}" in out
+    assert f"Serving 5 packages, 15 revisions of 1 repository on {URL}\n" in out
     assert f"kubectl --server {URL} get packages" in out
     assert f"curl {URL}/apis/cacheserver.dev/v1alpha1/packages" in out
 
 
+def test_a_server_whose_disk_is_away_starts_where_no_flag_names_it() -> None:
+    assert run("serve", CACHESERVER_CATALOGS="a=/no/such") == 0
+
+
+@pytest.mark.parametrize("name", ["layout", "layout.tar", "layout:v1", "layout.tar:v1"])
+def test_an_image_layout_is_a_directory_or_an_archive_and_may_name_an_image(name: str, tmp_path: Path) -> None:
+    (tmp_path / "layout").mkdir()
+    (tmp_path / "layout.tar").touch()
+    assert run("serve", "--catalog", f"a=oci-layout:{tmp_path / name}") == 0
+    assert run("serve", "--catalog", f"a=oci-layout:{tmp_path / 'no' / name}") == 2
+
+
+def test_the_banner_says_what_could_not_be_read_and_what_is_still_being_read() -> None:
+    begun = Begun(URL, 4, 1, 1, failed={"b": "nobody\x1b[2J home", "a": "x" * 400}, reading=["slow", "slower"])
+    said = banner(begun).splitlines()
+    assert said[0] == f"Serving 1 package, 1 revision of 4 repositories on {URL}"
+    assert said[1] == f"  a could not be read: {'x' * 300}..."
+    assert said[2] == "  b could not be read: nobody\\x1b[2J home"
+    assert said[3] == "  still being read: slow, slower"
+    assert banner(Begun(URL)).startswith(f"Serving what etcd holds on {URL}\n")
+
+
 def test_serve_prints_nothing_among_json_logs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("serve", "--catalog", "example=./x") == 0
+    assert run("serve", "--catalog", "example=.") == 0
     assert capsys.readouterr().out == ""
 
 
@@ -193,7 +223,7 @@ def test_a_server_on_a_shared_etcd_may_serve_what_others_ingest() -> None:
 
 
 def test_a_variable_that_is_no_setting_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    run("serve", "--catalog", "example=./x", CACHESERVER_INTERVALL="1m")
+    run("serve", "--catalog", "example=.", CACHESERVER_INTERVALL="1m")
     told = json.loads(capsys.readouterr().err)
     assert (told["variable"], told["did_you_mean"]) == ("CACHESERVER_INTERVALL", "CACHESERVER_INTERVAL")
 
@@ -203,7 +233,7 @@ def test_a_variable_that_is_no_setting_is_told(capsys: pytest.CaptureFixture[str
 
 def test_an_error_of_ours_is_one_line_and_exits_1(capsys: pytest.CaptureFixture[str]) -> None:
     group = ExceptionGroup("server", [EtcdStartError("no etcd found; install one")])
-    assert run("serve", "--catalog", "a=./x", engine=FakeEngine(group)) == 1
+    assert run("serve", "--catalog", "a=.", engine=FakeEngine(group)) == 1
     assert capsys.readouterr().err.splitlines() == [
         "cacheserver: error: no etcd found; install one",
         "The same command with --log-level debug says more.",
@@ -212,21 +242,21 @@ def test_an_error_of_ours_is_one_line_and_exits_1(capsys: pytest.CaptureFixture[
 
 def test_an_address_that_is_taken_is_told_with_the_flag_to_change(capsys: pytest.CaptureFixture[str]) -> None:
     taken = OSError(98, "address already in use")
-    assert run("serve", "--catalog", "a=./x", engine=FakeEngine(taken)) == 1
+    assert run("serve", "--catalog", "a=.", engine=FakeEngine(taken)) == 1
     assert "--listen" in capsys.readouterr().err
 
 
 def test_a_defect_shows_its_traceback_only_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("serve", "--catalog", "a=./x", engine=FakeEngine(TypeError("x"))) == 1
+    assert run("serve", "--catalog", "a=.", engine=FakeEngine(TypeError("x"))) == 1
     quiet = capsys.readouterr().err
     assert "TypeError: x. This is a defect" in quiet
     assert "Traceback" not in quiet
-    run("serve", "--catalog", "a=./x", "--log-level", "debug", engine=FakeEngine(TypeError("x")))
+    run("serve", "--catalog", "a=.", "--log-level", "debug", engine=FakeEngine(TypeError("x")))
     assert "Traceback" in capsys.readouterr().err
 
 
 def test_an_interrupt_exits_as_a_shell_expects() -> None:
-    assert run("serve", "--catalog", "a=./x", engine=FakeEngine(KeyboardInterrupt())) == 130
+    assert run("serve", "--catalog", "a=.", engine=FakeEngine(KeyboardInterrupt())) == 130
 
 
 # --- ingest --------------------------------------------------------------------------------------------------------
@@ -241,7 +271,7 @@ def report(name: str = "a", **fields: object) -> SyncReport:
 
 def test_ingest_prints_what_changed_and_exits_0(capsys: pytest.CaptureFixture[str]) -> None:
     done = report(added=3, changed=2, deleted=1, unchanged=40, packages=5, revisions=39)
-    assert run("ingest", "--catalog", "a=./x", engine=FakeEngine(reports=[done])) == 0
+    assert run("ingest", "--catalog", "a=.", engine=FakeEngine(reports=[done])) == 0
     header, row = capsys.readouterr().out.splitlines()
     assert header.split() == [
         *("REPOSITORY", "ADDED", "CHANGED", "DELETED", "UNCHANGED"),
@@ -256,7 +286,7 @@ def test_ingest_lists_rejected_packages_and_fails_where_that_is_asked(
 ) -> None:
     finding = Finding("DuplicateBundle", "x.v1 stands here twice", path="c.yaml", document=3, line=12, package="x")
     done = report(rejected={"x": [finding]}, findings=[finding], packages=1)
-    assert run("ingest", "--catalog", "a=./x", *flags, engine=FakeEngine(reports=[done])) == code
+    assert run("ingest", "--catalog", "a=.", *flags, engine=FakeEngine(reports=[done])) == code
     captured = capsys.readouterr()
     assert "a: c.yaml:12: error: x.v1 stands here twice [DuplicateBundle, package x, document 3]" in captured.out
     assert ("a: 1 package is rejected" in captured.err) == bool(code)
@@ -264,21 +294,21 @@ def test_ingest_lists_rejected_packages_and_fails_where_that_is_asked(
 
 def test_an_ingest_that_changed_nothing_still_knows_of_rejected_packages(capsys: pytest.CaptureFixture[str]) -> None:
     again = report(outcome=Outcome.UNCHANGED, packages=4, rejected_before=2)
-    assert run("ingest", "--catalog", "a=./x", "--fail-on-rejected", engine=FakeEngine(reports=[again])) == 1
+    assert run("ingest", "--catalog", "a=.", "--fail-on-rejected", engine=FakeEngine(reports=[again])) == 1
     captured = capsys.readouterr()
     assert captured.out.splitlines()[1].split()[5] == "2"
     assert "a: 2 packages are rejected" in captured.err
 
 
 def test_an_ingest_that_finds_nothing_exits_1(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("ingest", "--catalog", "a=./x", engine=FakeEngine(reports=[report()])) == 1
+    assert run("ingest", "--catalog", "a=.", engine=FakeEngine(reports=[report()])) == 1
     assert "a: no package was found" in capsys.readouterr().err
-    assert run("ingest", "--catalog", "a=./x", "--allow-empty", engine=FakeEngine(reports=[report()])) == 0
+    assert run("ingest", "--catalog", "a=.", "--allow-empty", engine=FakeEngine(reports=[report()])) == 0
 
 
 def test_ingest_goes_on_after_a_repository_that_failed_and_exits_1(capsys: pytest.CaptureFixture[str]) -> None:
     engine = FakeEngine(reports=[SourceNotFoundError("./x: no such directory"), report("b", added=1)])
-    assert run("ingest", "--catalog", "a=./x", "--catalog", "b=./y", engine=engine) == 1
+    assert run("ingest", "--catalog", "a=.", "--catalog", "b=.", engine=engine) == 1
     captured = capsys.readouterr()
     assert "cacheserver: error: a: ./x: no such directory" in captured.err
     assert captured.out.splitlines()[1].startswith("b ")
@@ -286,7 +316,7 @@ def test_ingest_goes_on_after_a_repository_that_failed_and_exits_1(capsys: pytes
 
 def test_a_catalog_that_is_refused_as_a_whole_exits_1(capsys: pytest.CaptureFixture[str]) -> None:
     held = report(outcome=Outcome.HELD, reason="CatalogEmpty", message="the source holds no package any more")
-    assert run("ingest", "--catalog", "a=./x", engine=FakeEngine(reports=[held])) == 1
+    assert run("ingest", "--catalog", "a=.", engine=FakeEngine(reports=[held])) == 1
     assert "a: the source holds no package any more [CatalogEmpty]" in capsys.readouterr().err
 
 
@@ -411,7 +441,7 @@ def test_a_reader_that_leaves_is_no_error_worth_a_traceback(catalog_directory: P
 
 
 def catalog(**fields: object) -> Catalog:
-    given = {"packages": (), "unchanged": (), "rejected": {}, "unreadable": False, "findings": (), "index": b""}
+    given = {"packages": (), "unchanged": (), "rejected": {}, "findings": (), "index": b""}
     return Catalog(**{**given, **fields})  # type: ignore[arg-type]  # a builder: fields are named by the tests
 
 
@@ -432,7 +462,7 @@ def test_a_finding_about_no_file_names_the_catalog() -> None:
 
 def test_the_summary_names_what_is_rejected_and_what_may_be_missing() -> None:
     bad = {f"p{n:02}": [Finding("X", "x")] for n in range(12)}
-    summary = validate_summary(catalog(rejected=bad, unreadable=True, revisions=1), files=1, elapsed_s=0.5)
+    summary = validate_summary(catalog(rejected=bad, cause=bad["p00"][0], revisions=1), files=1, elapsed_s=0.5)
     first, rejected, missing = summary.splitlines()
     assert first == "1 file, 0 good packages with 1 revision, 12 rejected, 0 warnings, 0.50 s"
     assert rejected == "rejected: p00, p01, p02, p03, p04, p05, p06, p07, p08, p09 and 2 more"
@@ -455,6 +485,20 @@ def test_progress_is_shown_on_a_terminal_only_and_wiped_at_the_end() -> None:
             progress("write", 1, 4)  # another step: shown at once
     assert screen.getvalue() == "\r\x1b[Kread  50 %\r\x1b[Kwrite  25 %\r\x1b[K"
     assert file.getvalue() == ""
+
+
+def test_a_log_line_does_not_end_up_behind_the_progress() -> None:
+    screen = Screen()
+    logs.configure(LogSettings(format=LogFormat.JSON), screen)
+    with Terminal(out=io.StringIO(), err=screen).progress() as progress:
+        logging.getLogger("cacheserver.test").info("before")
+        progress("read", 1, 2)
+        logging.getLogger("cacheserver.test").info("between")
+    progress("read", 2, 2)  # too late: nobody waits any more
+    before, _, rest = screen.getvalue().partition("\r\x1b[Kread  50 %\r\x1b[K")
+    assert json.loads(before)["msg"] == "before"
+    assert rest.endswith("\n\r\x1b[K")
+    assert json.loads(rest.removesuffix("\r\x1b[K"))["msg"] == "between"
 
 
 def test_colour_is_used_on_a_terminal_unless_no_color_is_set() -> None:

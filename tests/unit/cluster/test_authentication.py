@@ -216,6 +216,53 @@ async def test_a_revoked_token_ends_within_ten_seconds(guarded: Guarded) -> None
     assert (await guarded.get(token="t")).status == 401
 
 
+async def test_asking_all_the_time_keeps_a_revoked_token_no_longer(guarded: Guarded) -> None:
+    guarded.kube.token("t", "alice")
+    assert (await guarded.get(token="t")).status == 403
+    guarded.kube.revoke("t")
+    for _ in range(9):
+        guarded.clock.now += 1
+        assert (await guarded.get(token="t")).status == 403
+    guarded.clock.now += 1
+    assert (await guarded.get(token="t")).status == 401
+
+
+async def test_a_token_that_is_revoked_and_given_to_another_counts_for_each_in_turn(guarded: Guarded) -> None:
+    """Answers that turn over, the refusal among them, are each remembered for ten seconds and no longer."""
+    kube, clock = guarded.kube, guarded.clock
+    kube.allow("alice", resource="packages")
+    kube.token("t", "alice")
+    assert (await guarded.get(token="t")).status == 200
+    kube.revoke("t")
+    clock.now += 10
+    assert (await guarded.get(token="t")).status == 401
+    kube.token("t", "bob")
+    clock.now += 9.9
+    assert (await guarded.get(token="t")).status == 401
+    clock.now += 0.1
+    assert (await guarded.get(token="t")).status == 403
+    assert kube.reviewed[-1]["user"] == "bob"
+    kube.token("t", "alice")
+    clock.now += 10
+    assert (await guarded.get(token="t")).status == 200
+
+
+async def test_a_watch_outlives_its_token_and_nothing_else_does(guarded: Guarded) -> None:
+    """As kube-apiserver's: who may is asked when a request begins, and a watch ends by its own timeout."""
+    guarded.kube.allow("alice", resource="packages")
+    guarded.kube.token("t", "alice")
+    headers = {"Authorization": "Bearer t"}
+    path = f"{PACKAGES}?watch=1&resourceVersion=0"
+    async with guarded.client() as session, session.get(path, headers=headers) as watching:
+        assert b'"r.a"' in await watching.content.readline()
+        guarded.kube.revoke("t")
+        guarded.clock.now += 10
+        assert (await guarded.get(token="t")).status == 401
+        guarded.world.package("b")
+        async with asyncio.timeout(30):
+            assert b'"r.b"' in await watching.content.readline()
+
+
 async def test_many_requests_with_one_token_are_one_review(guarded: Guarded) -> None:
     guarded.kube.token("t", "alice")
     answers = await asyncio.gather(*(guarded.get(token="t") for _ in range(8)))

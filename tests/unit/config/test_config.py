@@ -146,7 +146,7 @@ def _example(setting: config.Setting) -> str:
         "NAME": "web",
         "HOST:PORT": "127.0.0.1:9001",
     }
-    by_metavar |= {"DURATION": "1m30s", "SIZE": "512Mi"}
+    by_metavar |= {"DURATION": "1m30s", "SIZE": "768Mi"}
     return special.get(setting.flag) or by_metavar.get(setting.kind.metavar) or setting.kind.metavar.split("|")[-1]
 
 

@@ -112,6 +112,42 @@ async def test_each_question_gets_its_own_answer() -> None:
         assert len(connections) == 1
 
 
+async def test_a_closed_line_is_gone_at_once_though_etcd_takes_nothing() -> None:
+    """A hung etcd: what was written to it stays with us, and would keep the connection open for ever."""
+    asleep = asyncio.Event()
+
+    async def hung(etcd: Etcd) -> None:
+        await etcd.begun()
+        await asleep.wait()
+
+    async with lines(hung) as (line, connections):
+        asking = [asyncio.create_task(line.ask((("x", "y" * 8_000_000),), 5))]
+        while line._connection is None or not connections:
+            await asyncio.sleep(0)
+        transport = line._connection._transport
+        assert transport is not None
+        while not transport.get_write_buffer_size():
+            await asyncio.sleep(0)
+        ended = asyncio.Event()
+        transport.set_protocol(_Ended(ended))
+        line.close()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert ended.is_set()
+        asleep.set()
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
+
+class _Ended(asyncio.Protocol):
+    def __init__(self, ended: asyncio.Event) -> None:
+        self._ended = ended
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended.set()
+
+
 async def test_an_answer_may_come_in_pieces_between_other_frames() -> None:
     async def piecemeal(etcd: Etcd) -> None:
         await etcd.begun()

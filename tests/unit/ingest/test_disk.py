@@ -78,12 +78,25 @@ async def test_a_tree_waits_until_there_is_room_in_scratch(tmp_path: Path) -> No
     space = ScratchSpace(100)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "file").write_bytes(bytes(150))
-    await space.wait()
+    await space.begin(tmp_path / "a")
     await space.hold(tmp_path / "a")
-    waiting = asyncio.create_task(space.wait())
-    await asyncio.sleep(0)
-    assert not waiting.done()
+    assert space.held_bytes == 150
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(space.begin(tmp_path / "b"), 0.05)
+    waiting = asyncio.create_task(space.begin(tmp_path / "b"))
     space.drop(tmp_path / "a")
+    await waiting
+
+
+async def test_what_a_fetch_under_way_has_brought_counts(tmp_path: Path) -> None:
+    space = ScratchSpace(100)
+    (tmp_path / "a").mkdir()
+    await space.begin(tmp_path / "a")
+    (tmp_path / "a" / "half").write_bytes(bytes(150))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(space.begin(tmp_path / "b"), 0.05)
+    waiting = asyncio.create_task(space.begin(tmp_path / "b"))
+    space.drop(tmp_path / "a")  # it failed
     await waiting
 
 

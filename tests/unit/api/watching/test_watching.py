@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
 from cacheserver import metrics
+from cacheserver.cache.turns import Turns
 from tests.fakes.api import METADATA, TABLE, World
 from tests.support.waiting import eventually
 
@@ -26,6 +28,24 @@ async def test_a_plain_watch_begins_with_what_is_there(six: World) -> None:
         assert _seen(await lines.take(2)) == [("ADDED", "s.e"), ("ADDED", "s.f")]
         six.package("g", namespace="other")
         assert _seen(await lines.take(1)) == [("ADDED", "r.g")]
+
+
+async def test_what_many_watchers_begin_with_is_bounded_in_each_turn_of_the_loop(six: World) -> None:
+    """A thousand who begin at once would else be a thousand pieces before anybody else has a turn."""
+
+    class Counted(Turns):
+        taken = 0
+
+        def _next(self) -> None:
+            self.taken += 1
+            super()._next()
+
+    turns = six.api._watches._shared.alone = Counted(1)
+    async with AsyncExitStack() as stack:
+        watches = [await stack.enter_async_context(six.watch()) for _ in range(20)]
+        for lines in watches:
+            assert len(await lines.take(6)) == 6
+    assert turns.taken >= 20
 
 
 async def test_a_watch_list_ends_its_beginning_with_the_annotated_bookmark_at_once(six: World) -> None:

@@ -215,6 +215,7 @@ async def test_only_what_lies_in_the_directory_is_served(reader: Reader, reposit
     assert catalog.ignored_tags == 0
     none = await reader.parse("wor")
     assert (none.packages, none.unreadable, told(none)) == ([], False, [("NoDirectory", "main")])
+    assert none.nothing == "branch 'main' has no directory 'wor'; there are 6 files, in: c/, work/, workload/"
     root = await reader.parse("work/a")
     assert sorted(revisions(root)) == ["repo@main", "repo@v1"]
 
@@ -268,6 +269,21 @@ async def test_a_deletion_proposed_marks_what_is_published(reader: Reader, repos
 async def test_an_empty_repository_has_no_packages(reader: Reader) -> None:
     catalog = await reader.parse()
     assert (catalog.packages, catalog.revisions, list(catalog.findings), catalog.unreadable) == ([], 0, [], False)
+    assert catalog.nothing == "the repository has no branch yet"
+
+
+async def test_a_repository_of_something_else_says_what_is_there(reader: Reader, repository: KRMRepository) -> None:
+    repository.write({"docs/a.md": b"", "docs/b/c.md": b"", "main.go": b""})
+    for tag in ("v1.0.0", "docs/v1"):
+        repository.tag(tag)
+    repository.branch("drafts/docs/new")
+    assert (await reader.parse()).nothing == (
+        "branch 'main' has no Kptfile; there are 3 files, in: docs/, main.go; "
+        "2 tags name no directory with one: v1.0.0, docs/v1; 1 draft names no directory with one: drafts/docs/new"
+    )
+    assert (await reader.parse("docs")).nothing.startswith(
+        "branch 'main' has no Kptfile in 'docs'; there are 2 files, in: "
+    )
 
 
 async def test_a_repository_of_sha256_names_is_read(workers: Workers, tmp_path: Path) -> None:

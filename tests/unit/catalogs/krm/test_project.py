@@ -11,7 +11,8 @@ import pytest
 from cacheserver.catalogs.catalog import Problem
 from cacheserver.catalogs.krm.facts import Facts, Lock, Origin, Revision, decode, decode_revision, encode
 from cacheserver.catalogs.krm.project import records, revision_number, version_of
-from cacheserver.model import LABEL_LATEST, LABEL_LIFECYCLE, Kind, Record, RepositoryKey
+from cacheserver.model import LABEL_LATEST, LABEL_LIFECYCLE, LABEL_PACKAGE, Kind, Record, RepositoryKey
+from cacheserver.names import package_label
 
 KEY = RepositoryKey("ns", "repo")
 FACTS = Facts(("sha256:" + "0" * 64, 2048, 1), labels=(("team", "net"),))
@@ -186,3 +187,9 @@ def test_no_two_revisions_share_a_name_whatever_their_workspaces_say() -> None:
     assert found["v2"] == "repo.a.app.v2x--40c0ffeec0ffee"
     assert found["v3"] == "repo.a.app.v3"
     assert names(*reversed(odd)) == found
+
+
+@pytest.mark.parametrize("path", ["dns", "network/dns", "a/" * 40 + "z", "nœud"])
+def test_whatever_the_path_objects_are_selected_by_a_label_of_their_package(path: str) -> None:
+    made = records(KEY, path, [(tag("v1"), FACTS)])
+    assert {record.labels[LABEL_PACKAGE] for record in made} == {package_label(path)}

@@ -1,0 +1,124 @@
+"""The looks of a repository as its status tells them: before the first, one that was asked for, one that finds nothing.
+
+Real etcd and worker processes; sources that answer as the test says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from cacheserver.errors import SourceInvalidError
+from cacheserver.ingest.sync import ASKS_AT_ONCE
+from cacheserver.model import ANNOTATION_ALLOW_EMPTY, ANNOTATION_REQUESTED
+from tests.etcd.test_life import NotedPace, World, files, running, world
+from tests.fakes.source import FakeSource
+from tests.support.waiting import eventually
+
+__all__ = ["world"]
+pytestmark = pytest.mark.etcd
+
+TEMPLATE = b'{"schema": "olm.template.basic", "entries": []}'
+
+
+async def _answered(world: World, wish: str) -> bool:
+    return (await world.status()).get("lastHandledReconcileAt") == wish
+
+
+async def test_every_repository_is_listed_before_its_source_answers(world: World) -> None:
+    ingest, names = world.ingest(), [f"silent{at}" for at in range(3 * ASKS_AT_ONCE)]
+    for name in names:
+        silent = FakeSource({})
+        silent.hangs = True
+        ingest.put(world.config(name), lambda silent=silent: silent)  # type: ignore[misc]  # bound at once
+    async with running(ingest):
+        for name in names:
+            await eventually(lambda name=name: world.says("Waiting", name))  # type: ignore[misc]  # bound at once
+    state, _, message = await world.condition(name=names[-1])
+    assert state == "Unknown"
+    assert "has not answered yet" in message
+
+
+async def test_a_repository_that_was_read_before_is_not_said_to_wait(world: World) -> None:
+    source = FakeSource(files("1.0.0"))
+    for hangs in (False, True):
+        source.hangs = hangs
+        ingest = world.ingest()
+        ingest.put(world.config(), lambda: source)
+        asked = source.asked
+        async with running(ingest):
+            await eventually(lambda: source.asked > asked)  # noqa: B023  # awaited within the loop
+            await eventually(lambda: world.says("Synced"))
+
+
+async def test_a_requested_look_that_fails_is_answered_too(world: World) -> None:
+    source, ingest = FakeSource(files("1.0.0")), world.ingest(NotedPace())
+    source.error = SourceInvalidError("refused")
+    ingest.put(world.config(annotations={ANNOTATION_REQUESTED: "now"}), lambda: source)
+    async with running(ingest):
+        await eventually(lambda: _answered(world, "now"))
+        assert await world.says("SourceInvalid")
+
+
+class Gated(FakeSource):
+    """Each question waits until it may be answered."""
+
+    def __init__(self) -> None:
+        super().__init__(files("1.0.0"))
+        self.may_answer = asyncio.Semaphore(0)
+        self.waits = asyncio.Event()
+
+    async def probe(self) -> str:
+        self.waits.set()
+        await self.may_answer.acquire()
+        return await super().probe()
+
+
+async def test_a_look_answers_no_wish_that_came_after_it_began(world: World) -> None:
+    source, ingest = Gated(), world.ingest()
+    ingest.put(world.config(annotations={ANNOTATION_REQUESTED: "first"}), lambda: source)
+    async with running(ingest):
+        await source.waits.wait()
+        ingest.put(world.config(annotations={ANNOTATION_REQUESTED: "second"}), lambda: source)
+        source.may_answer.release()
+        await eventually(lambda: world.says("Synced"))
+        assert await _answered(world, "first")
+        source.may_answer.release()
+        await eventually(lambda: _answered(world, "second"))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({}, "there is no file at all"),
+        ({"catalog.yaml": TEMPLATE}, "olm.template.basic: a template"),
+        ({"docs/a.md": b"", "README": b""}, "there are 2 files, in: README, docs/"),
+    ],
+    ids=["empty", "template", "other"],
+)
+async def test_a_source_without_packages_is_not_ready_and_says_what_is_there(
+    world: World, content: dict[str, bytes], told: str
+) -> None:
+    source, ingest = FakeSource(content), world.ingest()
+    ingest.put(world.config(interval_s=0.01), lambda: source)
+    async with running(ingest):
+        await eventually(lambda: world.says("NoPackages"))
+        state, _, message = await world.condition()
+        assert (state, (await world.condition("Stalled"))[0]) == ("False", "True")
+        assert told in message
+        assert ANNOTATION_ALLOW_EMPTY in message
+        asked = source.asked
+        await eventually(lambda: source.asked > asked + 2)
+        assert await world.says("NoPackages")
+        source.files = files("1.0.0")
+        await eventually(lambda: world.says("Synced"))
+
+
+@pytest.mark.parametrize("how", [{"deployment": True}, {"allow_empty": True}], ids=["deployment", "allowed"])
+async def test_a_repository_may_begin_empty_where_that_is_meant(world: World, how: dict[str, Any]) -> None:
+    source, ingest = FakeSource({}), world.ingest()
+    ingest.put(world.config(**how), lambda: source)
+    async with running(ingest):
+        await eventually(lambda: world.says("Synced"))
