@@ -129,6 +129,19 @@ REPOSITORY: Final = Resource(
             enum=("Auto", "FBC", "KRM"),
         ),
         flag("deployment", "True for a repository that packages are deployed from."),
+        text(
+            "access",
+            "ReadWrite lets packages be made, approved and published through the API, which pushes to the branch; by "
+            "default so where deployment is true, format KRM and a branch named.",
+            enum=("ReadOnly", "ReadWrite"),
+        ),
+        record(
+            "drafts",
+            "How drafts of packages are kept in git.",
+            text(
+                "pushAfter", "How long after the last save a draft is pushed to its branch; at most 30s, by default 5s."
+            ),
+        ),
         text("interval", "How often the source is asked for changes, as a duration; at least 10s, by default 10m."),
         flag("suspend", "True stops syncing; what is served stays."),
         text(

@@ -409,12 +409,58 @@ def test_a_manifest_that_cannot_be_used_is_refused_with_its_line(text: str, mess
     assert message in refused({"--repositories": [written(tmp_path, text)]})
 
 
+@pytest.mark.parametrize(
+    ("spec", "writable"),
+    [
+        ("format: KRM\n  deployment: true", True),
+        ("format: KRM", False),
+        ("format: KRM\n  access: ReadWrite", True),
+        ("format: KRM\n  deployment: true\n  access: ReadOnly", False),
+        ("deployment: true", False),
+    ],
+)
+def test_a_repository_is_written_to_where_it_says_so_or_is_deployed_from(
+    spec: str, writable: bool, tmp_path: Path
+) -> None:
+    source = "source: {git: {url: 'https://h/r', ref: {branch: main}}}"
+    file = written(tmp_path, manifest(spec=f"{source}\n  {spec}\n  drafts: {{pushAfter: 2s}}"))
+    [repository] = load({"--repositories": [file]}).repositories
+    assert repository.writable is writable
+    assert repository.push_after_s == 2
+    served = orjson.loads(repository.spec_json())
+    assert served["access"] == ("ReadWrite" if writable else "ReadOnly")
+    assert served.get("drafts") == ({"pushAfter": "2s"} if writable else None)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "source: {git: {url: 'https://h/r', ref: {branch: main}}}",
+        "source: {git: {url: 'https://h/r', ref: {branch: main}}}\n  format: FBC",
+        "source: {git: {url: 'https://h/r', ref: {tag: v1}}}\n  format: KRM",
+        "source: {git: {url: 'https://h/r'}}\n  format: KRM",
+        "source: {directory: {path: x}}\n  format: KRM",
+    ],
+)
+def test_what_cannot_be_written_to_is_not_made_writable(spec: str, tmp_path: Path) -> None:
+    message = refused({"--repositories": [written(tmp_path, manifest(spec=f"{spec}\n  access: ReadWrite"))]})
+    assert "(spec.access): ReadWrite is for KRM packages on a branch of a git repository" in message
+
+
+def test_a_draft_is_not_kept_from_git_for_longer_than_half_a_minute(tmp_path: Path) -> None:
+    spec = "source: {directory: {path: x}}\n  drafts: {pushAfter: 31s}"
+    assert "(spec.drafts.pushAfter): '31s' is out of range: 0s to 30s" in refused(
+        {"--repositories": [written(tmp_path, manifest(spec=spec))]}
+    )
+
+
 def test_a_spec_is_served_with_every_default_written_out() -> None:
     [repository] = load({"--catalog": ["a=oci://quay.io/a/b:v1"]}).repositories
     assert orjson.loads(repository.spec_json()) == {
         "source": {"oci": {"image": "quay.io/a/b:v1", "insecure": False}},
         "format": "Auto",
         "deployment": False,
+        "access": "ReadOnly",
         "interval": "10m",
         "suspend": False,
         "validation": "Isolate",
