@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 
 class CacheServerError(Exception):
     """Root of this tree; the command line prints it without a traceback."""
@@ -209,6 +212,42 @@ class Expired(CacheServerError):
         )
         self.requested = requested
         self.oldest = oldest
+
+
+# --- writes of users ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One entry of a Status' details.causes. `reason` is the cause's type (FieldValueInvalid...)."""
+
+    reason: str
+    message: str
+    field: str = ""
+
+
+class RefusedError(CacheServerError):
+    """A write that its rules, or git, refuse: nothing was changed. code, reason and message as Kubernetes has them."""
+
+    def __init__(
+        self,
+        code: int,
+        reason: str,
+        message: str,
+        *,
+        kind: str = "",
+        name: str = "",
+        causes: Sequence[Cause] = (),
+        retry_after_s: int = 0,
+    ) -> None:
+        """kind, name: of what details speak of; kind: plural, or the kind itself where code is 422."""
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.kind = kind
+        self.name = name
+        self.causes = causes
+        self.retry_after_s = retry_after_s
 
 
 # --- store --------------------------------------------------------------------------------------------------------

@@ -423,6 +423,18 @@ drafts_oldest_unpushed = Gauge(
     "When the oldest change of a draft was saved that git does not have, as Unix time; 0 for none.",
     ("namespace", "repository"),
 )
+author_steps = Counter(
+    "cacheserver_author_steps",
+    "Writes of users by step (Create, Save, Update, Delete, Propose, Approve, ...) and outcome: Done, or the reason of "
+    "its refusal.",
+    ("step", "outcome"),
+)
+author_seconds = Histogram(
+    "cacheserver_author_step_seconds",
+    "Time of a write of a user, the wait for git included.",
+    ("step",),
+    buckets=_SECONDS,
+)
 build = Gauge("cacheserver_build_info", "Always 1; the version is the label.", ("version",))
 
 

@@ -255,27 +255,63 @@ def encode(record: Record, *, previous: bytes | None, now: str, users: UserMetad
             generation += 1
         if users is None:
             users = UserMetadata.of(old)
-    metadata = _metadata(record, users or UserMetadata(), created, generation)
-    inner = orjson.dumps(metadata)[1:-1]
-    return b"".join((METADATA_OPEN[record.key.kind], inner, SPEC_OPEN, record.spec, b',"status":', record.status, b"}"))
-
-
-def _metadata(record: Record, users: UserMetadata, created: str, generation: int) -> dict[str, object]:
-    name = record.name
-    metadata: dict[str, object] = {
-        "name": name,
+    identity: dict[str, object] = {
+        "name": record.name,
         "namespace": record.key.namespace,
-        "uid": uid_of(record.key.kind, record.key.namespace, name, record.nonce),
+        "uid": uid_of(record.key.kind, record.key.namespace, record.name, record.nonce),
         "creationTimestamp": created,
         "generation": generation,
     }
+    metadata = _metadata(identity, record.labels, record.annotations, users or UserMetadata())
+    return _written(record.key.kind, metadata, record.spec, record.status)
+
+
+def edited(
+    value: bytes,
+    *,
+    users: UserMetadata | None = None,
+    labels: Mapping[str, str] | None = None,
+    spec: bytes | None = None,
+    status: bytes | None = None,
+) -> bytes:
+    """A PackageRevision's manifest (see encode) with other parts; what is None stays. Its identity stays in any case.
+
+    labels: those that its source gives, without users'. Equal to `value` when nothing changed.
+    """
+    old: dict[str, Any] = orjson.loads(value)
+    metadata, before = old["metadata"], UserMetadata.of(old)
+    identity = {name: metadata[name] for name in ("name", "namespace", "uid", "creationTimestamp", "generation")}
+    if spec is not None and orjson.dumps(old["spec"]) != spec:
+        identity["generation"] += 1
+    if labels is None:
+        labels = {name: text for name, text in metadata.get("labels", {}).items() if name not in before.labels}
+    own = {*before.annotations, ANNOTATION_USERS}
+    annotations = {name: text for name, text in metadata.get("annotations", {}).items() if name not in own}
+    return _written(
+        Kind.REVISION,
+        _metadata(identity, labels, annotations, users or before),
+        spec if spec is not None else orjson.dumps(old["spec"]),
+        status if status is not None else orjson.dumps(old["status"]),
+    )
+
+
+def _written(kind: Kind, metadata: Mapping[str, object], spec: bytes, status: bytes) -> bytes:
+    inner = orjson.dumps(metadata)[1:-1]
+    return b"".join((METADATA_OPEN[kind], inner, SPEC_OPEN, spec, b',"status":', status, b"}"))
+
+
+def _metadata(
+    identity: Mapping[str, object], own: Mapping[str, str], noted: Mapping[str, str], users: UserMetadata
+) -> dict[str, object]:
+    """own, noted: labels and annotations of the source."""
+    metadata = dict(identity)
     if users.deletion:
         metadata |= {"deletionTimestamp": users.deletion, "deletionGracePeriodSeconds": 0}
-    annotations = {**record.annotations, **users.annotations}
+    annotations = {**noted, **users.annotations}
     if users.labels or users.annotations:
         names = {"labels": sorted(users.labels), "annotations": sorted(users.annotations)}
         annotations[ANNOTATION_USERS] = orjson.dumps(names).decode()
-    if labels := {**record.labels, **users.labels}:
+    if labels := {**own, **users.labels}:
         metadata["labels"] = dict(sorted(labels.items()))
     if annotations:
         metadata["annotations"] = dict(sorted(annotations.items()))

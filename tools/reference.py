@@ -27,6 +27,7 @@ _SUBJECT_TITLES: Final[Mapping[str, str]] = {
     "serving": "The API",
     "cache": "Memory",
     "parsing": "Parsing and its limits",
+    "authoring": "What may be written",
     "logs": "Logs",
 }
 _EXIT_CODES: Final[Mapping[int, str]] = {

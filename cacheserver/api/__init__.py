@@ -8,6 +8,7 @@ from cacheserver.api.http.acceptor import Acceptor
 from cacheserver.api.http.connection import require_compiled_parser
 from cacheserver.api.kinds.table import PROJECTIONS
 from cacheserver.api.paths import Route
+from cacheserver.api.writing.shelf import Shelf
 
 __all__ = [
     "PROJECTIONS",
@@ -19,6 +20,7 @@ __all__ = [
     "Identity",
     "ReviewingGate",
     "Route",
+    "Shelf",
     "make_server",
     "require_compiled_parser",
 ]

@@ -22,9 +22,18 @@ from cacheserver.api.describe.discovery import Discovery
 from cacheserver.api.describe.openapi import OpenAPI
 from cacheserver.api.health import Health, HealthCheck, version_document
 from cacheserver.api.http.accounting import Accounting, Series
-from cacheserver.api.http.connection import LINE_BYTES, LINES, LINGERING_S, SecureServer, Server, client_of, introduce
+from cacheserver.api.http.connection import (
+    BODY_WAITS,
+    LINE_BYTES,
+    LINES,
+    LINGERING_S,
+    SecureServer,
+    Server,
+    client_of,
+    introduce,
+)
 from cacheserver.api.http.connections import CONNECTIONS, Room
-from cacheserver.api.http.inflight import READS, WATCHES, InFlight
+from cacheserver.api.http.inflight import READS, WATCHES, WRITES, InFlight
 from cacheserver.api.http.negotiate import Answer, Encoding, negotiate, wants_pretty
 from cacheserver.api.http.reply import Reply, Stream, refusal, whole
 from cacheserver.api.kinds.resource import Resource
@@ -44,10 +53,12 @@ from cacheserver.api.status import (
 from cacheserver.api.verbs import Call, Verbs
 from cacheserver.api.views import Views
 from cacheserver.api.watching.watch import Watches
+from cacheserver.api.writing.writes import NOBODY, VERBS, Writes
 from cacheserver.cache.turns import Turns
 from cacheserver.cache.watchcache import WatchCache
 from cacheserver.errors import CacheServerError
 from cacheserver.memo import Memo
+from cacheserver.publish.author import Author
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +107,8 @@ class Api:
         notes: Mapping[str, HealthCheck] | None = None,
         routes: Iterable[Route] = (),
         gate: Gate | None = None,
+        author: Author | None = None,
+        nobody: str = NOBODY,
         list_cache_bytes: int = MEMO_BYTES,
         max_reads: int = READS,
         max_watches: int = WATCHES,
@@ -104,6 +117,7 @@ class Api:
         """standalone: Repository is served too. checks: what /readyz asks besides the cache; live_checks: /livez.
 
         routes: of other protocols, served beside the API's own paths. gate: who may what; None: everybody everything.
+        author: takes what is written; None: nothing is. nobody: whose name it has where there is no gate.
         list_cache_bytes: finished lists kept. max_reads, max_watches: at the same time, of resources. now: Unix time.
         """
         resources = served(standalone=standalone)
@@ -113,10 +127,12 @@ class Api:
         self._now = now
         self._accounting = Accounting()
         self._in_flight = InFlight(max_reads, max_watches)
+        self._in_flight_writes = InFlight(WRITES)
         self._in_flight_beside = InFlight(max_reads)  # whatever reads do, discovery is answered
         views = Views(blobs)
         self._watches = Watches(cache, views, self._accounting, now)
-        self._verbs = Verbs(cache, blobs, views, Renderer(now, list_cache_bytes), self._watches, now)
+        writes = Writes(author, cache, blobs, gate, nobody, now) if author else None
+        self._verbs = Verbs(cache, blobs, views, Renderer(now, list_cache_bytes), self._watches, now, writes)
         filled: Mapping[str, HealthCheck] = {
             "watch-cache": lambda: None if cache.ready else "the store has not been read yet"
         }
@@ -222,13 +238,14 @@ class Api:
             return await self._beside(request, asked, identity)
         user = identity.user if identity is not None else ""
         exempt = identity is not None and privileged(identity)
-        self._in_flight.enter(user, watch=asked.is_watch, exempt=exempt, selectors=asked.selectors)
+        in_flight = self._in_flight_writes if attributes.verb in VERBS else self._in_flight
+        in_flight.enter(user, watch=asked.is_watch, exempt=exempt, selectors=asked.selectors)
         try:
             if gate is not None and identity is not None:
                 await gate.authorize(identity, attributes)
             if asked.resource is None:
                 raise no_such_path()
-            call = Call(request, attributes, asked.query, asked.resource, user)
+            call = Call(request, attributes, asked.query, asked.resource, user, identity)
             if asked.is_watch or "timeout" not in asked.query:
                 reply = await self._verbs.answer(call)  # the cache bounds its own waits
             else:
@@ -238,7 +255,7 @@ class Api:
                 await reply.rest()  # in flight until it is taken
             return reply
         finally:
-            self._in_flight.leave(user, watch=asked.is_watch, selectors=asked.selectors)
+            in_flight.leave(user, watch=asked.is_watch, selectors=asked.selectors)
 
     async def _beside(self, request: web.BaseRequest, asked: _Asked, identity: Identity | None) -> Reply | Stream:
         """Everything that is not a resource, until the client has taken it. Raises: StatusError 404, 405, 406, 429."""
@@ -285,5 +302,6 @@ def make_server(api: Api, *, secure: bool = False, connections: int = CONNECTION
         max_field_size=LINE_BYTES,
         max_headers=LINES,
         lingering_time=LINGERING_S,
-        auto_decompress=False,  # nobody reads bodies, and a small one can become a large one
+        read_bufsize=BODY_WAITS,
+        auto_decompress=False,  # a small body can become a large one
     )

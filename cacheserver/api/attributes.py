@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote
 from cacheserver.api.status import bad_request
 from cacheserver.security.identity import Attributes
 
-__all__ = ["Attributes", "Query", "check_size", "parse_query", "read_attributes", "truthy"]
+__all__ = ["FILES", "Attributes", "Query", "check_size", "file_path", "parse_query", "read_attributes", "truthy"]
 
 _ITEM_VERBS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _SELECTING = ("list", "watch", "deletecollection")
@@ -26,6 +26,8 @@ QUERY_CHARACTERS: Final = 32 << 10
 """As sent: both selectors at their longest (query.py), every character of one and the commas of the other encoded."""
 PARAMETERS: Final = 64
 """Of a query. Kubernetes' own list and watch options are 11."""
+FILES: Final = "files"
+"""The subresource below which a path goes on: that of a file (file_path)."""
 _NO_QUERY: Mapping[str, str] = {}
 
 Query = Mapping[str, str]
@@ -69,7 +71,7 @@ def read_attributes(method: str, path: str, query: Query) -> Attributes:
     if parts[3] == "namespaces" and len(parts) > 5:
         namespace, at = parts[4], 5
     count = len(parts) - at
-    if count > 3:
+    if count > 3 and parts[at + 2] != FILES:
         return Attributes(method.lower(), path)
     name = parts[at + 1] if count > 1 else ""
     subresource = parts[at + 2] if count > 2 else ""
@@ -85,3 +87,10 @@ def read_attributes(method: str, path: str, query: Query) -> Attributes:
     if query and verb in _SELECTING:
         fields, labels = query.get("fieldSelector", ""), query.get("labelSelector", "")
     return Attributes(verb, path, parts[1], parts[2], parts[at], subresource, namespace, name, fields, labels)
+
+
+def file_path(attributes: Attributes) -> str:
+    """What stands behind `/files/`, as it is to be read; empty where nothing does."""
+    # /apis/GROUP/VERSION/namespaces/NAMESPACE/RESOURCE/NAME/files/PATH
+    parts = attributes.path.lstrip("/").split("/", 8)
+    return parts[8] if len(parts) > 8 else ""

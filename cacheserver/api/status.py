@@ -7,13 +7,26 @@ Wording: k8s.io/apimachinery/pkg/api/errors/errors.go unless said otherwise.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import orjson
 
-from cacheserver.errors import BlobMissingError, CacheServerError, EtcdError, Expired, NotReady, StoreSlow, TooNew
+from cacheserver.errors import (
+    BlobMissingError,
+    CacheServerError,
+    Cause,
+    EtcdError,
+    Expired,
+    NoSpace,
+    NotReady,
+    RefusedError,
+    StoreSlow,
+    TooNew,
+)
+from cacheserver.model import CONFIG_GROUP, GROUP
 from cacheserver.security.identity import Attributes
+
+__all__ = ["Cause", "StatusError"]
 
 _INCONSISTENT = (
     "The provided continue parameter is too old to display a consistent list result. You can start a new list without "
@@ -21,15 +34,6 @@ _INCONSISTENT = (
     "Continuing with the provided token results in an inconsistent list - objects that were created, modified, or "
     "deleted between the time the first chunk was returned and now may show up in the list."
 )  # k8s.io/apiserver/pkg/storage/etcd3/errors.go
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """One entry of details.causes. `reason` is the cause's type (FieldValueInvalid...)."""
-
-    reason: str
-    message: str
-    field: str = ""
 
 
 class StatusError(CacheServerError):
@@ -270,8 +274,27 @@ def from_error(error: CacheServerError) -> StatusError:
         case NotReady():
             # k8s.io/apiserver/pkg/storage/cacher: 429 with Retry-After while the cache initialises
             return StatusError(429, "TooManyRequests", str(error), retry_after_s=1)
+        case RefusedError():
+            return _refused(error)
+        case NoSpace():
+            return unavailable("etcd is full, nothing can be written now; reads go on", retry_after_s=30)
         case BlobMissingError():
             return unavailable(str(error), retry_after_s=30)
         case EtcdError():
             return unavailable(f"the content store does not answer: {error}; try again in a moment")
     return internal()
+
+
+def _refused(error: RefusedError) -> StatusError:
+    details: dict[str, str | int] = {}
+    if error.kind:
+        group = CONFIG_GROUP if error.kind == "repositories" else GROUP
+        details = {**({"name": error.name} if error.name else {}), "group": group, "kind": error.kind}
+    return StatusError(
+        error.code,
+        error.reason,
+        str(error),
+        details=details,
+        causes=error.causes,
+        retry_after_s=error.retry_after_s,
+    )

@@ -1,4 +1,7 @@
-"""get and list of resources and their subresources: from a request to what the cache is asked, and to the answer."""
+"""get and list of resources and their subresources: from a request to what the cache is asked, and to the answer.
+
+What changes something is in writing/writes.py.
+"""
 
 from __future__ import annotations
 
@@ -48,9 +51,12 @@ from cacheserver.api.status import (
 )
 from cacheserver.api.views import Views
 from cacheserver.api.watching.watch import Watches
+from cacheserver.api.writing.writes import APPROVAL, Writes
+from cacheserver.api.writing.writes import VERBS as WRITES
 from cacheserver.cache.snapshot import Entry
 from cacheserver.cache.watchcache import Page, WatchCache
 from cacheserver.errors import Expired, TooNew
+from cacheserver.security.identity import Identity
 
 _READ_METHODS = "GET, HEAD"
 _PATCH_TYPES = ("application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml")
@@ -65,6 +71,7 @@ class Call:
     query: Query
     resource: Resource
     user: str
+    identity: Identity | None = None
 
 
 class Verbs:
@@ -78,8 +85,9 @@ class Verbs:
         renderer: Renderer,
         watches: Watches,
         now: Callable[[], float],
+        writes: Writes | None = None,
     ) -> None:
-        """now: seconds since the epoch."""
+        """now: seconds since the epoch. writes: None where nothing is written."""
         self._cache = cache
         self._blobs = blobs
         self._views = views
@@ -87,17 +95,24 @@ class Verbs:
         self._renderer = renderer
         self._watches = watches
         self._now = now
+        self._writes = writes
 
     def answer(self, call: Call) -> Awaitable[Reply | Stream]:
         """Raises, also when awaited: StatusError, NotReady, TooNew, Expired, BlobMissingError, EtcdError."""
         attributes, resource = call.attributes, call.resource
         verb = attributes.verb
         if attributes.subresource:
-            if resource.subresource(attributes.subresource) is None:
+            subresource = resource.subresource(attributes.subresource)
+            if subresource is None:
                 raise no_such_path()
-            if verb != "get" or not attributes.namespace:
+            if verb not in subresource.verbs or not attributes.namespace:
                 raise self._refuse(call)
-            return self._subresource(call)
+            if verb == "get":
+                return self._get(call) if subresource.name == APPROVAL else self._subresource(call)
+        if verb in WRITES and verb in resource.verbs_of(attributes.subresource) and self._writes is not None:
+            return self._writes.answer(call)
+        if attributes.subresource:
+            raise self._refuse(call)
         if verb == "get":
             return self._get(call)
         if verb == "list":
@@ -113,8 +128,7 @@ class Verbs:
             sent = call.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
             if sent not in _PATCH_TYPES:
                 return unsupported_media_type(_PATCH_TYPES)
-        known = attributes.verb in ("watch", "create", "update", "patch", "delete", "deletecollection")
-        verb = attributes.verb if known else ""
+        verb = attributes.verb if attributes.verb in ("watch", *WRITES) else ""
         return method_not_allowed(resource.group, resource.plural, verb, _READ_METHODS, resource.instead)
 
     # --- one object ---

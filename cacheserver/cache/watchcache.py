@@ -26,7 +26,7 @@ from cacheserver.cache.turns import TURN_COST, Turns
 from cacheserver.cache.view import View
 from cacheserver.cache.window import Event, EventType, Selector
 from cacheserver.errors import Compacted, EtcdError, Expired
-from cacheserver.model import LABEL_PACKAGE, METADATA_OPEN, SPEC_OPEN, Kind, with_resource_version
+from cacheserver.model import LABEL_PACKAGE, METADATA_OPEN, SPEC_OPEN, Kind, Stored, with_resource_version
 from cacheserver.store.objects import Change, Changes
 
 log = logging.getLogger(__name__)
@@ -183,6 +183,10 @@ class WatchCache:
     def of_package(self, kind: Kind, package: str) -> Collection[Name]:
         """Names of the objects in memory, of every namespace, whose package has this name or label."""
         return self._kinds[kind].indexes.candidates({LABEL_PACKAGE: package}) or ()
+
+    def entry(self, stored: Stored) -> Entry:
+        """An object as it would be served; nothing of it is kept."""
+        return self._entry(Change(stored.key.kind, b"", stored.value, stored.mod_revision), stored.value)
 
     async def list(
         self,

@@ -98,6 +98,7 @@ _TITLES: Final = {
     "serving": "the API",
     "cache": "memory",
     "parsing": "parsing and its limits",
+    "authoring": "what may be written",
     "logs": "logs",
 }
 _COMMANDS: Final[Mapping[str, tuple[str, str, str, tuple[str, ...]]]] = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -67,6 +68,18 @@ def _parse_kubernetes(text: str, base: Path) -> Path | Kubernetes:
 KUBERNETES: Final[Kind[Path | Kubernetes]] = Kind("off|in-cluster|PATH", _parse_kubernetes)
 CATALOG: Final[Kind[str]] = Kind("NAME=SOURCE", TEXT.parse)
 NAMESPACE: Final[Kind[str]] = Kind("NAME", lambda text, _base: check_namespace(text))
+
+
+_AUTHOR = re.compile(r"[^<>\x00-\x1f\x7f]{1,100} <[^<>\s\x00-\x1f\x7f]{1,200}>\Z")
+
+
+def _parse_author(text: str, _base: Path) -> str:
+    if not _AUTHOR.match(text):
+        raise ValueError(f"{text!r} is no author of a commit: write NAME <MAIL>")
+    return text
+
+
+AUTHOR: Final[Kind[str]] = Kind("NAME <MAIL>", _parse_author)
 
 
 _MOST_NAMESPACES: Final = 50  # ours: each is a watch of its own, half of the connections that KubeAPI has
@@ -389,6 +402,33 @@ class ParseSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AuthoringSettings:
+    """What may be written, and in whose name."""
+
+    author: str = setting(
+        "author",
+        AUTHOR,
+        "local <local@localhost>",
+        "Who commits are by where nobody is asked who a client is (see --kubernetes), as NAME <MAIL>.",
+    )
+    package_bytes: int = setting(
+        "max-package-bytes",
+        size(least=1 << 10, most=64 << 20),
+        16 << 20,
+        "Most bytes of the files of one package revision that is written here.",
+    )  # the largest real package has 1.7 MB; all of it is in memory while it is saved
+    package_files: int = setting(
+        "max-package-files",
+        count(least=1, most=10_000),
+        1000,
+        "Most files of one package revision that is written here.",
+    )  # real ones stay under 200
+    drafts: int = setting(
+        "max-drafts", count(least=1, most=100_000), 2000, "Most drafts and proposed revisions of one repository."
+    )  # each is a branch of its git; a push lists them all
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """What is logged, and how: one line an event, on stderr."""
 
@@ -410,6 +450,7 @@ class Settings:
     serving: ServingSettings = dataclasses.field(default_factory=ServingSettings)
     cache: CacheSettings = dataclasses.field(default_factory=CacheSettings)
     parsing: ParseSettings = dataclasses.field(default_factory=ParseSettings)
+    authoring: AuthoringSettings = dataclasses.field(default_factory=AuthoringSettings)
     logs: LogSettings = dataclasses.field(default_factory=LogSettings)
 
     @property
@@ -424,6 +465,7 @@ SUBJECTS: Final[dict[str, type[Any]]] = {
     "serving": ServingSettings,
     "cache": CacheSettings,
     "parsing": ParseSettings,
+    "authoring": AuthoringSettings,
     "logs": LogSettings,
 }
 """Attribute of Settings -> its dataclass, in the order of help and docs."""

@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -109,6 +109,22 @@ class _Tracked:
                 wait.cancel()
 
 
+class _Configs(Mapping[RepositoryKey, RepositoryConfig]):
+    """What is asked of each repository; changes with what it shows."""
+
+    def __init__(self, tracked: Mapping[RepositoryKey, _Tracked]) -> None:
+        self._tracked = tracked
+
+    def __getitem__(self, key: RepositoryKey) -> RepositoryConfig:
+        return self._tracked[key].config
+
+    def __iter__(self) -> Iterator[RepositoryKey]:
+        return iter(self._tracked)
+
+    def __len__(self) -> int:
+        return len(self._tracked)
+
+
 class _LazyClaim:
     """The claim on one repository, taken when first asked for. status_claim: see Ingest._publish."""
 
@@ -169,6 +185,11 @@ class Ingest:
         self._holder = f"{socket.gethostname()}/{os.getpid()}"
 
     # --- which repositories ---
+
+    @property
+    def repositories(self) -> Mapping[RepositoryKey, RepositoryConfig]:
+        """Every repository that was put and not removed, as it is at each look."""
+        return _Configs(self._tracked)
 
     def put(self, config: RepositoryConfig, open_source: Open, *, access: str = "") -> None:
         """Keep this repository in step from now on.

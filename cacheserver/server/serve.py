@@ -37,6 +37,7 @@ from cacheserver.ingest.storage import Storage
 from cacheserver.server import memory
 from cacheserver.server.begun import Begun, begun
 from cacheserver.sources import Access, Progress, Source
+from cacheserver.store.authored import Authored
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.claims import CLAIM_TTL_S
 from cacheserver.store.objects import Store
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from cacheserver.catalogs.workers import Workers
     from cacheserver.cluster.kubeapi import KubeAPI
     from cacheserver.cluster.repositories import Controller
+    from cacheserver.publish.author import Author
     from cacheserver.publish.publisher import Publisher
 
 log = logging.getLogger(__name__)
@@ -89,6 +91,10 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
         listener = await stack.enter_async_context(open_listener(settings.serving))
         space = Space()
         opening = _Opening(space)
+        scratch = stack.enter_context(scratch_directory())
+        services = _services(client, store, blobs, workers, scratch, settings)
+        looks = FirstLooks([config.key for config in settings.repositories], progress)
+        ingest, controller = _ingestion(services, settings, listener.kubernetes, space, looks)
         api = Api(
             cache,
             blobs,
@@ -97,18 +103,15 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
             checks={**listener.checks, "etcd": opening},
             notes={"etcd-space": lambda: space.trouble},
             gate=listener.gate,
+            author=_author(client, services, cache, ingest, settings),
+            nobody=settings.authoring.author,
             list_cache_bytes=kept.list_cache_bytes,
             max_reads=settings.serving.max_reads,
             max_watches=limits.watches_that_fit(settings.serving.max_watches),
         )
-        scratch = stack.enter_context(scratch_directory())
-        services = _services(client, store, blobs, workers, scratch, settings)
-        looks = FirstLooks([config.key for config in settings.repositories], progress)
-        ingest, controller = _ingestion(services, settings, listener.kubernetes, space, looks)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, ingest.request_sync)
         acceptor = await stack.enter_async_context(_listening(api, settings.serving, listener.context))
-        url = _url(acceptor, listener.context)
-        log.info("listening", extra={"url": url})
+        log.info("listening", extra={"url": (url := _url(acceptor, listener.context))})
         async with asyncio.TaskGroup() as group:
             opened = functools.partial(_open_for, ingest, store, client, settings)
             work = group.create_task(_work(opened, cache, ingest, controller, opening), name="server: work")
@@ -274,6 +277,19 @@ async def _etcd(settings: Settings) -> AsyncIterator[Client]:
             tls = TLSFiles(etcd.ca_file, etcd.cert_file, etcd.key_file) if etcd.ca_file or etcd.cert_file else None
             client = Client(etcd.endpoints, tls=tls, user=etcd.user, password=etcd.password() if etcd.user else None)
         yield await stack.enter_async_context(client)
+
+
+def _author(client: Client, services: SyncServices, cache: WatchCache, ingest: Ingest, settings: Settings) -> Author:
+    """Who takes writes of users, for every repository that there is."""
+    from cacheserver.api import Shelf  # noqa: PLC0415 - see serve
+    from cacheserver.publish.author import Author  # noqa: PLC0415 - as above
+    from cacheserver.publish.content import Content  # noqa: PLC0415 - as above
+    from cacheserver.publish.package import Limits  # noqa: PLC0415 - as above
+
+    most = settings.authoring
+    sizes = Limits(most.package_files, most.package_bytes, most.drafts)
+    content = Content(services.blobs, services.workers, services.scratch, sizes)
+    return Author(Authored(client), content, Shelf(cache), ingest.repositories)
 
 
 def _services(

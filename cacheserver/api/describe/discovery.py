@@ -109,7 +109,7 @@ def _resource_discovery(row: Resource) -> dict[str, object]:
     }
     if row.subresources:
         found["subresources"] = [
-            {"subresource": sub.name, "responseKind": kind, "verbs": ["get"]} for sub in row.subresources
+            {"subresource": sub.name, "responseKind": kind, "verbs": sorted(sub.verbs)} for sub in row.subresources
         ]
     return found
 
@@ -137,7 +137,7 @@ def _resource_list(rows: Sequence[Resource]) -> dict[str, object]:
                 "singularName": "",
                 "namespaced": True,
                 "kind": row.kind,
-                "verbs": ["get"],
+                "verbs": sorted(sub.verbs),
             }
             for sub in row.subresources
         ]

@@ -29,7 +29,7 @@ Json = dict[str, object]
 _META: Final = "io.k8s.apimachinery.pkg.apis.meta.v1"
 _TABLE: Final = f"{JSON};as=Table;v=v1;g=meta.k8s.io"
 
-_OBJECT_META: Final = (
+OBJECT_META: Final = (
     text("name", "Unique in the namespace, for one kind."),
     text("namespace", "Namespace of the object."),
     text("uid", "Identity over time: derived from kind, namespace and name, so it survives a rebuilt cache."),
@@ -40,7 +40,7 @@ _OBJECT_META: Final = (
     text_map("annotations", "Annotations."),
     records(
         "ownerReferences",
-        "The Repository that the object comes from; in a cluster only.",
+        "Objects without which it goes, as its users wrote them.",
         text("apiVersion", "API version of the owner.", required=True),
         text("kind", "Kind of the owner.", required=True),
         text("name", "Name of the owner.", required=True),
@@ -48,7 +48,12 @@ _OBJECT_META: Final = (
         flag("controller", "True when the owner controls this object."),
         flag("blockOwnerDeletion", "True when the owner waits for this object's deletion."),
     ),
-    texts("finalizers", "Always empty: the objects are read-only."),
+    texts("finalizers", "What is to be done before the object goes; who is done takes its own out."),
+    time("deletionTimestamp", "When its deletion was asked for."),
+    number("deletionGracePeriodSeconds", "Always 0."),
+    text("generateName", "Has no effect: the name of a package revision follows from its spec."),
+    text("selfLink", "Has no effect."),
+    records("managedFields", "Has no effect."),
 )
 _LIST_META: Final = (
     text("resourceVersion", "Version of the list; a watch may begin there."),
@@ -63,7 +68,7 @@ def components(resources: Iterable[Resource]) -> Json:
         f"{_META}.ObjectMeta": {
             "type": "object",
             "description": "Metadata that all objects have.",
-            "properties": _properties(_OBJECT_META),
+            "properties": _properties(OBJECT_META),
         },
         f"{_META}.ListMeta": {
             "type": "object",

@@ -37,8 +37,12 @@ HEADER_BYTES: Final = 256 << 10
 """All of a request's header. Go's servers, kube-apiserver among them, take 1 MB (net/http: DefaultMaxHeaderBytes); what
 it hands on was in one certificate or token, and 512 groups of 500 bytes fit. A read more may come until it is seen."""
 
-BODY_BYTES: Final = 256 << 10
-"""Parsed of a body. Nothing here takes one: what is more is thrown away until the answer's lingering is over."""
+BODY_BYTES: Final = 512 << 10
+"""Parsed of a body that nobody asked for (body.py): what is more is thrown away until the answer's lingering is over.
+Reading pauses before that, at twice BODY_WAITS and a read, so that a body that is asked for later loses nothing."""
+
+BODY_WAITS: Final = 64 << 10
+"""aiohttp's read_bufsize: reading goes on below so much of a body that waits to be taken."""
 
 LINGERING_S: Final = 1.0
 """A refused body is read so long behind the answer, so that the client gets to see it; then the connection ends."""
@@ -68,13 +72,14 @@ def require_compiled_parser() -> None:
 class Connection(web.RequestHandler):
     """A connection as the server and the API know it."""
 
-    __slots__ = ("_awaited", "_body", "_crowd", "_deaf", "_unfinished", "large", "since", "stranger")
+    __slots__ = ("_awaited", "_body", "_body_most", "_crowd", "_deaf", "_unfinished", "large", "since", "stranger")
 
     def __init__(self, manager: Server, **kwargs: Any) -> None:
         super().__init__(manager, **kwargs)
         self._crowd = manager.crowd
         self._unfinished = 0  # bytes of the header that is not complete yet, or of a body
         self._body: StreamReader | None = None  # of the last request, while it is not complete
+        self._body_most = BODY_BYTES
         self._deaf = False  # nothing more is parsed; the connection ends with the next answer
         self.since = 0.0
         """Begin of an unfinished header on the loop's clock; 0: there is none."""
@@ -130,13 +135,15 @@ class Connection(web.RequestHandler):
 
     def _complete(self, size: int) -> None:
         """The header of a request, or of several, has come; of `size` bytes, with what came behind it."""
-        self._unfinished = 0
-        if (self.since or self.large or size > LARGE_BYTES) and not self._crowd.complete(self, size):
-            self._messages.clear()
-            self.refuse(Refusal.LARGE)
-            return
+        self._unfinished, self._body_most = 0, BODY_BYTES
         messages = self._messages
         message, payload = messages[-1]
+        if payload is not EMPTY_PAYLOAD:
+            size -= payload.total_bytes  # what came of its body already
+        if (self.since or self.large or size > LARGE_BYTES) and not self._crowd.complete(self, size):
+            messages.clear()
+            self.refuse(Refusal.LARGE)
+            return
         if payload is EMPTY_PAYLOAD:
             self._body = None
             if isinstance(message, _ErrInfo):
@@ -159,7 +166,7 @@ class Connection(web.RequestHandler):
         elif body.is_eof():
             self._body = None
             self._unfinished = 0
-        elif self._unfinished > BODY_BYTES:
+        elif self._unfinished > self._body_most:
             self._hear_no_more()
 
     def _hear_no_more(self) -> None:
@@ -179,6 +186,10 @@ class Connection(web.RequestHandler):
         held = self._buffer_paused or self._reading_paused
         if self.transport is not None and not self.transport.is_closing() and not held:
             self.transport.resume_reading()
+
+    def take_body(self, most: int) -> None:
+        """Somebody reads the body of the request that is being answered, as it comes, and ends at `most` bytes."""
+        self._body_most = most + BODY_BYTES
 
     def _malformed(self, exc: BaseException) -> None:
         """What came last is not a request; its answer is all that is kept of it."""

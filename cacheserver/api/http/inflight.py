@@ -13,6 +13,7 @@ from typing import Final
 from cacheserver.api.status import too_many_requests
 
 READS = 400  # k8s.io/apiserver/pkg/server/config.go: MaxRequestsInFlight
+WRITES = 200  # k8s.io/apiserver/pkg/server/config.go: MaxMutatingRequestsInFlight
 WATCHES = 10_000
 SELECTORS_BYTES: Final = 64 << 20
 """That the selectors of all open watches hold, for as long as they are open. Ours: some 400 of the longest ones there

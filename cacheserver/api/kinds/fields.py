@@ -19,6 +19,7 @@ from cacheserver.api.kinds.resource import (
 )
 
 READ: Final = ("get", "list", "watch")
+WRITE: Final = ("create", "delete", "deletecollection", "patch", "update")
 FORMAT: Final = text("format", "What the source's bytes mean.", enum=("FBC", "KRM"))
 TRUNCATED: Final = texts(
     "truncated", "Fields that are too long for one object and not whole here; the content has all of them."

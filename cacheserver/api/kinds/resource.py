@@ -110,11 +110,13 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Subresource:
-    """A read-only part of an object with a media type of its own."""
+    """A part of an object. whole: it is the object itself, for those with other rights."""
 
     name: str
     description: str
     media_types: tuple[str, ...]
+    verbs: tuple[str, ...] = ("get",)
+    whole: bool = False
 
 
 def name_column() -> Column:
@@ -220,6 +222,13 @@ class Resource:
                 for column in self.columns
             ]
         )
+
+    def verbs_of(self, subresource: str) -> tuple[str, ...]:
+        """Of the kind, or of one of its subresources; none where there is no such."""
+        if not subresource:
+            return self.verbs
+        found = self.subresource(subresource)
+        return found.verbs if found is not None else ()
 
     def subresource(self, name: str) -> Subresource | None:
         """Its subresource of that name; None where there is none."""

@@ -14,6 +14,7 @@ from cacheserver.api.kinds.fields import (
     READ,
     REPOSITORY_NAME,
     TRUNCATED,
+    WRITE,
     channel_names,
     content_size,
 )
@@ -78,6 +79,24 @@ _REVISION_SPEC: Final = (
     text("workspaceName", "Workspace that the revision was drafted in (KRM)."),
     text("lifecycle", "How far it is.", enum=("Draft", "Proposed", "Published", "DeletionProposed")),
     FORMAT,
+    record(
+        "source",
+        "How a draft begins, exactly one; a new package without it (KRM; of drafts that were made here only).",
+        record(
+            "init",
+            "As a new package.",
+            text("description", "What it is."),
+            texts("keywords", "Words to find it by."),
+            text("site", "Its home page."),
+        ),
+        record("clone", "From a revision of another package.", text("revision", "Name of a PackageRevision.")),
+        record("copy", "From an earlier revision of its own.", text("revision", "Name of a PackageRevision.")),
+    ),
+    records(
+        "readinessGates",
+        "Conditions that must be True before it is approved (KRM; the Kptfile keeps them).",
+        text("conditionType", "Type of the condition."),
+    ),
 )
 
 PACKAGE_REVISION: Final = Resource(
@@ -86,7 +105,7 @@ PACKAGE_REVISION: Final = Resource(
     short_names=("cpkgrev",),
     group=GROUP,
     description="One revision of a package: version, channels, what it provides and needs, where its content is.",
-    verbs=READ,
+    verbs=(*READ, *WRITE),
     source=Kind.REVISION,
     selectable=(
         "spec.repository",
@@ -145,8 +164,46 @@ PACKAGE_REVISION: Final = Resource(
         CONDITIONS,
         CONTENT,
         TRUNCATED,
+        record(
+            "base",
+            "What was the package's newest revision when the draft began.",
+            text("revision", "Its revision."),
+            text("commit", "Its commit."),
+        ),
+        text("createdBy", "Who made the draft."),
+        text("proposedBy", "Who proposed it."),
+        record(
+            "operation",
+            "What is being done in git, while it is.",
+            text("id", "Its identity."),
+            text("step", "What is done."),
+            time("since", "When it was asked for."),
+        ),
+        record(
+            "lastOperation",
+            "What the last operation in git came to.",
+            text("id", "Its identity."),
+            text("step", "What was done."),
+            text("result", "What it came to.", enum=("Done", "Failed")),
+            number("code", "Of a failure: its HTTP code."),
+            text("reason", "Of a failure: its reason, for programs."),
+            text("message", "Of a failure: what happened and what to do about it."),
+        ),
     ),
     subresources=(
+        Subresource(
+            "approval",
+            "The revision, for who may approve, reject, propose for deletion and keep: spec.lifecycle is taken.",
+            ("application/json", "application/yaml"),
+            ("get", "patch", "update"),
+            whole=True,
+        ),
+        Subresource(
+            "files",
+            "One file of a draft, at the path behind it, as bytes.",
+            ("*/*",),
+            ("delete", "update"),
+        ),
         Subresource(
             "content",
             "The revision's files as a tar, or as JSON.",

@@ -67,9 +67,11 @@ async def test_only_verbs_that_work_are_advertised(world: World) -> None:
     assert verbs == {
         "packages": ["get", "list", "watch"],
         "packages/icon": ["get"],
-        "packagerevisions": ["get", "list", "watch"],
+        "packagerevisions": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        "packagerevisions/approval": ["get", "patch", "update"],
+        "packagerevisions/files": ["delete", "update"],
         "packagerevisions/content": ["get"],
-        "packagerevisionresources": ["get", "list", "watch"],
+        "packagerevisionresources": ["get", "list", "patch", "update", "watch"],
     }
     short = {name for resource in resources for name in resource.get("shortNames", ())}
     assert short == {"cpkg", "cpkgrev", "cpkgres"}

@@ -1,0 +1,1 @@
+"""Writes over HTTP: bodies, patches, and the verbs that change something."""

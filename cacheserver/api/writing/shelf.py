@@ -1,0 +1,49 @@
+"""What the author asks of what is served, from the watch cache; as fresh as a list without a resourceVersion."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+from cacheserver.api.options import CONSISTENT
+from cacheserver.api.selectors import parse_selection
+from cacheserver.cache.snapshot import Entry
+from cacheserver.cache.watchcache import WatchCache
+from cacheserver.model import LABEL_LATEST, Kind, RepositoryKey
+
+_OPEN: Final = ("Draft", "Proposed")
+_FIELDS: Final = ("spec.repository", "spec.packageName")
+
+
+class Shelf:
+    """Implements publish.author.Shelf."""
+
+    def __init__(self, cache: WatchCache) -> None:
+        self._cache = cache
+
+    async def packages(self, repository: RepositoryKey) -> tuple[Collection[str], int]:
+        """Packages with any revision, and how many drafts and proposed revisions there are."""
+        found: set[str] = set()
+        drafts = 0
+        for entry in await self._entries(repository, ""):
+            found.add(entry.fields["spec.packageName"])
+            drafts += entry.fields["spec.lifecycle"] in _OPEN
+        return found, drafts
+
+    async def newest(self, repository: RepositoryKey, package: str) -> bytes | None:
+        """The manifest of the package's latest published revision."""
+        for entry in await self._entries(repository, package):
+            if entry.labels.get(LABEL_LATEST) == "true":
+                return entry.body
+        return None
+
+    async def named(self, namespace: str, name: str) -> bytes | None:
+        """The manifest of any revision."""
+        entry = await self._cache.get(Kind.REVISION, (namespace, name), CONSISTENT)
+        return entry.body if entry is not None else None
+
+    async def _entries(self, repository: RepositoryKey, package: str) -> list[Entry]:
+        wanted = f"spec.repository={repository.name}" + (f",spec.packageName={package}" if package else "")
+        selection = parse_selection("", wanted, _FIELDS)
+        page = await self._cache.list(Kind.REVISION, CONSISTENT, namespace=repository.namespace, selector=selection)
+        return [entry for run in page.runs for entry in run.entries]

@@ -1,0 +1,698 @@
+"""Takes writes of users: drafts are created, saved and deleted in etcd; what git has to do is asked for and awaited.
+
+Each write reads one revision, decides by the rules (rules.py, changes.py), and is one compare-and-set (store/authored).
+Any replica takes any write; what is to happen in git is done by whoever holds the repository's claim (publisher.py).
+Knows nothing of HTTP. Called by the API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+import orjson
+
+from cacheserver import metrics
+from cacheserver.catalogs import bounds
+from cacheserver.catalogs.krm import project
+from cacheserver.catalogs.krm.facts import Facts, Origin, Revision
+from cacheserver.config import RepositoryConfig
+from cacheserver.config.sources import GitSource, RefKind
+from cacheserver.errors import CacheServerError, Compacted, RefusedError, Unavailable
+from cacheserver.model import (
+    Digest,
+    Format,
+    Key,
+    Kind,
+    Record,
+    RepositoryKey,
+    Stored,
+    UserMetadata,
+    edited,
+    encode,
+    with_resource_version,
+)
+from cacheserver.publish import begin, changes, refusals, rules, served
+from cacheserver.publish.content import Content, Judged
+from cacheserver.publish.creating import Wanted, read_wanted
+from cacheserver.publish.package import File, Files, Limits
+from cacheserver.publish.rules import Lifecycle
+from cacheserver.store.authored import Authored, Draft, Held, Operation, Step
+
+log = logging.getLogger("cacheserver.audit")
+
+_TRIES: Final = 10
+"""Of a write that somebody else's overtook; each begins anew with what there is then."""
+_ANSWER_WITHIN_S: Final = 25.0
+"""For an operation in git. Ours: kube-apiserver ends a request after 60 s, and clients give up after 30."""
+_AUTHORS_MOST: Final = 100  # store/authored.py: Draft.authors
+
+
+class Shelf(Protocol):
+    """What else is served, for what a write depends on besides its own revision (the watch cache)."""
+
+    async def packages(self, repository: RepositoryKey) -> tuple[Collection[str], int]:
+        """Packages with any revision, and how many drafts and proposed revisions there are."""
+        ...
+
+    async def newest(self, repository: RepositoryKey, package: str) -> bytes | None:
+        """The manifest of the package's latest published revision."""
+        ...
+
+    async def named(self, namespace: str, name: str) -> bytes | None:
+        """The manifest of any revision."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """user: as commits and audit lines have it. approve: raises where the caller may not update
+    packagerevisions/approval."""
+
+    user: str
+    approve: Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a write came to. stored: the object as it is then, or would be; of one that is gone the last there was.
+
+    created, gone: by this write. warnings: for the client.
+    """
+
+    stored: Stored
+    created: bool = False
+    gone: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+Revise = Callable[[dict[str, Any]], Mapping[str, Any]]
+"""From an object as it is served, with resourceVersion, to how it is to be; raises what it refuses."""
+ReviseFiles = Callable[[Held, dict[str, File]], dict[str, File]]
+"""From the files that there are to those that are to be; raises what it refuses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preconditions:
+    """Of a deletion; empty: none."""
+
+    uid: str = ""
+    resource_version: str = ""
+
+
+class Author:
+    """See the module. Safe to share between tasks."""
+
+    def __init__(
+        self,
+        authored: Authored,
+        content: Content,
+        shelf: Shelf,
+        repositories: Mapping[RepositoryKey, RepositoryConfig],
+        *,
+        now: Callable[[], float] = time.time,
+        answer_within_s: float = _ANSWER_WITHIN_S,
+    ) -> None:
+        """repositories: all that there are, kept up to date by whoever made it."""
+        self._authored = authored
+        self._content = content
+        self._shelf = shelf
+        self._repositories = repositories
+        self._now = now
+        self._answer_within_s = answer_within_s
+
+    @property
+    def limits(self) -> Limits:
+        """Of what is written."""
+        return self._content.limits
+
+    # --- create ---
+
+    async def create(self, namespace: str, manifest: Mapping[str, Any], who: Who, *, dry_run: bool = False) -> Written:
+        """A new draft. Raises: RefusedError; BlobMissingError, EtcdError."""
+        wanted = read_wanted(namespace, manifest)
+        async with self._told("Create", wanted.key, who, dry_run=dry_run):
+            config = self._writable(wanted.key)
+            if (
+                isinstance(config.source, GitSource)
+                and config.source.ref
+                and (wanted.key.revision == config.source.ref.name)
+            ):
+                why = "is the name of the repository's branch, whose content has it already"
+                raise refusals.wrong(wanted.key.name, "spec.workspaceName", wanted.key.revision, why)
+            held = await self._authored.read(wanted.key)
+            if held.served is not None:
+                raise refusals.exists(wanted.key.name)
+            base, base_revision = await self._place(wanted)
+            start, files = await self._beginning(wanted, config)
+            if wanted.gates:
+                files = await asyncio.to_thread(begin.with_gates, files, wanted.gates, wanted.key.name)
+            judged = await self._content.judge(
+                wanted.key, files, field="spec.source", kind=refusals.KIND, store=not dry_run
+            )
+            assert judged.facts is not None
+            at = int(self._now() * 1000)
+            draft = Draft(
+                nonce=secrets.token_hex(8),
+                directory=directory_of(config, wanted.key.package),
+                task=orjson.dumps(start.task()).decode(),
+                base=base,
+                base_revision=base_revision,
+                created_by=who.user,
+                authors=(who.user,),
+                saved_ms=at,
+                unpushed_ms=at,
+            )
+            record = self._record(wanted.key, judged.facts, draft, wanted.extras)
+            value = encode(record, previous=None, now=self._stamp(), users=wanted.users)
+            if dry_run:
+                return Written(Stored(wanted.key, value, 0), created=True)
+            after = await self._authored.write(held, value=value, draft=draft, content=judged.digest)
+            if after is None or after.served is None:
+                raise refusals.exists(wanted.key.name)
+            return Written(after.served, created=True)
+
+    async def _place(self, wanted: Wanted) -> tuple[str, str]:
+        """Commit and name of the revision that the new one follows. Raises: RefusedError where there is no place."""
+        key = wanted.key
+        repository = RepositoryKey(key.namespace, key.repository)
+        packages, drafts = await self._shelf.packages(repository)
+        if drafts >= self._content.limits.drafts:
+            why = f"the repository has {drafts} open drafts, the most that it may have; publish or delete some"
+            raise refusals.forbidden(key.name, why)
+        if wanted.copy:
+            newest = await self._shelf.newest(repository, key.package)
+            return _commit_of(newest)
+        if key.package in packages:
+            why = f"the package {key.package!r} is there; begin a new revision of it with spec.source.copy"
+            raise refusals.exists(key.name, why)
+        for other in packages:
+            if other.startswith(f"{key.package}/") or key.package.startswith(f"{other}/"):
+                why = f"lies in the directory of the package {other!r}, or around it; packages do not overlap"
+                raise refusals.wrong(key.name, "spec.packageName", key.package, why)
+        return "", ""
+
+    async def _beginning(self, wanted: Wanted, config: RepositoryConfig) -> tuple[begin.Start, dict[str, File]]:
+        key = wanted.key
+        if not (name := wanted.copy or wanted.clone):
+            init = wanted.init or begin.Init(key.package)
+            return init, init.files()
+        field = "spec.source.copy.revision" if wanted.copy else "spec.source.clone.revision"
+        value = await self._shelf.named(key.namespace, name)
+        if value is None:
+            raise refusals.wrong(key.name, field, name, "there is no such package revision in the namespace")
+        source = orjson.loads(value)
+        spec, status = source["spec"], source["status"]
+        if spec.get("format") != Format.KRM:
+            raise refusals.wrong(key.name, field, name, "is no KRM package")
+        allowed = (Lifecycle.PUBLISHED, Lifecycle.DELETION_PROPOSED) if wanted.copy else (Lifecycle.PUBLISHED,)
+        if spec.get("lifecycle") not in allowed:
+            raise refusals.wrong(key.name, field, name, f"is {spec.get('lifecycle')}, not Published")
+        if status.get("revisionNumber") == -1 and not spec.get("version") and "git" in status.get("selfLock", {}):
+            why = "is what a branch, or a tag that is no version, holds now, and moves; name a published version"
+            raise refusals.wrong(key.name, field, name, why)
+        if wanted.copy and (spec["repository"], spec["packageName"]) != (key.repository, key.package):
+            why = "is of another package; begin from it with spec.source.clone"
+            raise refusals.wrong(key.name, field, name, why)
+        files = await self._content.files(Digest(status["content"]["digest"]))
+        if wanted.copy:
+            return begin.Copy(name), files
+        origin = status.get("selfLock", {}).get("git", {})
+        clone = begin.Clone(key.package, name, origin, deployment=config.deployment)
+        return clone, await asyncio.to_thread(clone.files, files)
+
+    # --- files ---
+
+    async def files(self, key: Key) -> tuple[Held, dict[str, File]]:
+        """A revision with all its files. Raises: RefusedError 404; BlobMissingError, EtcdError."""
+        held = await self._authored.read(key)
+        return held, await self._content.files(_digest(_present(held)))
+
+    async def save(
+        self, key: Key, revise: ReviseFiles, who: Who, *, at: str = "", field: str = "spec", dry_run: bool = False
+    ) -> Written:
+        """Replace the files of a draft; equal ones change nothing.
+
+        at: resourceVersion since which the content must not have changed; empty: any.
+        Raises: RefusedError; BlobMissingError, EtcdError.
+        """
+        async with self._told("Save", key, who, dry_run=dry_run):
+            for attempt in range(_TRIES):
+                await _pause(attempt)
+                held = await self._authored.read(key)
+                stored = _present(held)
+                manifest = orjson.loads(stored.value)
+                self._writable(key)
+                rules.check_save(key.name, Lifecycle(manifest["spec"]["lifecycle"]))
+                _check_idle(held)
+                _check_content_at(held, at)
+                known = _digest(stored)
+                files = await asyncio.to_thread(revise, held, await self._content.files(known))
+                judged = await self._judged(key, files, known, field, dry_run=dry_run)
+                if judged.facts is None:
+                    return Written(stored)
+                draft = await self._edited_draft(held, manifest, who)
+                value = self._with_content(stored, manifest, judged.facts, draft, {})
+                if dry_run:
+                    return Written(Stored(key, value, stored.mod_revision))
+                after = await self._authored.write(held, value=value, draft=draft, content=judged.digest)
+                if after is not None and after.served is not None:
+                    return Written(after.served)
+            raise refusals.conflict(key.name)
+
+    async def _judged(self, key: Key, files: Files, known: str, field: str, *, dry_run: bool) -> Judged:
+        kind = refusals.RESOURCES_KIND
+        return await self._content.judge(key, files, known=known, field=field, kind=kind, store=not dry_run)
+
+    async def _edited_draft(self, held: Held, manifest: Mapping[str, Any], who: Who) -> Draft:
+        """The record of a draft whose content changes now."""
+        draft = await self._draft(held, manifest)
+        at = int(self._now() * 1000)
+        authors = (*(each for each in draft.authors if each != who.user), who.user)[-_AUTHORS_MOST:]
+        return replace(draft, authors=authors, saved_ms=at, unpushed_ms=draft.unpushed_ms or at)
+
+    async def _draft(self, held: Held, manifest: Mapping[str, Any]) -> Draft:
+        """The record; of a draft that came from git one that begins now."""
+        if held.draft is not None:
+            return held.draft
+        key, status = held.key, manifest["status"]
+        lock = status.get("selfLock", {}).get("git", {})
+        newest = await self._shelf.newest(RepositoryKey(key.namespace, key.repository), key.package)
+        base, base_revision = _commit_of(newest)
+        return Draft(
+            nonce=status.get("nonce", ""),
+            directory=lock.get("directory", key.package),
+            task="",
+            base=base,
+            base_revision=base_revision,
+            commit=lock.get("commit", ""),
+            digest=status["content"]["digest"],
+            branch=lock.get("ref", ""),
+        )
+
+    def _with_content(
+        self, stored: Stored, manifest: Mapping[str, Any], facts: Facts, draft: Draft, extras: Mapping[str, Any]
+    ) -> bytes:
+        """The object with other content. extras: of its spec."""
+        kept = {name: manifest["spec"][name] for name in ("source", "readinessGates") if name in manifest["spec"]}
+        status, now = manifest["status"], self._stamp()
+        record = self._record(stored.key, facts, draft, {**kept, **extras}, status)
+        made = orjson.loads(record.status)
+        made |= {name: status[name] for name in ("selfLock",) if name in status and name not in made}
+        return edited(
+            stored.value,
+            labels=record.labels,
+            spec=record.spec,
+            status=orjson.dumps(_unpushed(made, now)),
+        )
+
+    def _record(
+        self,
+        key: Key,
+        facts: Facts,
+        draft: Draft,
+        extras: Mapping[str, Any],
+        before: Mapping[str, Any] | None = None,
+    ) -> Record:
+        """A draft's record. extras: of its spec. before: status of the object as it is."""
+        repository = RepositoryKey(key.namespace, key.repository)
+        revision = Revision(key.revision, Origin.DRAFT, "", workspace=key.revision, nonce=draft.nonce)
+        limits = self._content.parsing
+        made = project.revision_record(repository, key.package, revision, facts, limits)
+        status = orjson.loads(made.status)
+        if draft.base_revision:
+            status["base"] = {"revision": draft.base_revision, "commit": draft.base}
+        if draft.created_by:
+            status["createdBy"] = draft.created_by
+        for name in ("proposedBy", "lastOperation"):
+            if before is not None and name in before:
+                status[name] = before[name]
+        if before is not None and (was := _condition(before, served.PUSHED)) is not None:
+            status["conditions"] = [*status.get("conditions", ()), was]
+        record = replace(
+            made,
+            spec=orjson.dumps({**orjson.loads(made.spec), **extras}),
+            status=orjson.dumps(_unpushed(status, self._stamp())),
+        )
+        try:
+            bounds.check(record, limits)
+        except bounds.BoundError as exc:
+            raise refusals.wrong(key.name, "spec", "", str(exc)) from exc
+        return record
+
+    # --- the object ---
+
+    async def update(
+        self,
+        key: Key,
+        revise: Revise,
+        who: Who,
+        *,
+        must_name_version: bool = False,
+        approval: bool = False,
+        dry_run: bool = False,
+    ) -> Written:
+        """Metadata, gates and lifecycle as `revise` wants them; equal ones change nothing.
+
+        must_name_version: refuse what names no resourceVersion (PUT). approval: take the lifecycle alone, and
+        everything that needs it is allowed.
+        Raises: RefusedError; BlobMissingError, EtcdError; what `revise` and who.approve raise.
+        """
+        for attempt in range(_TRIES):
+            await _pause(attempt)
+            held = await self._authored.read(key)
+            stored = _present(held)
+            manifest = orjson.loads(with_resource_version(Kind.REVISION, stored.value, stored.mod_revision))
+            wanted = revise(manifest)
+            if approval:
+                wanted = _lifecycle_alone(manifest, wanted)
+            change = changes.read(manifest, wanted)
+            _check_version(held, wanted, must_name=must_name_version)
+            now = Lifecycle(manifest["spec"]["lifecycle"])
+            move = rules.move(key.name, now, change.lifecycle)
+            step = move.step if move is not None else None
+            if approval and step is Step.PROPOSE:
+                raise refusals.wrong(key.name, "spec.lifecycle", change.lifecycle, "a draft is proposed by an update")
+            if held.operation is not None and held.operation.step is step:
+                await self._may(key, move, who, approval=approval)
+                return await self._settled(held, held.operation, change.lifecycle)
+            _check_idle(held)
+            async with self._told(step.value if step else "Update", key, who, dry_run=dry_run):
+                await self._may(key, move, who, approval=approval)
+                if step is Step.APPROVE:
+                    rules.check_gates(key.name, manifest)
+                written = await self._apply(held, manifest, change, step, who, dry_run=dry_run)
+            if written is not None:
+                return replace(written, warnings=change.warnings)
+        raise refusals.conflict(key.name)
+
+    async def _may(self, key: Key, move: rules.Move | None, who: Who, *, approval: bool) -> None:
+        if move is not None:
+            self._writable(key)
+            if move.approval and not approval:
+                await who.approve()
+
+    async def _apply(
+        self,
+        held: Held,
+        manifest: Mapping[str, Any],
+        change: changes.Change,
+        step: Step | None,
+        who: Who,
+        *,
+        dry_run: bool,
+    ) -> Written | None:
+        """None where somebody else was faster."""
+        stored, key, digest = _present(held), held.key, None
+        value, draft = edited(stored.value, users=change.users), held.draft
+        if change.gates is not None:
+            judged, draft, value = await self._with_gates(held, manifest, change, who, dry_run=dry_run)
+            digest = judged.digest
+        if change.users.deletion and not change.users.finalizers:
+            step = Step.DELETE
+        operation = self._operation(step, who) if step else None
+        if operation is not None:
+            if draft is None and manifest["spec"]["lifecycle"] in (Lifecycle.DRAFT, Lifecycle.PROPOSED):
+                draft, digest = await self._draft(held, manifest), _digest(stored)
+            if dry_run:
+                value = served.with_lifecycle(value, change.lifecycle)
+            else:
+                value = served.with_operation(value, operation)
+        if value == stored.value:
+            return Written(stored)
+        if dry_run:
+            return Written(Stored(key, value, stored.mod_revision))
+        after = await self._authored.write(held, value=value, draft=draft, operation=operation, content=digest)
+        if after is None or after.served is None:
+            return None
+        if operation is None:
+            return Written(after.served)
+        return await self._settled(after, operation, change.lifecycle)
+
+    async def _with_gates(
+        self, held: Held, manifest: Mapping[str, Any], change: changes.Change, who: Who, *, dry_run: bool
+    ) -> tuple[Judged, Draft, bytes]:
+        """The Kptfile keeps the gates, so that git has them."""
+        stored, key = _present(held), held.key
+        gates = change.gates or ()
+        if manifest["spec"]["lifecycle"] != Lifecycle.DRAFT:
+            raise refusals.wrong(key.name, "spec.readinessGates", "", "only those of a Draft can be changed")
+        self._writable(key)
+        known = _digest(stored)
+        files = await asyncio.to_thread(begin.with_gates, await self._content.files(known), gates, key.name)
+        judged = await self._content.judge(
+            key, files, field="spec.readinessGates", kind=refusals.KIND, store=not dry_run
+        )
+        assert judged.facts is not None
+        draft = await self._edited_draft(held, manifest, who)
+        extras = {"readinessGates": [{"conditionType": gate} for gate in gates]}
+        value = self._with_content(stored, manifest, judged.facts, draft, extras)
+        return judged, draft, edited(value, users=change.users)
+
+    # --- delete ---
+
+    async def delete(self, key: Key, who: Who, preconditions: Preconditions, *, dry_run: bool = False) -> Written:
+        """A draft, or what is proposed for deletion; one with finalizers is marked, and goes with the last of them.
+
+        Raises: RefusedError; EtcdError.
+        """
+        async with self._told("Delete", key, who, dry_run=dry_run):
+            for attempt in range(_TRIES):
+                await _pause(attempt)
+                held = await self._authored.read(key)
+                stored = _present(held)
+                manifest = orjson.loads(stored.value)
+                _check_preconditions(stored, manifest, preconditions)
+                known = RepositoryKey(key.namespace, key.repository) in self._repositories
+                if known:
+                    rules.check_delete(key.name, Lifecycle(manifest["spec"]["lifecycle"]))
+                    self._writable(key)
+                if held.operation is not None and held.operation.step is Step.DELETE:
+                    return await self._settled(held, held.operation, "")
+                _check_idle(held)
+                written = await self._delete(held, manifest, who, known=known, dry_run=dry_run)
+                if written is not None:
+                    return written
+            raise refusals.conflict(key.name)
+
+    async def _delete(
+        self, held: Held, manifest: Mapping[str, Any], who: Who, *, known: bool, dry_run: bool
+    ) -> Written | None:
+        stored, users = _present(held), UserMetadata.of(manifest)
+        if users.finalizers:
+            value = edited(stored.value, users=replace(users, deletion=users.deletion or self._stamp()))
+            if dry_run or value == stored.value:
+                return Written(Stored(held.key, value, stored.mod_revision))
+            after = await self._authored.write(held, value=value, draft=held.draft)
+            return Written(after.served) if after is not None and after.served is not None else None
+        if dry_run:
+            return Written(stored, gone=True)
+        if not known:  # its Repository went, and nobody can reach its git any more: forget it
+            gone = await self._authored.write(held, value=None, draft=None)
+            return Written(stored, gone=True) if gone is not None else None
+        draft = held.draft
+        digest = None
+        if draft is None and manifest["spec"]["lifecycle"] == Lifecycle.DRAFT:
+            draft, digest = await self._draft(held, manifest), _digest(stored)
+        operation = self._operation(Step.DELETE, who)
+        value = served.with_operation(stored.value, operation)
+        after = await self._authored.write(held, value=value, draft=draft, operation=operation, content=digest)
+        return await self._settled(after, operation, "") if after is not None else None
+
+    # --- operations ---
+
+    def _operation(self, step: Step, who: Who) -> Operation:
+        return Operation(id=secrets.token_hex(8), step=step, user=who.user, at=self._stamp())
+
+    async def _settled(self, held: Held, operation: Operation, lifecycle: str) -> Written:
+        """Wait until it is done, and say what it came to.
+
+        Raises: RefusedError with its failure; 504 where it takes longer than a request may.
+        """
+        stored, name = _present(held), held.key.name
+        try:
+            async with asyncio.timeout(self._answer_within_s):
+                after = await self._outcome(held.key, operation, stored.mod_revision)
+        except TimeoutError:
+            why = (
+                f"{operation.step} of {refusals.REVISIONS} {name!r} is still being carried out, and goes on: watch it, "
+                "status.operation goes when it is done"
+            )
+            raise RefusedError(504, "Timeout", f"Timeout: {why}", kind=refusals.REVISIONS, name=name) from None
+        if after.served is None:
+            return Written(stored, gone=True)
+        last = orjson.loads(after.served.value)["status"].get("lastOperation", {})
+        if last.get("id") == operation.id and last.get("result") == "Failed":
+            code = int(last.get("code", 500))
+            raise RefusedError(
+                code,
+                last.get("reason", "InternalError"),
+                last.get("message", "it failed"),
+                kind=refusals.REVISIONS,
+                name=name,
+                retry_after_s=5 if code == 503 else 0,
+            )
+        return Written(after.served)
+
+    async def _outcome(self, key: Key, operation: Operation, after: int) -> Held:
+        while True:
+            try:
+                await self._authored.settled(key, operation.id, after=after)
+                return await self._authored.read(key)
+            except (Compacted, Unavailable):
+                await asyncio.sleep(0.2)
+                after = 0
+
+    # --- what many need ---
+
+    def _writable(self, key: Key) -> RepositoryConfig:
+        """The repository. Raises: RefusedError 404, 403 with the reason."""
+        config = self._repositories.get(RepositoryKey(key.namespace, key.repository))
+        if config is None:
+            raise refusals.no_repository(key.repository)
+        if (why := read_only(config)) is not None:
+            raise refusals.forbidden(key.name, f"the repository {key.repository!r} {why}")
+        return config
+
+    def _stamp(self) -> str:
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._now()))
+
+    @asynccontextmanager
+    async def _told(self, step: str, key: Key, who: Who, *, dry_run: bool) -> AsyncIterator[None]:
+        """The audit line and the metric of one step."""
+        began, outcome = time.monotonic(), "Done"
+        try:
+            yield
+        except RefusedError as exc:
+            outcome = exc.reason
+            raise
+        except (CacheServerError, asyncio.CancelledError) as exc:
+            outcome = type(exc).__name__
+            raise
+        finally:
+            about = {"namespace": key.namespace, "repository": key.repository, "revision": key.name}
+            log.info("write", extra={**about, "user": who.user, "step": step, "outcome": outcome, "dry_run": dry_run})
+            if not dry_run:
+                metrics.author_steps.labels(step, outcome).inc()
+                metrics.author_seconds.labels(step).observe(time.monotonic() - began)
+
+
+def read_only(config: RepositoryConfig) -> str | None:
+    """Why nothing can be written to a repository; None when it can."""
+    if not isinstance(config.source, GitSource):
+        return "is not a git repository: packages are written to git alone"
+    if config.format is not Format.KRM:
+        return "does not say format: KRM, which authoring needs"
+    if config.source.ref is None or config.source.ref.kind not in (RefKind.BRANCH, RefKind.NAME):
+        return "names no branch (spec.source.git.ref.branch), and what is approved goes to one"
+    if not config.writable:
+        return "is read-only (spec.access: ReadWrite makes it writable)"
+    if config.suspend:
+        return "is suspended (spec.suspend)"
+    return None
+
+
+def directory_of(config: RepositoryConfig, package: str) -> str:
+    """Of a package, from the root of its git repository."""
+    assert isinstance(config.source, GitSource)
+    return "/".join(filter(None, (config.source.directory.strip("/"), package)))
+
+
+async def _pause(attempt: int) -> None:
+    """Before the next try: writers who meet again and again must not go on in step."""
+    if attempt:
+        await asyncio.sleep(random.uniform(0, 0.005 * 2**attempt))  # noqa: S311  no secret
+
+
+def _present(held: Held) -> Stored:
+    """Raises: RefusedError 404."""
+    if held.served is None:
+        raise refusals.not_found(held.key.name)
+    return held.served
+
+
+def _digest(stored: Stored) -> Digest:
+    return Digest(orjson.loads(stored.value)["status"]["content"]["digest"])
+
+
+def _commit_of(manifest: bytes | None) -> tuple[str, str]:
+    """Commit and name of a published revision; empty without one."""
+    if manifest is None:
+        return "", ""
+    found = orjson.loads(manifest)
+    return found["status"].get("selfLock", {}).get("git", {}).get("commit", ""), found["spec"]["revision"]
+
+
+def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
+    return next((each for each in status.get("conditions", ()) if each.get("type") == kind), None)
+
+
+def _unpushed(status: Mapping[str, Any], now: str) -> Any:
+    return served.with_condition(
+        status, served.PUSHED, "False", "Waiting", "git does not have the last change yet", now
+    )
+
+
+def _check_idle(held: Held) -> None:
+    """Raises: RefusedError 409 while an operation runs."""
+    if held.operation is not None:
+        raise rules.waiting(held.key.name, held.operation.step)
+
+
+def _check_version(held: Held, wanted: Mapping[str, Any], *, must_name: bool) -> None:
+    """Raises: RefusedError 409 where the object is another by now, 422 where none is named and one must be."""
+    stored, name = _present(held), held.key.name
+    metadata = wanted.get("metadata")
+    given = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
+    if given in (None, ""):
+        if must_name:
+            raise refusals.wrong(name, "metadata.resourceVersion", "", "must be specified for an update")
+        return
+    if str(given) != str(stored.mod_revision):
+        raise refusals.conflict(name)
+
+
+def _check_content_at(held: Held, at: str) -> None:
+    """Raises: RefusedError 409 where the content was changed behind the version that the client saw, 400 for none."""
+    if not at:
+        return
+    stored = _present(held)
+    if not at.isascii() or not at.isdigit() or len(at) > 19:
+        raise RefusedError(400, "BadRequest", f"invalid resource version: {at[:40]!r}")
+    seen, changed = int(at), held.content_revision or stored.mod_revision
+    if not changed <= seen <= stored.mod_revision:
+        raise refusals.conflict(held.key.name)
+
+
+def _check_preconditions(stored: Stored, manifest: Mapping[str, Any], wanted: Preconditions) -> None:
+    """k8s.io/apiserver/pkg/storage: Preconditions.Check. Raises: RefusedError 409."""
+    name, uid = stored.key.name, manifest["metadata"]["uid"]
+    if wanted.uid and wanted.uid != uid:
+        raise refusals.conflict(
+            name, f"Precondition failed: UID in precondition: {wanted.uid}, UID in object meta: {uid}"
+        )
+    if wanted.resource_version and wanted.resource_version != str(stored.mod_revision):
+        raise refusals.conflict(
+            name,
+            f"Precondition failed: ResourceVersion in precondition: {wanted.resource_version}, ResourceVersion in "
+            f"object meta: {stored.mod_revision}",
+        )
+
+
+def _lifecycle_alone(manifest: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """What an approval asks for: porch, pkg/registry/porch: other fields of its body are not compared."""
+    asked = changes.mapping(wanted, "spec", manifest["metadata"]["name"]).get("lifecycle")
+    metadata = wanted.get("metadata")
+    given = metadata if isinstance(metadata, dict) else {}
+    identity = {name: given[name] for name in ("name", "namespace", "uid", "resourceVersion") if name in given}
+    kept = {name: text for name, text in manifest["metadata"].items() if name not in identity}
+    if "resourceVersion" not in identity:
+        kept.pop("resourceVersion", None)
+    return {**manifest, "metadata": {**kept, **identity}, "spec": {**manifest["spec"], "lifecycle": asked or ""}}

@@ -1,0 +1,101 @@
+"""What may be done with a package revision in each state of its life. A table, and the words of its refusals; pure.
+
+Draft --propose--> Proposed --approve--> Published --propose deletion--> DeletionProposed --delete--> gone
+  ^-----reject--------'                      ^-----------keep-----------------'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from cacheserver.errors import RefusedError
+from cacheserver.publish import refusals
+from cacheserver.store.authored import Step
+
+
+class Lifecycle(StrEnum):
+    """Where in its life a revision is."""
+
+    DRAFT = "Draft"
+    PROPOSED = "Proposed"
+    PUBLISHED = "Published"
+    DELETION_PROPOSED = "DeletionProposed"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A change of lifecycle. approval: only for who may update packagerevisions/approval."""
+
+    step: Step
+    approval: bool
+
+
+_DRAFT, _PROPOSED, _PUBLISHED, _GOING = Lifecycle
+MOVES: Final[Mapping[tuple[Lifecycle, Lifecycle], Move]] = {
+    (_DRAFT, _PROPOSED): Move(Step.PROPOSE, approval=False),
+    (_PROPOSED, _DRAFT): Move(Step.REJECT, approval=True),
+    (_PROPOSED, _PUBLISHED): Move(Step.APPROVE, approval=True),
+    (_PUBLISHED, _GOING): Move(Step.PROPOSE_DELETION, approval=True),
+    (_GOING, _PUBLISHED): Move(Step.KEEP, approval=True),
+}
+
+_WAY: Final[Mapping[Lifecycle, str]] = {
+    _DRAFT: "a draft can only be proposed: set spec.lifecycle to Proposed",
+    _PROPOSED: "a proposed revision is approved (Published) or rejected (Draft), nothing else",
+    _PUBLISHED: "a published revision can only be proposed for deletion (DeletionProposed); copy it into a new draft "
+    "to change it",
+    _GOING: "a revision proposed for deletion is kept (Published) or deleted (DELETE)",
+}
+
+_NOT_SAVED: Final[Mapping[Lifecycle, str]] = {
+    _PROPOSED: "it is Proposed: reject it first (spec.lifecycle: Draft), then its files can be changed",
+    _PUBLISHED: "it is Published, and what is published never changes: copy it into a new draft (spec.source.copy)",
+    _GOING: "it is Published and proposed for deletion; what is published never changes",
+}
+
+_NOT_DELETED: Final[Mapping[Lifecycle, str]] = {
+    _PROPOSED: "it is Proposed: reject it first (spec.lifecycle: Draft), then delete it",
+    _PUBLISHED: "published package revisions must be proposed for deletion by setting spec.lifecycle to "
+    "DeletionProposed prior to deletion",
+}
+
+
+def move(name: str, now: Lifecycle, wanted: str) -> Move | None:
+    """How a revision gets from `now` to `wanted`; None where it is there. Raises: RefusedError 422."""
+    if wanted == now:
+        return None
+    found = MOVES.get((now, Lifecycle(wanted))) if wanted in tuple(Lifecycle) else None
+    if found is None:
+        raise refusals.wrong(name, "spec.lifecycle", wanted, _WAY[now])
+    return found
+
+
+def check_save(name: str, now: Lifecycle) -> None:
+    """Raises: RefusedError 403."""
+    if now is not Lifecycle.DRAFT:
+        raise refusals.forbidden(name, _NOT_SAVED[now])
+
+
+def check_delete(name: str, now: Lifecycle) -> None:
+    """Raises: RefusedError 403."""
+    if now in _NOT_DELETED:
+        raise refusals.forbidden(name, _NOT_DELETED[now])
+
+
+def check_gates(name: str, manifest: Mapping[str, Any]) -> None:
+    """Raises: RefusedError 422 that names the conditions which do not hold."""
+    status = manifest.get("status", {})
+    holds = {each["type"] for each in status.get("conditions", ()) if each.get("status") == "True"}
+    gates = [each["conditionType"] for each in status.get("readinessGates", ())]
+    if unmet := [gate for gate in gates if gate not in holds]:
+        why = f"these conditions must be True before it is approved: {', '.join(unmet)}"
+        raise refusals.wrong(name, "spec.lifecycle", "Published", why)
+
+
+def waiting(name: str, step: str) -> RefusedError:
+    """409 for any other write while an operation runs."""
+    why = f"{step} of it is being carried out; try again in a moment"
+    return refusals.conflict(name, why, retry_after_s=1)
