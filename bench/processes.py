@@ -384,5 +384,8 @@ def http_ok(url: str, client: Identity | None = None) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2, context=context(client) if client else None) as answer:
             return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+    except urllib.error.HTTPError as exc:
+        exc.close()
+        return False
+    except OSError:
         return False

@@ -203,6 +203,7 @@ def post(kube: Kube, path: str, body: object) -> bytes:
         with urllib.request.urlopen(request, timeout=30, context=processes.context(kube.client)) as answer:
             return bytes(answer.read())
     except urllib.error.HTTPError as exc:
-        raise BenchError(f"kube-apiserver refuses {path}: {exc.read()[:500]!r}") from exc
+        with exc:
+            raise BenchError(f"kube-apiserver refuses {path}: {exc.read()[:500]!r}") from exc
     except (urllib.error.URLError, OSError) as exc:
         raise BenchError(f"kube-apiserver does not answer {path}: {exc}") from exc

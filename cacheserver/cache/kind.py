@@ -48,15 +48,15 @@ class CachedKind:
         self.by_name: dict[Name, Entry] = {}
         self.indexes = Indexes()
         # Entries of keys whose name another key has by now. Nearly always empty: one key, one name.
-        self.beaten: dict[Name, dict[bytes, Entry]] = {}
+        self.shadowed: dict[Name, dict[bytes, Entry]] = {}
         self.window = Window(max_events, max_bytes)
         self.watchers = Waiters()
 
     def load(self, entries: Sequence[Entry], floor: int) -> None:
         """entries: in any order; of those with one name the latest is served."""
-        self.by_name, self.beaten = {}, {}
+        self.by_name, self.shadowed = {}, {}
         for entry in sorted(entries, key=lambda entry: entry.resource_version):
-            self._outdo(self.by_name.get(entry.name), entry)
+            self._shadow(self.by_name.get(entry.name), entry)
             self.by_name[entry.name] = entry
         entries = list(self.by_name.values())
         self.state.load(entries)
@@ -66,7 +66,7 @@ class CachedKind:
     def written(self, entry: Entry) -> Entry | None:
         """Its key has this entry now, and is the owner of its name; returns what was served under the name."""
         old = self.by_name.get(entry.name)
-        self._outdo(old, entry)
+        self._shadow(old, entry)
         return self.replace(entry.name, entry)
 
     def gone(self, key: bytes, name: Name, revision: int) -> tuple[Entry | None, Entry | None] | None:
@@ -74,23 +74,23 @@ class CachedKind:
 
         Where another key still carries the name, the latest of these is its owner now.
         """
-        old, others = self.by_name.get(name), self.beaten.get(name, {})
+        old, others = self.by_name.get(name), self.shadowed.get(name, {})
         if old is None or old.key != key:
             others.pop(key, None)
             if not others:
-                self.beaten.pop(name, None)
+                self.shadowed.pop(name, None)
             return None
         if not others:
             return self.replace(name, None), None
-        heir = others.pop(max(others, key=lambda key: others[key].resource_version))
+        next_one = others.pop(max(others, key=lambda key: others[key].resource_version))
         if not others:
-            del self.beaten[name]
-        new = restamped(heir, revision)
+            del self.shadowed[name]
+        new = restamped(next_one, revision)
         return self.replace(name, new), new
 
-    def _outdo(self, old: Entry | None, new: Entry) -> None:
+    def _shadow(self, old: Entry | None, new: Entry) -> None:
         if old is not None and old.key != new.key:
-            others = self.beaten.setdefault(new.name, {})
+            others = self.shadowed.setdefault(new.name, {})
             others[old.key] = old
             others.pop(new.key, None)
 

@@ -18,7 +18,7 @@ import uvloop
 from cacheserver import catalogs, config, sources
 from cacheserver.cli.arguments import FAILED, OK
 from cacheserver.cli.logs import one_line
-from cacheserver.cli.terminal import Progress, Terminal, counted, finding_lines, validate_summary
+from cacheserver.cli.terminal import Progress, Terminal, finding_lines, validate_summary
 from cacheserver.config import FormatChoice, Settings, SourceSpec
 from cacheserver.errors import ConfigError
 from cacheserver.ingest import limits
@@ -55,22 +55,15 @@ def validate(text: str, choice: str, settings: Settings, terminal: Terminal, *, 
     terminal.out(validate_summary(catalog, files=len(tree.files), elapsed_s=elapsed_s))
     nothing = not (catalog.packages or catalog.unchanged or catalog.rejected)
     if nothing:
-        terminal.error(f"{text}: no package was found: {_looked_for(source, tree.files)}")
+        terminal.error(f"{text}: no package was found: {_looked_for(catalog, tree.files)}")
     return FAILED if catalog.rejected or catalog.unreadable or nothing else OK
 
 
-def _looked_for(source: SourceSpec, files: Sequence[str]) -> str:
-    """Where there is no package: what was looked for, and among what."""
-    if isinstance(source, config.GitSource):
-        return "there is no document with `schema: olm.package`, and no Kptfile on the branch, at a tag or in a draft"
-    if not files:
-        return "there is no file in it"
+def _looked_for(catalog: Catalog, files: Sequence[str]) -> str:
+    """Where there is no package: what was looked for, and what is there instead."""
     hidden = sorted({part for path in files for part in path.split("/")[:-1] if part.startswith(".")})
     left_out = f"; hidden folders are left out: {', '.join(hidden[:_SHOWN_FOLDERS])}" if hidden else ""
-    return (
-        f"none of {counted(len(files), 'file')} holds a document with `schema: olm.package`, and none is a Kptfile"
-        f"{one_line(left_out)}"
-    )
+    return one_line((catalog.nothing or "its files could not be read") + left_out)
 
 
 async def _parse(

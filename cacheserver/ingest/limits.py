@@ -1,4 +1,4 @@
-"""The settings' caps in the words of the rooms that keep to them. Used by the server and by `validate`."""
+"""The settings' caps as the packages that keep to them take them. Used by the server and by `validate`."""
 
 from __future__ import annotations
 

@@ -259,9 +259,9 @@ class Ingest:
     async def _with(self, session: Session) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(_until_lost(session), name="ingest: lease")
-            group.create_task(self.space.watch(session.try_writing, self._feed), name="ingest: space")
+            group.create_task(self.space.watch(session.try_writing, self._wake_starved), name="ingest: space")
             if self._lead:
-                stand_by = functools.partial(session.claim, on_wait=_standing_by)
+                stand_by = functools.partial(session.claim, on_wait=_log_standing_by)
                 self._leader = await self.space.retry(lambda: stand_by("leader"), "the claim to lead")
                 log.info("leading: this replica reads the sources", extra={"holder": self._holder})
             await self._migrate(session)
@@ -285,7 +285,7 @@ class Ingest:
         except NoSpace:
             log.warning("etcd is full and keeps its older layout; the next start tries again")
 
-    def _feed(self) -> None:
+    def _wake_starved(self) -> None:
         """etcd has space again: those that lacked it go on now."""
         for life in self._tracked.values():
             if life.starved:
@@ -523,7 +523,7 @@ def _publishing(publisher: Publisher | None, services: SyncServices) -> Publishi
     return Publishing(publisher, services)
 
 
-def _standing_by(leader: str) -> None:
+def _log_standing_by(leader: str) -> None:
     log.info("standing by: another replica reads the sources, and its log speaks of them", extra={"leader": leader})
 
 

@@ -12,8 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +21,7 @@ import pytest
 import yaml
 
 from tests.fakes.api import World, api_world
+from tests.support.asking import take
 from tests.support.waiting import until
 
 CONFORMANCE = Path(
@@ -114,9 +113,8 @@ def _packages(server: str) -> int:
     """How many are served; 0 while there is no answer."""
     url = f"{server}/apis/cacheserver.dev/v1alpha1/namespaces/chk/packages"
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return len(orjson.loads(answer.read())["items"])
-    except (urllib.error.URLError, ConnectionError):
+        return len(take(url, timeout_s=5).json["items"])
+    except OSError:
         return 0
 
 

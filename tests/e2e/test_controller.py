@@ -9,7 +9,6 @@ import asyncio
 import base64
 import json
 import signal
-import urllib.error
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from aiohttp import web
 from tests.conftest import StartEtcd
 from tests.e2e.conftest import StartServer
 from tests.fakes.kube import KubeStandIn
+from tests.support.asking import RefusedError
 from tests.support.etcd import EtcdProcess
 from tests.support.fbc import FBCCatalog
 from tests.support.registry import FakeRegistry, Image, Member, directory, image, layer
@@ -202,7 +202,7 @@ async def test_a_repository_is_created_changed_suspended_and_deleted_while_a_ser
 
     world.delete()
     await served(server)
-    with pytest.raises(urllib.error.HTTPError, match="404"):
+    with pytest.raises(RefusedError, match="404"):
         await asyncio.to_thread(server.get, "/apis/config.cacheserver.dev/v1alpha1/repositories")
     assert "Traceback" not in server.log()
 

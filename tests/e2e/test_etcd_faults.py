@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +20,7 @@ from cacheserver.etcd.client import Client, prefix_end
 from cacheserver.etcd.version import Version
 from tests.conftest import StartEtcd
 from tests.e2e.conftest import StartServer
+from tests.support.asking import RefusedError, take
 from tests.support.etcd import EtcdProcess, FoundEtcd, free_ports
 from tests.support.fbc import FBCCatalog, catalog
 from tests.support.server import API, Recorder, ServerProcess
@@ -105,18 +104,16 @@ async def test_a_replaced_etcd_is_not_taken_for_the_one_before(
     server, _ = await serving(start_server, tmp_path / "c", start_etcd().endpoint)
     events = server.text(f"{API}/packages?watch=1&timeoutSeconds=30&resourceVersion={known}")
     assert [json.loads(line)["object"]["reason"] for line in events] == ["Expired"]
-    with pytest.raises(urllib.error.HTTPError) as caught:
+    with pytest.raises(RefusedError) as caught:
         server.list("packages", f"?resourceVersion={known}")
-    status = json.load(caught.value)
+    status = caught.value.answer.json
     assert status["details"]["causes"][0]["reason"] == "ResourceVersionTooLarge"
-    assert "Retry-After" not in caught.value.headers
+    assert "Retry-After" not in caught.value.answer.headers
     assert server.list("packages")["items"]
 
 
 def _warning(server: ServerProcess, timeout_s: float = 10) -> str:
-    with urllib.request.urlopen(f"{server.url}{API}/packages", timeout=timeout_s) as answer:
-        json.load(answer)
-        return str(answer.headers.get("Warning", ""))
+    return str(take(f"{server.url}{API}/packages", timeout_s=timeout_s).headers.get("Warning", ""))
 
 
 async def test_etcd_full_and_given_space_again(
@@ -204,8 +201,8 @@ def _shows(server: ServerProcess, name: str) -> bool:
     """False too while a new leader is awaited: nobody is told then that what is in memory is the newest."""
     try:
         return name in server.names()
-    except urllib.error.HTTPError as refused:
-        if refused.code != 504:
+    except RefusedError as refused:
+        if refused.answer.status != 504:
             raise
         return False
 

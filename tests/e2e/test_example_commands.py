@@ -9,14 +9,13 @@ import shutil
 import ssl
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from cacheserver.etcd.supervise import command
+from tests.support.asking import ask
 from tests.support.etcd import FoundEtcd, free_ports
 from tests.support.examples import CONFIGS, EXAMPLES, compose, unit
 from tests.support.server import API
@@ -74,14 +73,11 @@ async def _serves(port: int, directory: Path, log: Path) -> None:
     assert (directory / "tokens.csv").stat().st_mode & 0o007 == 0
 
     def status(**headers: str) -> int:
-        request = urllib.request.Request(f"https://localhost:{port}{API}/packages", headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=5, context=context) as answer:
-                return 200 if b"ledger-operator" in answer.read() else 0
-        except urllib.error.HTTPError as exc:
-            return exc.code
+            answer = ask(f"https://localhost:{port}{API}/packages", headers, timeout_s=5, context=context)
         except OSError:
             return 0
+        return answer.status if answer.status != 200 or b"ledger-operator" in answer.body else 0
 
     try:
         await eventually(lambda: status(Authorization=f"Bearer {token}") == 200, within_s=30)

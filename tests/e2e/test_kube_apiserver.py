@@ -15,8 +15,6 @@ import json
 import shutil
 import ssl
 import subprocess
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
@@ -28,6 +26,7 @@ import yaml
 from cacheserver.config import Defaults, from_cluster
 from cacheserver.security import certs
 from cacheserver.security.certs import Subject, Usage
+from tests.support.asking import ask
 from tests.support.certificates import Authority
 from tests.support.etcd import EtcdProcess, FoundEtcd, free_ports
 from tests.support.fbc import catalog
@@ -88,17 +87,11 @@ class Server(ServerProcess):
         context = ssl.create_default_context(cafile=self.authority)
         if certificate is not None:
             context.load_cert_chain(*certificate)
-        request = urllib.request.Request(f"{self.url}{path}", headers=dict(headers or {}))
+        answer = ask(f"{self.url}{path}", headers, context=context)
         try:
-            with urllib.request.urlopen(request, timeout=10, context=context) as answer:
-                status, content = answer.status, answer.read()
-        except urllib.error.HTTPError as exc:
-            with exc:
-                status, content = exc.code, exc.read()
-        try:
-            return status, json.loads(content)
+            return answer.status, answer.json
         except ValueError:
-            return status, content.decode()
+            return answer.status, answer.body.decode()
 
 
 class Cluster:

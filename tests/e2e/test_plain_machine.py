@@ -6,14 +6,13 @@ import asyncio
 import shutil
 import ssl
 import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.fakes.guarded import PKI, Pair
+from tests.support.asking import ask
 from tests.support.etcd import FoundEtcd
 from tests.support.server import API, ServerProcess, run_cli
 from tests.support.waiting import eventually
@@ -55,14 +54,9 @@ class PlainServer(ServerProcess):
         context = ssl.create_default_context(cafile=self._trust)
         if certificate is not None:
             context.load_cert_chain(*certificate)
-        request = urllib.request.Request(f"{self.url}{path}")
-        if token:
-            request.add_header("Authorization", f"Bearer {token}")
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
-            with urllib.request.urlopen(request, timeout=5, context=context) as answer:
-                return int(answer.status)
-        except urllib.error.HTTPError as exc:
-            return exc.code
+            return ask(f"{self.url}{path}", headers, timeout_s=5, context=context).status
         except OSError:
             return 0
 

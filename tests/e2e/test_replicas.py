@@ -6,16 +6,14 @@ The balancer here does what a Service and a preStop pause do: a replica gets no 
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
-import urllib.request
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 
 from tests.e2e.conftest import StartServer
 from tests.e2e.test_watch_correctness import SELECTORS, Watcher, empty_store, two_servers, write_at_random
+from tests.support.asking import take
 from tests.support.history import History
 from tests.support.server import API, ServerProcess
 from tests.support.waiting import eventually
@@ -27,9 +25,7 @@ async def list_for_ever(rotation: Sequence[str], answers: list[int]) -> None:
     """Lists from whoever is in rotation; any failure ends the test."""
 
     def once() -> int:
-        with urllib.request.urlopen(f"{rotation[0]}{API}/packages", timeout=10) as answer:
-            body: dict[str, Any] = json.load(answer)
-        return int(body["metadata"]["resourceVersion"])
+        return int(take(f"{rotation[0]}{API}/packages").json["metadata"]["resourceVersion"])
 
     while True:
         answers.append(await asyncio.to_thread(once))

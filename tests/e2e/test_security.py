@@ -11,8 +11,6 @@ import os
 import shutil
 import ssl
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ import yaml
 
 from tests.fakes.guarded import PKI, Pair
 from tests.fakes.kube import KubeStandIn
+from tests.support.asking import ask
 from tests.support.certificates import Authority
 from tests.support.etcd import FoundEtcd
 from tests.support.server import API, ServerProcess, run_cli
@@ -74,13 +73,10 @@ class SecureServer(ServerProcess):
     def health(self, path: str = "/readyz") -> tuple[int, str]:
         """Status and body; (0, "") while nobody answers."""
         try:
-            url, context = f"{self.url}{path}", self.context(verify=False)
-            with urllib.request.urlopen(url, timeout=5, context=context) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as exc:
-            return exc.code, exc.read().decode()
+            answer = ask(f"{self.url}{path}", timeout_s=5, context=self.context(verify=False))
         except OSError:
             return 0, ""
+        return answer.status, answer.body.decode()
 
     async def ready(self) -> None:
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import urllib.error
 from collections import defaultdict
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 from cacheserver.etcd.version import Version
 from tests.e2e.conftest import StartServer
+from tests.support.asking import RefusedError
 from tests.support.etcd import FoundEtcd
 from tests.support.fbc import catalog
 from tests.support.server import Recorder, ServerProcess, run_cli
@@ -283,10 +283,10 @@ async def test_sigterm_ends_watches_cleanly_and_exits_0(start_server: StartServe
 
 def test_unknown_objects_are_a_status(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server("--catalog", f"c={catalog(tmp_path / 'c').package('app', '1.0.0').root}")
-    with pytest.raises(urllib.error.HTTPError) as caught:
+    with pytest.raises(RefusedError) as caught:
         server.list("namespaces/default/packages/none")
-    assert caught.value.code == 404
-    assert json.load(caught.value)["reason"] == "NotFound"
+    assert caught.value.answer.status == 404
+    assert caught.value.answer.json["reason"] == "NotFound"
 
 
 def test_an_external_etcd_with_known_faults_is_refused_unless_allowed(

@@ -14,7 +14,6 @@ import stat
 import subprocess
 import tarfile
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ import pytest
 
 from bench.report.figures import family, memory
 from tests.e2e.conftest import StartServer
+from tests.support.asking import take
 from tests.support.fbc import catalog
 from tests.support.gitserver import GitRepository
 from tests.support.krm import KRMRepository, kptfile
@@ -115,9 +115,7 @@ def _versions(items: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def unpacked(server: ServerProcess, name: str) -> dict[str, bytes]:
     """A revision's content as the API gives it."""
     url = f"{server.url}{API}/namespaces/default/packagerevisions/{name}/content"
-    request = urllib.request.Request(url, headers={"Accept": "application/x-tar"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        content = answer.read()
+    content = take(url, {"Accept": "application/x-tar"}, timeout_s=30).body
     found: dict[str, bytes] = {}
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         for member in archive.getmembers():

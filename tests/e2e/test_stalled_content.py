@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import urllib.request
 from pathlib import Path
 
 import pytest
 
 from bench.report.figures import memory
 from tests.e2e.conftest import StartServer
+from tests.support.asking import take
 from tests.support.krm import KRMRepository, kptfile
 from tests.support.server import API, ServerProcess
 from tests.support.strangers import strangers
@@ -38,10 +38,7 @@ async def server(start_server: StartServer, tmp_path: Path) -> ServerProcess:
 
 
 def _taken(server: ServerProcess, target: str, accept: str) -> bytes:
-    request = urllib.request.Request(f"{server.url}{target}", headers={"Accept": accept})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        body: bytes = answer.read()
-    return body
+    return take(f"{server.url}{target}", {"Accept": accept}, timeout_s=60).body
 
 
 FORMS = (

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import socket
 import ssl
-import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +16,7 @@ from bench.load.fill import Fill, Shape, fill
 from bench.report.figures import memory
 from tests.conftest import StartEtcd
 from tests.e2e.conftest import StartServer
+from tests.support.asking import take
 from tests.support.certificates import Authority
 from tests.support.fbc import catalog
 from tests.support.server import API, ServerProcess
@@ -38,8 +37,7 @@ STOPS_WITHIN_S = 20  # a client that takes nothing is waited for 60 s where nobo
 
 def _packages(server: ServerProcess, tls: ssl.SSLContext | None = None) -> int:
     """How many an honest client of another address lists. Raises: OSError."""
-    with urllib.request.urlopen(f"{server.url}{API}/packages", timeout=30, context=tls) as answer:
-        return len(json.load(answer)["items"])
+    return len(take(f"{server.url}{API}/packages", timeout_s=30, context=tls).json["items"])
 
 
 def _lists(server: ServerProcess, count: int, tls: ssl.SSLContext | None) -> bool:

@@ -1,10 +1,15 @@
-"""A certificate authority for one test, made with the openssl command."""
+"""A certificate authority for one test, made with the openssl command as most are."""
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 # Python's own checks, which tests' clients have from 3.13 on, want an authority to say so (RFC 5280 section 4.2.1.3).
 _SIGNS = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
@@ -48,6 +53,7 @@ class Authority:
         _openssl(
             *("req", "-x509", "-key", self.key, "-days", "2", "-subj", f"/CN={self._name}"),
             *("-out", self.certificate),
+            *_SIGNS,
         )
 
     def issued(self, common_name: str) -> tuple[Path, Path]:
@@ -63,7 +69,8 @@ class Authority:
         days: int = 1,
         usage: str = "serverAuth,clientAuth",
     ) -> tuple[Path, Path]:
-        """Certificate and key of `common_name`, replaced if they were issued before. days: -1 makes an expired one."""
+        """Certificate and key of `common_name`, replaced if they were issued before. days: -1 makes one that ended so
+        many days ago."""
         cert, key = self._directory / f"{common_name}.crt", self._directory / f"{common_name}.key"
         request, extensions = self._directory / "request.csr", self._directory / "extensions"
         extensions.write_text(
@@ -77,9 +84,24 @@ class Authority:
         )
         _openssl(
             *("x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self.key, "-CAcreateserial"),
-            *("-days", str(days), "-extfile", extensions, "-out", cert),
+            *("-days", str(max(days, 1)), "-extfile", extensions, "-out", cert),
         )
+        if days < 0:
+            self._end(cert, days)
         return cert, key
+
+    def _end(self, cert: Path, days: int) -> None:
+        """Dates it back; newer openssl commands (3.6) sign nothing that has ended."""
+        signer = serialization.load_pem_private_key(self.key.read_bytes(), None)
+        assert isinstance(signer, ec.EllipticCurvePrivateKey)
+        issued = x509.load_pem_x509_certificate(cert.read_bytes())
+        end = datetime.now(UTC) + timedelta(days=days)
+        ended = x509.CertificateBuilder(
+            issued.issuer, issued.subject, issued.public_key(), issued.serial_number, end - timedelta(days=1), end
+        )
+        for extension in issued.extensions:
+            ended = ended.add_extension(extension.value, extension.critical)
+        cert.write_bytes(ended.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
 
 def _openssl(*arguments: str | Path) -> None:

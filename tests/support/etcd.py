@@ -11,7 +11,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import urllib.request
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 from cacheserver.etcd.binary import distributed_binary
 from cacheserver.etcd.supervise import command
 from cacheserver.etcd.version import Version, parse_version
+from tests.support.asking import ask
 from tests.support.waiting import until
 
 _READY_WITHIN_S = 20.0
@@ -184,8 +184,7 @@ class EtcdProcess:
             if self._child is None or self._child.poll() is not None:
                 return True
             try:
-                with urllib.request.urlopen(health, timeout=1) as answer:
-                    healthy = answer.status == 200
+                healthy = ask(health, timeout_s=1).status == 200
             except OSError:
                 pass
             return healthy

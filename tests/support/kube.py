@@ -13,8 +13,6 @@ import os
 import shutil
 import ssl
 import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from bench.peers import apiserver
 from bench.peers.apiserver import Certificates
 from cacheserver.etcd.supervise import command
 from cacheserver.security.certs import Subject, Usage
+from tests.support.asking import ask
 from tests.support.etcd import EtcdProcess, FoundEtcd, find_etcd, free_ports
 from tests.support.waiting import until
 
@@ -129,9 +128,8 @@ class KubeAPIServer:
         assert self._child.poll() is None, self.log()[-4000:]
         try:
             context = ssl.create_default_context(cafile=self.certificates.authority("server"))
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2, context=context) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
+            return ask(f"{self.url}/readyz", timeout_s=2, context=context).status == 200
+        except OSError:
             return False
 
     def _flags(self) -> list[str]:

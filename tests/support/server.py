@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import urllib.request
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, Self
 import aiohttp
 
 from cacheserver.etcd.supervise import command
+from tests.support.asking import take
 from tests.support.etcd import free_ports
 from tests.support.waiting import until
 
@@ -72,10 +72,10 @@ class ServerProcess:
     def _ready(self) -> bool:
         assert self.alive, self.log()[-4000:]
         try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=1):
-                return True
+            take(f"{self.url}/readyz", timeout_s=1)
         except OSError:
             return False
+        return True
 
     def kill(self) -> None:
         """SIGKILL; returns when it is gone."""
@@ -104,16 +104,12 @@ class ServerProcess:
         return (self.directory / "server.log").read_text(errors="replace")
 
     def get(self, path: str, **headers: str) -> Any:
-        """The JSON of one GET; urllib.error.HTTPError for a refusal."""
-        request = urllib.request.Request(f"{self.url}{path}", headers=self.headers | headers)
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.load(answer)
+        """The JSON of one GET. Raises: RefusedError."""
+        return take(f"{self.url}{path}", self.headers | headers).json
 
     def text(self, path: str) -> Sequence[str]:
-        """The lines of one GET of plain text."""
-        with urllib.request.urlopen(f"{self.url}{path}", timeout=10) as answer:
-            lines: list[str] = answer.read().decode().splitlines()
-        return lines
+        """The lines of one GET of plain text. Raises: RefusedError."""
+        return take(f"{self.url}{path}").body.decode().splitlines()
 
     def list(self, resource: str, query: str = "") -> Any:
         return self.get(f"{API}/{resource}{query}")

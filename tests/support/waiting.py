@@ -18,7 +18,7 @@ async def eventually(holds: Callable[[], bool | Awaitable[bool]], *, within_s: f
         answer = holds()
         if await answer if inspect.isawaitable(answer) else answer:
             return
-        assert loop.time() < give_up_at, f"not true within {within_s} s: {inspect.getsource(holds).strip()}"
+        assert loop.time() < give_up_at, f"not true within {within_s} s: {_told(holds)}"
         await asyncio.sleep(_POLL_INTERVAL_S)
 
 
@@ -28,3 +28,10 @@ def until(holds: Callable[[], bool], *, within_s: float, otherwise: Callable[[],
     while not holds():
         assert time.monotonic() < give_up_at, f"not true within {within_s} s: {otherwise()}"
         time.sleep(_POLL_INTERVAL_S)
+
+
+def _told(holds: Callable[[], object]) -> str:
+    try:
+        return inspect.getsource(holds).strip()
+    except (OSError, TypeError):  # a partial has no source
+        return repr(holds)

@@ -1,4 +1,4 @@
-"""What is remembered of a parsed catalog, so that the next parse reads only what changed. Opaque outside this room.
+"""What is remembered of a parsed catalog, so that the next parse reads only what changed. Opaque outside this package.
 
 zstd over lines: a heading with the version, then for each good package `P name input_hash revisions`, followed by its
 documents, `D sha256 facts`, behind the file that they stand in, `F path` with the path as a JSON string. `W sha256` and

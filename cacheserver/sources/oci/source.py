@@ -23,7 +23,7 @@ from cacheserver.sources.tree import Limits, Progress, Tree
 
 _NESTED_INDEXES: Final = 2
 _BLOBS_AHEAD: Final = 2  # Layers on disk at a time: one comes while one is unpacked.
-_BARREN_LAYERS: Final = 512
+_REMEMBERED_LAYERS: Final = 512
 _FETCH_S: Final = 3600.0  # Ours: 4 GiB at 1.2 MB/s; a server that trickles must not hold the repository for ever.
 
 
@@ -60,7 +60,7 @@ class OCISource:
         self._blobs = blobs
         self._limits = limits or Limits()
         self._platform = platform or Platform()
-        self._barren: dict[tuple[Layer, tuple[str, ...]], None] = {}
+        self._without_catalog: dict[tuple[Layer, tuple[str, ...]], None] = {}
         """Layers known to hold nothing under that path; beyond 512, the oldest is forgotten."""
 
     async def probe(self) -> str:
@@ -96,12 +96,12 @@ class OCISource:
         pairs = zip(manifest.layers, config.diff_ids, strict=True)
         layers = [(blob, Layer(blob.digest, diff_id)) for blob, diff_id in pairs]
         unpacking = _Unpacking(scratch, base, self._limits, progress)
-        wanted = [(blob, layer) for blob, layer in layers if (layer, base) not in self._barren]
+        wanted = [(blob, layer) for blob, layer in layers if (layer, base) not in self._without_catalog]
         try:
             await unpacking.run(self._blobs, wanted)
         except ExceptionGroup as group:
             raise first_error(group) from group
-        self._remember((layer, base) for layer in unpacking.barren)
+        self._remember((layer, base) for layer in unpacking.without_catalog)
         if not isinstance(unpacking.top.find(base), Directory):
             raise SourceInvalidError(
                 f"{name}: the label says /{'/'.join(base)}, which the image has not as a directory"
@@ -121,9 +121,9 @@ class OCISource:
 
     def _remember(self, layers: Iterable[tuple[Layer, tuple[str, ...]]]) -> None:
         for layer in layers:
-            self._barren[layer] = None
-        while len(self._barren) > _BARREN_LAYERS:
-            del self._barren[next(iter(self._barren))]
+            self._without_catalog[layer] = None
+        while len(self._without_catalog) > _REMEMBERED_LAYERS:
+            del self._without_catalog[next(iter(self._without_catalog))]
 
 
 class _Unpacking:
@@ -131,7 +131,7 @@ class _Unpacking:
 
     def __init__(self, scratch: Path, base: tuple[str, ...], limits: Limits, progress: Progress) -> None:
         self.top = Directory()
-        self.barren: list[Layer] = []
+        self.without_catalog: list[Layer] = []
         self.staging = Staging(scratch / "contents", limits)
         self._blobs_area = scratch / "blobs"
         self._base = base
@@ -153,7 +153,7 @@ class _Unpacking:
                 file = await download
                 apply = functools.partial(unpack, file, layer, self.top, self._base, self.staging, self._budget)
                 if not await run_stoppable(self._stop, apply):
-                    self.barren.append(layer)
+                    self.without_catalog.append(layer)
                 await asyncio.to_thread(file.unlink)
                 self._ahead.release()
                 self._progress("unpack", at, len(layers))

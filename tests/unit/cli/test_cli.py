@@ -393,9 +393,9 @@ def test_validate_prints_some_of_many_findings_errors_first(tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({}, "there is no file in it"),
-        ({"README.md": "# Hello"}, "none of 1 file holds a document with `schema: olm.package`"),
-        ({"chart/templates/a.yaml": "kind: Service"}, "and none is a Kptfile"),
+        ({}, "there is no document of schema olm.package; there is no file"),
+        ({"README.md": "# Hello"}, "there is no document of schema olm.package; there is 1 file"),
+        ({"chart/templates/a.yaml": "kind: Service"}, "there is 1 file, in: chart/"),
         ({".catalog/good.yaml": GOOD}, "hidden folders are left out"),
     ],
 )
