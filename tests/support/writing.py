@@ -229,7 +229,7 @@ async def authoring_world(
         cache = WatchCache(store, PROJECTIONS)
         known = repositories()
         content = Content(blobs, workers, scratch, limits or Limits())
-        author = Author(authored, content, Shelf(cache), known, answer_within_s=5)
+        author = Author(authored, content, Shelf(cache), known, answer_within_s=60)
         api = Api(cache, blobs, standalone=True, version="1.2.3", gate=gate, author=author)
         acceptor = Acceptor(make_server(api), None, pause_s=0.01)
         await acceptor.open("127.0.0.1", 0)

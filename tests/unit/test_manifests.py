@@ -277,7 +277,8 @@ def test_secrets_are_read_one_by_one_and_only_where_that_is_bound() -> None:
 
 def test_view_reads_every_kind_that_is_served_and_its_parts() -> None:
     for row in (*served(standalone=False), REPOSITORY):
-        parts = [row.plural, *(f"{row.plural}/{sub.name}" for sub in row.subresources)]
+        subs = [sub.name for sub in row.subresources if "get" in sub.verbs and not sub.whole]
+        parts = [row.plural, *(f"{row.plural}/{sub}" for sub in subs)]
         assert {(row.group, part, "get") for part in parts} <= granted("cacheserver:view")
     assert {verb for _, _, verb in granted("cacheserver:view")} == {"get", "list", "watch"}
 
@@ -285,6 +286,17 @@ def test_view_reads_every_kind_that_is_served_and_its_parts() -> None:
 def test_nobody_is_given_write_verbs_on_read_only_kinds() -> None:
     written = granted("cacheserver:edit", "cacheserver:admin")
     assert {(group, resource) for group, resource, _ in written} == {(GROUP, "repositories")}
+
+
+def test_authors_and_approvers_together_have_every_verb_that_writes_and_neither_the_others() -> None:
+    authors, approvers = granted("cacheserver:author"), granted("cacheserver:approver")
+    assert not authors & approvers
+    writes = {"create", "update", "patch", "delete", "deletecollection"}
+    for row in served(standalone=False):
+        for sub in ("", *(each.name for each in row.subresources)):
+            part = f"{row.plural}/{sub}" if sub else row.plural
+            wanted = {(row.group, part, verb) for verb in row.verbs_of(sub) if verb in writes}
+            assert wanted <= (approvers if sub == "approval" else authors), part
 
 
 def test_roles_are_added_to_the_clusters_own() -> None:
@@ -297,6 +309,8 @@ def test_roles_are_added_to_the_clusters_own() -> None:
     assert aggregated("view") == {"view", "edit", "admin"}
     assert aggregated("edit") == {"edit", "admin"}
     assert aggregated("admin") == {"admin"}
+    assert aggregated("author") == {"edit", "admin"}
+    assert aggregated("approver") == {"admin"}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

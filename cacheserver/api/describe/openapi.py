@@ -114,8 +114,14 @@ def _operation_v2(operation: Json) -> Json:
         if schemas:
             responses[code] = {"description": response["description"], "schema": _references_v2(schemas[0])}
     out["responses"] = responses
-    if "parameters" in operation:
-        out["parameters"] = _parameters_v2(operation["parameters"])
+    parameters = _parameters_v2(operation.get("parameters", []))
+    if body := out.pop("requestBody", None):
+        assert isinstance(body, Mapping)
+        out["consumes"] = list(body["content"])
+        schema = next(iter(body["content"].values()))["schema"]
+        parameters.append({"name": "body", "in": "body", "required": True, "schema": _references_v2(schema)})
+    if parameters:
+        out["parameters"] = parameters
     return out
 
 

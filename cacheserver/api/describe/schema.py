@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from cacheserver.api.attributes import FILES
 from cacheserver.api.http.reply import JSON, YAML
 from cacheserver.api.kinds.resource import (
     Field,
@@ -184,6 +185,8 @@ def _parameter(name: str, where: str, type_: str, description: str) -> Json:
 
 _NAMESPACE: Final = _parameter("namespace", "path", "string", "Namespace of the objects.")
 _OBJECT_NAME: Final = _parameter("name", "path", "string", "Name of the object.")
+_FILE_PATH: Final = _parameter("path", "path", "string", "Path of the file in the package, with slashes.")
+_EXECUTABLE: Final = _parameter("executable", "query", "boolean", "Whether the file can be run; it stays as it is.")
 _PRETTY: Final = _parameter("pretty", "query", "string", "If true, the answer is indented.")
 _VERSION: Final = _parameter(
     "resourceVersion", "query", "string", "How fresh the answer must be; 0: any state will do."
@@ -212,10 +215,14 @@ def operations(resources: Iterable[Resource]) -> dict[str, Mapping[str, object]]
         paths.setdefault(f"{base}/", _discovery_item(row))
         collection = f"{base}/namespaces/{{namespace}}/{row.plural}"
         paths[f"{base}/{row.plural}"] = _list_item(row, every_namespace=True)
-        paths[collection] = _list_item(row, every_namespace=False)
-        paths[f"{collection}/{{name}}"] = _get_item(row)
+        paths[collection] = {**_list_item(row, every_namespace=False), **_writes(row, _ON_COLLECTION, "")}
+        paths[f"{collection}/{{name}}"] = {**_get_item(row), **_writes(row, _ON_OBJECT, "")}
         for sub in row.subresources:
-            paths[f"{collection}/{{name}}/{sub.name}"] = _subresource_item(row, sub)
+            path = f"{collection}/{{name}}/{sub.name}"
+            if sub.name == FILES:
+                paths[f"{path}/{{path}}"] = _file_item(row, sub)
+            else:
+                paths[path] = {**_subresource_item(row, sub), **_writes(row, _ON_OBJECT, sub.name)}
     return paths
 
 
@@ -265,7 +272,8 @@ def _get_item(row: Resource) -> Json:
     responses = _responses((JSON, YAML, _TABLE), _reference(_name(row, row.kind)))
     operation = _operation(row, "get", "read", f"Read one {row.kind}.", f"Namespaced{row.kind}", responses)
     operation["parameters"] = [_VERSION, _PRETTY]
-    return {"get": operation, "patch": _refused_write(row), "parameters": [_OBJECT_NAME, _NAMESPACE]}
+    refused = {} if "patch" in row.verbs else {"patch": _refused_write(row)}
+    return {"get": operation, **refused, "parameters": [_OBJECT_NAME, _NAMESPACE]}
 
 
 def _refused_write(row: Resource) -> Json:
@@ -282,8 +290,58 @@ def _refused_write(row: Resource) -> Json:
     return operation
 
 
+_ON_COLLECTION: Final = {"create": ("post", "post"), "deletecollection": ("delete", "deletecollection")}
+_ON_OBJECT: Final = {"update": ("put", "put"), "patch": ("patch", "patch"), "delete": ("delete", "delete")}
+"""Verb -> (method, x-kubernetes-action) of what writes."""
+
+_DRY_RUN: Final = _parameter("dryRun", "query", "string", "All: answer as if, and change nothing.")
+_MANAGER: Final = _parameter("fieldManager", "query", "string", "Who writes; has no effect.")
+_PATCHES: Final = ("application/json-patch+json", "application/merge-patch+json")
+
+
+def _writes(row: Resource, verbs: Mapping[str, tuple[str, str]], subresource: str) -> Json:
+    """Operations that change something, as far as the resource has them."""
+    found: Json = {}
+    part = f"Namespaced{row.kind}{subresource.capitalize()}"
+    whole = _reference(_name(row, row.kind))
+    for verb, (method, action) in verbs.items():
+        if verb not in row.verbs_of(subresource):
+            continue
+        responses = _responses((JSON, YAML), {"type": "object"} if action.startswith("delete") else whole)
+        if verb == "create":
+            responses["201"] = responses["200"]
+        name = "Collection" if verb == "deletecollection" else ""
+        said = f"{verb.capitalize()} {row.kind}."
+        operation = _operation(row, action, action, said, f"{name}{part}", responses)
+        operation["parameters"] = [_DRY_RUN, _PRETTY]
+        if not action.startswith("delete"):
+            operation["parameters"] = [_DRY_RUN, _FIELD_VALIDATION, _MANAGER, _PRETTY]
+            types = _PATCHES if verb == "patch" else (JSON, YAML)
+            body = {"type": "object"} if verb == "patch" else whole
+            operation["requestBody"] = {"content": {each: {"schema": body} for each in types}, "required": True}
+        found[method] = operation
+    return found
+
+
+def _file_item(row: Resource, sub: Subresource) -> Json:
+    """PUT and DELETE of one file."""
+    found: Json = {"parameters": [_OBJECT_NAME, _NAMESPACE, _FILE_PATH]}
+    for method, action in (("put", "put"), ("delete", "delete")):
+        responses = _responses((JSON, YAML), _reference(_name(row, row.kind)))
+        operation = _operation(row, action, action, sub.description, f"Namespaced{row.kind}Files", responses)
+        operation["parameters"] = [_DRY_RUN, _EXECUTABLE] if method == "put" else [_DRY_RUN]
+        if method == "put":
+            schema = {"type": "string", "format": "binary"}
+            operation["requestBody"] = {"content": {"*/*": {"schema": schema}}, "required": True}
+        found[method] = operation
+    return found
+
+
 def _subresource_item(row: Resource, sub: Subresource) -> Json:
-    responses = _responses(sub.media_types, {"type": "string", "format": "binary"})
+    if sub.whole:
+        responses = _responses(sub.media_types, _reference(_name(row, row.kind)))
+    else:
+        responses = _responses(sub.media_types, {"type": "string", "format": "binary"})
     part = f"Namespaced{row.kind}{sub.name.capitalize()}"
     operation = _operation(row, "get", "read", sub.description, part, responses)
     return {"get": operation, "parameters": [_OBJECT_NAME, _NAMESPACE]}
