@@ -24,7 +24,7 @@ from cacheserver.store.keys import PREFIX
 from cacheserver.store.objects import Store
 from tests.support import invariants
 from tests.support.authoring import Desk
-from tests.support.gitserver import GitHTTPS, GitRepository
+from tests.support.gitserver import GitRepository
 
 KEY = RepositoryKey("ns", "repo")
 
@@ -35,10 +35,7 @@ class Killed(BaseException):
 
 @dataclass
 class World:
-    """One repository, its remote, and a process that works on it; another one takes over with `again`.
-
-    reach: how the remote is reached, by its path if not said.
-    """
+    """One repository, its remote, and a process that works on it; another one takes over with `again`."""
 
     remote: GitRepository
     desk: Desk
@@ -50,8 +47,6 @@ class World:
     kill_at: tuple[str, int] = ("", 0)
     seen: list[str] = field(default_factory=list)
     process: int = 0
-    reach: Remote | None = None
-    server: GitHTTPS | None = None
     _publisher: Publisher | None = None
 
     def reached(self, step: str) -> None:
@@ -74,8 +69,7 @@ class World:
     async def work(self, *, later_s: float = 5.0) -> Work:
         self.clock += later_s
         claim = await self.session.claim("ns/repo")
-        reach = self.reach or Remote(self.remote.url)
-        source = GitRefsSource(reach, "main", "", self.home / f"cache-{self.process}")
+        source = GitRefsSource(Remote(self.remote.url), "main", "", self.home / f"cache-{self.process}")
         return await self.publisher().work(self.config, source, claim)
 
     async def do(self, package: str, workspace: str, step: Step, **how: str) -> dict[str, Any]:
