@@ -411,6 +411,12 @@ class AuthoringSettings:
         "local <local@localhost>",
         "Who commits are by where nobody is asked who a client is (see --kubernetes), as NAME <MAIL>.",
     )
+    committer: str = setting(
+        "committer",
+        AUTHOR,
+        "cacheserver <cacheserver@localhost>",
+        "The committer of all commits that are made here, as NAME <MAIL>; their author is who asked.",
+    )
     package_bytes: int = setting(
         "max-package-bytes",
         size(least=1 << 10, most=64 << 20),

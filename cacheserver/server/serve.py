@@ -328,7 +328,7 @@ def _standalone_ingestion(
 ) -> Ingest:
     """Ingestion of the configured repositories."""
     ingest = Ingest(
-        services, ServedStatusStore(services.store), space=space, looks=looks, publisher=_publisher(services)
+        services, ServedStatusStore(services.store), space=space, looks=looks, publisher=_publisher(services, settings)
     )
     for config in settings.repositories:
         ingest.put(config, functools.partial(_source, settings, config))
@@ -349,7 +349,7 @@ def _cluster_ingestion(
 
     content = settings.content
     statuses = ClusterStatusStore(kubernetes, services.store.holds, Events(kubernetes))
-    ingest = Ingest(services, statuses, lead=True, space=space, publisher=_publisher(services))
+    ingest = Ingest(services, statuses, lead=True, space=space, publisher=_publisher(services, settings))
     controller = Controller(
         kubernetes,
         ingest,
@@ -362,11 +362,12 @@ def _cluster_ingestion(
     return ingest, controller
 
 
-def _publisher(services: SyncServices) -> Publisher:
+def _publisher(services: SyncServices, settings: Settings) -> Publisher:
     """Of what is written here. Knows no repository yet."""
     from cacheserver.publish.publisher import Publisher  # noqa: PLC0415 - git, which `ingest` of a directory needs not
 
-    return Publisher(services.store.authored, services.blobs)
+    who = settings.authoring
+    return Publisher(services.store.authored, services.blobs, author=who.author, committer=who.committer)
 
 
 def _source(settings: Settings, config: RepositoryConfig, access: Access | None = None) -> Source:
