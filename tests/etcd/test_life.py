@@ -413,7 +413,7 @@ async def test_a_removed_repository_takes_gits_copy_of_it_along(world: World, tm
     ingest = world.ingest()
     ingest.put(config, lambda: open_source(config.source, cache=mirrors.path(config.key)))
     async with running(ingest):
-        await eventually(lambda: world.says("Synced"))
+        await eventually(lambda: world.says("Synced"), within_s=60)  # git is five processes
         assert not stale.exists()
         assert (mirrors.path(config.key) / "shallow.git").is_dir()
         ingest.remove(config.key)
