@@ -10,9 +10,9 @@ import contextlib
 import os
 from typing import Final
 
-NICE: Final = 5
-"""sched(7): a third of the weight of what serves. With 19, or SCHED_IDLE, a machine that is busy with something else
-would leave no time for syncs at all."""
+NICE: Final = 3
+"""sched(7): half the weight of what serves. With 19, or SCHED_IDLE, a machine that is busy with something else would
+leave no time for syncs at all."""
 
 
 def give_way() -> None:

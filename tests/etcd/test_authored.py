@@ -4,28 +4,22 @@ becomes what git says in one event."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
 
-from cacheserver.catalogs import Workers
 from cacheserver.catalogs.krm.facts import Facts, Origin, Revision
 from cacheserver.catalogs.krm.project import revision_record
+from cacheserver.config.sources import GitRef, GitSource, RefKind
 from cacheserver.errors import LeaseLostError
-from cacheserver.etcd.client import Client, prefix_end
 from cacheserver.ingest.collection import ContentCollection
 from cacheserver.ingest.removal import forget
-from cacheserver.ingest.sync import SyncServices
 from cacheserver.model import Digest, Key, Kind, Record, UserMetadata, encode
 from cacheserver.store.authored import Draft, Held, Operation, Step
-from cacheserver.store.blobs import Blobs
-from cacheserver.store.keys import PREFIX
-from cacheserver.store.objects import Store
-from tests.etcd.test_ingest_krm import KEY, World, of
 from tests.support.krm import KRMRepository, annotated
+from tests.support.world import KEY, World
 
 NOW = "2026-11-21T10:00:00Z"
 NONCE = "0123456789abcdef"
@@ -35,27 +29,14 @@ DRAFT = Draft(nonce=NONCE, directory="a", task="{}", saved_ms=1, unpushed_ms=1)
 APPROVE = Operation("op-1", Step.APPROVE, "kim", NOW)
 
 
-@pytest.fixture
-async def workers() -> AsyncIterator[Workers]:
-    async with Workers(1) as pool:
-        yield pool
+async def sync(world: World, repository: KRMRepository) -> None:
+    await world.sync(GitSource(repository.url, GitRef(RefKind.BRANCH, "main"), ""), writable=True)
 
 
-@pytest.fixture
-async def world(etcd_endpoint: str, workers: Workers, tmp_path: Path) -> AsyncIterator[World]:
-    async with Client([etcd_endpoint]) as client:
-        await client.connect()
-        await client.delete(PREFIX, prefix_end(PREFIX))
-        store, blobs = Store(client), Blobs(client)
-        await store.open()
-        scratch = tmp_path / "scratch"
-        scratch.mkdir()
-        async with store.session("test") as session:
-            world = World(store, blobs, session, SyncServices(store, blobs, workers, scratch), tmp_path)
-            world.writable = True
-            yield world
-            for source in world.sources.values():
-                await source.aclose()
+async def seen(world: World, since: int) -> list[tuple[str, str]]:
+    """What a watcher from `since` on sees up to now: ("put" or "gone", `PACKAGE[@REVISION]`)."""
+    events = await world.events(since)
+    return [(what, key.split(f"/{KEY.name}/")[1].replace("/", "@")) for what, key in events]
 
 
 @pytest.fixture
@@ -114,8 +95,8 @@ async def test_of_many_who_write_at_once_one_does(world: World) -> None:
 
 async def test_a_write_under_a_lost_claim_is_refused(world: World) -> None:
     made = await drafted(world)
-    claim = await world.session.claim("ns/repo")
-    await world.session.release(claim)
+    claim = await world.hold()
+    await (await world.session()).release(claim)
     with pytest.raises(LeaseLostError):
         await world.store.authored.write(made, value=value(), draft=None, claim=claim)
     assert await world.store.authored.read(W1) == made
@@ -141,15 +122,15 @@ async def test_a_sync_leaves_drafts_alone_those_in_git_and_those_that_are_not(
     world: World, repository: KRMRepository
 ) -> None:
     made = await drafted(world, users=UserMetadata(labels={"team": "net"}, finalizers=["example.com/x"]))
-    await world.sync(of(repository))
+    await sync(world, repository)
     assert await world.store.authored.read(W1) == made
     repository.branch("drafts/a/w1")
     repository.package("b", "1")
-    await world.sync(of(repository))
+    await sync(world, repository)
     assert await world.store.authored.read(W1) == made
     repository.remove("a")
     repository.delete("refs/heads/drafts/a/w1")
-    await world.sync(of(repository))  # the package is gone from git, the draft is not
+    await sync(world, repository)  # the package is gone from git, the draft is not
     assert await world.store.authored.read(W1) == made
     assert set(await world.objects()) == {"repo.a.w1", "repo.b", "repo.b.main"}
 
@@ -164,7 +145,7 @@ async def test_a_draft_becomes_what_was_published_in_one_event(world: World, rep
     made = await drafted(world, operation=APPROVE, users=users)
     assert made.served is not None
     publish(repository)
-    await world.sync(of(repository))
+    await sync(world, repository)
     held = await world.store.authored.read(W1)
     assert (held.draft, held.operation, held.content_revision) == (None, None, 0)
     assert held.served is not None
@@ -178,10 +159,10 @@ async def test_a_draft_becomes_what_was_published_in_one_event(world: World, rep
     for kept in ("uid", "name", "creationTimestamp", "finalizers"):
         assert after["metadata"][kept] == before["metadata"][kept]
     assert UserMetadata.of(after) == UserMetadata.of(before)
-    assert [event for event in await world.events(made.served.mod_revision) if event[1] == "a@w1"] == [("put", "a@w1")]
+    assert [event for event in await seen(world, made.served.mod_revision) if event[1] == "a@w1"] == [("put", "a@w1")]
     since = await world.store.current_revision()
-    await world.sync(of(repository))
-    assert await world.events(since) == []
+    await sync(world, repository)
+    assert await seen(world, since) == []
 
 
 async def test_what_somebody_else_published_from_a_workspace_does_not_take_its_draft_away(
@@ -191,7 +172,7 @@ async def test_what_somebody_else_published_from_a_workspace_does_not_take_its_d
     publish(repository)
     repository.branch("drafts/b/x")
     for _ in range(2):
-        await world.sync(of(repository))
+        await sync(world, repository)
         assert await world.store.authored.read(W1) == made
         assert (await world.objects())["repo.a.v1"]["spec"]["workspaceName"] == "w1"
         repository.package("a", "3")  # its package is written again, and both stay
@@ -201,7 +182,7 @@ async def test_what_is_asked_of_a_published_revision_is_done_when_git_says_so(
     world: World, repository: KRMRepository
 ) -> None:
     publish(repository)
-    await world.sync(of(repository))
+    await sync(world, repository)
     authored = world.store.authored
     held = await authored.read(W1)
     assert held.served is not None
@@ -211,14 +192,14 @@ async def test_what_is_asked_of_a_published_revision_is_done_when_git_says_so(
     assert await authored.write(held, value=orjson.dumps(asked), draft=None, operation=operation)
     repository.package("a", "9", message=annotated("a", "w2", "2"))
     repository.tag("a/v2")
-    await world.sync(of(repository))  # the latest moved: the object is written again, and what is asked stays
+    await sync(world, repository)  # the latest moved: the object is written again, and what is asked stays
     held = await authored.read(W1)
     assert held.operation == operation
     found = (await world.objects())["repo.a.w1"]
     assert found["status"]["operation"] == {"id": "op-2", "step": "ProposeDeletion"}
     assert "cacheserver.dev/latest" not in found["metadata"]["labels"]
     repository.branch("deletionProposed/a/v1", "a/v1")
-    await world.sync(of(repository))
+    await sync(world, repository)
     assert (await authored.read(W1)).operation is None
     found = (await world.objects())["repo.a.w1"]
     assert (found["spec"]["lifecycle"], "operation" in found["status"]) == ("DeletionProposed", False)
@@ -226,7 +207,7 @@ async def test_what_is_asked_of_a_published_revision_is_done_when_git_says_so(
 
 async def test_metadata_that_a_user_writes_while_a_sync_goes_on_stays(world: World, repository: KRMRepository) -> None:
     publish(repository)
-    await world.sync(of(repository))
+    await sync(world, repository)
     authored, stopped = world.store.authored, False
 
     async def label() -> int:
@@ -250,7 +231,7 @@ async def test_metadata_that_a_user_writes_while_a_sync_goes_on_stays(world: Wor
     for number in range(2, 5):
         repository.package("a", str(number), message=annotated("a", f"w{number}", str(number)))
         repository.tag(f"a/v{number}")
-        await world.sync(of(repository))
+        await sync(world, repository)
         repository.branch("deletionProposed/a/v1", "a/v1") if number % 2 else repository.git(
             "update-ref", "-d", "refs/heads/deletionProposed/a/v1"
         )
@@ -264,7 +245,7 @@ async def test_metadata_that_a_user_writes_while_a_sync_goes_on_stays(world: Wor
 async def test_a_repository_that_is_forgotten_takes_its_drafts_along(world: World, repository: KRMRepository) -> None:
     await drafted(world, operation=APPROVE)
     publish(repository)
-    claim = await world._hold()
+    claim = await world.hold()
     await forget(KEY, claim, world.store)
     assert await world.objects() == {}
     assert await world.store.authored.of_repository(KEY) == ({}, {})

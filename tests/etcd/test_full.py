@@ -10,20 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from cacheserver.catalogs.workers import Workers
 from cacheserver.errors import NoSpace
 from cacheserver.etcd.client import Client, prefix_end
 from cacheserver.etcd.version import Version
-from cacheserver.ingest import Ingest, ServedStatusStore, SyncServices
+from cacheserver.ingest import Ingest, ServedStatusStore
 from cacheserver.ingest.space import Space
 from cacheserver.model import RepositoryKey
-from cacheserver.store.blobs import Blobs
 from cacheserver.store.objects import Store
 from tests.conftest import StartEtcd
-from tests.etcd.test_life import World, files, running
+from tests.etcd.test_life import SOURCE, files
 from tests.fakes.source import FakeSource
 from tests.support.etcd import EtcdProcess
 from tests.support.waiting import eventually
+from tests.support.world import World, opened, running
 
 pytestmark = pytest.mark.etcd
 
@@ -45,14 +44,13 @@ async def client(etcd: EtcdProcess) -> AsyncIterator[Client]:
 
 @pytest.fixture
 async def world(client: Client, tmp_path: Path) -> AsyncIterator[World]:
-    async with Workers(1) as workers:
-        store = Store(client)
-        await store.open()
-        yield World(store, SyncServices(store, Blobs(client), workers, tmp_path))
+    async with opened(client, tmp_path, World) as world:
+        world.spec = SOURCE
+        yield world
 
 
 def ingest(world: World) -> Ingest:
-    return Ingest(world.rooms, ServedStatusStore(world.store), space=Space(ask_every_s=0.05))
+    return Ingest(world.services, ServedStatusStore(world.store), space=Space(ask_every_s=0.05))
 
 
 async def fill(client: Client) -> None:

@@ -5,8 +5,7 @@ Real etcd, real worker processes. Left to tests/e2e: the same through a server t
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,116 +16,18 @@ import pytest
 
 from cacheserver.catalogs import ParseLimits
 from cacheserver.catalogs.workers import Workers
-from cacheserver.config import RepositoryConfig, Validation
-from cacheserver.config.sources import DirectorySource as DirectorySpec
+from cacheserver.config import Validation
 from cacheserver.errors import CatalogError, LeaseLostError, Unavailable
-from cacheserver.etcd.client import Client, Delete, prefix_end
-from cacheserver.ingest import Outcome, SyncReport, SyncServices
+from cacheserver.etcd.client import Delete, prefix_end
+from cacheserver.ingest import Outcome
 from cacheserver.ingest.removal import forget
 from cacheserver.ingest.status import repository_record, synced
-from cacheserver.ingest.sync import Sync
-from cacheserver.model import RepositoryKey
 from cacheserver.sources import DirectorySource, Progress, Tree
-from cacheserver.store.blobs import Blobs
-from cacheserver.store.claims import Claim, Session
+from cacheserver.store.claims import Claim
 from cacheserver.store.keys import PREFIX
-from cacheserver.store.objects import Change, Store
-from tests.support.fbc import FBCCatalog, catalog
-from tests.support.history import History
+from tests.support.world import KEY, World
 
 pytestmark = pytest.mark.etcd
-
-KEY = RepositoryKey("ns", "repo")
-
-
-@pytest.fixture
-async def workers() -> AsyncIterator[Workers]:
-    async with Workers(1) as workers:
-        yield workers
-
-
-@dataclass
-class World:
-    """One repository on one etcd, and everything its watcher has seen."""
-
-    client: Client
-    store: Store
-    blobs: Blobs
-    session: Session
-    rooms: SyncServices
-    source: DirectorySource
-    files: FBCCatalog
-    config: RepositoryConfig
-    claim: Claim | None = None
-
-    async def sync(self, **changes: Any) -> SyncReport:
-        async def on_change() -> None: ...
-
-        return await Sync(
-            replace(self.config, **changes),
-            self.source,
-            self._hold,
-            self.rooms,
-            progress=lambda what, done, total: None,
-            on_change=on_change,
-        ).run()
-
-    async def _hold(self) -> Claim:
-        if self.claim is None:
-            self.claim = await self.session.claim("ns/repo")
-        return self.claim
-
-    async def events(self, since: int) -> Sequence[tuple[str, str]]:
-        """What a watcher from `since` on sees up to now: ("put" or "gone", key)."""
-        found: list[tuple[str, str]] = []
-        end = await self.store.tick()  # a mark that every etcd's watch delivers, trusted progress or not
-        async with asyncio.timeout(10), self.store.follow(since) as follower:
-            async for changes in follower:
-                found += [("gone" if c.value is None else "put", _name(c)) for c in changes.changes]
-                if changes.revision >= end:
-                    break
-        return found
-
-    async def history(self, since: int) -> History:
-        """Of packages and revisions, up to now."""
-        end = await self.store.current_revision()
-        return await History.read(self.client, since, end, ("packages", "packagerevisions"))
-
-    async def objects(self) -> dict[str, dict[str, Any]]:
-        found = {}
-        async for page in self.store.read_all():
-            for change in page.changes:
-                assert change.value is not None
-                manifest = orjson.loads(change.value)
-                found[manifest["metadata"]["name"]] = manifest
-        return found
-
-
-def _name(change: Change) -> str:
-    return change.key.decode().split("/served/")[1]
-
-
-@pytest.fixture
-async def world(etcd_endpoint: str, workers: Workers, tmp_path: Path) -> AsyncIterator[World]:
-    async with Client([etcd_endpoint]) as client:
-        await client.connect()
-        await client.delete(PREFIX, prefix_end(PREFIX))
-        store, blobs = Store(client), Blobs(client)
-        await store.open()
-        root, scratch = tmp_path / "catalog", tmp_path / "scratch"
-        scratch.mkdir()
-        files = catalog(root)
-        async with store.session("test") as session:
-            yield World(
-                client,
-                store,
-                blobs,
-                session,
-                SyncServices(store, blobs, workers, scratch),
-                DirectorySource(root),
-                files,
-                RepositoryConfig(KEY, DirectorySpec(root)),
-            )
 
 
 async def test_a_catalog_is_served_and_a_second_sync_writes_nothing(world: World) -> None:
@@ -269,10 +170,10 @@ async def test_a_sync_that_lost_its_claim_half_way_is_finished_by_the_next(world
 
 async def test_a_first_sync_cut_short_leaves_a_repository_that_is_known_and_can_be_forgotten(world: World) -> None:
     world.files.package("app", "1.0.0", "1.1.0")
-    await world._hold()
+    await world.hold()
     await _interrupted(world, after_writes=3)  # at the package itself, behind its two revisions
     assert KEY in await world.store.repositories()
-    assert await forget(KEY, await world._hold(), world.store) == 2
+    assert await forget(KEY, await world.hold(), world.store) == 2
     assert await world.objects() == {}
 
 
@@ -297,7 +198,7 @@ async def _interrupted(world: World, *, after_writes: int) -> None:
         nonlocal count
         count += 1
         if count == after_writes:
-            await world.session.release(claim)
+            await (await world.session()).release(claim)
         return await put(claim, record, previous)
 
     world.store.put = counting  # type: ignore[method-assign] # the one place where a test reaches in: to cut a sync
@@ -532,7 +433,7 @@ async def test_the_latest_is_one_at_every_moment(world: World, first: list[str],
     since = await world.store.current_revision()
     for cut in range(1, 6):
         world.files.package("app", *then)
-        await world._hold()
+        await world.hold()
         with suppress(pytest.fail.Exception):  # fewer puts than that: it was not cut
             await _interrupted(world, after_writes=cut)
         world.claim = None
@@ -582,7 +483,7 @@ async def test_a_package_too_large_for_etcd_is_rejected_and_blocks_nobody(world:
     }
     assert "db" in "".join(set(after) - set(before))
     assert "RecordTooLarge" in str(report.rejected)
-    record = repository_record(world.config, synced(report), report, None, now=0.0)
+    record = repository_record(world.config(), synced(report), report, None, now=0.0)
     assert record is not None
     assert len(record.status) < 8192
 
@@ -596,7 +497,7 @@ async def test_the_status_of_a_repository_stays_small_whatever_its_findings_say(
         world.files.file(f"q{at}.json", b'{"schema": "' + b"x" * 100_000)
     report = await world.sync()
     assert len(report.rejected) == 25
-    record = repository_record(world.config, synced(report), report, None, now=0.0)
+    record = repository_record(world.config(), synced(report), report, None, now=0.0)
     assert record is not None
     assert len(record.status) < 64 * 1024
 
@@ -642,10 +543,11 @@ class OpenSource(DirectorySource):
 async def test_a_tree_is_closed_by_the_sync_that_fetched_it(world: World, documents: int) -> None:
     world.files.package("app", "1.0.0").package("db", "2.0.0")
     closings: list[str] = []
-    world.source = source = OpenSource(world.files.root)
+    source = OpenSource(world.files.root)
+    world.use(source)
     source.closings = closings
     async with Workers(1, ParseLimits(documents=documents)) as workers:
-        world.rooms = replace(world.rooms, workers=workers)
+        world.services = replace(world.services, workers=workers)
         with nullcontext() if documents > 1 else pytest.raises(CatalogError, match="more than 1 documents"):
             await world.sync()
-    assert set(closings) == {await world.source.probe()}
+    assert set(closings) == {await source.probe()}

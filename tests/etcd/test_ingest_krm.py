@@ -3,121 +3,28 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import orjson
 import pytest
 from blockbuster import blockbuster_ctx
 
-from cacheserver.catalogs.workers import Workers
-from cacheserver.config import RepositoryConfig
 from cacheserver.config.sources import DirectorySource as DirectorySpec
-from cacheserver.config.sources import GitRef, GitSource, RefKind, SourceSpec
-from cacheserver.etcd.client import Client, prefix_end
-from cacheserver.ingest import Outcome, SyncReport, SyncServices
-from cacheserver.ingest.reading import open_for
-from cacheserver.ingest.sync import Sync
-from cacheserver.model import LABEL_LATEST, Digest, Format, RepositoryKey
-from cacheserver.sources import Source
-from cacheserver.store.blobs import Blobs
-from cacheserver.store.claims import Claim, Session
-from cacheserver.store.keys import PREFIX
-from cacheserver.store.objects import Store
-from tests.support.archive import untar
+from cacheserver.config.sources import GitRef, GitSource, RefKind
+from cacheserver.ingest import Outcome
+from cacheserver.model import LABEL_LATEST
 from tests.support.krm import KRMRepository, annotated, kptfile
+from tests.support.world import KEY, World
 
 pytestmark = pytest.mark.etcd
 
-KEY = RepositoryKey("ns", "repo")
 BUNDLE = Path(__file__).parents[3] / "shared" / "data" / "git" / "nephio-catalog.bundle"
 
 
-@pytest.fixture
-async def workers() -> AsyncIterator[Workers]:
-    async with Workers(2) as workers:
-        yield workers
-
-
-@dataclass
-class World:
-    """One repository on one etcd, and everything that its watcher has seen."""
-
-    store: Store
-    blobs: Blobs
-    session: Session
-    rooms: SyncServices
-    home: Path
-    claim: Claim | None = None
-    writable: bool = False
-    sources: dict[str, Source] = field(default_factory=dict)
-
-    async def sync(self, spec: SourceSpec, kind: Format | None = None) -> SyncReport:
-        source = self.sources.get(str(spec))
-        if source is None:
-            source = self.sources[str(spec)] = open_for(spec, kind, cache=self.home / "cache")
-
-        async def on_change() -> None: ...
-
-        return await Sync(
-            RepositoryConfig(KEY, spec, format=kind, writable=self.writable),
-            source,
-            self._hold,
-            self.rooms,
-            progress=lambda what, done, total: None,
-            on_change=on_change,
-        ).run()
-
-    async def _hold(self) -> Claim:
-        if self.claim is None:
-            self.claim = await self.session.claim("ns/repo")
-        return self.claim
-
-    async def events(self, since: int) -> Sequence[tuple[str, str]]:
-        """What a watcher from `since` on sees up to now: ("put" or "gone", `PACKAGE[@REVISION]`), sorted."""
-        found: list[tuple[str, str]] = []
-        end = await self.store.tick()
-        async with self.store.follow(since) as follower:
-            async for changes in follower:
-                for change in changes.changes:
-                    key = change.key.decode().split(f"/{KEY.name}/")[1].replace("/", "@").replace("%2F", "/")
-                    found.append(("gone" if change.value is None else "put", key))
-                if changes.revision >= end:
-                    return sorted(found)
-        raise AssertionError("a follower has no end")
-
-    async def objects(self) -> dict[str, dict[str, Any]]:
-        """By name."""
-        found = {}
-        async for page in self.store.read_all():
-            for change in page.changes:
-                assert change.value is not None
-                manifest = orjson.loads(change.value)
-                found[manifest["metadata"]["name"]] = manifest
-        return found
-
-    async def files(self, name: str) -> dict[str, bytes]:
-        """The content of a served revision."""
-        digest = Digest((await self.objects())[name]["status"]["content"]["digest"])
-        return untar(b"".join([piece async for piece in self.blobs.read(digest)]))
-
-
-@pytest.fixture
-async def world(etcd_endpoint: str, workers: Workers, tmp_path: Path) -> AsyncIterator[World]:
-    async with Client([etcd_endpoint]) as client:
-        await client.connect()
-        await client.delete(PREFIX, prefix_end(PREFIX))
-        store, blobs = Store(client), Blobs(client)
-        await store.open()
-        scratch = tmp_path / "scratch"
-        scratch.mkdir()
-        async with store.session("test") as session:
-            world = World(store, blobs, session, SyncServices(store, blobs, workers, scratch), tmp_path)
-            yield world
-            for source in world.sources.values():
-                await source.aclose()
+async def seen(world: World, since: int) -> Sequence[tuple[str, str]]:
+    """What a watcher from `since` on sees up to now: ("put" or "gone", `PACKAGE[@REVISION]`), sorted."""
+    events = [(what, key.split(f"/{KEY.name}/")[1]) for what, key in await world.events(since)]
+    return sorted((what, key.replace("/", "@").replace("%2F", "/")) for what, key in events)
 
 
 @pytest.fixture
@@ -146,7 +53,7 @@ async def test_each_change_of_a_ref_is_exactly_its_events(world: World, reposito
         since = await world.store.current_revision()
         change(*arguments)
         await world.sync(spec)
-        return await world.events(since)
+        return await seen(world, since)
 
     # A new tag: itself, the old latest that lost its label, and the package that counts them.
     assert await after(repository.tag, "a/v3") == [("put", "a"), ("put", "a@v2"), ("put", "a@v3")]
@@ -179,7 +86,7 @@ async def test_drafts_come_and_go_with_their_branches(world: World, repository: 
     repository.branch("proposed/a/work")
     repository.delete("refs/heads/drafts/a/work")
     await world.sync(spec)
-    assert await world.events(since) == [("put", "a@work")]
+    assert await seen(world, since) == [("put", "a@work")]
     repository.package("a", "3", message=annotated("a", "work", "3"))
     repository.tag("a/v3")
     repository.delete("refs/heads/proposed/a/work")
@@ -189,7 +96,7 @@ async def test_drafts_come_and_go_with_their_branches(world: World, repository: 
     assert (published["spec"]["lifecycle"], published["spec"]["revision"]) == ("Published", "v3")
     assert published["spec"]["workspaceName"] == "work"
     assert published["metadata"]["labels"][LABEL_LATEST] == "true"
-    assert ("gone", "a@work") not in await world.events(since)  # published, not gone and come
+    assert ("gone", "a@work") not in await seen(world, since)  # published, not gone and come
 
 
 async def test_a_second_sync_asks_for_refs_and_nothing_else(world: World, repository: KRMRepository) -> None:
@@ -209,7 +116,7 @@ async def test_a_bad_package_stays_as_it_was_and_says_why(world: World, reposito
     repository.write({"a/Kptfile": b"{"})
     report = await world.sync(spec)
     assert list(report.rejected) == ["a"]
-    assert await world.events(since) == []
+    assert await seen(world, since) == []
     assert (report.packages, report.revisions) == (2, 5)
 
 
@@ -221,10 +128,10 @@ async def test_content_that_another_package_brought_is_not_written_twice(
     await world.sync(spec)
     repository.write({"y/Kptfile": kptfile("same")})
     await world.sync(spec)
-    assert await world.files("repo.y.main") == {"Kptfile": kptfile("same")}
+    assert await world.content("repo.y.main") == {"Kptfile": kptfile("same")}
     repository.remove("x")
     await world.sync(spec)
-    assert await world.files("repo.y.main") == {"Kptfile": kptfile("same")}
+    assert await world.content("repo.y.main") == {"Kptfile": kptfile("same")}
 
 
 async def test_auto_is_decided_by_what_the_repository_holds(world: World, tmp_path: Path) -> None:
@@ -259,8 +166,8 @@ async def test_a_directory_is_served_and_a_second_sync_writes_nothing(world: Wor
     assert (await world.sync(spec)).outcome is Outcome.UNCHANGED
     (tmp_path / "packages" / "b" / "new").write_bytes(b"\xff")
     assert (await world.sync(spec)).written == 1
-    assert await world.events(since) == [("put", "b@local")]
-    assert await world.files("repo.b.local") == {"Kptfile": kptfile("b"), "new": b"\xff"}
+    assert await seen(world, since) == [("put", "b@local")]
+    assert await world.content("repo.b.local") == {"Kptfile": kptfile("b"), "new": b"\xff"}
 
 
 # --- the catalog of the Nephio project -------------------------------------------------
@@ -312,7 +219,7 @@ async def test_the_nephio_catalog_is_served_as_porch_finds_it(world: World, neph
 
 async def test_nephios_largest_package_is_whole(world: World, nephio: KRMRepository) -> None:
     await world.sync(branch_of(nephio, "main", "infra/capi"))
-    files = await world.files("repo.cluster-capi.main")
+    files = await world.content("repo.cluster-capi.main")
     listed = nephio.git("ls-tree", "-r", "--name-only", "main:infra/capi/cluster-capi").splitlines()
     assert sorted(files) == sorted(listed)
     assert sum(map(len, files.values())) == 1_689_237
@@ -345,6 +252,6 @@ async def test_nephios_directories_and_branches_hold_what_they_should(world: Wor
     assert {o["status"]["revisionNumber"] for o in on_branch} == {-1}
     assert not [o for o in on_branch if LABEL_LATEST in o["metadata"]["labels"]]
     # Nested packages: files of their parent on the branch, revisions of their own by tag.
-    nested = await world.files("repo.distros.gcp.nephio-mgmt.v3")
+    nested = await world.content("repo.distros.gcp.nephio-mgmt.v3")
     assert "cert-manager/Kptfile" in nested
     assert "repo.distros.gcp.nephio-mgmt.cert-manager" in await world.objects()

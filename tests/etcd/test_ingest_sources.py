@@ -7,26 +7,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
-from cacheserver.catalogs.workers import Workers
-from cacheserver.config import RepositoryConfig
-from cacheserver.config.sources import DirectorySource, GitRef, GitSource, OCISource, RefKind, SourceSpec
-from cacheserver.etcd.client import Client, prefix_end
-from cacheserver.ingest import Outcome, SyncReport, SyncServices
-from cacheserver.ingest.reading import open_for
-from cacheserver.ingest.sync import Sync
-from cacheserver.model import RepositoryKey
-from cacheserver.sources import Source
-from cacheserver.store.blobs import Blobs
-from cacheserver.store.claims import Claim, Session
-from cacheserver.store.keys import PREFIX
-from cacheserver.store.objects import Store
+from cacheserver.config.sources import DirectorySource, GitRef, GitSource, OCISource, RefKind
+from cacheserver.ingest import Outcome, SyncReport
 from tests.support.fbc import catalog
 from tests.support.gitserver import GitRepository
 from tests.support.krm import KRMRepository
@@ -39,89 +26,21 @@ from tests.support.registry import (
     index,
     zstandard_compressed,
 )
+from tests.support.world import World
 
 pytestmark = pytest.mark.etcd
 
-KEY = RepositoryKey("ns", "repo")
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "fbc"
 EXAMPLES = Path(__file__).parents[2] / "examples" / "catalogs"
 
 
-@dataclass
-class World:
-    """One repository on one etcd."""
-
-    store: Store
-    blobs: Blobs
-    session: Session
-    rooms: SyncServices
-    home: Path
-    claim: Claim | None = None
-    sources: dict[str, Source] = field(default_factory=dict)
-
-    async def sync(self, spec: SourceSpec, *, anew: bool = False) -> SyncReport:
-        """anew: with another copy of what a source keeps between fetches, and no memory of earlier syncs."""
-        if anew:
-            if known := self.sources.pop(str(spec), None):
-                await known.aclose()
-            await self.store.put_state(await self._hold(), KEY, None)
-        source = self.sources.get(str(spec))
-        if source is None:
-            cache = self.home / f"cache{len(list(self.home.glob('cache*')))}"
-            cache.mkdir()
-            source = self.sources[str(spec)] = open_for(spec, None, cache=cache)
-
-        async def on_change() -> None: ...
-
-        return await Sync(
-            RepositoryConfig(KEY, spec),
-            source,
-            self._hold,
-            self.rooms,
-            progress=lambda what, done, total: None,
-            on_change=on_change,
-        ).run()
-
-    async def _hold(self) -> Claim:
-        if self.claim is None:
-            self.claim = await self.session.claim("ns/repo")
-        return self.claim
-
-    async def objects(self) -> dict[str, dict[str, Any]]:
-        """By kind and name, without what differs between two births of one object."""
-        found = {}
-        async for page in self.store.read_all():
-            for change in page.changes:
-                assert change.value is not None
-                manifest = orjson.loads(change.value)
-                for born in ("uid", "creationTimestamp"):
-                    del manifest["metadata"][born]
-                found[f"{manifest['kind']} {manifest['metadata']['name']}"] = manifest
-        return found
-
-    async def forget_everything(self) -> None:
-        for key in list((await self.store.served_keys(KEY)).values()):
-            for one in key:
-                stored = await self.store.read_object(one)
-                assert stored is not None
-                await self.store.delete(await self._hold(), stored)
-        await self.store.put_state(await self._hold(), KEY, None)
-
-
-@pytest.fixture
-async def world(etcd_endpoint: str, tmp_path: Path) -> AsyncIterator[World]:
-    async with Client([etcd_endpoint]) as client, Workers(2) as workers:
-        await client.connect()
-        await client.delete(PREFIX, prefix_end(PREFIX))
-        store, blobs = Store(client), Blobs(client)
-        await store.open()
-        scratch = tmp_path / "scratch"
-        scratch.mkdir()
-        async with store.session("test") as session:
-            world = World(store, blobs, session, SyncServices(store, blobs, workers, scratch), tmp_path)
-            yield world
-            for source in world.sources.values():
-                await source.aclose()
+async def objects(world: World) -> dict[str, dict[str, Any]]:
+    """By name, without what differs between two births of one object."""
+    found = await world.objects()
+    for manifest in found.values():
+        for born in ("uid", "creationTimestamp"):
+            del manifest["metadata"][born]
+    return found
 
 
 @pytest.fixture
@@ -145,7 +64,7 @@ async def assert_same_as_directory(world: World, registry: RealRegistry, root: P
     await registry.push(image, "team/catalog", "v1")
     spec = OCISource(f"{registry.host}/team/catalog:v1", insecure=True)
     from_directory = await world.sync(DirectorySource(root))
-    served = await world.objects()
+    served = await objects(world)
     assert len(served) == from_directory.added > 0
     from_image = await world.sync(spec, anew=True)
     assert (from_image.outcome, from_image.written) == (Outcome.APPLIED, 0)
@@ -153,7 +72,7 @@ async def assert_same_as_directory(world: World, registry: RealRegistry, root: P
     assert from_image.digest != from_directory.digest
     await world.forget_everything()
     await world.sync(spec, anew=True)
-    assert await world.objects() == served
+    assert await objects(world) == served
     assert (await world.sync(spec)).outcome is Outcome.UNCHANGED
     return from_directory
 
@@ -270,12 +189,12 @@ async def test_a_history_replayed_ends_in_the_state_of_a_fresh_ingest(
         outcomes[report.outcome] = outcomes.get(report.outcome, 0) + 1
         assert (await world.sync(history.spec)).outcome is Outcome.UNCHANGED
     assert outcomes.get(Outcome.APPLIED, 0) > steps // 3
-    replayed = await world.objects()
+    replayed = await objects(world)
     await world.forget_everything()
-    assert await world.objects() == {}
+    assert await objects(world) == {}
     fresh = await world.sync(history.spec, anew=True)
     assert not fresh.rejected
-    assert _without_generations(await world.objects()) == _without_generations(replayed)
+    assert _without_generations(await objects(world)) == _without_generations(replayed)
 
 
 def _without_generations(objects: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,6 @@ import orjson
 import pytest
 
 from cacheserver import metrics
-from cacheserver.catalogs.workers import Workers
-from cacheserver.config import RepositoryConfig
 from cacheserver.config.sources import GitSource
 from cacheserver.errors import (
     CacheServerError,
@@ -30,20 +26,17 @@ from cacheserver.errors import (
     SourceRateLimitedError,
     SourceTooLargeError,
 )
-from cacheserver.etcd.client import Client, prefix_end
-from cacheserver.ingest import Ingest, ServedStatusStore, SyncServices
+from cacheserver.ingest import Ingest, ServedStatusStore
 from cacheserver.ingest.disk import Mirrors
 from cacheserver.ingest.pace import Pace
 from cacheserver.ingest.sync import APPLIES_AT_ONCE, ASKS_AT_ONCE, FETCHES_AT_ONCE, SLOW_AT_ONCE
 from cacheserver.model import ANNOTATION_REQUESTED, Key, Kind, RepositoryKey
 from cacheserver.sources import open_source
-from cacheserver.store.blobs import Blobs
-from cacheserver.store.keys import PREFIX
-from cacheserver.store.objects import Store
 from tests.fakes.source import Crowd, FakeSource
 from tests.support.fbc import bundle
 from tests.support.gitserver import GitRepository
 from tests.support.waiting import eventually
+from tests.support.world import World, running
 
 pytestmark = pytest.mark.etcd
 
@@ -75,55 +68,11 @@ class NotedPace(Pace):
         return 0.01
 
 
-@dataclass
-class World:
-    store: Store
-    rooms: SyncServices
-
-    def config(self, name: str = "repo", *, interval_s: float = 600, **fields: Any) -> RepositoryConfig:
-        return RepositoryConfig(RepositoryKey("ns", name), SOURCE, interval_s=interval_s, **fields)
-
-    def ingest(self, pace: Pace | None = None) -> Ingest:
-        return Ingest(self.rooms, ServedStatusStore(self.store), pace=pace)
-
-    async def status(self, name: str = "repo") -> dict[str, Any]:
-        found = await self.store.read_object(Key(Kind.REPOSITORY, "ns", name))
-        status: dict[str, Any] = orjson.loads(found.value)["status"] if found else {"conditions": ()}
-        return status
-
-    async def condition(self, kind: str = "Ready", name: str = "repo") -> tuple[str, str, str]:
-        """(status, reason, message)"""
-        for condition in (await self.status(name))["conditions"]:
-            if condition["type"] == kind:
-                return condition["status"], condition["reason"], condition["message"]
-        return "", "", ""
-
-    async def says(self, reason: str, name: str = "repo") -> bool:
-        return (await self.condition(name=name))[1] == reason
-
-    async def versions(self, name: str = "repo") -> Sequence[str]:
-        served = await self.store.served_keys(RepositoryKey("ns", name))
-        return sorted(key.revision for keys in served.values() for key in keys if key.kind is Kind.REVISION)
-
-
 @pytest.fixture
-async def world(etcd_endpoint: str, tmp_path: Path) -> AsyncIterator[World]:
-    async with Client([etcd_endpoint]) as client, Workers(1) as workers:
-        await client.connect()
-        await client.delete(PREFIX, prefix_end(PREFIX))
-        store = Store(client)
-        await store.open()
-        yield World(store, SyncServices(store, Blobs(client), workers, tmp_path))
-
-
-@asynccontextmanager
-async def running(ingest: Ingest) -> AsyncIterator[None]:
-    task = asyncio.create_task(ingest.run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+async def world(world: World) -> World:
+    """Of repositories in git: of those, questions and fetches are bounded."""
+    world.spec = SOURCE
+    return world
 
 
 # --- pace ------------------------------------------------------------------------------------------------------------
@@ -267,11 +216,11 @@ async def test_fetched_trees_that_wait_to_be_applied_are_bounded_and_all_are_app
         ingest.put(world.config(f"r{at}"), lambda source=source: source)  # type: ignore[misc]  # bound at once
 
     def trees() -> int:
-        return len(list(world.rooms.scratch.glob("*/tree/tree")))
+        return len(list(world.services.scratch.glob("*/tree/tree")))
 
     async with contextlib.AsyncExitStack() as busy:
         for at in range(APPLIES_AT_ONCE):
-            await busy.enter_async_context(world.rooms.applying.turn(RepositoryKey(f"busy{at}", "r")))
+            await busy.enter_async_context(world.services.applying.turn(RepositoryKey(f"busy{at}", "r")))
         async with running(ingest):
             share = (FETCHES_AT_ONCE - SLOW_AT_ONCE) * 3 // 4  # of one namespace
             await eventually(lambda: trees() >= share)
@@ -281,7 +230,7 @@ async def test_fetched_trees_that_wait_to_be_applied_are_bounded_and_all_are_app
             for at in range(count):
                 await eventually(lambda at=at: world.says("Synced", f"r{at}"))  # type: ignore[misc]  # bound at once
     assert trees() == 0
-    assert world.rooms.scratch_space.held_bytes == 0
+    assert world.services.scratch_space.held_bytes == 0
 
 
 async def _serves(world: World, name: str, revisions: int) -> bool:
@@ -439,7 +388,7 @@ async def test_a_status_that_was_not_written_is_made_good_by_the_next_process(wo
         first.request_sync()
         await eventually(lambda: _counts(world, 2))
     assert before is not None
-    await world.rooms.store._client.put(b"/cacheserver/v1/served/repositories/ns/repo", before.value)
+    await world.services.store._client.put(b"/cacheserver/v1/served/repositories/ns/repo", before.value)
     again = world.ingest()
     again.put(world.config(), lambda: source)
     async with running(again):
@@ -457,14 +406,14 @@ async def test_a_removed_repository_takes_gits_copy_of_it_along(world: World, tm
     remote = GitRepository(tmp_path / "remote")
     remote.commit(files("1.0.0"))
     mirrors = Mirrors(tmp_path / "sources", 1 << 30)
-    world.rooms = replace(world.rooms, mirrors=mirrors)
+    world.services = replace(world.services, mirrors=mirrors)
     config = replace(world.config(), source=GitSource(remote.url))
     stale = mirrors.path(RepositoryKey("ns", "went-while-nobody-looked"))
     (stale / "mirror.git").mkdir(parents=True)
     ingest = world.ingest()
     ingest.put(config, lambda: open_source(config.source, cache=mirrors.path(config.key)))
     async with running(ingest):
-        await eventually(lambda: world.says("Synced"))
+        await eventually(lambda: world.says("Synced"), within_s=60)  # git is five processes
         assert not stale.exists()
         assert (mirrors.path(config.key) / "shallow.git").is_dir()
         ingest.remove(config.key)
@@ -477,7 +426,7 @@ async def test_a_removed_repository_takes_gits_copy_of_it_along(world: World, tm
 async def test_a_sync_that_works_for_too_long_is_ended_and_says_so(world: World) -> None:
     source = FakeSource(files("1.0.0"))
     source.fetch_hangs = True
-    ingest = Ingest(replace(world.rooms, timeout_s=0.2), ServedStatusStore(world.store))
+    ingest = Ingest(replace(world.services, timeout_s=0.2), ServedStatusStore(world.store))
     ingest.put(world.config(), lambda: source)
     async with running(ingest):
         await eventually(lambda: world.says("SyncTooLong"))

@@ -13,9 +13,10 @@ import pytest
 from cacheserver.errors import SourceInvalidError
 from cacheserver.ingest.sync import ASKS_AT_ONCE
 from cacheserver.model import ANNOTATION_ALLOW_EMPTY, ANNOTATION_REQUESTED
-from tests.etcd.test_life import NotedPace, World, files, running, world
+from tests.etcd.test_life import NotedPace, files, world
 from tests.fakes.source import FakeSource
 from tests.support.waiting import eventually
+from tests.support.world import World, running
 
 __all__ = ["world"]
 pytestmark = pytest.mark.etcd

@@ -8,11 +8,9 @@ from cacheserver.etcd.client import prefix_end
 from cacheserver.ingest import Outcome
 from cacheserver.model import Digest
 from cacheserver.store.keys import PREFIX
-from tests.etcd.test_ingest import KEY, World, workers, world
+from tests.support.world import KEY, World
 
 pytestmark = pytest.mark.etcd
-
-__all__ = ["workers", "world"]  # fixtures
 
 
 async def lose(world: World, digest: str) -> None:

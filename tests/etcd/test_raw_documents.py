@@ -8,12 +8,10 @@ import pytest
 from cacheserver.ingest import Outcome
 from cacheserver.model import Digest
 from cacheserver.store import blobs as blobs_module
-from tests.etcd.test_ingest import KEY, World, workers, world
 from tests.etcd.test_lost_content import lose
+from tests.support.world import KEY, World
 
 pytestmark = pytest.mark.etcd
-
-__all__ = ["workers", "world"]  # fixtures
 
 LOOSE = orjson.dumps({"schema": "example.note", "text": "of no package"})
 

@@ -13,11 +13,9 @@ import pytest
 from cacheserver.config import Validation
 from cacheserver.ingest import Outcome
 from cacheserver.model import Key, Kind, Record
-from tests.etcd.test_ingest import KEY, World, workers, world
+from tests.support.world import KEY, World
 
 pytestmark = pytest.mark.etcd
-
-__all__ = ["workers", "world"]  # fixtures
 
 
 async def made_by_an_older_release(world: World, package: str, revision: str) -> None:
@@ -34,13 +32,13 @@ async def made_by_an_older_release(world: World, package: str, revision: str) ->
 async def test_another_release_rewrites_what_it_makes_otherwise_and_nothing_else(world: World) -> None:
     """The source is a digest that never moves: nothing but the release is new."""
     world.files.package("app", "1.0.0", "1.1.0").package("db", "2.0.0")
-    world.rooms = replace(world.rooms, release="1")
+    world.services = replace(world.services, release="1")
     await world.sync()
     right = await world.objects()
     await made_by_an_older_release(world, "app", "1.1.0")
     since = await world.store.current_revision()
     assert (await world.sync()).outcome is Outcome.UNCHANGED
-    world.rooms = replace(world.rooms, release="2")
+    world.services = replace(world.services, release="2")
     report = await world.sync()
     assert (report.outcome, report.changed, report.added, report.deleted) == (Outcome.APPLIED, 1, 0, 0)
     assert await world.events(since) == [("put", "packagerevisions/ns/repo/app/1.1.0")]
@@ -51,11 +49,11 @@ async def test_another_release_rewrites_what_it_makes_otherwise_and_nothing_else
 async def test_a_refused_catalog_is_compared_whole_once_it_is_right_under_another_release(world: World) -> None:
     """What is known of a refused catalog is what the older release knew: it tells nothing of what is to be made."""
     world.files.package("app", "1.0.0").package("db", "2.0.0")
-    world.rooms = replace(world.rooms, release="1")
+    world.services = replace(world.services, release="1")
     await world.sync(validation=Validation.STRICT)
     right = await world.objects()
     await made_by_an_older_release(world, "app", "1.0.0")
-    world.rooms = replace(world.rooms, release="2")
+    world.services = replace(world.services, release="2")
     world.files.package("bad", "not-a-version")
     assert (await world.sync(validation=Validation.STRICT)).outcome is Outcome.HELD
     world.files.without("bad")

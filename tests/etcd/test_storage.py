@@ -11,18 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from cacheserver.catalogs.workers import Workers
 from cacheserver.etcd.client import Client, prefix_end
 from cacheserver.ingest import Ingest, ServedStatusStore, SyncServices
 from cacheserver.ingest.storage import Storage
 from cacheserver.model import RepositoryKey
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.keys import PREFIX
-from cacheserver.store.objects import Store
 from cacheserver.store.usage import Usages
-from tests.etcd.test_life import NotedPace, World, files, running
+from tests.etcd.test_life import SOURCE, NotedPace, files
 from tests.fakes.source import FakeSource
 from tests.support.waiting import eventually
+from tests.support.world import World, opened, running
 
 pytestmark = pytest.mark.etcd
 
@@ -52,10 +51,10 @@ class Clock:
 class Tenant(World):
     """The repositories of namespace `ns`, under caps that a test chooses."""
 
-    def __init__(self, client: Client, workers: Workers, scratch: Path) -> None:
-        self.client, self.clock = client, Clock()
-        store = Store(client)
-        super().__init__(store, SyncServices(store, Blobs(client), workers, scratch))
+    def __init__(self, client: Client, services: SyncServices, home: Path) -> None:
+        super().__init__(client, services, home)
+        self.clock = Clock()
+        self.spec = SOURCE
 
     def allowed(self, *, repository: int = 1 << 40, namespace: int = 1 << 40) -> Ingest:
         storage = Storage(
@@ -65,7 +64,7 @@ class Tenant(World):
             namespace_bytes=namespace,
             now=self.clock,
         )
-        return Ingest(replace(self.rooms, storage=storage), ServedStatusStore(self.store), pace=NotedPace())
+        return Ingest(replace(self.services, storage=storage), ServedStatusStore(self.store), pace=NotedPace())
 
     async def used(self, name: str = "repo") -> int:
         ledger = await Usages(self.client).read("ns")
@@ -73,12 +72,8 @@ class Tenant(World):
 
 
 @pytest.fixture
-async def tenant(etcd_endpoint: str, tmp_path: Path) -> AsyncIterator[Tenant]:
-    async with Client([etcd_endpoint]) as client, Workers(1) as workers:
-        await client.connect()
-        await client.delete(PREFIX, prefix_end(PREFIX))
-        tenant = Tenant(client, workers, tmp_path)
-        await tenant.store.open()
+async def tenant(etcd_client: Client, tmp_path: Path) -> AsyncIterator[Tenant]:
+    async with opened(etcd_client, tmp_path, Tenant) as tenant:
         yield tenant
 
 

@@ -38,6 +38,8 @@ class FakeSource:
     async def fetch(self, scratch: Path, progress: Progress) -> Tree:
         if self.fetch_hangs:
             await asyncio.Event().wait()
+        if self.error is not None:
+            raise self.error
         root = scratch / "tree"
         root.mkdir(exist_ok=True)
         for path, content in self.files.items():

@@ -1,7 +1,9 @@
-"""What the store promises the watch cache, and content its readers: claims that the real ones and their fakes keep.
+"""What the store promises the watch cache, content its readers, and a source who reads it: claims that the real ones
+and their fakes keep.
 
 A fake that promises more than etcd proves nothing about who was tested with it. Each contract is a class of tests over
-one fixture, `side`: tests/etcd/test_contracts.py has the real sides, tests/unit/test_fakes.py the fakes.
+one fixture, `side`: tests/etcd/test_contracts.py and tests/unit/sources/test_contracts.py have the real sides,
+tests/unit/test_fakes.py the fakes.
 """
 
 from __future__ import annotations
@@ -9,14 +11,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
 import pytest
 
 from cacheserver.cache.freshness import Feed
-from cacheserver.errors import BlobMissingError, Compacted, Unavailable
+from cacheserver.errors import BlobMissingError, Compacted, SourceError, Unavailable
 from cacheserver.model import BlobHead, Digest
+from cacheserver.sources import Source, Tree
 from cacheserver.store.objects import Change, Changes
 
 WITHIN_S = 15.0
@@ -42,6 +46,19 @@ class BlobsSide(Protocol):
     async def lose(self, digest: Digest) -> None: ...
     async def head(self, digest: Digest) -> BlobHead | None: ...
     def read(self, digest: Digest) -> AsyncIterator[bytes]: ...
+
+
+class SourceSide(Protocol):
+    """A source, and what happens to what it reads."""
+
+    source: Source
+
+    async def write(self, files: Mapping[str, bytes]) -> None:
+        """There is exactly this from now on."""
+        ...
+
+    async def break_off(self) -> None: ...
+    async def mend(self) -> None: ...
 
 
 class FeedContract:
@@ -193,3 +210,63 @@ def _name(change: Change) -> str:
     assert change.value is not None
     metadata: dict[str, Any] = orjson.loads(change.value)["metadata"]
     return str(metadata["name"]).rpartition(".")[2]
+
+
+BEFORE: Mapping[str, bytes] = {"a/catalog.yaml": b"one", "b.json": b"{}"}
+CHANGES: Mapping[str, Mapping[str, bytes]] = {
+    "content of one length": {"a/catalog.yaml": b"two", "b.json": b"{}"},
+    "a name": {"a/catalog.yaml": b"one", "c.json": b"{}"},
+    "a directory": {"b/catalog.yaml": b"one", "b.json": b"{}"},
+    "one more": {**BEFORE, "c": b""},
+    "one less": {"b.json": b"{}"},
+}
+
+
+class SourceContract:
+    async def test_what_nobody_changed_has_one_digest(self, side: SourceSide, tmp_path: Path) -> None:
+        await side.write(BEFORE)
+        digest = await side.source.probe()
+        assert await side.source.probe() == digest
+        assert (await _fetched(side.source, tmp_path / "1"))[0].digest == digest
+        assert (await _fetched(side.source, tmp_path / "2"))[0].digest == digest
+
+    @pytest.mark.parametrize("change", CHANGES)
+    async def test_any_change_has_another_digest(self, side: SourceSide, change: str) -> None:
+        await side.write(BEFORE)
+        digest = await side.source.probe()
+        await side.write(CHANGES[change])
+        assert await side.source.probe() != digest
+
+    async def test_a_fetch_brings_everything_as_it_is_and_nothing_that_went(
+        self, side: SourceSide, tmp_path: Path
+    ) -> None:
+        for at, files in enumerate((BEFORE, *CHANGES.values())):
+            await side.write(files)
+            tree, found = await _fetched(side.source, tmp_path / str(at))
+            assert tree.files == tuple(sorted(files))
+            assert found == files
+            assert tree.refused == ()
+
+    async def test_what_cannot_be_read_is_an_error_of_the_source_until_it_can(
+        self, side: SourceSide, tmp_path: Path
+    ) -> None:
+        await side.write(BEFORE)
+        digest = await side.source.probe()
+        await side.break_off()
+        with pytest.raises(SourceError):
+            await side.source.probe()
+        with pytest.raises(SourceError):
+            await _fetched(side.source, tmp_path / "1")
+        await side.mend()
+        assert await side.source.probe() == digest
+        assert (await _fetched(side.source, tmp_path / "2"))[1] == BEFORE
+
+
+async def _fetched(source: Source, scratch: Path) -> tuple[Tree, dict[str, bytes]]:
+    """A tree, and its files as they were before it was closed."""
+    scratch.mkdir()
+    tree = await source.fetch(scratch, lambda what, done, total: None)
+    try:
+        return tree, {path: (tree.root / path).read_bytes() for path in tree.files}
+    finally:
+        await tree.aclose()

@@ -1,4 +1,5 @@
-"""The fakes keep the contracts of what they stand for. The real sides: tests/etcd/test_contracts.py."""
+"""The fakes keep the contracts of what they stand for. The real sides: tests/etcd/test_contracts.py, and
+tests/unit/sources/test_contracts.py."""
 
 from __future__ import annotations
 
@@ -6,10 +7,12 @@ from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
+from cacheserver.errors import SourceNetworkError
 from cacheserver.model import BlobHead, Digest
 from tests.fakes.blobs import FakeBlobs
 from tests.fakes.feed import FakeFeed
-from tests.support.contracts import BlobsContract, FeedContract
+from tests.fakes.source import FakeSource
+from tests.support.contracts import BlobsContract, FeedContract, SourceContract
 
 
 class FakeFeedSide:
@@ -50,6 +53,20 @@ class FakeBlobsSide:
         return self._blobs.read(digest)
 
 
+class FakeSourceSide:
+    def __init__(self) -> None:
+        self.source = FakeSource({})
+
+    async def write(self, files: Mapping[str, bytes]) -> None:
+        self.source.files = dict(files)
+
+    async def break_off(self) -> None:
+        self.source.error = SourceNetworkError("x: no route")
+
+    async def mend(self) -> None:
+        self.source.error = None
+
+
 class TestFakeFeed(FeedContract):
     @pytest.fixture
     async def side(self) -> FakeFeedSide:
@@ -60,3 +77,9 @@ class TestFakeBlobs(BlobsContract):
     @pytest.fixture
     async def side(self) -> FakeBlobsSide:
         return FakeBlobsSide()
+
+
+class TestFakeSource(SourceContract):
+    @pytest.fixture
+    async def side(self) -> FakeSourceSide:
+        return FakeSourceSide()

@@ -74,14 +74,13 @@ _CONFIG: Final = {
 # and all that it starts. What the system refuses to set is a limit lower still. Without SIGXFSZ a file that is too
 # large is an error that git reports, not an end without a word.
 #
-# nice: git gives way to what serves. Linux with sched_autogroup weighs sessions first, and git has one of its own (for
-# its end): so the session is told as well (sched(7), The autogroup feature).
+# nice: git gives way to what serves, though not where Linux weighs sessions first (sched(7), The autogroup feature):
+# git has one of its own, for its end, which counts as much as the server's.
 _CONFINED: Final = """
 trap '' XFSZ
 for limit in '-c 0' "-v $1" "-f $2" "-St $3" "-Ht $4"; do ulimit $limit 2>/dev/null || :; done
 nice=$5
 shift 5
-{ echo "$nice" >/proc/self/autogroup; } 2>/dev/null || :
 command -v nice >/dev/null || exec git "$@"
 exec nice -n "$nice" git "$@"
 """

@@ -16,12 +16,13 @@ from cacheserver.api.http.accounting import Accounting
 from cacheserver.api.kinds.package import PACKAGE
 from cacheserver.api.selectors import EVERYTHING, parse_selection
 from cacheserver.api.watching.audience import Audience, Audiences
-from cacheserver.api.watching.channel import Batch, Channel, Shared
+from cacheserver.api.watching.channel import Channel, Shared
 from cacheserver.cache.snapshot import Entry
 from cacheserver.cache.turns import Turns
 from cacheserver.cache.watchcache import Event, Watch, WatchCache
 from cacheserver.model import Kind
 from tests.fakes.feed import PROJECTIONS, FakeFeed, running
+from tests.support.watchers import Client
 
 SELECTABLE = ("metadata.name", "metadata.namespace", "spec.packageName")
 Labels = Mapping[str, str]
@@ -117,43 +118,13 @@ class World:
         return found
 
 
-class Client:
-    """A watcher that keeps up or not, leaves and comes back."""
+class Wishing(Client):
+    """A client that knows what it wants, and since when."""
 
     def __init__(self, channel: Channel, watch: Watch, wanted: Wish) -> None:
-        self.watch = watch
+        super().__init__(channel, watch, wanted.namespace, parse_selection(*wanted.texts(), SELECTABLE))
         self.wanted = wanted
         self.since = watch.position
-        self.takes = True
-        self.got: list[tuple[str, int]] = []
-        self._channel = channel
-        self._audience = channel.join(wanted.namespace, parse_selection(*wanted.texts(), SELECTABLE))
-        self._free = asyncio.Event()
-
-    def deliver(self, batch: Batch) -> bool:
-        for line in batch.chunk.splitlines():
-            event = orjson.loads(line)
-            self.got.append((event["type"], int(event["object"]["metadata"]["resourceVersion"])))
-        return self.takes
-
-    def let_go(self) -> None:
-        self._free.set()
-
-    async def run(self) -> None:
-        try:
-            while True:
-                self._free.clear()
-                if self._channel.follow(self, self._audience):
-                    try:
-                        await self._free.wait()
-                    finally:
-                        self._channel.leave(self, self._audience)
-                else:
-                    events = await self.watch.next(timeout_s=1)
-                    if events:
-                        self.deliver(await self._channel.batch(self._audience, events))
-        finally:
-            self._channel.quit(self._audience)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -169,15 +140,15 @@ async def test_each_of_many_sees_exactly_what_a_plain_model_says(monkeypatch: py
             PACKAGE, OBJECT, Accounting().watches(PACKAGE), Shared(cache.turns, lambda: 0.0), cursor, chunked=False
         )
         wishes = [wish(choose) for _ in range(15)]
-        clients: list[Client] = []
+        clients: list[Wishing] = []
         tasks = [asyncio.create_task(channel.run())]
-        gone: list[Client] = []
+        gone: list[Wishing] = []
         try:
             for _ in range(120):
                 does = choose.randrange(8)
                 if does == 0:
                     since = max(cache.resource_version - choose.randrange(40), 10)
-                    clients.append(Client(channel, await _watch(cache, since), choose.choice(wishes)))
+                    clients.append(Wishing(channel, await _watch(cache, since), choose.choice(wishes)))
                     tasks.append(asyncio.create_task(clients[-1].run()))
                 elif does == 1 and clients:
                     client = choose.choice(clients)
@@ -275,13 +246,13 @@ async def test_one_that_comes_while_events_are_matched_misses_none(
 ) -> None:
     feed, cache, channel, turns = held
     since = cache.resource_version
-    first = Client(channel, await _watch(cache), _lacking("p"))
+    first = Wishing(channel, await _watch(cache), _lacking("p"))
     turns.hold(2 * 3)
     async with _at_work(first):
         await asyncio.sleep(0)
         feed.put("x", "a")
         await turns.reached.wait()
-        second = Client(channel, await _watch(cache, since), _lacking("q"))
+        second = Wishing(channel, await _watch(cache, since), _lacking("q"))
         assert not channel.follow(second, channel.join("", EVERYTHING))
         async with _at_work(second):
             turns.go.set()
@@ -293,7 +264,7 @@ async def test_one_that_is_ahead_leaves_and_comes_back_is_told_nothing_twice(
 ) -> None:
     feed, cache, channel, turns = held
     since = cache.resource_version
-    first = Client(channel, await _watch(cache), _lacking("p"))
+    first = Wishing(channel, await _watch(cache), _lacking("p"))
     turns.hold(2 * 3)
     async with _at_work(first):
         await asyncio.sleep(0)
@@ -301,7 +272,7 @@ async def test_one_that_is_ahead_leaves_and_comes_back_is_told_nothing_twice(
             feed.put("x", "a")
         await turns.reached.wait()
         await _settled(feed, cache)
-        second = Client(channel, await _watch(cache, since + 70), _lacking("p", "q"))
+        second = Wishing(channel, await _watch(cache, since + 70), _lacking("p", "q"))
         async with _at_work(second):
             await asyncio.sleep(0)
             turns.go.set()

@@ -13,11 +13,12 @@ from cacheserver.api.forms import OBJECT
 from cacheserver.api.http.accounting import Accounting
 from cacheserver.api.kinds.package import PACKAGE
 from cacheserver.api.selectors import Selection
-from cacheserver.api.watching.channel import Batch, Channel, Shared
+from cacheserver.api.watching.channel import Channel, Shared
 from cacheserver.cache.watchcache import Freshness, ReadAt, Watch, WatchCache
 from cacheserver.errors import Expired
 from cacheserver.model import Kind
 from tests.fakes.feed import PROJECTIONS, FakeFeed, running
+from tests.support.watchers import Client
 
 ANY = ReadAt(Freshness.ANY)
 EVERYTHING = Selection()
@@ -40,48 +41,6 @@ class Crowd:
     def write(self, count: int = 1) -> None:
         for _ in range(count):
             self.feed.put("team", f"p{self.feed.revision % 7}")
-
-
-class Client:
-    """A watcher: follows when it can, catches up alone when not. takes: whether it keeps up."""
-
-    def __init__(self, channel: Channel, watch: Watch, namespace: str = "", selection: Selection = EVERYTHING) -> None:
-        self.watch = watch
-        self.takes = True
-        self.got: list[int] = []
-        self.alone = 0
-        self._channel = channel
-        self._audience = channel.join(namespace, selection)
-        self._free = asyncio.Event()
-
-    def deliver(self, batch: Batch) -> bool:
-        self._take(batch)
-        return self.takes
-
-    def let_go(self) -> None:
-        self._free.set()
-
-    async def run(self) -> None:
-        while True:
-            self._free.clear()
-            if self._channel.follow(self, self._audience):
-                try:
-                    await self._free.wait()
-                finally:
-                    self._channel.leave(self, self._audience)
-            else:
-                events = await self.watch.next(timeout_s=1)
-                if events:
-                    self.alone += 1
-                    self._take(await self._channel.batch(self._audience, events))
-
-    def _take(self, batch: Batch) -> None:
-        self.got += [int(line.split(b'"resourceVersion":"', 1)[1].split(b'"')[0]) for line in batch.chunk.splitlines()]
-
-    async def has(self, count: int) -> None:
-        async with asyncio.timeout(5):
-            while len(self.got) < count:
-                await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -110,7 +69,7 @@ async def test_who_keeps_up_is_told_by_the_channel_alone(crowd: Crowd) -> None:
         for client in clients:
             await client.has(150)
     versions = list(range(crowd.feed.revision - 149, crowd.feed.revision + 1))
-    assert [client.got for client in clients] == [versions] * 3
+    assert [client.versions for client in clients] == [versions] * 3
     assert [client.alone for client in clients] == [0, 0, 0]
 
 
@@ -139,7 +98,7 @@ async def test_one_that_comes_from_the_past_catches_up_and_follows(crowd: Crowd)
         alone = late.alone
         crowd.write(10)
         await late.has(110)
-    assert late.got == list(range(since + 1, since + 111))
+    assert late.versions == list(range(since + 1, since + 111))
     assert late.alone == alone
 
 
@@ -152,7 +111,7 @@ async def test_one_that_begins_in_the_future_is_told_nothing_before(crowd: Crowd
             crowd.write()
             await crowd.cache.list(Kind.PACKAGE, ReadAt(Freshness.CONSISTENT), selector=EVERYTHING)
         await client.has(3)
-    assert client.got == [future + 1, future + 2, future + 3]
+    assert client.versions == [future + 1, future + 2, future + 3]
 
 
 async def test_a_rebuilt_cache_lets_everybody_go_and_tells_who_begins_anew(crowd: Crowd) -> None:
@@ -208,4 +167,4 @@ async def test_whatever_watchers_do_each_gets_every_event_once_in_order(
         async with at_work(telling, *running_):
             pass
     for client, since in zip(clients, begun, strict=True):
-        assert client.got == list(range(since + 1, crowd.feed.revision + 1))
+        assert client.versions == list(range(since + 1, crowd.feed.revision + 1))
