@@ -133,6 +133,7 @@ def test_every_setting_has_three_spellings_that_agree(setting: config.Setting, t
 def _example(setting: config.Setting) -> str:
     special = {
         "--workers": "61",
+        "--max-package-bytes": "48Mi",
         "--catalog": "a=./x",
         "--repositories": "repositories",
         "--etcd": "https://127.0.0.1:2379",
