@@ -208,11 +208,12 @@ async def test_what_is_asked_of_a_published_revision_is_done_when_git_says_so(
 async def test_metadata_that_a_user_writes_while_a_sync_goes_on_stays(world: World, repository: KRMRepository) -> None:
     publish(repository)
     await sync(world, repository)
-    authored, stopped = world.store.authored, False
+    authored, wrote = world.store.authored, 0
 
-    async def label() -> int:
-        wrote = 0
-        while not stopped:
+    async def label() -> None:
+        nonlocal wrote
+        goal = wrote + 10
+        while wrote < goal:
             held = await authored.read(W1)
             assert held.served is not None
             manifest = orjson.loads(held.served.value)
@@ -225,20 +226,16 @@ async def test_metadata_that_a_user_writes_while_a_sync_goes_on_stays(world: Wor
             new = encode(record, previous=held.served.value, now=NOW, users=users)
             if await authored.write(held, value=new, draft=held.draft, operation=held.operation):
                 wrote += 1
-        return wrote
 
-    writing = asyncio.ensure_future(label())
     for number in range(2, 5):
         repository.package("a", str(number), message=annotated("a", f"w{number}", str(number)))
         repository.tag(f"a/v{number}")
-        await sync(world, repository)
-        repository.branch("deletionProposed/a/v1", "a/v1") if number % 2 else repository.git(
-            "update-ref", "-d", "refs/heads/deletionProposed/a/v1"
-        )
-    stopped = True
-    wrote = await writing
+        if number == 3:
+            repository.branch("deletionProposed/a/v1", "a/v1")
+        await asyncio.gather(label(), sync(world, repository))
     labels = (await world.objects())["repo.a.w1"]["metadata"]["labels"]
-    assert wrote > 3
+    assert labels["cacheserver.dev/lifecycle"] == "DeletionProposed"
+    assert wrote == 30
     assert {f"n{n}" for n in range(wrote)} <= labels.keys()
 
 
