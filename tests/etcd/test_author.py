@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 import yaml
+from aiohttp import web
 
+from cacheserver.api.status import forbidden
 from cacheserver.catalogs.workers import Workers
 from cacheserver.model import Key, Kind
 from cacheserver.publish.package import Limits
+from cacheserver.security.identity import Attributes, Identity
 from cacheserver.store.authored import Step
 from tests.support.writing import JSON_PATCH, MERGE, Failure, World, authoring_world, config, draft
 
@@ -690,3 +693,51 @@ async def test_metadata_of_what_is_only_read_can_be_changed(world: World) -> Non
     labelled = {"metadata": {"labels": {"team": "a"}}}
     assert (await world.ask("PATCH", f"packagerevisions/{NAME}", labelled, media=MERGE)).status == 200
     assert (await world.move("DeletionProposed")).status == 403
+
+
+# --- rights ---
+
+
+class Rights:
+    """Users are who they say they are; who may approve is in `approvers`."""
+
+    approvers = ("boss",)
+
+    async def identify(self, request: web.BaseRequest) -> Identity:
+        return Identity(request.headers.get("X-User", "nobody"))
+
+    async def authorize(self, identity: Identity, attributes: Attributes) -> None:
+        if attributes.subresource == "approval" and identity.user not in self.approvers:
+            assert (attributes.verb, attributes.resource, attributes.namespace) == (
+                "update",
+                "packagerevisions",
+                "team",
+            )
+            raise forbidden(identity.user, attributes)
+
+
+async def test_who_may_not_approve_is_told_which_right_is_missing(etcd_endpoint: str, tmp_path: Path) -> None:
+    async with Workers(1) as workers, authoring_world(etcd_endpoint, workers, tmp_path, gate=Rights()) as world:
+        world.user = "ada"
+        await world.create()
+        assert (await world.move("Proposed")).status == 200
+        for wanted in ("Published", "Draft"):
+            answer = await world.move(wanted)
+            assert (answer.status, answer.json["reason"]) == (403, "Forbidden")
+            assert 'the right to update "packagerevisions/approval"' in answer.json["message"]
+        world.user = "boss"
+        assert (await world.move("Published")).status == 200
+        assert [user for _, _, user in world.done] == ["ada", "boss"]
+        world.user = "ada"
+        assert (await world.move("DeletionProposed")).status == 403
+        found = await world.get()
+        assert found["status"]["createdBy"] == "ada"
+
+
+async def test_a_namespace_that_goes_takes_nothing_out_of_git(etcd_endpoint: str, tmp_path: Path) -> None:
+    async with Workers(1) as workers, authoring_world(etcd_endpoint, workers, tmp_path, gate=Rights()) as world:
+        world.user = "ada"
+        await world.create()
+        world.user = "system:serviceaccount:kube-system:namespace-controller"
+        answer = await world.ask("DELETE", "packagerevisions")
+        assert (answer.status, answer.json["items"], world.done) == (200, [], [])

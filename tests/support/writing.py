@@ -103,6 +103,15 @@ class World:
         if self.user:
             sent["X-User"] = self.user
         url = path if path.startswith("/") else f"{BASE}/{path}"
+        while True:
+            answer = await self._once(method, url, raw, sent, query)
+            if answer.status != 503 or "Retry-After" not in answer.headers:
+                return answer
+            await asyncio.sleep(0.05)  # a machine that is busy: etcd was not heard from in time
+
+    async def _once(
+        self, method: str, url: str, raw: bytes | None, sent: Mapping[str, str], query: Mapping[str, str]
+    ) -> Answer:
         data = io.BytesIO(raw) if raw is not None else None
         async with self.session.request(method, url, data=data, headers=sent, params=query or None) as response:
             return Answer(response.status, response.headers, await response.read())

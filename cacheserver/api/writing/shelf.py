@@ -1,4 +1,7 @@
-"""What the author asks of what is served, from the watch cache; as fresh as a list without a resourceVersion."""
+"""What the author asks of what is served, from the watch cache; as fresh as a list without a resourceVersion.
+
+Raises, everywhere: Unavailable while etcd is away, for nothing is decided by what may be old.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ from cacheserver.api.options import CONSISTENT
 from cacheserver.api.selectors import parse_selection
 from cacheserver.cache.snapshot import Entry
 from cacheserver.cache.watchcache import WatchCache
+from cacheserver.errors import Unavailable
 from cacheserver.model import LABEL_LATEST, Kind, RepositoryKey
 
+_AWAY: Final = "it has not been heard from for a while, and what is in memory may be old"
 _OPEN: Final = ("Draft", "Proposed")
 _FIELDS: Final = ("spec.repository", "spec.packageName")
 
@@ -40,10 +45,14 @@ class Shelf:
     async def named(self, namespace: str, name: str) -> bytes | None:
         """The manifest of any revision."""
         entry = await self._cache.get(Kind.REVISION, (namespace, name), CONSISTENT)
+        if entry is None and self._cache.away:
+            raise Unavailable(_AWAY)
         return entry.body if entry is not None else None
 
     async def _entries(self, repository: RepositoryKey, package: str) -> list[Entry]:
         wanted = f"spec.repository={repository.name}" + (f",spec.packageName={package}" if package else "")
         selection = parse_selection("", wanted, _FIELDS)
         page = await self._cache.list(Kind.REVISION, CONSISTENT, namespace=repository.namespace, selector=selection)
+        if page.stale:
+            raise Unavailable(_AWAY)
         return [entry for run in page.runs for entry in run.entries]

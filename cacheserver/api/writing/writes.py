@@ -28,7 +28,16 @@ from cacheserver.api.kinds.resource import Asking
 from cacheserver.api.kinds.revision import PACKAGE_REVISION
 from cacheserver.api.options import CONSISTENT, list_request
 from cacheserver.api.readable import readable
-from cacheserver.api.status import Cause, StatusError, bad_request, brief, invalid, no_such_path, not_found
+from cacheserver.api.status import (
+    Cause,
+    StatusError,
+    bad_request,
+    brief,
+    invalid,
+    no_such_path,
+    not_found,
+    unavailable,
+)
 from cacheserver.api.writing import files as filing
 from cacheserver.api.writing import patch
 from cacheserver.api.writing.decode import (
@@ -56,12 +65,12 @@ if TYPE_CHECKING:
 VERBS: Final = ("create", "update", "patch", "delete", "deletecollection")
 APPROVAL: Final = "approval"
 
-_OBJECT_BYTES: Final = 3 << 20
+OBJECT_BYTES: Final = 3 << 20
 """k8s.io/apiserver/pkg/server/config.go: MaxRequestBodyBytes."""
 _OPTIONS_BYTES: Final = 64 << 10  # of DeleteOptions
 _TIMES_AS_JSON: Final = 2
 """Bytes of JSON for one of a package: base64 takes 4/3, and real text 1.1."""
-_BODIES_BYTES: Final = 192 << 20
+BODIES_BYTES: Final = 192 << 20
 """Held by all bodies that are worked on, three times their size each (body.py); half of it by one client."""
 _DELETED_AT_ONCE: Final = 16
 _CLEANERS: Final = frozenset(
@@ -93,7 +102,7 @@ class Writes:
         self._gate = gate
         self._nobody = nobody
         self._now = now
-        self._budget = Budget(_BODIES_BYTES, each=_BODIES_BYTES // 2)
+        self._budget = Budget(BODIES_BYTES, each=BODIES_BYTES // 2)
 
     async def answer(self, call: Call) -> Reply | Stream:
         """Raises: StatusError, and any CacheServerError."""
@@ -137,7 +146,7 @@ class Writes:
 
     async def _create(self, call: Call) -> Reply | Stream:
         options = write_options(call.query, "CreateOptions")
-        async with read_body(call.request, _OBJECT_BYTES, self._share(call)) as raw:
+        async with read_body(call.request, OBJECT_BYTES, self._share(call)) as raw:
             decoded = await decode(raw, media_type(call.request.headers.get("Content-Type", "")))
         wanted = as_object(decoded.value, call.resource)
         warnings = strictness(decoded, wanted, call.resource, options.validation)
@@ -151,7 +160,7 @@ class Writes:
     async def _update(self, call: Call) -> Reply | Stream:
         is_put, approval = call.attributes.verb == "update", call.attributes.subresource == APPROVAL
         options = write_options(call.query, "UpdateOptions" if is_put else "PatchOptions")
-        async with read_body(call.request, _OBJECT_BYTES, self._share(call)) as raw:
+        async with read_body(call.request, OBJECT_BYTES, self._share(call)) as raw:
             media = self._media(call)
             decoded = await decode(raw, JSON if media in PATCHES else media)
         warnings: tuple[str, ...] = ()
@@ -255,7 +264,7 @@ class Writes:
         options = write_options(call.query, "UpdateOptions" if is_put else "PatchOptions")
         media = self._media(call)
         key = await self._key(call)
-        most = _TIMES_AS_JSON * self._author.limits.size + _OBJECT_BYTES
+        most = _TIMES_AS_JSON * self._author.limits.size + OBJECT_BYTES
         async with read_body(call.request, most, self._share(call)) as raw:
             decoded = await decode(raw, JSON if media in PATCHES else media)
             del raw
@@ -345,6 +354,8 @@ class Writes:
         name = (attributes.namespace, attributes.name)
         entry = await self._cache.get(Kind.REVISION, name, CONSISTENT)
         if entry is None:
+            if self._cache.away:
+                raise unavailable("etcd has not been heard from for a while, and this object is not in memory")
             raise not_found(call.resource.group, call.resource.plural, attributes.name)
         return parse_key(Kind.REVISION, entry.key)
 
