@@ -73,7 +73,7 @@ def _syntax(raw: bytes, exc: MarkedYAMLError) -> DocumentError:
     marks: list[Any] = [exc.problem_mark, exc.context_mark]
     if exc.context in _BEGINS_WHERE_IT_IS_WRONG:
         marks.reverse()
-    mark = next(filter(None, marks), None)
+    mark: Any = next(filter(None, marks), None)
     message = ", ".join(filter(None, (exc.context, exc.problem)))
     if mark is None:
         return DocumentError("YAMLSyntax", message)
@@ -91,7 +91,7 @@ def _last_quoted(raw: bytes) -> tuple[int, int]:
         while parser.check_event():
             event: Any = parser.get_event()
             if event.__class__ is ScalarEvent and event.style in ("'", '"'):
-                found = event.start_mark.line, event.end_mark.line
+                found = _line(event) - 1, _last_line(event) - 1
     except YAMLError:
         pass
     return found
@@ -277,3 +277,7 @@ def _refused(reason: str, message: str, event: Any) -> DocumentError:
 
 def _line(event: Any) -> int:
     return int(event.start_mark.line) + 1
+
+
+def _last_line(event: Any) -> int:
+    return int(event.end_mark.line) + 1
