@@ -223,7 +223,7 @@ async def test_what_cannot_be_is_said_in_status_and_stops_nobody(world: World, t
     world.create("local")
     await world.ready("Synced", "local")
     await served(server, "c.app", "local.app")
-    assert world.condition("Stalled", "local") == ("False", "Progressing")
+    assert world.condition("Stalled", "local") == ("False", "NotStalled")
 
 
 async def test_credentials_are_found_used_rotated_and_never_shown(world: World, tmp_path: Path) -> None:

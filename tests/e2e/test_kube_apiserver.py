@@ -367,7 +367,8 @@ def test_defaults_are_few_and_columns_tell_the_source_and_the_state(cluster: Clu
     }
     table = cluster.admin.run("-n", namespace, "get", "repositories", "-o", "wide").splitlines()
     assert table[0].split() == [
-        "NAME", "SOURCE", "READY", "PACKAGES", "REVISIONS", "SYNCED", "STATUS", "DIGEST", "INTERVAL", "SUSPENDED",
+        "NAME", "SOURCE", "READY", "REASON", "DEGRADED", "PACKAGES", "REVISIONS", "SYNCED", "STATUS", "DIGEST",
+        "INTERVAL", "SUSPENDED",
     ]  # fmt: skip
     assert [line.split()[:2] for line in table[1:]] == [
         ["image", "r.example/c:v1"],

@@ -108,7 +108,8 @@ async def test_tables_have_the_agreed_columns(kubectl: Kubectl) -> None:
     assert revisions[0].split() == ["NAME", "PACKAGE", "VERSION", "LIFECYCLE", "LATEST", "AGE"]
     assert revisions[2].split()[:5] == ["c.app.1.1.0", "app", "1.1.0", "Published", "true"]
     repositories = kubectl("get", "crepo").splitlines()
-    assert repositories[0].split() == ["NAME", "SOURCE", "READY", "PACKAGES", "REVISIONS", "SYNCED", "STATUS"]
+    columns = ["NAME", "SOURCE", "READY", "REASON", "DEGRADED", "PACKAGES", "REVISIONS", "SYNCED"]
+    assert repositories[0].split() == columns
 
 
 @needs_kubectl

@@ -29,7 +29,7 @@ async def _answered(world: World, wish: str) -> bool:
 
 
 async def test_every_repository_is_listed_before_its_source_answers(world: World) -> None:
-    ingest, names = world.ingest(), [f"silent{at}" for at in range(3 * ASKS_AT_ONCE)]
+    ingest, names = world.ingest(), [f"silent{at}" for at in range(ASKS_AT_ONCE + 4)]
     for name in names:
         silent = FakeSource({})
         silent.hangs = True

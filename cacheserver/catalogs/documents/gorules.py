@@ -128,8 +128,18 @@ def from_json(raw: bytes, limits: ParseLimits) -> JSON:
         value: JSON = orjson.loads(raw)
     except orjson.JSONDecodeError as exc:
         reason = "InvalidUTF8" if "UTF-8" in exc.msg else "TooDeep" if _DEPTH.search(exc.msg) else "JSONSyntax"
-        raise DocumentError(reason, exc.msg, line=exc.lineno) from exc
+        line = _line_of_bad_byte(raw) if reason == "InvalidUTF8" else exc.lineno
+        raise DocumentError(reason, exc.msg, line=line) from exc
     return _as_go(value, limits.depth)
+
+
+def _line_of_bad_byte(raw: bytes) -> int:
+    """orjson looks at all bytes first, and always says line 1."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError as exc:
+        return raw.count(b"\n", 0, exc.start) + 1
+    return 1
 
 
 def _as_go(value: JSON, depth: int) -> JSON:

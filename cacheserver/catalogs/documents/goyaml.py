@@ -55,15 +55,46 @@ def load(raw: bytes, limits: ParseLimits) -> Loaded:
     try:
         return _Builder(raw, limits).build()
     except MarkedYAMLError as exc:
-        mark: Any = exc.problem_mark or exc.context_mark
-        message = ", ".join(filter(None, (exc.context, exc.problem)))
-        raise DocumentError("YAMLSyntax", message, line=mark.line + 1 if mark else 0) from exc
+        raise _syntax(raw, exc) from exc
     except ReaderError as exc:
         at = exc.position if isinstance(exc.position, int) else 0
         reason = "InvalidUTF8" if "UTF-8" in str(exc.reason) else "YAMLSyntax"
         raise DocumentError(reason, str(exc.reason), line=raw.count(b"\n", 0, at) + 1) from exc
     except YAMLError as exc:
         raise DocumentError("YAMLSyntax", str(exc)) from exc
+
+
+_BEGINS_WHERE_IT_IS_WRONG: Final = ("while scanning a quoted scalar", "while scanning a simple key")
+"""libyaml's scanner.c: what it was at. It notices at the next line, or at the end of the document."""
+
+
+def _syntax(raw: bytes, exc: MarkedYAMLError) -> DocumentError:
+    """The error at the line that is to be mended: an open quote is closed by the next one, lines or documents later."""
+    marks: list[Any] = [exc.problem_mark, exc.context_mark]
+    if exc.context in _BEGINS_WHERE_IT_IS_WRONG:
+        marks.reverse()
+    mark: Any = next(filter(None, marks), None)
+    message = ", ".join(filter(None, (exc.context, exc.problem)))
+    if mark is None:
+        return DocumentError("YAMLSyntax", message)
+    begun, ended = _last_quoted(raw)
+    if begun < ended == mark.line:
+        message = f"is a quote not closed? The text in quotes that begins here ends in line {ended + 1}: {message}"
+        return DocumentError("YAMLSyntax", message, line=begun + 1)
+    return DocumentError("YAMLSyntax", message, line=mark.line + 1)
+
+
+def _last_quoted(raw: bytes) -> tuple[int, int]:
+    """First and last line (from 0) of the last scalar in quotes before the error; (0, 0) without one."""
+    parser, found = CParser(raw), (0, 0)
+    try:
+        while parser.check_event():
+            event: Any = parser.get_event()
+            if event.__class__ is ScalarEvent and event.style in ("'", '"'):
+                found = _line(event) - 1, _last_line(event) - 1
+    except YAMLError:
+        pass
+    return found
 
 
 class _Builder:
@@ -246,3 +277,7 @@ def _refused(reason: str, message: str, event: Any) -> DocumentError:
 
 def _line(event: Any) -> int:
     return int(event.start_mark.line) + 1
+
+
+def _last_line(event: Any) -> int:
+    return int(event.end_mark.line) + 1

@@ -80,14 +80,14 @@ def objects(raw: bytes) -> Iterator[bytes]:
 
     Raises: ValueError, at the first thing that is none; the values before it have been given out by then.
     """
-    decoder, whole = json.JSONDecoder(), raw.decode()
+    decoder, whole = json.JSONDecoder(), raw.decode(errors="surrogateescape")  # a bad byte is its own object's fault
     at = 0
     while at < len(whole):
         try:
             _, end = decoder.raw_decode(whole, at)
         except RecursionError:
             raise ValueError("nested too deep") from None
-        yield whole[at:end].encode()
+        yield whole[at:end].encode(errors="surrogateescape")
         blank = _BLANK_TEXT.match(whole, end)
         at = blank.end() if blank else end
 

@@ -21,6 +21,7 @@ _SUFFIXES: Final = (".yaml", ".yml", ".json")
 _UNREAD: Final = frozenset({"Unreadable", "FileTooLarge", "WorkerCrashed", "TooManyDocuments"})
 """Reasons that say nothing of what a file holds."""
 _ROOT: Final = ""
+_LONGEST_CAUSE: Final = 300
 
 
 @dataclass(slots=True)
@@ -117,8 +118,10 @@ def _last_parts(directories: Mapping[str, Finding]) -> dict[str, Finding]:
 
 
 def _finding(package: str, cause: Finding) -> Finding:
+    place = f"{cause.path}:{cause.line}" if cause.line else cause.path
     message = (
-        f"package {clip(package, LONGEST_NAME)!r} is held back, what was served of it stays: {cause.path} may speak of "
-        "it and cannot be read whole; mend that file, or list it in .indexignore if it is no catalog"
+        f"package {clip(package, LONGEST_NAME)!r} is held back, what was served of it stays: {clip(place, 200)} may "
+        f"speak of it and cannot be read whole: {clip(cause.message, _LONGEST_CAUSE)}; mend that file, or list it in "
+        ".indexignore if it is no catalog"
     )
     return Finding(REASON, message, cause.path, cause.document, cause.line, package)

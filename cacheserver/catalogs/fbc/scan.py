@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from cacheserver.catalogs.blobs import BlobWriter
 from cacheserver.catalogs.catalog import Finding
@@ -20,7 +21,10 @@ from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.catalogs.summary import LONGEST_MESSAGE, LONGEST_NAME, clip
 from cacheserver.model import BlobHead, Digest
 
-Load = Callable[[bytes], Iterator[goyaml.Loaded]]
+Load = Callable[[bytes], goyaml.Loaded]
+
+_OF_THE_TEXT: Final = frozenset({"JSONSyntax", "InvalidUTF8"})
+"""Reasons that may be those of one of several objects on a line."""
 
 
 def scan(part: Part, root: Path, known: frozenset[bytes], scratch: Path | None, limits: ParseLimits) -> Report:
@@ -116,13 +120,31 @@ class _Reader:
             self._seen(piece, digest.hexdigest(), "", "")
             return
         try:
-            for at, loaded in enumerate(load(piece.raw)):
-                # Only objects on one line come after a first one. They are never known, and so parsed each time.
-                self._report.documents += at > 0
-                digest.update(b"\n%d" % at if at else b"")
-                self._document(piece, digest.hexdigest(), loaded)
+            try:
+                self._document(piece, digest.hexdigest(), load(piece.raw))
+            except DocumentError as exc:
+                objects = _objects(piece.raw) if load == self._load_json and exc.reason in _OF_THE_TEXT else ()
+                if len(objects) < 2:
+                    raise
+                self._several(piece, objects)
         except MemoryError:
             raise DocumentError("TooLarge", "does not fit into the worker's memory") from None
+
+    def _several(self, piece: Piece, objects: Sequence[bytes]) -> None:
+        """The objects of one piece, which share a line; each is good or bad for itself. They are never known, and so
+        parsed each time: none has the digest of the piece."""
+        digest, line, at, end = hashlib.sha256(piece.raw), piece.line, 0, 0
+        for number, raw in enumerate(objects):
+            self._report.documents += number > 0
+            digest.update(b"\n%d" % number)
+            begins = piece.raw.index(raw, end)
+            line += piece.raw.count(b"\n", at, begins)
+            at, end = begins, begins + len(raw)
+            one = Piece(raw, line, piece.at + begins)
+            try:
+                self._document(one, digest.hexdigest(), self._load_json(raw))
+            except DocumentError as exc:
+                self._refuse(one, exc)
 
     def _document(self, piece: Piece, sha256: str, loaded: goyaml.Loaded) -> None:
         if isinstance(loaded.value, goyaml.Nothing):
@@ -178,30 +200,26 @@ class _Reader:
                 message = f"{count} more {'warnings' if warning else 'findings'} in this file are not listed"
                 self._report.findings.append(Finding("MoreFindings", message, self._report.part.path, warning=warning))
 
-    def _load_yaml(self, raw: bytes) -> Iterator[goyaml.Loaded]:
-        yield goyaml.load(raw, self._limits)
+    def _load_yaml(self, raw: bytes) -> goyaml.Loaded:
+        return goyaml.load(raw, self._limits)
 
-    def _load_json(self, raw: bytes) -> Iterator[goyaml.Loaded]:
-        """Usually one; several when objects share a line. Duplicate keys: the last one wins, untold."""
-        try:
-            yield goyaml.Loaded(gorules.from_json(raw, self._limits))
-        except DocumentError as exc:
-            if exc.reason != "JSONSyntax":
-                raise
-            try:
-                several = list(splitter.objects(raw))
-            except ValueError:
-                raise exc from None
-            if len(several) < 2:
-                raise
-            for one in several:
-                yield goyaml.Loaded(gorules.from_json(one, self._limits))
+    def _load_json(self, raw: bytes) -> goyaml.Loaded:
+        """Duplicate keys: the last one wins, untold."""
+        return goyaml.Loaded(gorules.from_json(raw, self._limits))
 
     def _is_yaml(self, piece: Piece) -> bool:
         try:
             return isinstance(goyaml.load(piece.raw.partition(b"\n---")[0], self._limits).value, dict)
         except DocumentError:
             return False
+
+
+def _objects(raw: bytes) -> Sequence[bytes]:
+    """The JSON values in `raw`; none where anything else is between them."""
+    try:
+        return list(splitter.objects(raw))
+    except ValueError:
+        return ()
 
 
 def _head(blob: Blob) -> BlobHead:
