@@ -484,6 +484,23 @@ async def test_a_damaged_mirror_is_made_anew(repository: GitRepository, fetcher:
     assert contents(await fetcher.fetch(source)) == FILES
 
 
+@pytest.mark.parametrize("damage", ["objects", "config"])
+async def test_a_damaged_remote_is_not_called_our_copy(
+    repository: GitRepository, fetcher: Fetcher, damage: str
+) -> None:
+    repository.commit(FILES)
+    source = fetcher.source(repository)
+    if damage == "config":
+        (repository.path / "config").write_text("rubbish\n[")
+    else:
+        for path in (path for path in repository.path.rglob("objects/**/*") if path.is_file()):
+            path.chmod(0o600)
+            path.write_bytes(path.read_bytes()[:20] + b"rubbish")
+    with pytest.raises(SourceInvalidError, match="damaged where it is kept") as refused:
+        await fetcher.fetch(source)
+    assert "our copy" not in str(refused.value)
+
+
 async def test_a_mirror_in_use_is_waited_for(repository: GitRepository, fetcher: Fetcher) -> None:
     repository.commit(FILES)
     fetcher.cache.mkdir()

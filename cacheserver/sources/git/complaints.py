@@ -20,6 +20,14 @@ from cacheserver.sources.credentials import scrub
 class MirrorDamagedError(SourceInvalidError):
     """Our own copy cannot be read; it is rebuilt from the remote."""
 
+    def of_remote(self) -> SourceInvalidError:
+        """The same where it cannot be our copy: none was read, or one made anew came out no better."""
+        return SourceInvalidError(str(self).replace(_OURS, _THEIRS, 1))
+
+
+_OURS: Final = "our copy of the repository is damaged"
+_THEIRS: Final = "the repository is damaged where it is kept; repair it there with `git fsck`, or push it anew"
+
 
 # Of our own copy: what the other side complains of comes behind `remote:`.
 _DAMAGE: Final = (
@@ -52,7 +60,7 @@ _MEANINGS: Final[tuple[tuple[tuple[str, ...], type[SourceError], str], ...]] = (
         SourceNotFoundError, "there is no such repository, or it is not shown to us",
     ),
     (("certificate", "SSL"), SourceNetworkError, "its certificate is not trusted; give the authority that signed it"),
-    ((_DAMAGE,), MirrorDamagedError, "our copy of the repository is damaged"),
+    ((_DAMAGE,), MirrorDamagedError, _OURS),
     (("No space left", "Disk quota"), SourceError, "the disk of the cache is full"),
     (
         ("[Cc]ould not resolve", "Connection (refused|reset|closed|timed out)", "timed out", "[Tt]imeout",

@@ -73,14 +73,17 @@ class Copy:
     async def mended(self, work: Callable[[], Awaitable[T]]) -> T:
         """What `work` returns, which has the lock; where it finds the copy damaged, it is done once more on a new one.
 
-        Raises: as `locked` and `work`; MirrorDamagedError when the second copy is damaged too.
+        Raises: as `locked` and `work`; SourceInvalidError when the second copy is damaged too: so is the remote.
         """
         try:
             async with self.locked(), self.noting_damage():
                 return await work()
         except MirrorDamagedError:
-            async with self.locked(), self.noting_damage():
-                return await work()
+            try:
+                async with self.locked(), self.noting_damage():
+                    return await work()
+            except MirrorDamagedError as exc:
+                raise exc.of_remote() from exc
 
     @asynccontextmanager
     async def noting_damage(self) -> AsyncIterator[None]:
@@ -229,7 +232,10 @@ async def ask_refs(git: Git, limits: Limits, *, head: bool) -> RemoteRefs:
     )
     most_bytes = limits.refs * _REF_LINE_BYTES
     asked = ("ls-remote", *selection, "--", git.remote.location, *patterns)
-    listed = await git.run(*asked, timeout_s=_ASK_S, most_bytes=most_bytes)
+    try:
+        listed = await git.run(*asked, timeout_s=_ASK_S, most_bytes=most_bytes)
+    except MirrorDamagedError as exc:
+        raise exc.of_remote() from exc  # nothing of ours is read here
     return await asyncio.to_thread(_read_refs, listed, limits, git.remote.url)
 
 
