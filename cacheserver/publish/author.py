@@ -416,6 +416,11 @@ class Author:
             judged, draft, value = await self._with_gates(held, manifest, change, who, dry_run=dry_run)
             digest = judged.digest
         if change.users.deletion and not change.users.finalizers:
+            if RepositoryKey(key.namespace, key.repository) not in self._repositories:
+                if not dry_run and await self._authored.write(held, value=None, draft=None) is None:
+                    return None
+                return Written(stored, gone=True)
+            rules.check_delete(key.name, Lifecycle(manifest["spec"]["lifecycle"]))
             step = Step.DELETE
         operation = self._operation(step, who) if step else None
         if operation is not None:

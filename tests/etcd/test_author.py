@@ -594,6 +594,16 @@ async def test_finalizers_hold_a_deletion_up(world: World) -> None:
     assert [step for _, step, _ in world.done] == [Step.DELETE]
 
 
+async def test_the_last_finalizer_of_what_has_no_repository_any_more_forgets_it(world: World) -> None:
+    await world.create(metadata={"finalizers": ["example.com/wait"]})
+    await world.ask("DELETE", f"packagerevisions/{NAME}")
+    world.repositories.clear()
+    answer = await world.ask("PATCH", f"packagerevisions/{NAME}", {"metadata": {"finalizers": []}}, media=MERGE)
+    assert answer.status == 200, answer.body
+    assert (await world.ask("GET", f"packagerevisions/{NAME}")).status == 404
+    assert world.done == []
+
+
 async def test_a_deletion_has_preconditions(world: World) -> None:
     await world.create()
     for wanted in ({"uid": "another"}, {"resourceVersion": "1"}):
