@@ -55,6 +55,7 @@ class Watch:
         self._view = view
         self._epoch = cached.window.epoch
         self._index = cached.window.index_after(position)
+        self._in_future = position > at.resource_version
 
     async def next(self, *, timeout_s: float) -> Sequence[Event]:
         """Events of the kind behind `position`, unfiltered, oldest first, some at a time; waits for the first one.
@@ -94,11 +95,21 @@ class Watch:
         """
         if self._epoch != other._epoch or self.position > self._at.resource_version:
             return None
+        if self._in_future:
+            self._arrive()
         return self._index - other._index
 
     def go_to(self, other: Watch) -> None:
         """Count as taken what `other` has taken."""
         self._epoch, self._index, self.position = other._epoch, other._index, other.position
+        self._in_future = other._in_future
+
+    def _arrive(self) -> None:
+        """What came up to where it began is here: count it as taken. Some of it may have come since it was counted."""
+        window = self._cached.window
+        if self._epoch == window.epoch and self.position >= window.floor:  # else next() says that it fell off
+            self._index = max(self._index, window.index_after(self.position))
+        self._in_future = False
 
     def _take(self) -> Sequence[Event]:
         window = self._cached.window

@@ -114,6 +114,23 @@ async def test_one_that_begins_in_the_future_is_told_nothing_before(crowd: Crowd
     assert client.versions == [future + 1, future + 2, future + 3]
 
 
+async def test_one_that_begins_in_the_future_is_sent_nothing_before_by_a_channel_that_lags(crowd: Crowd) -> None:
+    """The cache has come as far, and the channel has not taken those events yet: they are not for who begins behind."""
+    channel = await crowd.open()
+    future = crowd.cache.resource_version + 3
+    watch = await crowd.cursor(future)
+    crowd.write(3)
+    while crowd.cache.resource_version < future:
+        await asyncio.sleep(0)
+    client = Client(channel, watch)
+    async with at_work(asyncio.create_task(client.run())):
+        await asyncio.sleep(0)
+        async with at_work(asyncio.create_task(channel.run())):
+            crowd.write(2)
+            await client.has(2)
+    assert client.versions == [future + 1, future + 2]
+
+
 async def test_a_rebuilt_cache_lets_everybody_go_and_tells_who_begins_anew(crowd: Crowd) -> None:
     channel = await crowd.open()
     old = Client(channel, await crowd.cursor())
