@@ -371,7 +371,7 @@ async def count_served(report: SyncReport, store: Store) -> None:
 
 def _settings(config: RepositoryConfig, release: str) -> str:
     """What else than the source decides the outcome: when it changes, the source is read again."""
-    emptied = "allow" if config.allow_empty else "begin" if config.writable else "keep"
+    emptied = "allow" if config.allow_empty else "begin" if _may_begin_empty(config) else "keep"
     return f"{_made(config, release)}{config.validation}/{config.source}/{emptied}-empty"
 
 
@@ -382,6 +382,11 @@ def _made(config: RepositoryConfig, release: str) -> str:
 def _fits(state: IngestState, config: RepositoryConfig, release: str) -> bool:
     """Whether the state's index speaks of objects as this release makes them, in this format."""
     return state.settings.startswith(_made(config, release))
+
+
+def _may_begin_empty(config: RepositoryConfig) -> bool:
+    """Ours: packages are to be written to it, or deployed from it, and are not there yet."""
+    return config.deployment or config.writable
 
 
 def _refusal(config: RepositoryConfig, catalog: Catalog, served: Served) -> tuple[str, str] | None:
@@ -401,7 +406,7 @@ def _refusal(config: RepositoryConfig, catalog: Catalog, served: Served) -> tupl
     if served:
         before = f"what was served before ({counted(len(served), 'package')}) stays"
         return "CatalogEmpty", f"the source holds no package any more; {before}: {catalog.nothing}. {meant}"
-    if config.writable:  # Ours: packages are to be deployed to it, so it begins empty.
+    if _may_begin_empty(config):
         return None
     wrong = "Correct the source, its directory or the format"
     return "NoPackages", f"no package found: {catalog.nothing}. {wrong}. {meant}"

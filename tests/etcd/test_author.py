@@ -19,6 +19,7 @@ from cacheserver.model import Key, Kind
 from cacheserver.publish.package import Limits
 from cacheserver.security.identity import Attributes, Identity
 from cacheserver.store.authored import Step
+from tests.support.waiting import eventually
 from tests.support.writing import JSON_PATCH, MERGE, Failure, World, authoring_world, config, draft
 
 pytestmark = pytest.mark.etcd
@@ -564,8 +565,11 @@ async def test_while_git_works_other_writes_wait_and_the_same_joins(world: World
     await world.create()
     world.stuck.add(Step.PROPOSE)
     proposed = asyncio.ensure_future(world.move("Proposed"))
-    while "operation" not in (await world.get())["status"]:
-        await asyncio.sleep(0.01)
+
+    async def asked() -> bool:
+        return "operation" in (await world.get())["status"]
+
+    await eventually(asked)
     answer = await world.save(files={"a": "1"})
     assert (answer.status, answer.json["reason"]) == (409, "Conflict")
     assert (answer.headers["Retry-After"], answer.json["details"]["retryAfterSeconds"]) == ("1", 1)

@@ -20,13 +20,14 @@ from cacheserver.config.sources import GitRef, GitSource, RefKind
 from cacheserver.etcd.client import Client, prefix_end
 from cacheserver.ingest import Ingest, ServedStatusStore, SyncServices
 from cacheserver.ingest.reading import open_for
-from cacheserver.model import Digest, Format, Key, Kind, RepositoryKey
+from cacheserver.model import ANNOTATION_REQUESTED, Digest, Format, Key, Kind, RepositoryKey
 from cacheserver.publish.publisher import Publisher
 from cacheserver.sources import Source
 from cacheserver.store.authored import Step
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.keys import PREFIX
 from cacheserver.store.objects import Store
+from tests.fakes.source import FakeSource
 from tests.support import invariants
 from tests.support.archive import untar
 from tests.support.authoring import Desk
@@ -98,6 +99,9 @@ class World:
         found = await self.store.read_object(Key(Kind.REPOSITORY, "ns", "repo"))
         return orjson.loads(found.value) if found else {"status": {"conditions": []}}
 
+    async def handled(self) -> str:
+        return str((await self.repository())["status"].get("lastHandledReconcileAt", ""))
+
     async def condition(self, kind: str) -> str:
         found = (await self.repository())["status"].get("conditions", ())
         return next((each["status"] for each in found if each["type"] == kind), "")
@@ -143,8 +147,9 @@ async def test_the_look_that_follows_a_publish_writes_nothing(world: World) -> N
         await eventually(lambda: _is(world.condition("Ready"), "True"))
         before = await world.objects()
         revision = await world.store.current_revision()
-        ingest.request_sync()
-        await asyncio.sleep(0.5)
+        asked = replace(world.config, annotations={ANNOTATION_REQUESTED: "again"})
+        ingest.put(asked, lambda: FakeSource({}))  # it changes nothing but that a look is asked for: the source stays
+        await eventually(lambda: _is(world.handled(), "again"))
         async with world.store.follow(revision) as follower:
             end = await world.store.tick()
             async for changes in follower:

@@ -12,6 +12,7 @@ TESTS = Path(__file__).parents[1]
 
 SLEEPS = {
     "support/waiting.py": (2, "polls what another process does, with a limit: everybody else waits by it"),
+    "support/writing.py": (1, "a client that is answered 503 with Retry-After, before it asks again"),
     "support/server.py": (1, "a client whose server went, before it asks again"),
     "e2e/test_watch_correctness.py": (
         3,
