@@ -62,6 +62,8 @@ async def test_a_server_out_of_files_serves_who_is_connected_and_takes_connectio
     """The event loop's own listener says nothing, and takes all the CPU there is."""
     server: ServerProcess = start_server("--catalog", f"c={catalog(tmp_path / 'c').package('app', '1.0.0').root}")
     kept = Kept(server.port)
+    # The catalog is read: what its sync has to open is not what this is about.
+    await eventually(lambda: '"Synced"' in kept.get("/apis/config.cacheserver.dev/v1alpha1/repositories")[1])
     assert kept.refused("files") == 0
     limits = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
