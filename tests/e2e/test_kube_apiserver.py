@@ -412,10 +412,14 @@ def test_the_apiservice_is_available_and_discovered(server: Server, cluster: Clu
     found = cluster.admin.json("get", "apiservice", APISERVICE)
     assert found["status"]["conditions"][0]["status"] == "True"
     assert found["spec"]["caBundle"]
-    listed = cluster.admin.run("api-resources", "--api-group=cacheserver.dev", "--no-headers")
-    assert {line.split()[0] for line in listed.splitlines()} == {
-        "packages", "packagerevisions", "packagerevisionresources",
-    }  # fmt: skip
+
+    def listed() -> set[str]:
+        rows = cluster.admin.run("api-resources", "--api-group=cacheserver.dev", "--no-headers").splitlines()
+        return {row.split()[0] for row in rows}
+
+    # kube-apiserver asks an APIService for its discovery in its own time.
+    wanted = {"packages", "packagerevisions", "packagerevisionresources"}
+    until(lambda: listed() == wanted, within_s=30, otherwise=lambda: str(listed()))
 
 
 async def test_openapi_is_merged_for_explain(server: Server, cluster: Cluster) -> None:
