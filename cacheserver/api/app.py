@@ -53,12 +53,13 @@ from cacheserver.api.status import (
 from cacheserver.api.verbs import Call, Verbs
 from cacheserver.api.views import Views
 from cacheserver.api.watching.watch import Watches
-from cacheserver.api.writing.writes import NOBODY, VERBS, Writes
+from cacheserver.api.writing.writes import VERBS, Writes
 from cacheserver.cache.turns import Turns
 from cacheserver.cache.watchcache import WatchCache
 from cacheserver.errors import CacheServerError
 from cacheserver.memo import Memo
 from cacheserver.publish.author import Author
+from cacheserver.publish.message import AUTHOR
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class Api:
         routes: Iterable[Route] = (),
         gate: Gate | None = None,
         author: Author | None = None,
-        nobody: str = NOBODY,
+        nobody: str = AUTHOR,
         list_cache_bytes: int = MEMO_BYTES,
         max_reads: int = READS,
         max_watches: int = WATCHES,

@@ -31,6 +31,7 @@ from cacheserver.model import (
     Format,
     Key,
     Kind,
+    Lifecycle,
     Record,
     RepositoryKey,
     Stored,
@@ -39,11 +40,11 @@ from cacheserver.model import (
     encode,
     with_resource_version,
 )
-from cacheserver.publish import begin, changes, refusals, rules, served
+from cacheserver.publish import begin, changes, refs, refusals, rules, served
 from cacheserver.publish.content import Content, Judged
 from cacheserver.publish.creating import Wanted, read_wanted
+from cacheserver.publish.outcome import PUSHED, Condition, with_condition
 from cacheserver.publish.package import File, Files, Limits
-from cacheserver.publish.rules import Lifecycle
 from cacheserver.store.authored import Authored, Draft, Held, Operation, Step
 
 log = logging.getLogger("cacheserver.audit")
@@ -58,8 +59,8 @@ _AUTHORS_MOST: Final = 100  # store/authored.py: Draft.authors
 class Shelf(Protocol):
     """What else is served, for what a write depends on besides its own revision (the watch cache)."""
 
-    async def packages(self, repository: RepositoryKey) -> tuple[Collection[str], int]:
-        """Packages with any revision, and how many drafts and proposed revisions there are."""
+    async def packages(self, repository: RepositoryKey) -> tuple[Collection[str], Collection[tuple[str, str]]]:
+        """Packages with any revision; package and workspace of each draft and proposed revision."""
         ...
 
     async def newest(self, repository: RepositoryKey, package: str) -> bytes | None:
@@ -184,9 +185,11 @@ class Author:
         key = wanted.key
         repository = RepositoryKey(key.namespace, key.repository)
         packages, drafts = await self._shelf.packages(repository)
-        if drafts >= self._content.limits.drafts:
-            why = f"the repository has {drafts} open drafts, the most that it may have; publish or delete some"
+        if len(drafts) >= self._content.limits.drafts:
+            why = f"the repository has {len(drafts)} open drafts, the most that it may have; publish or delete some"
             raise refusals.forbidden(key.name, why)
+        if why := refs.draft_clash(key.package, key.revision, drafts):
+            raise refusals.wrong(key.name, "spec.workspaceName", key.revision, why)
         if wanted.copy:
             newest = await self._shelf.newest(repository, key.package)
             return _commit_of(newest)
@@ -334,7 +337,7 @@ class Author:
         for name in ("proposedBy", "lastOperation"):
             if before is not None and name in before:
                 status[name] = before[name]
-        if before is not None and (was := _condition(before, served.PUSHED)) is not None:
+        if before is not None and (was := _condition(before, PUSHED)) is not None:
             status["conditions"] = [*status.get("conditions", ()), was]
         record = replace(
             made,
@@ -640,9 +643,8 @@ def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None
 
 
 def _unpushed(status: Mapping[str, Any], now: str) -> Any:
-    return served.with_condition(
-        status, served.PUSHED, "False", "Waiting", "git does not have the last change yet", now
-    )
+    waiting = Condition(PUSHED, true=False, reason="Waiting", message="git does not have the last change yet")
+    return {**status, "conditions": with_condition(status.get("conditions", ()), waiting, now)}
 
 
 def _check_idle(held: Held) -> None:

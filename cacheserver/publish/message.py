@@ -30,6 +30,11 @@ _RENDER: Final = "Rendering package"
 _RENDER_TASK: Final = {"type": "render"}
 
 
+AUTHOR: Final = "local <local@localhost>"
+COMMITTER: Final = "cacheserver <cacheserver@localhost>"
+"""As the settings of these names begin with."""
+
+
 @dataclass(frozen=True, slots=True)
 class Person:
     """An author or committer. Written by whoever authenticates: of() makes it safe for a commit's header."""
@@ -47,7 +52,7 @@ class Person:
         name = _clean(named[1] if named else user)
         mail = _clean(named[2] if named else user)
         if not name and not mail:
-            return cls.of(otherwise, "cacheserver <cacheserver@localhost>")
+            return cls.of(otherwise, COMMITTER)
         return cls(name or mail, mail.replace(" ", "") or name.replace(" ", ""))
 
     def __str__(self) -> str:

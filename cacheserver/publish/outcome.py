@@ -6,6 +6,7 @@ Everything else of the object is left as its author made it.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from cacheserver.model import LABEL_LIFECYCLE, Digest
 from cacheserver.store.authored import Operation
 
 PUSHED: Final = "Pushed"
+"""Condition of a draft: git has all of it."""
 DIVERGED: Final = "Diverged"
 OVERWRITE: Final = "cacheserver.dev/overwrite"
 """Annotation: the commit on a draft's branch that may be overwritten; `none` for a branch that somebody deleted."""
@@ -121,20 +123,11 @@ class Object:
 
     def tell(self, condition: Condition, now: float) -> bool:
         """Put a condition in place of the one of its type; False where it says the same."""
-        conditions = self._manifest["status"].setdefault("conditions", [])
-        state = "True" if condition.true else "False"
-        before: dict[str, Any] = next((each for each in conditions if each.get("type") == condition.type), {})
-        since = before.get("lastTransitionTime") if before.get("status") == state else None
-        after = {
-            "type": condition.type,
-            "status": state,
-            "reason": condition.reason,
-            "message": condition.message,
-            "lastTransitionTime": since or stamp(now),
-        }
-        if before == after:
+        before = self._manifest["status"].get("conditions", [])
+        after = with_condition(before, condition, stamp(now))
+        if after[-1] in before:
             return False
-        conditions[:] = [each for each in conditions if each.get("type") != condition.type] + [after]
+        self._manifest["status"]["conditions"] = after
         return True
 
     def untell(self, kind: str) -> None:
@@ -144,6 +137,22 @@ class Object:
             status["conditions"] = kept
         else:
             status.pop("conditions", None)
+
+
+def with_condition(conditions: Sequence[Mapping[str, Any]], condition: Condition, now: str) -> list[Mapping[str, Any]]:
+    """The conditions with this one, at their end, in the place of the one of its type; its time is that of the last
+    change of its status. now: RFC 3339."""
+    state = "True" if condition.true else "False"
+    before = next((each for each in conditions if each.get("type") == condition.type), {})
+    since = before.get("lastTransitionTime") if before.get("status") == state else None
+    after = {
+        "type": condition.type,
+        "status": state,
+        "reason": condition.reason,
+        "message": condition.message,
+        "lastTransitionTime": since or now,
+    }
+    return [*(each for each in conditions if each.get("type") != condition.type), after]
 
 
 def stamp(now: float) -> str:

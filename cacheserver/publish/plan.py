@@ -17,9 +17,10 @@ from cacheserver.archive import Part
 from cacheserver.catalogs import semver
 from cacheserver.model import Digest
 from cacheserver.publish import message
-from cacheserver.publish.commits import HEADS, TAGS, NewCommit, Update, check_ref
+from cacheserver.publish.commits import NewCommit, Update
 from cacheserver.publish.message import Person
 from cacheserver.publish.outcome import ACCEPT_BASE, OVERWRITE, Failure, Object
+from cacheserver.publish.refs import HEADS, TAGS, check_ref
 from cacheserver.sources.git.mirror import Copy, RemoteRefs
 from cacheserver.store.authored import Draft, Held, Operation, Step
 

@@ -21,10 +21,10 @@ from cacheserver.archive import Part, TarReader
 from cacheserver.config import RepositoryConfig
 from cacheserver.errors import BlobMissingError, SourceAuthenticationError, SourceError, SourceInvalidError
 from cacheserver.model import Digest, Key, RepositoryKey
-from cacheserver.publish import commits
+from cacheserver.publish import commits, refs
 from cacheserver.publish.commits import AtomicUnsupportedError, Update, Verdict
 from cacheserver.publish.drafts import Drafts
-from cacheserver.publish.message import Person
+from cacheserver.publish.message import AUTHOR, COMMITTER, Person
 from cacheserver.publish.outcome import DIVERGED, PUSHED, Condition, Failure, Object
 from cacheserver.publish.plan import Later, People, Plan, Planner, RefusedPlan, View, number_of, taken_apart
 from cacheserver.sources.git.complaints import MirrorDamagedError
@@ -36,9 +36,6 @@ from cacheserver.store.claims import Claim
 from cacheserver.tasks import in_parallel
 
 log = logging.getLogger(__name__)
-
-AUTHOR: Final = "local <local@localhost>"
-COMMITTER: Final = "cacheserver <cacheserver@localhost>"
 
 CHAIN: Final = 32
 """Operations of one push. Ours: it takes no longer than one alone, and is taken apart again where one is refused."""
@@ -330,7 +327,7 @@ class _Turn:
             return await commits.push(copy, updates)
         # The branch, then tags, then what goes: cut short, the next look finds the commit on the branch.
         results: dict[str, commits.Result] = {}
-        order = sorted(updates, key=lambda update: (not update.new, update.ref.startswith(commits.TAGS)))
+        order = sorted(updates, key=lambda update: (not update.new, update.ref.startswith(refs.TAGS)))
         for update in order:
             results |= await commits.push(copy, [update], atomic=False)
             self.publisher.reached("pushed one")

@@ -8,21 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Final
 
 from cacheserver.errors import RefusedError
+from cacheserver.model import Lifecycle
 from cacheserver.publish import refusals
 from cacheserver.store.authored import Step
-
-
-class Lifecycle(StrEnum):
-    """Where in its life a revision is."""
-
-    DRAFT = "Draft"
-    PROPOSED = "Proposed"
-    PUBLISHED = "Published"
-    DELETION_PROPOSED = "DeletionProposed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,13 @@
-"""The served object of a revision as the write side changes it: lifecycle, operations, conditions. Pure, over bytes."""
+"""The served object of a revision as the write side changes it: lifecycle and operations. Pure, over bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
 from cacheserver.model import LABEL_LIFECYCLE, UserMetadata, edited
 from cacheserver.store.authored import Operation
-
-PUSHED: Final = "Pushed"
-"""Condition of a draft: git has all of it."""
 
 
 def with_lifecycle(value: bytes, lifecycle: str) -> bytes:
@@ -29,15 +25,6 @@ def with_operation(value: bytes, operation: Operation) -> bytes:
     status.pop("lastOperation", None)
     status["operation"] = {"id": operation.id, "step": operation.step.value, "since": operation.at}
     return edited(value, status=orjson.dumps(status))
-
-
-def with_condition(status: Mapping[str, Any], kind: str, holds: str, reason: str, message: str, now: str) -> Any:
-    """A status with this condition in the place of the one of its type. now: RFC 3339."""
-    conditions = [each for each in status.get("conditions", ()) if each.get("type") != kind]
-    before = next((each for each in status.get("conditions", ()) if each.get("type") == kind), None)
-    since = before["lastTransitionTime"] if before and before.get("status") == holds else now
-    made = {"type": kind, "status": holds, "reason": reason, "message": message, "lastTransitionTime": since}
-    return {**status, "conditions": [*conditions, made]}
 
 
 def _status(value: bytes) -> dict[str, Any]:

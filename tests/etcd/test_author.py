@@ -148,6 +148,14 @@ async def test_packages_do_not_overlap(world: World) -> None:
     assert (answer.status, causes(answer)) == (422, ["spec.packageName"])
 
 
+async def test_a_draft_whose_branch_git_cannot_keep_beside_anothers_is_refused(world: World) -> None:
+    """Git keeps refs as files: drafts/a/b/c and drafts/a/b/c/w1 exclude each other, so one is never pushed."""
+    await world.create("a/b", "c")
+    answer = await world.create("a/b/c")
+    assert (answer.status, causes(answer)) == (422, ["spec.workspaceName"])
+    assert "drafts/a/b/c" in answer.json["message"]
+
+
 async def test_a_package_begins_once(world: World) -> None:
     await world.create("a/b", "w1")
     answer = await world.create("a/b", "w2")

@@ -105,14 +105,15 @@ class Desk:
         """The operation, written as the API does."""
         at = at or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         operation = Operation(uuid.uuid4().hex[:16], step, user, at, version)
-        held = await self.authored.read(self.key(package, workspace))
-        assert held.served is not None
-        assert held.operation is None, "another operation is under way"
-        manifest = orjson.loads(held.served.value)
-        manifest["status"]["operation"] = {"id": operation.id, "step": step.value, "since": at}
-        after = await self.authored.write(held, value=orjson.dumps(manifest), draft=held.draft, operation=operation)
-        assert after is not None
-        return operation
+        while True:  # the publisher may write as well, that git has the draft
+            held = await self.authored.read(self.key(package, workspace))
+            assert held.served is not None
+            assert held.operation is None, "another operation is under way"
+            manifest = orjson.loads(held.served.value)
+            manifest["status"]["operation"] = {"id": operation.id, "step": step.value, "since": at}
+            value = orjson.dumps(manifest)
+            if await self.authored.write(held, value=value, draft=held.draft, operation=operation) is not None:
+                return operation
 
     async def annotate(self, package: str, workspace: str, name: str, value: str) -> None:
         held = await self.authored.read(self.key(package, workspace))

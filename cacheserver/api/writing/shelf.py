@@ -26,13 +26,15 @@ class Shelf:
     def __init__(self, cache: WatchCache) -> None:
         self._cache = cache
 
-    async def packages(self, repository: RepositoryKey) -> tuple[Collection[str], int]:
-        """Packages with any revision, and how many drafts and proposed revisions there are."""
+    async def packages(self, repository: RepositoryKey) -> tuple[Collection[str], Collection[tuple[str, str]]]:
+        """Packages with any revision; package and workspace of each draft and proposed revision."""
         found: set[str] = set()
-        drafts = 0
+        drafts: set[tuple[str, str]] = set()
         for entry in await self._entries(repository, ""):
-            found.add(entry.fields["spec.packageName"])
-            drafts += entry.fields["spec.lifecycle"] in _OPEN
+            package = entry.fields["spec.packageName"]
+            found.add(package)
+            if entry.fields["spec.lifecycle"] in _OPEN:
+                drafts.add((package, entry.fields["spec.revision"]))
         return found, drafts
 
     async def newest(self, repository: RepositoryKey, package: str) -> bytes | None:

@@ -80,10 +80,6 @@ _CLEANERS: Final = frozenset(
 with these their objects; git is not touched by either."""
 
 
-NOBODY: Final = "local <local@localhost>"
-"""Whose name commits have where nobody is asked who a client is (--author)."""
-
-
 class Writes:
     """One per process."""
 

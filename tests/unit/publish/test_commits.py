@@ -10,7 +10,7 @@ import pytest
 
 from cacheserver.archive import Part
 from cacheserver.errors import SourceError, SourceInvalidError
-from cacheserver.publish import commits
+from cacheserver.publish import commits, refs
 from cacheserver.publish.commits import NewCommit, Update, Verdict
 from cacheserver.publish.message import Person
 from cacheserver.sources.git.command import Remote
@@ -213,13 +213,13 @@ async def test_a_server_that_is_away_is_an_error_and_no_refusal(repository: GitR
      "refs/heads/a\nb", "refs/heads/a~1", "refs/heads/@{x", "refs/heads/" + "a" * 300, "refs/heads/a."],
 )  # fmt: skip
 def test_a_name_that_git_does_not_take_is_no_ref(name: str) -> None:
-    assert commits.check_ref(name)
+    assert refs.check_ref(name)
 
 
 def test_a_ref_is_kept_as_a_file_so_none_lies_below_another() -> None:
-    assert commits.clash("refs/heads/drafts/a/b/w", ["refs/heads/drafts/a/b"]) == "refs/heads/drafts/a/b"
-    assert commits.clash("refs/heads/drafts/a/b", ["refs/heads/drafts/a/b/w"])
-    assert not commits.clash("refs/heads/drafts/a/b", ["refs/heads/drafts/a/b", "refs/heads/drafts/a/bc"])
-    assert "'w'" in commits.draft_clash("a/b/w", "x", [("a/b", "w")])
-    assert not commits.draft_clash("a/b", "x", [("a/b", "w")])
+    assert refs.clash("refs/heads/drafts/a/b/w", ["refs/heads/drafts/a/b"]) == "refs/heads/drafts/a/b"
+    assert refs.clash("refs/heads/drafts/a/b", ["refs/heads/drafts/a/b/w"])
+    assert not refs.clash("refs/heads/drafts/a/b", ["refs/heads/drafts/a/b", "refs/heads/drafts/a/bc"])
+    assert "'w'" in refs.draft_clash("a/b/w", "x", [("a/b", "w")])
+    assert not refs.draft_clash("a/b", "x", [("a/b", "w")])
     assert stat.S_ISREG(0o100644)
