@@ -31,6 +31,8 @@ HERE = import os, sysconfig; \
 
 # What `make run` serves: NAME=SOURCE, as `cacheserver serve --catalog` takes it.
 SOURCE ?= example=examples/catalogs
+# Instead, a file or directory of Repository manifests, as --repositories takes it.
+REPOSITORIES ?=
 LISTEN ?= 127.0.0.1:8001
 
 .PHONY: quick check unit etcd e2e hostile test run bench image audit proto docs clean help
@@ -61,7 +63,7 @@ test: check ## everything: check, unit, etcd, e2e
 	$(BIN)/python -m pytest tests -n auto --dist loadfile
 
 run: $(RUNS) ## serve the examples with an etcd of its own; SOURCE=name=path make run serves another catalog
-	$(BIN)/python -m cacheserver serve --catalog "$(SOURCE)" --listen "$(LISTEN)" --data-dir data --interval 10s --log-format text
+	$(BIN)/python -m cacheserver serve $(if $(REPOSITORIES),--repositories "$(REPOSITORIES)",--catalog "$(SOURCE)") --listen "$(LISTEN)" --data-dir data --interval 10s --log-format text
 
 bench: $(STAMP) ## the figures of docs/figures.md
 	$(BIN)/python -m bench

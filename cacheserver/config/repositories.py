@@ -293,10 +293,10 @@ def _source(value: Value, base: Path) -> SourceSpec:
             insecure = _one(image, "insecure", quantities.parse_switch, False)
             return _checked(_needed(inner, image, "image"), lambda t: sources.oci_source(t, insecure=insecure))
         case _:
-            return _git(inner)
+            return _git(inner, base)
 
 
-def _git(value: Value) -> SourceSpec:
+def _git(value: Value, base: Path) -> SourceSpec:
     git = value.members(("url", "ref", "directory"))
     ref: GitRef | None = None
     if "ref" in git:
@@ -306,7 +306,14 @@ def _git(value: Value) -> SourceSpec:
         [(kind, name)] = kinds.items()
         ref = GitRef(RefKind(kind), name.text())
     directory = git["directory"].text() if "directory" in git else ""
-    return _checked(_needed(value, git, "url"), lambda url: sources.git_source(url, ref, directory))
+    return _checked(_needed(value, git, "url"), lambda url: sources.git_source(_git_url(url, base), ref, directory))
+
+
+def _git_url(text: str, base: Path) -> str:
+    """A path, which begins with a slash or dot, as the URL of a repository on this machine; anything else as it is."""
+    if not text.startswith(("/", "./", "../")):
+        return text
+    return quantities.parse_path(text, base).resolve().as_uri()
 
 
 def _source_fields(source: SourceSpec) -> dict[str, object]:

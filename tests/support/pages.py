@@ -51,6 +51,15 @@ def commands(page: Path) -> Iterator[Command]:
         yield from (Command(line, command, output) for line, command, output in found)
 
 
+def section(page: Path, title: str) -> range:
+    """Lines of the section with this heading, subsections included."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    first = lines.index(title)
+    level = title.partition(" ")[0]
+    end = next((at for at in range(first + 1, len(lines)) if lines[at].startswith(f"{level} ")), len(lines))
+    return range(first + 1, end + 1)
+
+
 def serve_flags(page: Path, directory: Path) -> Sequence[str]:
     """The flags of the page's `cacheserver serve` in an `sh` block, run in `directory`."""
     found = re.search(r"^```sh\ncacheserver serve (.*)\n```", page.read_text(encoding="utf-8"), re.MULTILINE)

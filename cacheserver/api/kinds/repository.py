@@ -100,7 +100,11 @@ REPOSITORY: Final = Resource(
             record(
                 "git",
                 "A git repository.",
-                text("url", "https or ssh URL; on a server of your own, also a file URL.", required=True),
+                text(
+                    "url",
+                    "https or ssh URL; on a server of your own, also a file URL, or a path relative to the manifest.",
+                    required=True,
+                ),
                 record(
                     "ref",
                     "What to read; at most one, by default the remote's default branch. KRM packages of a branch come "

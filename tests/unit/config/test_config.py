@@ -362,6 +362,21 @@ def test_a_manifest_says_everything_about_a_repository(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("url", ["./edge.git", "../there/edge.git", "{}/edge.git"])
+def test_a_git_repository_on_this_machine_is_named_by_its_path(url: str, tmp_path: Path) -> None:
+    place = tmp_path / "there"
+    place.mkdir()
+    spec = f"source: {{git: {{url: '{url.format(place)}', ref: {{branch: main}}}}}}\n  format: KRM"
+    [repository] = load({"--repositories": [written(place, manifest(spec=spec))]}).repositories
+    assert repository.source == GitSource(f"file://{place}/edge.git", GitRef(RefKind.BRANCH, "main"))
+
+
+def test_a_cluster_names_no_git_repository_by_a_path() -> None:
+    manifest = {"metadata": {"name": "a", "namespace": "b"}, "spec": {"source": {"git": {"url": "/srv/edge.git"}}}}
+    with pytest.raises(ConfigError, match="is read standalone only"):
+        config.from_cluster(manifest, config.Defaults())
+
+
 def test_a_manifest_takes_from_the_settings_what_it_does_not_say(tmp_path: Path) -> None:
     flags: config.Flags = {"--interval": "1m", "--validation": "strict", "--allow-empty": True, "--namespace": "web"}
     [repository] = load({**flags, "--repositories": [written(tmp_path, manifest())]}).repositories
