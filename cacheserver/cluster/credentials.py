@@ -12,7 +12,7 @@ import binascii
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from cacheserver.cluster.kubeapi import KubeAPI
@@ -24,9 +24,22 @@ from cacheserver.errors import (
     SecretNotFoundError,
     SourceAuthenticationError,
     SourceError,
+    SourceInvalidError,
     SourceNetworkError,
 )
-from cacheserver.sources import Access, DockerConfig, GitCredentials, Progress, RegistryCredentials, Source, Tree
+from cacheserver.sources import (
+    Access,
+    DockerConfig,
+    GitCredentials,
+    Progress,
+    RegistryCredentials,
+    Source,
+    Tree,
+    Written,
+)
+
+if TYPE_CHECKING:
+    from cacheserver.sources.git.source import GitRefsSource
 
 # Keys, by kubernetes.io's types of Secrets; `identity`, `known_hosts`, `bearerToken` and `ca.crt` as Flux names them.
 _DOCKER_CONFIG: Final = ".dockerconfigjson"
@@ -198,6 +211,13 @@ class SourceWithSecrets:
         """With the credentials of the probe before it."""
         inner = self._inner or await self._current()
         return await inner.fetch(scratch, progress)
+
+    async def written(self) -> GitRefsSource:
+        """As sources.Written. Raises: also SourceInvalidError where the source is one that is only read."""
+        inner = await self._current()
+        if not isinstance(inner, Written):
+            raise SourceInvalidError(f"{self._config.source} is only read: packages are written to a branch of git")
+        return await inner.written()
 
     async def aclose(self) -> None:
         """Closes the source that is open; it is opened again when it is needed."""

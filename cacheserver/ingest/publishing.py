@@ -13,11 +13,10 @@ from typing import Final
 
 from cacheserver.config import RepositoryConfig
 from cacheserver.errors import CacheServerError, EtcdError, LeaseLostError
-from cacheserver.ingest.reading import written_to
 from cacheserver.ingest.sync import SyncServices
 from cacheserver.model import RepositoryKey
 from cacheserver.publish.publisher import Publisher, Waiting, Work
-from cacheserver.sources import Source
+from cacheserver.sources import Source, Written
 from cacheserver.store.claims import Claim
 
 log = logging.getLogger(__name__)
@@ -61,12 +60,11 @@ class Publishing:
     async def work(self, config: RepositoryConfig, source: Source, claim: Claim) -> Work:
         """As Publisher.work; what fails is told and tried again later. Raises: LeaseLostError."""
         about = {"namespace": config.key.namespace, "repository": config.key.name}
-        remote = written_to(source)
-        if remote is None:
-            return Work()
+        if not isinstance(source, Written):
+            return Work(tried=False)
         try:
             async with self._services.copies(config, fetch=True):
-                return await self._publisher.work(config, remote, claim)
+                return await self._publisher.work(config, source, claim)
         except LeaseLostError:
             raise
         except CacheServerError as exc:
@@ -74,7 +72,7 @@ class Publishing:
         except Exception:
             # The edge of the task: a defect of ours in one repository must not stop the others.
             log.exception("publishing failed by a defect", extra=about)
-        return Work(next_s=_AGAIN_S)
+        return Work(next_s=_AGAIN_S, tried=False)
 
     async def settle(self, waiting: tuple[Waiting, ...], claim: Claim) -> bool:
         """As Publisher.settle, behind a sync that found all well; false: to be done again."""
@@ -93,11 +91,11 @@ class Publishing:
         Raises: LeaseLostError.
         """
         key, about = config.key, {"namespace": config.key.namespace, "repository": config.key.name}
-        remote, why = written_to(source), "it took too long"
+        why = "it took too long"
         try:
-            if remote is not None:
+            if isinstance(source, Written):
                 async with asyncio.timeout(_LAST_S), self._services.copies(config, fetch=True):
-                    done = await self._publisher.work(config, remote, claim, everything=True)
+                    done = await self._publisher.work(config, source, claim, everything=True)
                     why = str(done.error or "their branches were moved, or the server refused them")
         except LeaseLostError:
             raise

@@ -52,11 +52,6 @@ def open_for(
     return _Packages(source, refs, one_tree if format is None else None)
 
 
-def written_to(source: Source) -> GitRefsSource | None:
-    """Where a source's repository is written to; None for one that is only read."""
-    return source.refs if isinstance(source, _Packages) else None
-
-
 class _Packages:
     """A Source over branches and tags. otherwise: what to read where no package is found; None reads refs always."""
 
@@ -64,6 +59,10 @@ class _Packages:
         self._source = source
         self.refs = refs
         self._otherwise = otherwise
+
+    async def written(self) -> GitRefsSource:
+        """As sources.Written."""
+        return self.refs
 
     async def probe(self) -> str:
         """Of the refs that matter; of one tree where `@NAME` (command line) is a tag. Raises: SourceError."""

@@ -383,7 +383,7 @@ class Ingest:
     async def _told_of_pushes(self, life: _Tracked, hold: _LazyClaim, work: Work) -> None:
         """Say in status whether git takes what is pushed, when that changed."""
         said = status.pushing(work.error)
-        if life.pushing == said:
+        if life.pushing == said or (life.pushing is not None and not work.tried):
             return
         life.pushing = said
         if work.error is not None:

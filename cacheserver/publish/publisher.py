@@ -27,6 +27,7 @@ from cacheserver.publish.drafts import Drafts
 from cacheserver.publish.message import AUTHOR, COMMITTER, Person
 from cacheserver.publish.outcome import DIVERGED, PUSHED, Condition, Failure, Object
 from cacheserver.publish.plan import Later, People, Plan, Planner, RefusedPlan, View, number_of, taken_apart
+from cacheserver.sources import Written
 from cacheserver.sources.git.complaints import MirrorDamagedError
 from cacheserver.sources.git.mirror import Copy
 from cacheserver.sources.git.source import GitRefsSource
@@ -66,13 +67,14 @@ class Work:
 
     pushed: git has other published revisions now: sync the source at once. waiting: operations that a sync is to end.
     next_s: seconds until something is due, None: when something changes. error: why git could not be worked with;
-    operations were told, and drafts wait.
+    operations were told, and drafts wait. tried: git was asked; without that, nothing is known of it.
     """
 
     pushed: bool = False
     waiting: tuple[Waiting, ...] = ()
     next_s: float | None = None
     error: SourceError | None = None
+    tried: bool = True
 
 
 def _nothing(step: str) -> None:
@@ -102,22 +104,23 @@ class Publisher:
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._not_atomic: set[RepositoryKey] = set()
 
-    async def work(
-        self, config: RepositoryConfig, remote: GitRefsSource, claim: Claim, *, everything: bool = False
-    ) -> Work:
+    async def work(self, config: RepositoryConfig, source: Written, claim: Claim, *, everything: bool = False) -> Work:
         """All that waits for one repository. everything: drafts that are not due yet too.
+
+        source: asked for its repository only where there is something to do.
 
         Raises: EtcdError (LeaseLostError among them): what was begun is finished by the next one.
         """
         operations = await self.authored.operations(config.key)
         due, next_s = await self.drafts.due(config, everything=everything)
         if not operations and not due:
-            return Work(next_s=next_s)
-        turn = _Turn(self, config, remote, claim)
+            return Work(next_s=next_s, tried=False)
+        turn = _Turn(self, config, claim)
         async with self._places:
             for last in (False, True):
                 try:
-                    async with remote.writing() as copy:
+                    turn.remote = await source.written()
+                    async with turn.remote.writing() as copy:
                         await turn.carry_out(copy, operations, due)
                     break
                 except MirrorDamagedError as exc:  # it is made anew by the next look
@@ -127,6 +130,8 @@ class Publisher:
                 except SourceError as exc:
                     turn.error = exc
                     break
+            if turn.error is not None:
+                await turn.give_up(operations, due, turn.error)
         self.drafts.tell(config.key, turn.error)
         _, next_s = await self.drafts.due(config, looked=True)
         return Work(turn.pushed, tuple(turn.waiting), next_s, turn.error)
@@ -210,11 +215,11 @@ class _Turn:
 
     publisher: Publisher
     config: RepositoryConfig
-    remote: GitRefsSource
     claim: Claim
     pushed: bool = False
     waiting: list[Waiting] = field(default_factory=list)
     error: SourceError | None = None
+    remote: GitRefsSource = field(init=False)
     _singly: bool = False
     _tries: int = 0
 
@@ -223,6 +228,17 @@ class _Turn:
         await self._operations(copy, list(operations))
         for some in await self._chunks(due):
             await self._drafts(copy, some)
+
+    async def give_up(self, operations: Mapping[Key, Operation], due: Sequence[Key], error: SourceError) -> None:
+        """Tell what was not come to: nobody waits for an operation that nobody tries."""
+        carried_out = {key for key, _ in self.waiting}
+        for key, operation in operations.items():
+            held = await self.publisher.authored.read(key)
+            if key not in carried_out and held.operation is not None and held.operation.id == operation.id:
+                await self.publisher.end(held, held.operation, self.claim, _failure(error))
+        why, drafts = _not_pushed(error), await self.publisher.authored.drafts(self.config.key) if due else {}
+        waiting = [key for key in due if key in drafts and drafts[key].unpushed_ms]
+        await in_parallel(waiting, lambda key: self._tell(key, why), width=_WRITES)
 
     async def _look(self, copy: Copy) -> Planner:
         seen = await self.remote.look()
@@ -290,7 +306,16 @@ class _Turn:
     async def _push(self, copy: Copy, planner: Planner, plans: Sequence[Plan], left: list[Key]) -> None:
         """One push for all plans; those that are settled by it leave `left`."""
         view, reached = planner.view, self.publisher.reached
-        made = await commits.build(copy, view.commits)
+        try:
+            made = await commits.build(copy, view.commits)
+        except MirrorDamagedError:
+            raise
+        except SourceInvalidError as exc:  # of one of them: its content is not there, or no tree may hold it
+            if len(plans) > 1:
+                self._singly = True
+            else:
+                await self._fail([plans[0].held.key], _failure(exc), left)
+            return
         reached("built")
         noted = await self._note(plans, made)
         if len(noted) < len(plans):
@@ -480,7 +505,7 @@ class _Turn:
             results = await commits.push(copy, updates, atomic=False)
             self.publisher.reached("drafts pushed")
         except SourceError as exc:
-            why = Condition(PUSHED, true=False, reason=exc.reason, message=f"git does not have it yet: {exc}"[:1000])
+            why = _not_pushed(exc)
             await in_parallel(some, lambda held: self._tell(held.key, why), width=_WRITES)
             raise
 
@@ -555,6 +580,10 @@ class _Turn:
 
 
 _TOO_FAST: Final = "git's refs moved each time this was tried; nothing was moved by it. Try again in a moment"
+
+
+def _not_pushed(error: SourceError) -> Condition:
+    return Condition(PUSHED, true=False, reason=error.reason, message=f"git does not have it yet: {error}"[:1000])
 
 
 def _failure(error: SourceError) -> Failure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from cacheserver.config import sources as spec
 from cacheserver.errors import SourceInvalidError
@@ -25,6 +25,7 @@ __all__ = [
     "RegistryCredentials",
     "Source",
     "Tree",
+    "Written",
     "open_refs",
     "open_source",
 ]
@@ -37,6 +38,15 @@ class Access:
     registry: DockerConfig = field(default_factory=DockerConfig)
     git: GitCredentials = field(default_factory=GitCredentials)
     ca: bytes = field(default=b"", repr=False)
+
+
+@runtime_checkable
+class Written(Protocol):
+    """A Source whose repository can be written to as well, where that is asked for."""
+
+    async def written(self) -> GitRefsSource:
+        """With the credentials that count now. Raises: SourceError, those of Secrets among them."""
+        ...
 
 
 def open_source(

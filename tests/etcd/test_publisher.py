@@ -496,3 +496,19 @@ async def test_a_tag_that_was_moved_by_hand_is_not_deleted(world: World) -> None
     status = await world.do("p", "w1", Step.DELETE)
     assert status["lastOperation"]["code"] == 422
     assert world.refs() == before
+
+
+async def test_one_whose_content_is_lost_is_told_so_and_the_others_are_published(world: World) -> None:
+    for package in ("a", "b", "c"):
+        await world.desk.create(package, "w1", package)
+    lost = await world.desk.authored.read(world.desk.key("b", "w1"))
+    assert lost.served is not None
+    for digest in lost.served.blobs():
+        assert await world.desk.blobs.delete(digest, await world.desk.blobs.mark(digest))
+    for package in ("a", "b", "c"):
+        await world.desk.ask(package, "w1", Step.PROPOSE)
+    await world.work()
+    assert [(await world.status(package, "w1"))["lastOperation"]["result"] for package in ("a", "b", "c")] == [
+        "Done", "Failed", "Done"
+    ]  # fmt: skip
+    assert "not in the store" in (await world.status("b", "w1"))["lastOperation"]["message"]

@@ -207,6 +207,10 @@ class GitRefsSource:
         await _make_private(self._cache)
         return await self._copy.mended(lambda: self._sync(progress))
 
+    async def written(self) -> GitRefsSource:
+        """As sources.Written."""
+        return self
+
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[Copy]:
         """The copy, for whoever pushes from it; nobody else is at it meanwhile. Raises: as Copy.locked."""

@@ -13,8 +13,9 @@ import pytest
 
 from cacheserver.cluster.credentials import Secret, SourceWithSecrets, access_of, secret_of
 from cacheserver.config import RepositoryConfig, parse_source
-from cacheserver.errors import SecretInvalidError, SecretNotFoundError, SourceNetworkError
-from cacheserver.model import RepositoryKey
+from cacheserver.errors import SecretInvalidError, SecretNotFoundError, SourceInvalidError, SourceNetworkError
+from cacheserver.ingest.reading import open_for
+from cacheserver.model import Format, RepositoryKey
 from cacheserver.sources import Access, Source, Tree
 
 pytestmark = pytest.mark.processes
@@ -228,3 +229,23 @@ async def test_a_repository_without_secrets_reads_none() -> None:
     await source.probe()
     await source.probe()
     assert (vault.reads, opened.access) == (0, [Access()])
+
+
+async def test_what_is_written_to_has_the_credentials_of_now_and_what_is_only_read_says_so(tmp_path: Path) -> None:
+    vault = Vault(user("old", "1"))
+    seen: list[Access] = []
+
+    def opened(given: Access) -> Source:
+        seen.append(given)
+        return open_for(config(HTTPS).source, Format.KRM, cache=tmp_path, access=given)
+
+    source = SourceWithSecrets(config(HTTPS, secret="s"), vault, opened)
+    await source.written()
+    vault.held = user("new", "2")
+    assert (await source.written()).url == HTTPS.removeprefix("git+")
+    assert [given.git.username for given in seen] == ["old", "new"]
+    vault.held = None
+    with pytest.raises(SecretNotFoundError):
+        await source.written()
+    with pytest.raises(SourceInvalidError, match="only read"):
+        await SourceWithSecrets(config(HTTPS), vault, Opened()).written()
