@@ -145,13 +145,15 @@ def _check_access(serving: ServingSettings) -> None:
     files = " and ".join(serving.access_files)
     if files and serving.kubernetes is not Kubernetes.OFF:
         raise ConfigError(f"--kubernetes says who a client is and what it may do: leave out {files}")
-    if files and not serving.readers:
+    if files and not serving.access_groups:
         raise ConfigError(
             f"{files} says who a client is, and --readers which groups may read: name them, or system:authenticated for"
-            " everybody who is known"
+            " everybody who is known (--authors and --approvers say who may write)"
         )
-    if serving.readers and not files:
-        raise ConfigError("--readers names groups: --token-auth-file or --client-ca-file has to say who is in them")
+    if serving.access_groups and not files:
+        raise ConfigError(
+            f"{serving.access_groups[0]} names groups: --token-auth-file or --client-ca-file has to say who is in them"
+        )
     if serving.client_ca_file is not None and serving.tls_cert_file is None:
         raise ConfigError(
             "--client-ca-file needs TLS: clients show a certificate to --tls-cert-file and --tls-key-file"

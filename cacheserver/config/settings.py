@@ -257,6 +257,20 @@ class ServingSettings:
         "Groups whose members may read everything, where --token-auth-file or --client-ca-file says who they are; "
         "system:authenticated is everybody whom these know.",
     )
+    authors: tuple[str, ...] = setting(
+        "authors",
+        GROUPS,
+        (),
+        "Groups whose members may make, change, propose and delete packages, in repositories with access: ReadWrite; "
+        "and read everything.",
+    )
+    approvers: tuple[str, ...] = setting(
+        "approvers",
+        GROUPS,
+        (),
+        "Groups whose members may approve, reject and propose for deletion (packagerevisions/approval), and read "
+        "everything. With kubectl patch they need --authors as well: a patch of the object is a change of it.",
+    )
     max_reads: int = setting(
         "max-requests-inflight",
         count(least=1, most=100_000),
@@ -284,6 +298,12 @@ class ServingSettings:
         """The settings that are given and name a file of who is let in."""
         files = {"--token-auth-file": self.token_auth_file, "--client-ca-file": self.client_ca_file}
         return [flag for flag, file in files.items() if file is not None]
+
+    @property
+    def access_groups(self) -> Sequence[str]:
+        """The settings that name groups, of those that are given."""
+        groups = {"--readers": self.readers, "--authors": self.authors, "--approvers": self.approvers}
+        return [flag for flag, names in groups.items() if names]
 
 
 @dataclass(frozen=True, slots=True)

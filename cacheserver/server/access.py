@@ -1,14 +1,15 @@
 """Authentication and authorization without a cluster: users of a file of tokens or of client certificates, of whom the
-groups in --readers may read.
+groups in --readers may read, those in --authors write packages, and those in --approvers decide on them.
 
 As kube-apiserver with --client-ca-file and --token-auth-file: a certificate first, then a token; no anonymous user; no
-header names a user. Writing is nobody's: what is served comes from its sources alone.
+header names a user.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -24,6 +25,21 @@ _READS: Final = frozenset(("get", "list", "watch", "head"))
 _NOBODY: Final = Verdict(allowed=False, reason="not a member of a group that may read here (--readers)")
 _READ_ONLY: Final = Verdict(allowed=False, reason="only reading is allowed here")
 _ALLOWED: Final = Verdict(allowed=True)
+_AUTHORED: Final = frozenset(("packagerevisions", "packagerevisions/files", "packagerevisionresources"))
+_APPROVED: Final = frozenset(("packagerevisions/approval",))
+_APPROVE: Final = "approve"  # the verb on a Repository (api/writing/rights.py): every approver has it, of every one
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Whose members may what, in every namespace; who may write may read, too.
+
+    system:authenticated is everybody who has a credential that holds.
+    """
+
+    readers: Sequence[str] = ()
+    authors: Sequence[str] = ()
+    approvers: Sequence[str] = ()
 
 
 class FileAuthentication:
@@ -62,15 +78,28 @@ class FileAuthentication:
         return found
 
 
-class Readers:
-    """Implements the API's authorizer: members of some groups may read everything, in every namespace."""
+class GroupsAccess:
+    """Implements the API's authorizer: what somebody may is said by groups, the same for every namespace."""
 
-    def __init__(self, groups: Sequence[str]) -> None:
-        """groups: system:authenticated is everybody who has a credential that holds."""
-        self._groups = frozenset(groups)
+    def __init__(self, groups: Groups) -> None:
+        self._readers = frozenset((*groups.readers, *groups.authors, *groups.approvers))
+        self._writers = {
+            "--authors": (_AUTHORED, frozenset(groups.authors), "make and change packages"),
+            "--approvers": (_APPROVED, frozenset(groups.approvers), "decide on what was proposed"),
+        }
 
     async def review(self, identity: Identity, attributes: Attributes) -> Verdict:
-        """At once, and the same for every namespace."""
-        if self._groups.isdisjoint(identity.groups):
+        """At once. A refusal names the setting that would allow it."""
+        if self._readers.isdisjoint(identity.groups):
             return _NOBODY
-        return _ALLOWED if attributes.verb in _READS else _READ_ONLY
+        if attributes.verb in _READS:
+            return _ALLOWED
+        asked = "/".join(filter(None, (attributes.resource, attributes.subresource)))
+        if attributes.verb == _APPROVE:
+            asked = next(iter(_APPROVED))
+        for flag, (resources, groups, what) in self._writers.items():
+            if asked in resources:
+                if groups.isdisjoint(identity.groups):
+                    return Verdict(allowed=False, reason=f"not a member of a group that may {what} here ({flag})")
+                return _ALLOWED
+        return _READ_ONLY

@@ -20,7 +20,7 @@ from cacheserver.security.authorities import Bundle, parse_authorities
 from cacheserver.security.followed import FollowedFile
 from cacheserver.security.tls import ServingTLS
 from cacheserver.security.tokenfile import Tokens, parse_tokens
-from cacheserver.server.access import FileAuthentication, Readers
+from cacheserver.server.access import FileAuthentication, Groups, GroupsAccess
 
 if TYPE_CHECKING:
     from cacheserver.cluster.kubeapi import KubeAPI
@@ -90,7 +90,7 @@ async def _gate_of_files(serving: ServingSettings, tls: ServingTLS | None, loops
         tokens = FollowedFile(serving.token_auth_file, "--token-auth-file", parse_tokens, know, secret=True)
         await tokens.load()
         loops.append(tokens.run)
-    return ReviewingGate(authentication, Readers(serving.readers))
+    return ReviewingGate(authentication, GroupsAccess(Groups(serving.readers, serving.authors, serving.approvers)))
 
 
 async def _gate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -13,9 +13,10 @@ import pytest
 
 from cacheserver.api import ReviewingGate, make_server
 from cacheserver.security.authorities import Bundle
+from cacheserver.security.identity import Attributes, Identity
 from cacheserver.security.tls import ServingTLS
 from cacheserver.security.tokenfile import parse_tokens
-from cacheserver.server.access import FileAuthentication, Readers
+from cacheserver.server.access import FileAuthentication, Groups, GroupsAccess
 from tests.fakes.api import BASE, Answer, api_world
 from tests.fakes.guarded import PACKAGES, PKI, Clock, Pair, ask, client_of
 
@@ -63,13 +64,13 @@ class Local:
 
 
 @asynccontextmanager
-async def local_world(pki: PKI, readers: Sequence[str]) -> AsyncIterator[Local]:
+async def local_world(pki: PKI, groups: Groups) -> AsyncIterator[Local]:
     clock = Clock(time.time())
     tls = ServingTLS(*pki.server, ask_clients=True)
     await tls.load()
     authentication = FileAuthentication(clock)
     authentication.know(parse_tokens(TOKENS))
-    async with api_world(gate=ReviewingGate(authentication, Readers(readers))) as world:
+    async with api_world(gate=ReviewingGate(authentication, GroupsAccess(groups))) as world:
         world.package("a")
         await world.settled()
         server = make_server(world.api, secure=True)
@@ -91,7 +92,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> PKI:
 
 @pytest.fixture
 async def local(pki: PKI) -> AsyncIterator[Local]:
-    async with local_world(pki, ["devs"]) as found:
+    async with local_world(pki, Groups(["devs"])) as found:
         yield found
 
 
@@ -160,13 +161,53 @@ async def test_a_reader_may_not_write(local: Local, method: str, path: str, verb
     assert f'User "alice" cannot {verb} ' in answer.json["message"]
 
 
+REVISION = f"{BASE}/namespaces/team/packagerevisions/r.a.v1"
+RESOURCES = f"{BASE}/namespaces/team/packagerevisionresources/r.a.v1"
+_WRITES = (
+    ("PATCH", REVISION, "--authors"),
+    ("DELETE", f"{REVISION}/files/a", "--authors"),
+    ("PUT", RESOURCES, "--authors"),
+    ("PATCH", f"{REVISION}/approval", "--approvers"),
+)
+
+
+@pytest.mark.parametrize(("method", "path", "flag"), _WRITES)
+async def test_who_may_not_write_is_told_the_setting_that_says_who_may(
+    pki: PKI, method: str, path: str, flag: str
+) -> None:
+    """Authors do not approve, and approvers do not write: each group has its right and no other's."""
+    other = "--approvers" if flag == "--authors" else "--authors"
+    mine = {other.removeprefix("--"): ["devs"]}
+    async with local_world(pki, Groups(["guests"], **mine)) as local:
+        for token in (ALICE, BOB):
+            answer = await local.get(path, token=token, method=method)
+            assert (answer.status, answer.json["reason"]) == (403, "Forbidden")
+            assert answer.json["message"].endswith(f"({flag})")
+
+
+@pytest.mark.parametrize(("method", "path", "flag"), _WRITES)
+async def test_who_may_write_is_let_through_and_may_read(pki: PKI, method: str, path: str, flag: str) -> None:
+    """Nothing is written in this world: its answer is that there is no such verb."""
+    async with local_world(pki, Groups(**{flag.removeprefix("--"): ["devs"]})) as local:
+        assert (await local.get(token=ALICE)).status == 200
+        assert (await local.get(token=BOB)).status == 403
+        assert (await local.get(path, token=ALICE, method=method)).status != 403
+
+
+@pytest.mark.parametrize(("groups", "allowed"), [(Groups(approvers=["devs"]), True), (Groups(authors=["devs"]), False)])
+async def test_every_approver_approves_in_every_repository(groups: Groups, allowed: bool) -> None:
+    asked = Attributes("approve", "", "config.cacheserver.dev", "v1alpha1", "repositories", "", "team", "edge")
+    verdict = await GroupsAccess(groups).review(Identity("alice", ("devs",)), asked)
+    assert verdict.allowed is allowed
+
+
 async def test_system_masters_may_everything_that_there_is(local: Local) -> None:
     assert (await local.get(token=ROOT)).status == 200
     assert (await local.get(token=ROOT, method="POST")).status == 405
 
 
 async def test_everybody_who_is_known_is_in_system_authenticated(pki: PKI) -> None:
-    async with local_world(pki, ["system:authenticated"]) as local:
+    async with local_world(pki, Groups(["system:authenticated"])) as local:
         assert (await local.get(token=BOB)).status == 200
         assert (await local.get(certificate=pki.bob)).status == 200
         assert (await local.get()).status == 401
