@@ -51,8 +51,9 @@ from cacheserver.api.status import (
 )
 from cacheserver.api.views import Views
 from cacheserver.api.watching.watch import Watches
-from cacheserver.api.writing.writes import APPROVAL, Writes
+from cacheserver.api.writing.rights import APPROVAL
 from cacheserver.api.writing.writes import VERBS as WRITES
+from cacheserver.api.writing.writes import Writes
 from cacheserver.cache.snapshot import Entry
 from cacheserver.cache.watchcache import Page, WatchCache
 from cacheserver.errors import Expired, TooNew

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import orjson
 
 from cacheserver import names
-from cacheserver.config import quantities, sources
+from cacheserver.config import policy, quantities, sources
 from cacheserver.config.sources import GitRef, RefKind, SourceSpec
 from cacheserver.errors import ConfigError
 from cacheserver.model import ANNOTATION_ALLOW_EMPTY, CONFIG_GROUP, GROUP, VERSION, Format, RepositoryKey
@@ -34,7 +34,8 @@ INTERVAL = quantities.duration(least_s=10, most_s=7 * 24 * 3600)
 _SERVER_METADATA = ("uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "ownerReferences")
 PUSH_AFTER = quantities.duration(least_s=0, most_s=30)
 _PUSH_AFTER_S = 5.0
-_SPEC = ("source", "format", "deployment", "access", "drafts", "interval", "suspend", "validation")
+_ANYBODY = policy.Approval()
+_SPEC = ("source", "format", "deployment", "access", "approval", "drafts", "interval", "suspend", "validation")
 _SOURCES = ("directory", "git", "oci", "ociLayout")
 _NEEDS_CLUSTER = ("secretRef", "caSecretRef")
 # Kubernetes: a Secret's name is a DNS subdomain. Checked by us too, since it becomes a part of a URL's path.
@@ -72,8 +73,8 @@ class RepositoryConfig:
 
     format: None lets the content decide (`Auto`). interval_s: seconds between two looks at the source, 10 at least.
     deployment: its packages are deployed from (KRM). writable: packages are written to it, not only read: a branch of
-    a git repository, KRM. push_after_s: seconds without a further save after which a draft is pushed. suspend: the
-    source is not asked; what is there stays.
+    a git repository, KRM. push_after_s: seconds without a further save after which a draft is pushed. approval:
+    what is asked of who approves. suspend: the source is not asked; what is there stays.
     allow_empty: a catalog without packages may replace one that has some. Of an object in a cluster also: generation
     (metadata.generation; 0 where we count it ourselves), uid, and the names of the Secrets in its namespace
     with credentials and with the authority to trust.
@@ -95,6 +96,7 @@ class RepositoryConfig:
     ca_secret: str = ""
     writable: bool = False
     push_after_s: float = _PUSH_AFTER_S
+    approval: policy.Approval = _ANYBODY
 
     def spec_json(self) -> bytes:
         """`Repository.spec` as it is served: every field, defaults included, in a fixed order."""
@@ -104,12 +106,19 @@ class RepositoryConfig:
                 "format": self.format.value if self.format else FormatChoice.AUTO.value,
                 "deployment": self.deployment,
                 "access": (Access.READ_WRITE if self.writable else Access.READ_ONLY).value,
-                **({"drafts": {"pushAfter": quantities.show_duration(self.push_after_s)}} if self.writable else {}),
+                **(self._writing() if self.writable else {}),
                 "interval": quantities.show_duration(self.interval_s),
                 "suspend": self.suspend,
                 "validation": self.validation.value,
             }
         )
+
+    def _writing(self) -> dict[str, object]:
+        """Of repositories that are written to."""
+        return {
+            "approval": self.approval.json(),
+            "drafts": {"pushAfter": quantities.show_duration(self.push_after_s)},
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +260,7 @@ def _config(document: Value, defaults: Defaults, base: Path) -> RepositoryConfig
         deployment=deployment,
         writable=_writable(spec, source, chosen, deployment=deployment),
         push_after_s=_push_after(spec, base),
+        approval=policy.approval(spec),
         interval_s=_one(spec, "interval", lambda text: INTERVAL.parse(text, base), defaults.interval_s),
         suspend=_one(spec, "suspend", quantities.parse_switch, False),
         validation=_one(spec, "validation", _one_of(Validation), defaults.validation),

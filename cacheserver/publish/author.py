@@ -45,7 +45,7 @@ from cacheserver.publish.content import Content, Judged
 from cacheserver.publish.creating import Wanted, read_wanted
 from cacheserver.publish.outcome import PUSHED, Condition, with_condition
 from cacheserver.publish.package import File, Files, Limits
-from cacheserver.store.authored import Authored, Draft, Held, Operation, Step
+from cacheserver.store.authored import AUTHORS_MOST, Authored, Draft, Held, Operation, Step
 
 log = logging.getLogger("cacheserver.audit")
 
@@ -53,7 +53,6 @@ _TRIES: Final = 10
 """Of a write that somebody else's overtook; each begins anew with what there is then."""
 _ANSWER_WITHIN_S: Final = 25.0
 """For an operation in git. Ours: kube-apiserver ends a request after 60 s, and clients give up after 30."""
-_AUTHORS_MOST: Final = 100  # store/authored.py: Draft.authors
 
 
 class Shelf(Protocol):
@@ -75,10 +74,11 @@ class Shelf(Protocol):
 @dataclass(frozen=True, slots=True)
 class Who:
     """user: as commits and audit lines have it. approve: raises where the caller may not update
-    packagerevisions/approval."""
+    packagerevisions/approval; approve_in: where he may not approve in the repository of this name."""
 
     user: str
     approve: Callable[[], Awaitable[None]]
+    approve_in: Callable[[str], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +278,7 @@ class Author:
         """The record of a draft whose content changes now."""
         draft = await self._draft(held, manifest)
         at = int(self._now() * 1000)
-        authors = (*(each for each in draft.authors if each != who.user), who.user)[-_AUTHORS_MOST:]
+        authors = (*(each for each in draft.authors if each != who.user), who.user)[-AUTHORS_MOST:]
         return replace(draft, authors=authors, saved_ms=at, unpushed_ms=draft.unpushed_ms or at)
 
     async def _draft(self, held: Held, manifest: Mapping[str, Any]) -> Draft:
@@ -384,11 +384,11 @@ class Author:
             if approval and step is Step.PROPOSE:
                 raise refusals.wrong(key.name, "spec.lifecycle", change.lifecycle, "a draft is proposed by an update")
             if held.operation is not None and held.operation.step is step:
-                await self._may(key, move, who, approval=approval)
+                await self._may(held, move, who, approval=approval)
                 return await self._settled(held, held.operation, change.lifecycle)
             _check_idle(held)
             async with self._told(step.value if step else "Update", key, who, dry_run=dry_run):
-                await self._may(key, move, who, approval=approval)
+                await self._may(held, move, who, approval=approval)
                 if step is Step.APPROVE:
                     rules.check_gates(key.name, manifest)
                 written = await self._apply(held, manifest, change, step, who, dry_run=dry_run)
@@ -396,11 +396,16 @@ class Author:
                 return replace(written, warnings=change.warnings)
         raise refusals.conflict(key.name)
 
-    async def _may(self, key: Key, move: rules.Move | None, who: Who, *, approval: bool) -> None:
-        if move is not None:
-            self._writable(key)
-            if move.approval and not approval:
-                await who.approve()
+    async def _may(self, held: Held, move: rules.Move | None, who: Who, *, approval: bool) -> None:
+        if move is None:
+            return
+        config = self._writable(held.key)
+        if move.approval and not approval:
+            await who.approve()
+        if move.approval and config.approval.per_repository:
+            await who.approve_in(held.key.repository)
+        if move.step is Step.APPROVE and config.approval.forbid_self:
+            rules.check_not_self(held.key.name, who.user, held.draft)
 
     async def _apply(
         self,

@@ -13,7 +13,7 @@ from typing import Any, Final
 from cacheserver.errors import RefusedError
 from cacheserver.model import Lifecycle
 from cacheserver.publish import refusals
-from cacheserver.store.authored import Step
+from cacheserver.store.authored import AUTHORS_MOST, Draft, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,25 @@ def check_gates(name: str, manifest: Mapping[str, Any]) -> None:
     if unmet := [gate for gate in gates if gate not in holds]:
         why = f"these conditions must be True before it is approved: {', '.join(unmet)}"
         raise refusals.wrong(name, "spec.lifecycle", "Published", why)
+
+
+def check_not_self(name: str, user: str, draft: Draft | None) -> None:
+    """Of spec.approval.forbidSelf: who proposed it, or changed it since it was last rejected, does not approve it.
+
+    Raises: RefusedError 403, also where that is not known, as of what was proposed in git.
+    """
+    if draft is None or not draft.proposed_by:
+        why = "nobody knows who proposed it; reject it (spec.lifecycle: Draft), and let somebody propose it here"
+    elif user == draft.proposed_by:
+        why = f"User {user!r} proposed it"
+    elif user in draft.authors:
+        why = f"User {user!r} changed it"
+    elif len(draft.authors) >= AUTHORS_MOST:
+        why = f"{AUTHORS_MOST} users changed it, or more, who are not all remembered; reject it, and propose it again"
+    else:
+        return
+    said = "its repository lets nobody approve what he made himself (spec.approval.forbidSelf)"
+    raise refusals.forbidden(name, f"{said}: {why}")
 
 
 def waiting(name: str, step: str) -> RefusedError:

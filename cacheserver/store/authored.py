@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -38,6 +38,10 @@ from cacheserver.store.keys import (
     object_key,
     parse_authored_key,
 )
+
+AUTHORS_MOST: Final = 100
+"""Of a draft, remembered. Ours: to say who may not approve it; one that has as many is approved by nobody where that
+counts."""
 
 
 @dataclass(frozen=True, slots=True)

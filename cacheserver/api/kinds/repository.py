@@ -140,6 +140,16 @@ REPOSITORY: Final = Resource(
             enum=("ReadOnly", "ReadWrite"),
         ),
         record(
+            "approval",
+            "Who may approve what is proposed, besides what roles say.",
+            flag("forbidSelf", "True: nobody approves what he proposed, or changed since it was last rejected."),
+            flag(
+                "perRepository",
+                "True: who approves, rejects, or proposes for deletion needs the right to `approve` this Repository, "
+                "by its name.",
+            ),
+        ),
+        record(
             "drafts",
             "How drafts of packages are kept in git.",
             text(

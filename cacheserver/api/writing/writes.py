@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from cacheserver.api import forms
-from cacheserver.api.attributes import Attributes, file_path
+from cacheserver.api.attributes import file_path
 from cacheserver.api.auth import Gate
 from cacheserver.api.content import Blobs
 from cacheserver.api.forms import Shape
@@ -51,6 +51,7 @@ from cacheserver.api.writing.decode import (
     strictness,
     write_options,
 )
+from cacheserver.api.writing.rights import APPROVAL, who
 from cacheserver.cache.watchcache import WatchCache
 from cacheserver.errors import CacheServerError, RefusedError
 from cacheserver.model import GROUP, Key, Kind
@@ -63,7 +64,6 @@ if TYPE_CHECKING:
     from cacheserver.api.verbs import Call
 
 VERBS: Final = ("create", "update", "patch", "delete", "deletecollection")
-APPROVAL: Final = "approval"
 
 OBJECT_BYTES: Final = 3 << 20
 """k8s.io/apiserver/pkg/server/config.go: MaxRequestBodyBytes."""
@@ -322,27 +322,7 @@ class Writes:
         return self._budget.share(call.user or client_of(call.request))
 
     def _who(self, call: Call, name: str) -> Who:
-        gate, identity, attributes = self._gate, call.identity, call.attributes
-
-        async def approve() -> None:
-            if gate is None or identity is None:
-                return
-            asked = Attributes(
-                "update", "", GROUP, attributes.version, PACKAGE_REVISION.plural, APPROVAL, attributes.namespace, name
-            )
-            try:
-                await gate.authorize(identity, asked)
-            except StatusError as exc:
-                if exc.code != 403:
-                    raise
-                why = (
-                    f"User {identity.user!r} may not approve: that needs the right to update "
-                    f'"{PACKAGE_REVISION.plural}/{APPROVAL}" in API group "{GROUP}" in the namespace '
-                    f'"{attributes.namespace}"'
-                )
-                raise refusals.forbidden(name, why) from exc
-
-        return Who(call.user or self._nobody, approve)
+        return who(call, self._gate, self._nobody, name)
 
     async def _key(self, call: Call) -> Key:
         """Where the revision of this name is kept. Raises: StatusError 404."""

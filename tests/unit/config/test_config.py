@@ -470,6 +470,27 @@ def test_a_draft_is_not_kept_from_git_for_longer_than_half_a_minute(tmp_path: Pa
     )
 
 
+def test_who_may_approve_is_said_by_switches(tmp_path: Path) -> None:
+    source = "source: {git: {url: 'https://h/r', ref: {branch: main}}}\n  format: KRM\n  access: ReadWrite"
+    file = written(tmp_path, manifest(spec=f"{source}\n  approval: {{forbidSelf: true}}"))
+    [repository] = load({"--repositories": [file]}).repositories
+    assert (repository.approval.forbid_self, repository.approval.per_repository) == (True, False)
+    assert orjson.loads(repository.spec_json())["approval"] == {"forbidSelf": True, "perRepository": False}
+
+
+@pytest.mark.parametrize(
+    ("approval", "why"),
+    [
+        ("{forbidself: true}", "forbidself"),
+        ("{forbidSelf: sometimes}", "(spec.approval.forbidSelf): "),
+        ("yes", "(spec.approval): "),
+    ],
+)
+def test_a_rule_of_approval_that_is_none_is_refused(approval: str, why: str, tmp_path: Path) -> None:
+    spec = f"source: {{directory: {{path: x}}}}\n  approval: {approval}"
+    assert why in refused({"--repositories": [written(tmp_path, manifest(spec=spec))]})
+
+
 def test_a_spec_is_served_with_every_default_written_out() -> None:
     [repository] = load({"--catalog": ["a=oci://quay.io/a/b:v1"]}).repositories
     assert orjson.loads(repository.spec_json()) == {

@@ -1,0 +1,44 @@
+"""What a Repository asks of those who publish to it: spec.approval. Read alike from files and from a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cacheserver.config import quantities
+
+if TYPE_CHECKING:
+    from cacheserver.config.documents import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """forbid_self: nobody approves what he proposed, or changed since it was last rejected.
+    per_repository: who decides needs the right to `approve` this repository, by its name, besides that to
+    packagerevisions/approval.
+    """
+
+    forbid_self: bool = False
+    per_repository: bool = False
+
+    def json(self) -> dict[str, object]:
+        """As it is served."""
+        return {"forbidSelf": self.forbid_self, "perRepository": self.per_repository}
+
+
+def approval(spec: Mapping[str, Value]) -> Approval:
+    """`spec.approval`. Raises: ConfigError for what is there and is none."""
+    if "approval" not in spec:
+        return Approval()
+    members = spec["approval"].members(("forbidSelf", "perRepository"))
+    return Approval(_switch(members, "forbidSelf"), _switch(members, "perRepository"))
+
+
+def _switch(members: Mapping[str, Value], key: str) -> bool:
+    if key not in members:
+        return False
+    try:
+        return quantities.parse_switch(members[key].text())
+    except ValueError as exc:
+        raise members[key].error(str(exc)) from exc

@@ -1,0 +1,207 @@
+"""What a Repository asks of those who publish to it, over HTTP: who may approve, and where."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from cacheserver.api.status import forbidden
+from cacheserver.catalogs.workers import Workers
+from cacheserver.config.policy import Approval
+from cacheserver.model import Key, Kind
+from cacheserver.security.identity import Attributes, Identity
+from cacheserver.store.authored import AUTHORS_MOST, Step
+from tests.support.waiting import eventually
+from tests.support.writing import MERGE, World, authoring_world, config
+
+pytestmark = pytest.mark.etcd
+
+NAME = "edge.app.w1"
+KEY = Key(Kind.REVISION, "team", "edge", "app", "w1")
+
+
+class Rights:
+    """Users are who they say they are, and may everything but what `refused` has: (user, verb, resource, name)."""
+
+    def __init__(self) -> None:
+        self.refused: set[tuple[str, str, str, str]] = set()
+
+    async def identify(self, request: web.BaseRequest) -> Identity:
+        return Identity(request.headers.get("X-User", "nobody"))
+
+    async def authorize(self, identity: Identity, attributes: Attributes) -> None:
+        asked = "/".join(filter(None, (attributes.resource, attributes.subresource)))
+        if (identity.user, attributes.verb, asked, attributes.name) in self.refused:
+            raise forbidden(identity.user, attributes, "the rules say so")
+
+
+@pytest.fixture
+def rights() -> Rights:
+    return Rights()
+
+
+@pytest.fixture
+async def world(etcd_endpoint: str, tmp_path: Path, rights: Rights) -> AsyncIterator[World]:
+    async with Workers(1) as workers, authoring_world(etcd_endpoint, workers, tmp_path, gate=rights) as world:
+        world.user = "ada"
+        yield world
+
+
+def asks(world: World, approval: Approval) -> None:
+    """Of the repository edge, from now on."""
+    known = config("edge", approval=approval)
+    world.repositories[known.key] = known
+
+
+async def approves(world: World, user: str, *, subresource: bool = False) -> tuple[int, str]:
+    """The code of the answer, and its message."""
+    world.user = user
+    path = f"packagerevisions/{NAME}/approval" if subresource else f"packagerevisions/{NAME}"
+    answer = await world.ask("PATCH", path, {"spec": {"lifecycle": "Published"}}, media=MERGE)
+    return answer.status, answer.json.get("message", "")
+
+
+# --- nobody approves what he made himself ---
+
+
+@pytest.mark.parametrize("subresource", [False, True])
+async def test_who_proposed_does_not_approve_where_that_is_forbidden(world: World, subresource: bool) -> None:
+    asks(world, Approval(forbid_self=True))
+    await world.create()
+    world.user = "bert"
+    await world.move("Proposed")
+    for user, why in (("bert", "proposed it"), ("ada", "changed it")):
+        code, message = await approves(world, user, subresource=subresource)
+        assert (code, f"User '{user}' {why}" in message, "forbidSelf" in message) == (403, True, True), message
+    assert Step.APPROVE not in [step for _, step, _ in world.done]
+    assert (await approves(world, "cleo", subresource=subresource))[0] == 200
+
+
+async def test_without_that_rule_who_proposed_may_approve(world: World) -> None:
+    await world.create()
+    await world.move("Proposed")
+    assert (await approves(world, "ada"))[0] == 200
+
+
+async def test_who_saved_a_file_does_not_approve_it_and_who_wrote_a_label_may(world: World) -> None:
+    asks(world, Approval(forbid_self=True))
+    await world.create()
+    world.user = "bert"
+    assert (await world.save(files={"a": "1"})).status == 200
+    world.user = "cleo"
+    await world.ask("PATCH", f"packagerevisions/{NAME}", {"metadata": {"labels": {"x": "y"}}}, media=MERGE)
+    world.user = "ada"
+    await world.move("Proposed")
+    assert (await approves(world, "bert"))[0] == 403
+    assert (await approves(world, "cleo"))[0] == 200
+
+
+async def test_who_may_not_approve_may_reject(world: World) -> None:
+    asks(world, Approval(forbid_self=True))
+    await world.create()
+    await world.move("Proposed")
+    assert (await world.move("Draft")).status == 200
+
+
+async def test_joining_an_approval_that_goes_on_needs_what_beginning_it_needs(world: World) -> None:
+    asks(world, Approval(forbid_self=True))
+    await world.create()
+    await world.move("Proposed")
+    world.stuck.add(Step.APPROVE)
+    first = asyncio.ensure_future(approves(world, "cleo"))
+
+    async def began() -> bool:
+        return (await world.authored.read(KEY)).operation is not None
+
+    await eventually(began)
+    assert (await approves(world, "ada"))[0] == 403
+    world.stuck.clear()
+    world.user = "ada"
+    await world.create("wakes-the-publisher")
+    assert (await first)[0] == 200
+
+
+async def test_what_nobody_is_known_to_have_proposed_is_rejected_first(world: World) -> None:
+    """As what was proposed in git, or whose record was lost with an etcd."""
+    asks(world, Approval(forbid_self=True))
+    await world.create()
+    await world.move("Proposed")
+    held = await world.authored.read(KEY)
+    assert held.served is not None
+    assert await world.authored.write(held, value=held.served.value, draft=None) is not None
+    code, message = await approves(world, "cleo")
+    assert (code, "reject it" in message) == (403, True), message
+
+
+async def test_a_crowd_of_authors_hides_nobody(world: World) -> None:
+    """Not all of them are remembered: then nobody approves."""
+    asks(world, Approval(forbid_self=True))
+    await world.create()
+    await world.move("Proposed")
+    held = await world.authored.read(KEY)
+    assert held.served is not None
+    assert held.draft is not None
+    crowd = replace(held.draft, authors=tuple(f"user{n}" for n in range(AUTHORS_MOST)))
+    assert await world.authored.write(held, value=held.served.value, draft=crowd) is not None
+    code, message = await approves(world, "cleo")
+    assert (code, "not all remembered" in message) == (403, True), message
+
+
+# --- a right for each repository ---
+
+
+@pytest.mark.parametrize("subresource", [False, True])
+async def test_both_rights_are_needed_where_repositories_have_their_own(
+    world: World, rights: Rights, subresource: bool
+) -> None:
+    asks(world, Approval(per_repository=True))
+    await world.create()
+    await world.move("Proposed")
+    kinds = ("update", "patch") if subresource else ("update",)
+    for verb in kinds:
+        rights.refused.add(("bert", verb, "packagerevisions/approval", NAME))
+    rights.refused.add(("cleo", "approve", "repositories", "edge"))
+    code, message = await approves(world, "bert", subresource=subresource)
+    assert (code, "packagerevisions/approval" in message) == (403, True), message
+    code, message = await approves(world, "cleo", subresource=subresource)
+    assert code == 403
+    assert 'approve "repositories" in API group "config.cacheserver.dev" by the name "edge"' in message
+    assert message.endswith('in the namespace "team": the rules say so')
+    assert (await approves(world, "dora", subresource=subresource))[0] == 200
+
+
+async def test_rejecting_and_deleting_need_the_right_to_the_repository_too(world: World, rights: Rights) -> None:
+    asks(world, Approval(per_repository=True))
+    rights.refused.add(("cleo", "approve", "repositories", "edge"))
+    await world.create()
+    await world.move("Proposed")
+    world.user = "cleo"
+    assert (await world.move("Draft")).status == 403
+    assert (await approves(world, "dora"))[0] == 200
+    world.user = "cleo"
+    assert (await world.move("DeletionProposed")).status == 403
+    world.user = "dora"
+    assert (await world.move("DeletionProposed")).status == 200
+    world.user = "cleo"
+    assert (await world.move("Published")).status == 403
+
+
+async def test_without_that_rule_nobody_is_asked_about_the_repository(world: World, rights: Rights) -> None:
+    rights.refused.add(("cleo", "approve", "repositories", "edge"))
+    await world.create()
+    await world.move("Proposed")
+    assert (await approves(world, "cleo"))[0] == 200
+
+
+async def test_a_dry_run_is_refused_as_the_real_one(world: World) -> None:
+    asks(world, Approval(forbid_self=True))
+    await world.create()
+    await world.move("Proposed")
+    change = {"spec": {"lifecycle": "Published"}}
+    answer = await world.ask("PATCH", f"packagerevisions/{NAME}", change, media=MERGE, dryRun="All")
+    assert answer.status == 403
