@@ -12,7 +12,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
@@ -40,7 +40,7 @@ from cacheserver.model import (
     encode,
     with_resource_version,
 )
-from cacheserver.publish import begin, changes, refs, refusals, rules, served
+from cacheserver.publish import begin, changes, rebase, refs, refusals, rules, served
 from cacheserver.publish.content import Content, Judged
 from cacheserver.publish.creating import Wanted, read_wanted
 from cacheserver.publish.outcome import PUSHED, Condition, with_condition
@@ -64,6 +64,10 @@ class Shelf(Protocol):
 
     async def newest(self, repository: RepositoryKey, package: str) -> bytes | None:
         """The manifest of the package's latest published revision."""
+        ...
+
+    async def revisions(self, repository: RepositoryKey, package: str) -> Sequence[bytes]:
+        """The manifests of all revisions of a package."""
         ...
 
     async def named(self, namespace: str, name: str) -> bytes | None:
@@ -183,7 +187,7 @@ class Author:
     async def _place(self, wanted: Wanted) -> tuple[str, str]:
         """Commit and name of the revision that the new one follows. Raises: RefusedError where there is no place."""
         key = wanted.key
-        repository = RepositoryKey(key.namespace, key.repository)
+        repository = _of(key)
         packages, drafts = await self._shelf.packages(repository)
         if len(drafts) >= self._content.limits.drafts:
             why = f"the repository has {len(drafts)} open drafts, the most that it may have; publish or delete some"
@@ -262,13 +266,51 @@ class Author:
                 if judged.facts is None:
                     return Written(stored)
                 draft = await self._edited_draft(held, manifest, who)
-                value = self._with_content(stored, manifest, judged.facts, draft, {})
-                if dry_run:
-                    return Written(Stored(key, value, stored.mod_revision))
-                after = await self._authored.write(held, value=value, draft=draft, content=judged.digest)
-                if after is not None and after.served is not None:
-                    return Written(after.served)
+                written = await self._write_content(held, manifest, judged, draft, dry_run=dry_run)
+                if written is not None:
+                    return written
             raise refusals.conflict(key.name)
+
+    async def rebase(self, key: Key, who: Who, preconditions: Preconditions, *, dry_run: bool = False) -> Written:
+        """Bring a draft onto the newest published revision of its package, and what was changed on the branch by hand
+        since (rebase.py); one that is there already stays as it is.
+
+        Raises: RefusedError, 422 with every file that both changed; BlobMissingError, EtcdError.
+        """
+        async with self._told("Rebase", key, who, dry_run=dry_run):
+            for attempt in range(_TRIES):
+                await _pause(attempt)
+                held = await self._authored.read(key)
+                stored = _present(held)
+                manifest = orjson.loads(stored.value)
+                _check_preconditions(stored, manifest, preconditions)
+                config = self._writable(key)
+                rules.check_save(key.name, Lifecycle(manifest["spec"]["lifecycle"]))
+                _check_idle(held)
+                draft = await self._edited_draft(held, manifest, who)
+                wanted = rebase.onto(await self._shelf.revisions(_of(key), key.package), branch_of(config), draft)
+                if wanted is None:
+                    return Written(stored)
+                original = await self._content.files(wanted.original) if wanted.original else {}
+                sides = await self._content.files(wanted.digest), await self._content.files(_digest(stored))
+                files = await asyncio.to_thread(rebase.merged, key.name, original, *sides)
+                judged = await self._judged(key, files, "", "spec.resources", dry_run=dry_run)
+                written = await self._write_content(held, manifest, judged, wanted.based(draft), dry_run=dry_run)
+                if written is not None:
+                    return replace(written, created=True)
+            raise refusals.conflict(key.name)
+
+    async def _write_content(
+        self, held: Held, manifest: Mapping[str, Any], judged: Judged, draft: Draft, *, dry_run: bool
+    ) -> Written | None:
+        """A draft with other content, or None where somebody else was faster."""
+        assert judged.facts is not None
+        stored = _present(held)
+        value = self._with_content(stored, manifest, judged.facts, draft, {})
+        if dry_run:
+            return Written(Stored(held.key, value, stored.mod_revision))
+        after = await self._authored.write(held, value=value, draft=draft, content=judged.digest)
+        return Written(after.served) if after is not None and after.served is not None else None
 
     async def _judged(self, key: Key, files: Files, known: str, field: str, *, dry_run: bool) -> Judged:
         kind = refusals.RESOURCES_KIND
@@ -287,7 +329,7 @@ class Author:
             return held.draft
         key, status = held.key, manifest["status"]
         lock = status.get("selfLock", {}).get("git", {})
-        newest = await self._shelf.newest(RepositoryKey(key.namespace, key.repository), key.package)
+        newest = await self._shelf.newest(_of(key), key.package)
         base, base_revision = _commit_of(newest)
         return Draft(
             nonce=status.get("nonce", ""),
@@ -325,7 +367,7 @@ class Author:
         before: Mapping[str, Any] | None = None,
     ) -> Record:
         """A draft's record. extras: of its spec. before: status of the object as it is."""
-        repository = RepositoryKey(key.namespace, key.repository)
+        repository = _of(key)
         revision = Revision(key.revision, Origin.DRAFT, "", workspace=key.revision, nonce=draft.nonce)
         limits = self._content.parsing
         made = project.revision_record(repository, key.package, revision, facts, limits)
@@ -424,7 +466,7 @@ class Author:
             judged, draft, value = await self._with_gates(held, manifest, change, who, dry_run=dry_run)
             digest = judged.digest
         if change.users.deletion and not change.users.finalizers:
-            if RepositoryKey(key.namespace, key.repository) not in self._repositories:
+            if _of(key) not in self._repositories:
                 if not dry_run and await self._authored.write(held, value=None, draft=None) is None:
                     return None
                 return Written(stored, gone=True)
@@ -483,7 +525,7 @@ class Author:
                 stored = _present(held)
                 manifest = orjson.loads(stored.value)
                 _check_preconditions(stored, manifest, preconditions)
-                known = RepositoryKey(key.namespace, key.repository) in self._repositories
+                known = _of(key) in self._repositories
                 if known:
                     rules.check_delete(key.name, Lifecycle(manifest["spec"]["lifecycle"]))
                     self._writable(key)
@@ -567,7 +609,7 @@ class Author:
 
     def _writable(self, key: Key) -> RepositoryConfig:
         """The repository. Raises: RefusedError 404, 403 with the reason."""
-        config = self._repositories.get(RepositoryKey(key.namespace, key.repository))
+        config = self._repositories.get(_of(key))
         if config is None:
             raise refusals.no_repository(key.repository)
         if (why := read_only(config)) is not None:
@@ -616,6 +658,16 @@ def directory_of(config: RepositoryConfig, package: str) -> str:
     """Of a package, from the root of its git repository."""
     assert isinstance(config.source, GitSource)
     return "/".join(filter(None, (config.source.directory.strip("/"), package)))
+
+
+def branch_of(config: RepositoryConfig) -> str:
+    """Short name of the branch that what is approved goes to."""
+    assert isinstance(config.source, GitSource)
+    return config.source.ref.name if config.source.ref is not None else ""
+
+
+def _of(key: Key) -> RepositoryKey:
+    return RepositoryKey(key.namespace, key.repository)
 
 
 async def _pause(attempt: int) -> None:

@@ -356,13 +356,11 @@ class Planner:
             )
         head = self.view.oids.get(self.view.main, "")
         names = [f"{draft.commit}:{draft.directory}"]
-        names += [f"{commit}:{draft.directory}" for commit in (head, tags.get(newest, "")) if commit]
-        tree, *others = await self._copy.objects(names)
+        names += [f"{commit or draft.commit}:{draft.directory}" for commit in (head, tags.get(newest), draft.rebased)]
+        tree, on_main, published, rebased = await self._copy.objects(names)
         if not tree:
             raise invalid(f"there is no {draft.directory} in the commit {draft.commit[:12]} of its branch")
-        on_main = others[0] if head else ""
-        published = others[-1] if newest else ""
-        changed = on_main and on_main not in (published, tree) and accepted != on_main[:12]
+        changed = head and on_main and on_main not in (published, tree, rebased) and accepted != on_main[:12]
         if changed and not message.speaks_of((await self._history(draft.directory))[0], draft.directory):
             raise invalid(
                 f"Outdated: {draft.directory} was changed on {self.view.main.removeprefix(HEADS)} by hand since it was "

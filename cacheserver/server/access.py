@@ -25,7 +25,9 @@ _READS: Final = frozenset(("get", "list", "watch", "head"))
 _NOBODY: Final = Verdict(allowed=False, reason="not a member of a group that may read here (--readers)")
 _READ_ONLY: Final = Verdict(allowed=False, reason="only reading is allowed here")
 _ALLOWED: Final = Verdict(allowed=True)
-_AUTHORED: Final = frozenset(("packagerevisions", "packagerevisions/files", "packagerevisionresources"))
+_AUTHORED: Final = frozenset(
+    ("packagerevisions", "packagerevisions/files", "packagerevisions/rebase", "packagerevisionresources")
+)
 _APPROVED: Final = frozenset(("packagerevisions/approval",))
 _APPROVE: Final = "approve"  # the verb on a Repository (api/writing/rights.py): every approver has it, of every one
 

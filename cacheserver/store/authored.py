@@ -51,7 +51,8 @@ class Draft:
     nonce: random; of the object's uid (model.uid_of). directory: of the package, from the root of the git repository.
     task: JSON of how it began, as Porch writes it into commits (porch, api/porch/v1alpha1: Task).
     base: commit of the published revision that was its package's newest when it began, base_revision that one's name;
-    both empty for a package's first. created_by: who made it. authors: who changed its content since it was made or
+    both empty for a package's first. rebased: commit on the branch that changed the package by hand since then, which
+    the draft holds too; else empty. created_by: who made it. authors: who changed its content since it was made or
     last rejected, at most 100. proposed_by: empty for one that is not proposed.
     saved_ms, unpushed_ms: Unix time of the last change, and of the first that git does not have (0: git has all).
     commit, digest, branch: what git has: the commit, the content in it, the short name of its branch; empty: nothing.
@@ -63,6 +64,7 @@ class Draft:
     task: str
     base: str = ""
     base_revision: str = ""
+    rebased: str = ""
     created_by: str = ""
     authors: tuple[str, ...] = ()
     proposed_by: str = ""

@@ -222,7 +222,7 @@ def operations(resources: Iterable[Resource]) -> dict[str, Mapping[str, object]]
             if sub.name == FILES:
                 paths[f"{path}/{{path}}"] = _file_item(row, sub)
             else:
-                paths[path] = {**_subresource_item(row, sub), **_writes(row, _ON_OBJECT, sub.name)}
+                paths[path] = {**_subresource_item(row, sub), **_writes(row, _ON_SUBRESOURCE, sub.name)}
     return paths
 
 
@@ -292,6 +292,7 @@ def _refused_write(row: Resource) -> Json:
 
 _ON_COLLECTION: Final = {"create": ("post", "post"), "deletecollection": ("delete", "deletecollection")}
 _ON_OBJECT: Final = {"update": ("put", "put"), "patch": ("patch", "patch"), "delete": ("delete", "delete")}
+_ON_SUBRESOURCE: Final = {**_ON_OBJECT, "create": ("post", "post")}
 """Verb -> (method, x-kubernetes-action) of what writes."""
 
 _DRY_RUN: Final = _parameter("dryRun", "query", "string", "All: answer as if, and change nothing.")
@@ -318,7 +319,8 @@ def _writes(row: Resource, verbs: Mapping[str, tuple[str, str]], subresource: st
             operation["parameters"] = [_DRY_RUN, _FIELD_VALIDATION, _MANAGER, _PRETTY]
             types = _PATCHES if verb == "patch" else (JSON, YAML)
             body = {"type": "object"} if verb == "patch" else whole
-            operation["requestBody"] = {"content": {each: {"schema": body} for each in types}, "required": True}
+            content = {each: {"schema": body} for each in types}
+            operation["requestBody"] = {"content": content, "required": not (verb == "create" and subresource)}
         found[method] = operation
     return found
 
@@ -338,6 +340,8 @@ def _file_item(row: Resource, sub: Subresource) -> Json:
 
 
 def _subresource_item(row: Resource, sub: Subresource) -> Json:
+    if "get" not in sub.verbs:
+        return {"parameters": [_OBJECT_NAME, _NAMESPACE]}
     if sub.whole:
         responses = _responses(sub.media_types, _reference(_name(row, row.kind)))
     else:

@@ -199,6 +199,13 @@ PACKAGE_REVISION: Final = Resource(
             whole=True,
         ),
         Subresource(
+            "rebase",
+            "The draft, brought onto the newest published revision of its package.",
+            ("application/json", "application/yaml"),
+            ("create",),
+            whole=True,
+        ),
+        Subresource(
             "files",
             "One file of a draft, at the path behind it, as bytes.",
             ("*/*",),

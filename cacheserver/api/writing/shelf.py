@@ -44,6 +44,10 @@ class Shelf:
                 return entry.body
         return None
 
+    async def revisions(self, repository: RepositoryKey, package: str) -> list[bytes]:
+        """The manifests of all revisions of a package."""
+        return [entry.body for entry in await self._entries(repository, package)]
+
     async def named(self, namespace: str, name: str) -> bytes | None:
         """The manifest of any revision."""
         entry = await self._cache.get(Kind.REVISION, (namespace, name), CONSISTENT)

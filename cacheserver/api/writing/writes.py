@@ -55,7 +55,7 @@ from cacheserver.api.writing.rights import APPROVAL, who
 from cacheserver.cache.watchcache import WatchCache
 from cacheserver.errors import CacheServerError, RefusedError
 from cacheserver.model import GROUP, Key, Kind
-from cacheserver.publish import refusals
+from cacheserver.publish import changes, refusals
 from cacheserver.publish.author import Author, Preconditions, Who, Written
 from cacheserver.store.keys import parse_key
 from cacheserver.tasks import in_parallel
@@ -114,6 +114,8 @@ class Writes:
                 return await self._create(call)
             case (("" | "approval"), ("update" | "patch")):
                 return await self._update(call)
+            case "rebase", "create":
+                return await self._rebase(call)
             case "", "delete":
                 return await self._delete(call)
             case "", "deletecollection":
@@ -179,6 +181,21 @@ class Writes:
             dry_run=options.dry_run,
         )
         return await self._object(call, written, (*warnings, *written.warnings))
+
+    async def _rebase(self, call: Call) -> Reply | Stream:
+        """The body may be empty, or an object whose metadata says which one is meant."""
+        options = write_options(call.query, "CreateOptions")
+        async with read_body(call.request, OBJECT_BYTES, self._share(call)) as raw:
+            media = call.request.headers.get("Content-Type", "")
+            decoded = await decode(raw, media_type(media)) if raw else Decoded({})
+        given = decoded.value if decoded.value is not None else {}
+        if not isinstance(given, dict):
+            raise bad_request("the body of a rebase is empty, or the object that is meant")
+        key = await self._key(call)
+        metadata = changes.mapping(given, "metadata", key.name)
+        preconditions = Preconditions(str(metadata.get("uid") or ""), str(metadata.get("resourceVersion") or ""))
+        written = await self._author.rebase(key, self._who(call, key.name), preconditions, dry_run=options.dry_run)
+        return await self._object(call, written, ())
 
     def _media(self, call: Call) -> str:
         """Raises: StatusError 415 that names what is taken."""

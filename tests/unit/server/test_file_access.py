@@ -166,6 +166,7 @@ RESOURCES = f"{BASE}/namespaces/team/packagerevisionresources/r.a.v1"
 _WRITES = (
     ("PATCH", REVISION, "--authors"),
     ("DELETE", f"{REVISION}/files/a", "--authors"),
+    ("POST", f"{REVISION}/rebase", "--authors"),
     ("PUT", RESOURCES, "--authors"),
     ("PATCH", f"{REVISION}/approval", "--approvers"),
 )
