@@ -52,6 +52,8 @@ FOUND: Final = find_kube()
 USERS: Final = {
     "token-of-reader": ("reader", ()),
     "token-of-limited": ("limited", ()),
+    "token-of-author": ("author", ()),
+    "token-of-approver": ("approver", ()),
 }
 
 
@@ -272,6 +274,12 @@ GOOD: Final[Mapping[str, Any]] = {
         "source": {"git": {"url": "https://g.example/a", "ref": {"branch": "feature/x"}}},
         "interval": "10s",
     },
+    "git-written": {
+        "source": {"git": {"url": "https://g.example/a", "ref": {"branch": "main"}}},
+        "format": "KRM",
+        "access": "ReadWrite",
+        "drafts": {"pushAfter": "0s"},
+    },
     "git-tag": {"source": {"git": {"url": "https://g.example/a", "ref": {"tag": "v1.0.0"}, "directory": "a/b"}}},
     "git-commit": {"source": {"git": {"url": "https://g.example/a", "ref": {"commit": "0" * 40}}}, "suspend": True},
     "x": {"source": {"oci": {"image": "r.example/c:v1"}}, "validation": "Strict", "caSecretRef": {"name": "ca"}},
@@ -328,6 +336,19 @@ BAD: Final[Mapping[str, tuple[str, Any, str]]] = {
     "an unknown format": ("a", {"source": OCI, "format": "Helm"}, "Unsupported value"),
     "an unknown validation": ("a", {"source": OCI, "validation": "Lax"}, "Unsupported value"),
     "an image to deploy from": ("a", {"source": OCI, "deployment": True}, "from a git repository only"),
+    "an image to write to": ("a", {"source": OCI, "access": "ReadWrite"}, "ReadWrite is for KRM packages on a branch"),
+    "no branch to write to": (
+        "a",
+        {"source": {"git": {"url": GIT_URL}}, "format": "KRM", "access": "ReadWrite"},
+        "ReadWrite is for KRM packages on a branch",
+    ),
+    "a format that is found out, to write to": (
+        "a",
+        {"source": {"git": {"url": GIT_URL, "ref": {"branch": "main"}}}, "access": "ReadWrite"},
+        "ReadWrite is for KRM packages on a branch",
+    ),
+    "an unknown access": ("a", {"source": OCI, "access": "WriteOnly"}, "Unsupported value"),
+    "drafts that wait too long": ("a", {"source": OCI, "drafts": {"pushAfter": "31s"}}, "between 0s and 30s"),
     "a Secret without a name": ("a", {"source": OCI, "secretRef": {}}, "name: Required"),
     "a field that does not exist": ("a", {"source": OCI, "intervall": "1h"}, "unknown field"),
 }

@@ -191,17 +191,24 @@ class ControllerManager:
 
 
 class Kubectl:
-    """kubectl as one user of a test cluster."""
+    """kubectl as one user of a test cluster. flags: of each call."""
 
-    def __init__(self, server: KubeAPIServer, kubeconfig: Path) -> None:
+    def __init__(self, server: KubeAPIServer, kubeconfig: Path, *flags: str) -> None:
         self._base = [
             *(str(server.kubectl), "--kubeconfig", str(kubeconfig)),
             *("--cache-dir", str(server.directory / f"cache-{kubeconfig.stem}")),
+            *flags,
         ]
 
-    def run(self, *arguments: str, stdin: str | None = None, timeout_s: float = 60) -> str:
+    def run(
+        self,
+        *arguments: str,
+        stdin: str | None = None,
+        timeout_s: float = 60,
+        environ: Mapping[str, str] | None = None,
+    ) -> str:
         """Its stdout; fails with what it said when it exits otherwise than 0."""
-        done = self._run(arguments, stdin, timeout_s)
+        done = self._run(arguments, stdin, timeout_s, environ)
         assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
         return done.stdout
 
@@ -225,8 +232,14 @@ class Kubectl:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen([*self._base, *arguments], stdout=subprocess.PIPE, text=True)
 
-    def _run(self, arguments: tuple[str, ...], stdin: str | None, timeout_s: float) -> subprocess.CompletedProcess[str]:
-        environ = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}
+    def _run(
+        self,
+        arguments: tuple[str, ...],
+        stdin: str | None,
+        timeout_s: float,
+        more: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        environ = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"} | dict(more or {})
         return subprocess.run(
             [*self._base, *arguments],
             input=stdin,

@@ -1,0 +1,208 @@
+"""Packages made, approved and deleted by kubectl through a real kube-apiserver, by users with the roles that we ship.
+
+As test_kube_apiserver.py, which has the cluster; the git server is a real one over TLS that wants a password.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from tests.e2e.test_kube_apiserver import (
+    Cluster,
+    Server,
+    cluster,
+    kube,
+    namespace,
+    repository,
+    server,
+)
+from tests.support import invariants
+from tests.support.certificates import Authority
+from tests.support.gitserver import GitHTTPS, GitRepository, basic
+from tests.support.kube import Kubectl
+from tests.support.waiting import eventually, until
+
+__all__ = ["cluster", "kube", "namespace", "server"]  # fixtures
+
+pytestmark = pytest.mark.e2e
+
+NAME: Final = "edge.sites.berlin.w1"
+
+
+def revision(package: str = "sites/berlin", workspace: str = "w1", **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "cacheserver.dev/v1alpha1",
+        "kind": "PackageRevision",
+        "metadata": {"name": f"edge.{package.replace('/', '.')}.{workspace}"},
+        "spec": {"repository": "edge", "packageName": package, "workspaceName": workspace, **spec},
+    }
+
+
+def lifecycle(wanted: str) -> str:
+    return json.dumps({"spec": {"lifecycle": wanted}})
+
+
+@dataclass
+class World:
+    """A namespace with the Repository `edge`, and those who may write and decide there."""
+
+    cluster: Cluster
+    namespace: str
+    git: GitRepository
+    server: GitHTTPS
+
+    def user(self, name: str) -> Kubectl:
+        kubeconfig = self.cluster.kube.kubeconfig(name, token=f"token-of-{name}")
+        return Kubectl(self.cluster.kube, kubeconfig, "-n", self.namespace)
+
+    def admin(self, *arguments: str) -> str:
+        return self.cluster.admin.run("-n", self.namespace, *arguments)
+
+    def create(self, kubectl: Kubectl, *documents: dict[str, Any]) -> str:
+        return kubectl.run("create", "-f", "-", stdin="\n".join(map(json.dumps, documents)))
+
+    def move(self, kubectl: Kubectl, name: str, wanted: str) -> None:
+        """Asked for once; a machine that is busy may answer that it goes on."""
+        fine, said = kubectl.tried("patch", "cpkgrev", name, "--type=merge", "-p", lifecycle(wanted))
+        assert fine or "still being carried out" in said, said
+        until(lambda: self.get(name)["spec"]["lifecycle"] == wanted, within_s=60, otherwise=lambda: said)
+
+    def get(self, name: str) -> Any:
+        return json.loads(self.admin("get", "cpkgrev", name, "-o", "json"))
+
+
+@pytest.fixture
+def world(cluster: Cluster, server: Server, namespace: str, tmp_path: Path) -> Iterator[World]:
+    git = GitRepository(tmp_path / "served" / "edge.git")
+    git.git("config", "http.receivepack", "true")
+    authority = Authority(tmp_path / "pki")
+    with GitHTTPS(tmp_path / "served", authority.issue("git"), authorization=basic("bot", "s3cret")) as served:
+        world = World(cluster, namespace, git, served)
+        for user in ("author", "approver"):
+            for role in ("view", user):
+                world.admin(
+                    "create", "rolebinding", f"{user}-{role}", f"--clusterrole=cacheserver:{role}", f"--user={user}"
+                )
+        world.admin("create", "secret", "generic", "ca", f"--from-file=ca.crt={authority.certificate}")
+        world.admin(
+            "create", "secret", "generic", "bot", "--from-literal=username=bot", "--from-literal=password=s3cret"
+        )
+        account = "--serviceaccount=cacheserver:cacheserver"
+        world.admin("create", "rolebinding", "secrets", "--clusterrole=cacheserver:secrets", account)
+        source = {"git": {"url": f"{served.origin}/edge.git", "ref": {"branch": "main"}}}
+        secrets = {"secretRef": {"name": "bot"}, "caSecretRef": {"name": "ca"}}
+        cluster.admin.apply(repository(namespace, "edge", source, format="KRM", deployment=True, **secrets))
+        world.admin("wait", "crepo/edge", "--for=condition=Ready", "--timeout=60s")
+        yield world
+
+
+def test_a_package_is_made_by_an_author_and_published_by_an_approver(world: World, tmp_path: Path) -> None:
+    author, approver = world.user("author"), world.user("approver")
+    (tmp_path / "berlin.yaml").write_text(yaml.safe_dump(revision()))
+    assert "created" in author.run("apply", "-f", str(tmp_path / "berlin.yaml"))
+    assert "unchanged" in author.run("apply", "-f", str(tmp_path / "berlin.yaml"))
+    changed = {**revision(), "metadata": {"name": NAME, "labels": {"team": "a"}}}
+    (tmp_path / "berlin.yaml").write_text(yaml.safe_dump(changed))
+    assert "configured" in author.run("apply", "-f", str(tmp_path / "berlin.yaml"))
+    author.run("label", "cpkgrev", NAME, "tier=1")
+    author.run("annotate", "cpkgrev", NAME, "example.com/why=because")
+    author.run("edit", "cpkgres", NAME, environ={"KUBE_EDITOR": "sed -i 's/name: example/name: berlin/'"})
+    files = author.json("get", "cpkgres", NAME)
+    assert "name: berlin" in files["spec"]["resources"]["package-context.yaml"]
+    assert files["metadata"]["labels"].items() >= {"team": "a", "tier": "1"}.items()
+    files["spec"]["resources"]["site.yaml"] = "value: 1\n"
+    author.run("replace", "-f", "-", stdin=json.dumps(files))
+    drafts = ("get", "cpkgrev", "--field-selector=spec.lifecycle=Draft", "-o", "name")
+    assert author.run(*drafts).split() == [f"packagerevision.cacheserver.dev/{NAME}"]
+    assert author.run("get", "cpkgrev", "-l", "team=a,tier=1", "-o", "name").split() != []
+
+    world.move(author, NAME, "Proposed")
+    said = author.refused("patch", "cpkgrev", NAME, "--type=merge", "-p", lifecycle("Published"))
+    assert 'the right to update "packagerevisions/approval"' in said
+    assert "Forbidden" in said
+    world.move(approver, NAME, "Published")
+    assert approver.run(*drafts) == ""
+    manifest = world.get(NAME)
+    assert (manifest["spec"]["revision"], manifest["status"]["publishedBy"]) == ("v1", "approver")
+    invariants.check(world.git, [("sites/berlin", "v1", "w1")])
+    assert world.git.git("show", "main:sites/berlin/site.yaml") == "value: 1"
+    assert "approver" in world.git.git("log", "-1", "--format=%an", "main")
+    wide = approver.run("get", "cpkgrev", NAME, "-o", "wide", "--no-headers")
+    assert manifest["status"]["selfLock"]["git"]["commit"] in wide
+
+
+def test_an_approver_writes_no_files_and_a_reader_nothing(world: World) -> None:
+    author, approver, reader = (world.user(name) for name in ("author", "approver", "reader"))
+    world.create(author, revision())
+    change = ("patch", "cpkgres", NAME, "--type=merge", "-p", '{"spec":{"resources":{"a":"b"}}}')
+    for user, name in ((approver, "approver"), (reader, "reader")):
+        said = user.refused(*change)
+        assert f'User "{name}" cannot patch resource "packagerevisionresources"' in said
+        assert "cannot create" in user.refused("create", "-f", "-", stdin=json.dumps(revision("other")))
+        assert "cannot delete" in user.refused("delete", "cpkgrev", NAME)
+    assert "cannot patch" in reader.refused("label", "cpkgrev", NAME, "a=b")
+    path = f"/apis/cacheserver.dev/v1alpha1/namespaces/{world.namespace}/packagerevisions/{NAME}/approval"
+    assert "cannot update" in author.refused("replace", "--raw", path, "-f", "-", stdin=json.dumps(world.get(NAME)))
+    assert reader.run("get", "cpkgrev", NAME, "-o", "name").split() == [f"packagerevision.cacheserver.dev/{NAME}"]
+
+
+def test_an_approver_decides_by_the_subresource_too(world: World) -> None:
+    author, approver = world.user("author"), world.user("approver")
+    world.create(author, revision())
+    world.move(author, NAME, "Proposed")
+    path = f"/apis/cacheserver.dev/v1alpha1/namespaces/{world.namespace}/packagerevisions/{NAME}/approval"
+    wanted = world.get(NAME)
+    wanted["spec"]["lifecycle"] = "Published"
+    approver.run("replace", "--raw", path, "-f", "-", stdin=json.dumps(wanted))
+    until(lambda: world.get(NAME)["spec"]["lifecycle"] == "Published", within_s=60)
+
+
+async def test_a_watcher_sees_a_life_and_delete_waits_for_its_end(world: World) -> None:
+    author, approver = world.user("author"), world.user("approver")
+    watching = author.start("get", "cpkgrev", "--watch", "--output-watch-events", "--no-headers")
+    try:
+        world.create(author, revision())
+        for wanted in ("Proposed", "Published", "DeletionProposed"):
+            world.move(author if wanted == "Proposed" else approver, NAME, wanted)
+        author.run("delete", "cpkgrev", NAME, "--wait", "--timeout=50s")
+        assert watching.stdout is not None
+        seen: list[tuple[str, str]] = []
+        while not seen or seen[-1][0] != "DELETED":
+            event, name, *cells = (await asyncio.wait_for(asyncio.to_thread(watching.stdout.readline), 60)).split()
+            now = next(cell for cell in cells if cell in ("Draft", "Proposed", "Published", "DeletionProposed"))
+            if name == NAME and (event, now) not in seen:
+                seen.append((event, now))
+    finally:
+        watching.kill()
+        watching.communicate()
+    assert seen == [
+        ("ADDED", "Draft"),
+        *(("MODIFIED", now) for now in ("Draft", "Proposed", "Published", "DeletionProposed")),
+        ("DELETED", "DeletionProposed"),
+    ]
+    assert "refs/tags/sites/berlin/v1" not in invariants.refs(world.git)
+
+
+async def test_what_is_written_is_explained(world: World) -> None:
+    async def explained() -> bool:
+        fine, said = world.cluster.admin.tried("explain", "packagerevision.spec.source.clone")
+        return fine and "revision" in said
+
+    await eventually(explained, within_s=30)
+
+
+def test_a_refusal_names_its_field_and_a_misspelt_one_is_told(world: World) -> None:
+    author = world.user("author")
+    said = author.refused("create", "-f", "-", stdin=json.dumps(revision("A")))
+    assert "spec.packageName" in said
+    said = author.refused("create", "--validate=strict", "-f", "-", stdin=json.dumps(revision(workspce="w1")))
+    assert 'unknown field "spec.workspce"' in said
+    assert invariants.refs(world.git) == {}
