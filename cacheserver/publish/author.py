@@ -41,6 +41,7 @@ from cacheserver.model import (
     with_resource_version,
 )
 from cacheserver.publish import begin, changes, rebase, refs, refusals, rules, served
+from cacheserver.publish.beginning import Beginning
 from cacheserver.publish.content import Content, Judged
 from cacheserver.publish.creating import Wanted, read_wanted
 from cacheserver.publish.outcome import PUSHED, Condition, with_condition
@@ -68,6 +69,10 @@ class Shelf(Protocol):
 
     async def revisions(self, repository: RepositoryKey, package: str) -> Sequence[bytes]:
         """The manifests of all revisions of a package."""
+        ...
+
+    async def speaking_of(self, namespace: str, commit: str) -> Sequence[bytes]:
+        """The manifests of revisions in which a commit's name stands, whatever for."""
         ...
 
     async def named(self, namespace: str, name: str) -> bytes | None:
@@ -129,6 +134,7 @@ class Author:
         self._authored = authored
         self._content = content
         self._shelf = shelf
+        self._beginning = Beginning(shelf, content)
         self._repositories = repositories
         self._now = now
         self._answer_within_s = answer_within_s
@@ -156,7 +162,7 @@ class Author:
             if held.served is not None:
                 raise refusals.exists(wanted.key.name)
             base, base_revision = await self._place(wanted)
-            start, files = await self._beginning(wanted, config)
+            start, files = await self._beginning.of(wanted, config)
             if wanted.gates:
                 files = await asyncio.to_thread(begin.with_gates, files, wanted.gates, wanted.key.name)
             judged = await self._content.judge(
@@ -194,7 +200,7 @@ class Author:
             raise refusals.forbidden(key.name, why)
         if why := refs.draft_clash(key.package, key.revision, drafts):
             raise refusals.wrong(key.name, "spec.workspaceName", key.revision, why)
-        if wanted.copy:
+        if wanted.copy or wanted.upgrade:
             newest = await self._shelf.newest(repository, key.package)
             return _commit_of(newest)
         if key.package in packages:
@@ -205,35 +211,6 @@ class Author:
                 why = f"lies in the directory of the package {other!r}, or around it; packages do not overlap"
                 raise refusals.wrong(key.name, "spec.packageName", key.package, why)
         return "", ""
-
-    async def _beginning(self, wanted: Wanted, config: RepositoryConfig) -> tuple[begin.Start, dict[str, File]]:
-        key = wanted.key
-        if not (name := wanted.copy or wanted.clone):
-            init = wanted.init or begin.Init(key.package)
-            return init, init.files()
-        field = "spec.source.copy.revision" if wanted.copy else "spec.source.clone.revision"
-        value = await self._shelf.named(key.namespace, name)
-        if value is None:
-            raise refusals.wrong(key.name, field, name, "there is no such package revision in the namespace")
-        source = orjson.loads(value)
-        spec, status = source["spec"], source["status"]
-        if spec.get("format") != Format.KRM:
-            raise refusals.wrong(key.name, field, name, "is no KRM package")
-        allowed = (Lifecycle.PUBLISHED, Lifecycle.DELETION_PROPOSED) if wanted.copy else (Lifecycle.PUBLISHED,)
-        if spec.get("lifecycle") not in allowed:
-            raise refusals.wrong(key.name, field, name, f"is {spec.get('lifecycle')}, not Published")
-        if status.get("revisionNumber") == -1 and not spec.get("version") and "git" in status.get("selfLock", {}):
-            why = "is what a branch, or a tag that is no version, holds now, and moves; name a published version"
-            raise refusals.wrong(key.name, field, name, why)
-        if wanted.copy and (spec["repository"], spec["packageName"]) != (key.repository, key.package):
-            why = "is of another package; begin from it with spec.source.clone"
-            raise refusals.wrong(key.name, field, name, why)
-        files = await self._content.files(Digest(status["content"]["digest"]))
-        if wanted.copy:
-            return begin.Copy(name), files
-        origin = status.get("selfLock", {}).get("git", {})
-        clone = begin.Clone(key.package, name, origin, deployment=config.deployment)
-        return clone, await asyncio.to_thread(clone.files, files)
 
     # --- files ---
 

@@ -11,6 +11,7 @@ from cacheserver.errors import Cause
 from cacheserver.model import Key, Kind, UserMetadata
 from cacheserver.publish import begin, changes, refusals
 from cacheserver.publish.package import DEPTH_MOST
+from cacheserver.publish.upgrade import LATER, Asked, Strategy
 
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")  # RFC 1123
 _LABEL_SAID: Final = (
@@ -19,14 +20,20 @@ _LABEL_SAID: Final = (
 _PACKAGE_MOST: Final = 200
 """Characters of a package's path. Ours: with repository and workspace most names then need no hash (names.py)."""
 _TEXT_MOST: Final = 4096
-_FIELDS: Final = {"init": ("description", "keywords", "site"), "clone": ("revision",), "copy": ("revision",)}
+_FIELDS: Final = {
+    "init": ("description", "keywords", "site"),
+    "clone": ("revision",),
+    "copy": ("revision",),
+    "upgrade": ("to", "from", "strategy"),
+}
 """What is kept of spec.source."""
 _SOURCES: Final = ("init", "clone", "copy", "upgrade")
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """key: of the new revision, which is named after its workspace. clone, copy: names of revisions, one at most.
+    """key: of the new revision, which is named after its workspace. clone, copy: names of revisions; of these and
+    upgrade there is one at most.
 
     extras: of the served spec.
     """
@@ -37,6 +44,7 @@ class Wanted:
     init: begin.Init | None = None
     clone: str = ""
     copy: str = ""
+    upgrade: Asked | None = None
     source: Mapping[str, Any] | None = None
 
     @property
@@ -91,6 +99,9 @@ def read_wanted(namespace: str, manifest: Mapping[str, Any]) -> Wanted:
             return Wanted(key, users, gates, clone=str(inner["revision"]), source=given)
         case "copy":
             return Wanted(key, users, gates, copy=str(inner["revision"]), source=given)
+        case "upgrade":
+            asked = Asked(inner["to"], Strategy(inner["strategy"]), inner.get("from") or "")
+            return Wanted(key, users, gates, upgrade=asked, source=given)
         case _:
             return Wanted(key, users, gates, _init(package, inner), source=given)
 
@@ -127,12 +138,11 @@ def _source(spec: Mapping[str, Any], causes: list[Cause]) -> tuple[str, Mapping[
         return "", {}
     kinds = [kind for kind in _SOURCES if given.get(kind) is not None] if isinstance(given, dict) else []
     if len(kinds) != 1 or not isinstance(given[kinds[0]], dict):
-        causes.append(refusals.bad("spec.source", "", "must be exactly one of: init, clone, copy"))
+        causes.append(refusals.bad("spec.source", "", "must be exactly one of: init, clone, copy, upgrade"))
         return "", {}
     kind, inner = kinds[0], given[kinds[0]]
     if kind == "upgrade":
-        said = "is not supported yet; clone the newer revision into a draft of your own and save its files"
-        causes.append(refusals.denied("spec.source.upgrade", said))
+        _check_upgrade(inner, causes)
     elif kind != "init":
         name = inner.get("revision")
         if kind == "clone" and "git" in inner:
@@ -143,6 +153,20 @@ def _source(spec: Mapping[str, Any], causes: list[Cause]) -> tuple[str, Mapping[
     else:
         _check_init(inner, causes)
     return kind, inner
+
+
+def _check_upgrade(inner: Mapping[str, Any], causes: list[Cause]) -> None:
+    for field, needed in (("to", True), ("from", False)):
+        name = inner.get(field)
+        if (needed or name is not None) and (not isinstance(name, str) or not name or len(name) > 253):
+            causes.append(refusals.required(f"spec.source.upgrade.{field}", "the name of a package revision"))
+    strategy, there = inner.get("strategy"), ", ".join(Strategy)
+    if strategy in (None, ""):
+        causes.append(refusals.required("spec.source.upgrade.strategy", f"one of {there}"))
+    elif strategy not in tuple(Strategy):
+        why = f"is not supported yet; {there} are" if strategy in LATER else f"must be one of {there}"
+        causes.append(Cause("FieldValueNotSupported", f'Unsupported value: "{str(strategy)[:200]}": {why}',
+                            "spec.source.upgrade.strategy"))  # fmt: skip
 
 
 def _check_init(inner: Mapping[str, Any], causes: list[Cause]) -> None:

@@ -97,7 +97,7 @@ async def test_a_workspace_that_is_no_label_or_the_branch_is_refused(world: Worl
         ("spec.source", {"source": {"init": {}, "copy": {"revision": "x"}}}),
         ("spec.source", {"source": {}}),
         ("spec.source.clone.git", {"source": {"clone": {"git": {"url": "https://x"}}}}),
-        ("spec.source.upgrade", {"source": {"upgrade": {"to": "x"}}}),
+        ("spec.source.upgrade.strategy", {"source": {"upgrade": {"to": "x"}}}),
         ("spec.source.clone.revision", {"source": {"clone": {"revision": "no.such.v1"}}}),
         ("spec.readinessGates[0].conditionType", {"readinessGates": [{"conditionType": "a b"}]}),
         ("metadata.finalizers", {"metadata": {"finalizers": ["unqualified"]}}),

@@ -91,6 +91,19 @@ _REVISION_SPEC: Final = (
         ),
         record("clone", "From a revision of another package.", text("revision", "Name of a PackageRevision.")),
         record("copy", "From an earlier revision of its own.", text("revision", "Name of a PackageRevision.")),
+        record(
+            "upgrade",
+            "As its own newest revision, with a newer one of what it was cloned from.",
+            text("to", "Name of the PackageRevision that it is to take."),
+            text(
+                "from", "Name of the PackageRevision that it was cloned from; by default what its upstreamLock names."
+            ),
+            text(
+                "strategy",
+                "What becomes of what was changed in the clone: nothing may be, or it is gone.",
+                enum=("fast-forward", "force-delete-replace"),
+            ),
+        ),
     ),
     records(
         "readinessGates",

@@ -5,6 +5,7 @@ Raises, everywhere: Unavailable while etcd is away, for nothing is decided by wh
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 from typing import Final
 
@@ -47,6 +48,19 @@ class Shelf:
     async def revisions(self, repository: RepositoryKey, package: str) -> list[bytes]:
         """The manifests of all revisions of a package."""
         return [entry.body for entry in await self._entries(repository, package)]
+
+    async def speaking_of(self, namespace: str, commit: str) -> list[bytes]:
+        """The manifests of revisions in which a commit's name stands, whatever for. Looks at all of the namespace."""
+        everything = parse_selection("", "", _FIELDS)
+        page = await self._cache.list(Kind.REVISION, CONSISTENT, namespace=namespace, selector=everything)
+        if page.stale:
+            raise Unavailable(_AWAY)
+        found: list[bytes] = []
+        wanted = f'"{commit}"'.encode()
+        for run in page.runs:
+            found += [entry.body for entry in run.entries if wanted in entry.body]
+            await asyncio.sleep(0)  # a run is 128 objects at most
+        return found
 
     async def named(self, namespace: str, name: str) -> bytes | None:
         """The manifest of any revision."""
