@@ -71,6 +71,8 @@ examples:
       in a pod of the server, which has its settings: everything is examined
   cacheserver doctor --kubernetes ~/.kube/config
       with an administrator's kubeconfig: the cluster's side
+  cacheserver doctor --repositories ./repositories
+      whether git lets us push to those that are written to; nothing is pushed
 """,
     "version": """\
 examples:
@@ -129,8 +131,8 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str, tuple[str, ...]]]] = {
     "doctor": (
         "[FLAGS]",
         "say what is wrong with an installation, and what to do about it",
-        "Examine APIService, certificates, rights, repositories and etcd, and change nothing. Exit code 1: one failed.",
-        ("etcd", "serving", "logs"),
+        "Examine certificates, rights, repositories, pushes and etcd, and change nothing. Exit code 1: one failed.",
+        ("content", "etcd", "serving", "logs"),
     ),
     "version": (
         "[--etcd-binary PATH]",

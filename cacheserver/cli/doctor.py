@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import ssl
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cacheserver.config import Kubernetes, Settings, show_size
+from cacheserver.config import Defaults, Kubernetes, RepositoryConfig, Settings, from_cluster, show_size
 from cacheserver.errors import (
     ConfigError,
     EtcdError,
@@ -31,6 +32,7 @@ from cacheserver.model import CONFIG_GROUP, GROUP, VERSION
 from cacheserver.security import x509
 
 if TYPE_CHECKING:
+    from cacheserver.cli import pushes
     from cacheserver.cluster.kubeapi import KubeAPI
 
 APISERVICE: Final = f"{VERSION}.{GROUP}"
@@ -78,16 +80,20 @@ def rows(findings: Iterable[Finding]) -> Sequence[Sequence[str]]:
 async def examine(settings: Settings) -> Sequence[Finding]:
     """Every finding there is to make with these settings. Raises: ConfigError when they leave nothing to examine."""
     serving = settings.serving
-    if serving.kubernetes is Kubernetes.OFF and settings.etcd.embedded and serving.tls_cert_file is None:
+    written = any(config.writable for config in settings.repositories)
+    nothing = serving.kubernetes is Kubernetes.OFF and settings.etcd.embedded and serving.tls_cert_file is None
+    if nothing and not written:
         raise ConfigError(
             "there is nothing to examine: run it where the server runs, with its settings, or name the cluster with "
-            "--kubernetes KUBECONFIG, and etcd with --etcd"
+            "--kubernetes KUBECONFIG, etcd with --etcd, and repositories that are written to with --repositories"
         )
     findings: list[Finding] = []
     if serving.tls_cert_file is not None:
         findings.append(_certificate("serving certificate", await _read(serving.tls_cert_file)))
     if serving.kubernetes is not Kubernetes.OFF:
         findings += await _cluster(settings)
+    if written:
+        findings += _pushes(await _tried(settings, settings.repositories))
     if not settings.etcd.embedded:
         findings += await _etcd(settings)
     return findings
@@ -322,13 +328,11 @@ async def _repositories(api: KubeAPI, settings: Settings) -> Sequence[Finding]:
     troubled = [finding for item in items for finding in _trouble(item)]
     if not items:
         return [Finding("repositories", Level.WARNING, "there are none", "apply one (docs/cluster.md)")]
+    pushes = _pushes(await _tried(settings, _configs(items, settings), api))
     if not troubled:
-        return [Finding("repositories", *_good(f"all {len(items)} are ready"))]
-    return troubled[:_SHOWN] + (
-        [Finding("repositories", Level.WARNING, f"{len(troubled) - _SHOWN} more", "kubectl get crepo -A")]
-        if len(troubled) > _SHOWN
-        else []
-    )
+        return [Finding("repositories", *_good(f"all {len(items)} are ready")), *pushes]
+    more = Finding("repositories", Level.WARNING, f"{len(troubled) - _SHOWN} more", "kubectl get crepo -A")
+    return [*troubled[:_SHOWN], *([more] if len(troubled) > _SHOWN else []), *pushes]
 
 
 def _trouble(item: Mapping[str, Any]) -> Iterable[Finding]:
@@ -344,6 +348,48 @@ def _trouble(item: Mapping[str, Any]) -> Iterable[Finding]:
         yield Finding(question, Level.FAILED, f"{ready.get('reason')}: {ready.get('message')}", remedy)
     elif degraded is not None and degraded.get("status") == "True":
         yield Finding(question, Level.WARNING, f"{degraded.get('reason')}: {degraded.get('message')}", remedy)
+
+
+def _configs(items: Iterable[Mapping[str, Any]], settings: Settings) -> Sequence[RepositoryConfig]:
+    """As the server reads them; what it cannot read, their status tells."""
+    found: list[RepositoryConfig] = []
+    for item in items:
+        with contextlib.suppress(ConfigError):
+            found.append(from_cluster(item, Defaults(settings.content.namespace)))
+    return found
+
+
+async def _tried(
+    settings: Settings, configs: Sequence[RepositoryConfig], api: KubeAPI | None = None
+) -> Sequence[pushes.Tried]:
+    """api: where their Secrets are; None where they have none."""
+    from cacheserver.cli import pushes  # noqa: PLC0415  git, which most that is examined does without
+    from cacheserver.ingest import limits  # noqa: PLC0415
+
+    caps = limits.source_limits(settings.parsing)
+    if api is None:
+        return await pushes.try_all(configs, caps)
+    from cacheserver.cluster.credentials import Secrets, SourceWithSecrets  # noqa: PLC0415  in a cluster only
+
+    secrets = Secrets(api)
+    return await pushes.try_all(configs, caps, lambda config, opened: SourceWithSecrets(config, secrets, opened))
+
+
+def _pushes(tried: Sequence[pushes.Tried]) -> Sequence[Finding]:
+    """One finding for all that git takes pushes of, and one for each of the first others."""
+    if not tried:
+        return []
+    refused = [each for each in tried if each.wrong]
+    findings = [
+        Finding(f"push to {each.namespace}/{each.name}", Level.FAILED, each.wrong, each.remedy)
+        for each in refused[:_SHOWN]
+    ]
+    if len(refused) > _SHOWN:
+        findings.append(Finding("push", Level.FAILED, f"{len(refused) - _SHOWN} more", "mend the first ones"))
+    if len(tried) > len(refused):
+        said = f"git lets us push to {len(tried) - len(refused)} (rules of single branches show when something comes)"
+        findings.append(Finding("push", *_good(said)))
+    return findings
 
 
 # --- etcd ---------------------------------------------------------------------------------------------------------

@@ -218,6 +218,15 @@ class GitRefsSource:
         async with self._copy.locked(), self._copy.noting_damage():
             yield self._copy
 
+    async def prepared(self) -> RemoteRefs:
+        """What the remote has now, and a copy of its kind, into which nothing is fetched. Within writing().
+
+        Raises: as probe.
+        """
+        remote = await self._ask()
+        await self._copy.prepare(remote.object_format)
+        return remote
+
     async def look(self) -> RemoteRefs:
         """What the remote has now, all of it in the copy. Within writing(). Raises: as sync."""
         remote, refs = await self._brought(_no_progress)
