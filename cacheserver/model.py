@@ -39,7 +39,7 @@ ANNOTATION_USERS: Final = f"{GROUP}/set-by-users"
 OBJECT_VERSION: Final = 2
 """Of what encode() and names.py make of a record: raise it when they change, and every source is read again once."""
 
-_DIGEST: Final = re.compile(rb'"(sha256:[0-9a-f]{64})"')
+_DIGEST: Final = re.compile(rb'"digest":"(sha256:[0-9a-f]{64})"')
 _NAME: Final = b'"name":"'
 _UID_NAMESPACE: Final = uuid.UUID("6c1f9c5e-5c1b-5f0e-9b53-2d1f0f6d9a11")
 
@@ -204,8 +204,11 @@ class Stored:
 
 
 def blob_references(value: bytes) -> set[Digest]:
-    """Every digest that stands alone in a JSON string of `value`; an image reference holds one too, but not alone."""
-    return {Digest(digest.decode()) for digest in _DIGEST.findall(value)}
+    """Every `digest` in spec and status of a manifest (see encode): of its content, icon and documents.
+
+    Never one that users wrote, into an annotation or a condition: it would keep content that nobody has any more.
+    """
+    return {Digest(digest.decode()) for digest in _DIGEST.findall(value, max(value.find(SPEC_OPEN), 0))}
 
 
 @dataclass(frozen=True, slots=True)
