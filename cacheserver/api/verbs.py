@@ -51,7 +51,6 @@ from cacheserver.api.status import (
 )
 from cacheserver.api.views import Views
 from cacheserver.api.watching.watch import Watches
-from cacheserver.api.writing.rights import APPROVAL
 from cacheserver.api.writing.writes import VERBS as WRITES
 from cacheserver.api.writing.writes import Writes
 from cacheserver.cache.snapshot import Entry
@@ -109,7 +108,7 @@ class Verbs:
             if verb not in subresource.verbs or not attributes.namespace:
                 raise self._refuse(call)
             if verb == "get":
-                return self._get(call) if subresource.name == APPROVAL else self._subresource(call)
+                return self._get(call) if subresource.whole else self._subresource(call)
         if verb in WRITES and verb in resource.verbs_of(attributes.subresource) and self._writes is not None:
             return self._writes.answer(call)
         if attributes.subresource:

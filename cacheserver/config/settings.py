@@ -269,7 +269,14 @@ class ServingSettings:
         GROUPS,
         (),
         "Groups whose members may approve, reject and propose for deletion (packagerevisions/approval), and read "
-        "everything. With kubectl patch they need --authors as well: a patch of the object is a change of it.",
+        "everything; they change no files.",
+    )
+    validators: tuple[str, ...] = setting(
+        "validators",
+        GROUPS,
+        (),
+        "Groups whose members may write conditions of drafts, for which readiness gates wait "
+        "(packagerevisions/status), and read everything.",
     )
     max_reads: int = setting(
         "max-requests-inflight",
@@ -302,7 +309,12 @@ class ServingSettings:
     @property
     def access_groups(self) -> Sequence[str]:
         """The settings that name groups, of those that are given."""
-        groups = {"--readers": self.readers, "--authors": self.authors, "--approvers": self.approvers}
+        groups = {
+            "--readers": self.readers,
+            "--authors": self.authors,
+            "--approvers": self.approvers,
+            "--validators": self.validators,
+        }
         return [flag for flag, names in groups.items() if names]
 
 

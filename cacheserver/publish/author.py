@@ -40,7 +40,7 @@ from cacheserver.model import (
     encode,
     with_resource_version,
 )
-from cacheserver.publish import begin, changes, rebase, refs, refusals, rules, served
+from cacheserver.publish import begin, changes, conditions, rebase, refs, refusals, rules, served
 from cacheserver.publish.beginning import Beginning
 from cacheserver.publish.content import Content, Judged
 from cacheserver.publish.creating import Wanted, read_wanted
@@ -217,7 +217,7 @@ class Author:
     async def files(self, key: Key) -> tuple[Held, dict[str, File]]:
         """A revision with all its files. Raises: RefusedError 404; BlobMissingError, EtcdError."""
         held = await self._authored.read(key)
-        return held, await self._content.files(_digest(_present(held)))
+        return held, await self._content.files(_digest(present(held)))
 
     async def save(
         self, key: Key, revise: ReviseFiles, who: Who, *, at: str = "", field: str = "spec", dry_run: bool = False
@@ -229,13 +229,13 @@ class Author:
         """
         async with self._told("Save", key, who, dry_run=dry_run):
             for attempt in range(_TRIES):
-                await _pause(attempt)
+                await pause(attempt)
                 held = await self._authored.read(key)
-                stored = _present(held)
+                stored = present(held)
                 manifest = orjson.loads(stored.value)
                 self._writable(key)
                 rules.check_save(key.name, Lifecycle(manifest["spec"]["lifecycle"]))
-                _check_idle(held)
+                check_idle(held)
                 _check_content_at(held, at)
                 known = _digest(stored)
                 files = await asyncio.to_thread(revise, held, await self._content.files(known))
@@ -256,14 +256,14 @@ class Author:
         """
         async with self._told("Rebase", key, who, dry_run=dry_run):
             for attempt in range(_TRIES):
-                await _pause(attempt)
+                await pause(attempt)
                 held = await self._authored.read(key)
-                stored = _present(held)
+                stored = present(held)
                 manifest = orjson.loads(stored.value)
                 _check_preconditions(stored, manifest, preconditions)
                 config = self._writable(key)
                 rules.check_save(key.name, Lifecycle(manifest["spec"]["lifecycle"]))
-                _check_idle(held)
+                check_idle(held)
                 draft = await self._edited_draft(held, manifest, who)
                 wanted = rebase.onto(await self._shelf.revisions(_of(key), key.package), branch_of(config), draft)
                 if wanted is None:
@@ -282,7 +282,7 @@ class Author:
     ) -> Written | None:
         """A draft with other content, or None where somebody else was faster."""
         assert judged.facts is not None
-        stored = _present(held)
+        stored = present(held)
         value = self._with_content(stored, manifest, judged.facts, draft, {})
         if dry_run:
             return Written(Stored(held.key, value, stored.mod_revision))
@@ -356,8 +356,10 @@ class Author:
         for name in ("proposedBy", "lastOperation"):
             if before is not None and name in before:
                 status[name] = before[name]
+        said = conditions.of_kptfile(status.get("conditions", ()))
         if before is not None and (was := _condition(before, PUSHED)) is not None:
-            status["conditions"] = [*status.get("conditions", ()), was]
+            said.append(was)
+        status["conditions"] = conditions.served(said, draft.conditions)
         record = replace(
             made,
             spec=orjson.dumps({**orjson.loads(made.spec), **extras}),
@@ -388,15 +390,15 @@ class Author:
         Raises: RefusedError; BlobMissingError, EtcdError; what `revise` and who.approve raise.
         """
         for attempt in range(_TRIES):
-            await _pause(attempt)
+            await pause(attempt)
             held = await self._authored.read(key)
-            stored = _present(held)
+            stored = present(held)
             manifest = orjson.loads(with_resource_version(Kind.REVISION, stored.value, stored.mod_revision))
             wanted = revise(manifest)
             if approval:
                 wanted = _lifecycle_alone(manifest, wanted)
             change = changes.read(manifest, wanted)
-            _check_version(held, wanted, must_name=must_name_version)
+            check_version(held, wanted, must_name=must_name_version)
             now = Lifecycle(manifest["spec"]["lifecycle"])
             move = rules.move(key.name, now, change.lifecycle)
             step = move.step if move is not None else None
@@ -405,11 +407,11 @@ class Author:
             if held.operation is not None and held.operation.step is step:
                 await self._may(held, move, who, approval=approval)
                 return await self._settled(held, held.operation, change.lifecycle)
-            _check_idle(held)
+            check_idle(held)
             async with self._told(step.value if step else "Update", key, who, dry_run=dry_run):
                 await self._may(held, move, who, approval=approval)
                 if step is Step.APPROVE:
-                    rules.check_gates(key.name, manifest)
+                    conditions.check_gates(key.name, manifest, held.draft)
                 written = await self._apply(held, manifest, change, step, who, dry_run=dry_run)
             if written is not None:
                 return replace(written, warnings=change.warnings)
@@ -437,7 +439,7 @@ class Author:
         dry_run: bool,
     ) -> Written | None:
         """None where somebody else was faster."""
-        stored, key, digest = _present(held), held.key, None
+        stored, key, digest = present(held), held.key, None
         value, draft = edited(stored.value, users=change.users), held.draft
         if change.gates is not None:
             judged, draft, value = await self._with_gates(held, manifest, change, who, dry_run=dry_run)
@@ -472,7 +474,7 @@ class Author:
         self, held: Held, manifest: Mapping[str, Any], change: changes.Change, who: Who, *, dry_run: bool
     ) -> tuple[Judged, Draft, bytes]:
         """The Kptfile keeps the gates, so that git has them."""
-        stored, key = _present(held), held.key
+        stored, key = present(held), held.key
         gates = change.gates or ()
         if manifest["spec"]["lifecycle"] != Lifecycle.DRAFT:
             raise refusals.wrong(key.name, "spec.readinessGates", "", "only those of a Draft can be changed")
@@ -497,9 +499,9 @@ class Author:
         """
         async with self._told("Delete", key, who, dry_run=dry_run):
             for attempt in range(_TRIES):
-                await _pause(attempt)
+                await pause(attempt)
                 held = await self._authored.read(key)
-                stored = _present(held)
+                stored = present(held)
                 manifest = orjson.loads(stored.value)
                 _check_preconditions(stored, manifest, preconditions)
                 known = _of(key) in self._repositories
@@ -508,7 +510,7 @@ class Author:
                     self._writable(key)
                 if held.operation is not None and held.operation.step is Step.DELETE:
                     return await self._settled(held, held.operation, "")
-                _check_idle(held)
+                check_idle(held)
                 written = await self._delete(held, manifest, who, known=known, dry_run=dry_run)
                 if written is not None:
                     return written
@@ -517,7 +519,7 @@ class Author:
     async def _delete(
         self, held: Held, manifest: Mapping[str, Any], who: Who, *, known: bool, dry_run: bool
     ) -> Written | None:
-        stored, users = _present(held), UserMetadata.of(manifest)
+        stored, users = present(held), UserMetadata.of(manifest)
         if users.finalizers:
             value = edited(stored.value, users=replace(users, deletion=users.deletion or self._stamp()))
             if dry_run or value == stored.value:
@@ -548,7 +550,7 @@ class Author:
 
         Raises: RefusedError with its failure; 504 where it takes longer than a request may.
         """
-        stored, name = _present(held), held.key.name
+        stored, name = present(held), held.key.name
         try:
             async with asyncio.timeout(self._answer_within_s):
                 after = await self._outcome(held.key, operation, stored.mod_revision)
@@ -647,13 +649,13 @@ def _of(key: Key) -> RepositoryKey:
     return RepositoryKey(key.namespace, key.repository)
 
 
-async def _pause(attempt: int) -> None:
+async def pause(attempt: int) -> None:
     """Before the next try: writers who meet again and again must not go on in step."""
     if attempt:
         await asyncio.sleep(random.uniform(0, 0.005 * 2**attempt))  # noqa: S311  no secret
 
 
-def _present(held: Held) -> Stored:
+def present(held: Held) -> Stored:
     """Raises: RefusedError 404."""
     if held.served is None:
         raise refusals.not_found(held.key.name)
@@ -681,15 +683,15 @@ def _unpushed(status: Mapping[str, Any], now: str) -> Any:
     return {**status, "conditions": with_condition(status.get("conditions", ()), waiting, now)}
 
 
-def _check_idle(held: Held) -> None:
+def check_idle(held: Held) -> None:
     """Raises: RefusedError 409 while an operation runs."""
     if held.operation is not None:
         raise rules.waiting(held.key.name, held.operation.step)
 
 
-def _check_version(held: Held, wanted: Mapping[str, Any], *, must_name: bool) -> None:
+def check_version(held: Held, wanted: Mapping[str, Any], *, must_name: bool) -> None:
     """Raises: RefusedError 409 where the object is another by now, 422 where none is named and one must be."""
-    stored, name = _present(held), held.key.name
+    stored, name = present(held), held.key.name
     metadata = wanted.get("metadata")
     given = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
     if given in (None, ""):
@@ -704,7 +706,7 @@ def _check_content_at(held: Held, at: str) -> None:
     """Raises: RefusedError 409 where the content was changed behind the version that the client saw, 400 for none."""
     if not at:
         return
-    stored = _present(held)
+    stored = present(held)
     if not at.isascii() or not at.isdigit() or len(at) > 19:
         raise RefusedError(400, "BadRequest", f"invalid resource version: {at[:40]!r}")
     seen, changed = int(at), held.content_revision or stored.mod_revision

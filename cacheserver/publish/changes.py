@@ -108,7 +108,7 @@ def gates_of(spec: Mapping[str, Any], causes: list[Cause]) -> tuple[str, ...]:
     for at, gate in enumerate(written):
         kind = gate.get("conditionType") if isinstance(gate, dict) else None
         field = f"spec.readinessGates[{at}].conditionType"
-        if not isinstance(kind, str) or _wrong_key(kind) is not None:
+        if not isinstance(kind, str) or wrong_key(kind) is not None:
             causes.append(
                 refusals.bad(field, str(kind), "must be the type of a condition, as in example.com/validated")
             )
@@ -167,7 +167,7 @@ def _wrong_text(key: str, value: Any, *, is_label: bool) -> str | None:
     prefix, slash, _ = key.rpartition("/")
     if slash and (prefix == GROUP or prefix.endswith(f".{GROUP}")) and (is_label or key not in _USERS_OWN):
         return f"names below {GROUP} are the server's"
-    if (why := _wrong_key(key)) is not None:
+    if (why := wrong_key(key)) is not None:
         return why
     if not isinstance(value, str):
         return "must have a string as its value"
@@ -179,8 +179,8 @@ def _wrong_text(key: str, value: Any, *, is_label: bool) -> str | None:
     return None
 
 
-def _wrong_key(key: str) -> str | None:
-    """Kubernetes: qualified names."""
+def wrong_key(key: str) -> str | None:
+    """What is wrong with it as a qualified name (Kubernetes); None: nothing."""
     prefix, slash, name = key.rpartition("/")
     if slash and (len(prefix) > 253 or not _SUBDOMAIN.match(prefix)):
         return "the prefix of its name must be a DNS subdomain"
@@ -195,7 +195,7 @@ def _finalizers(asked: Mapping[str, Any], before: UserMetadata, causes: list[Cau
         causes.append(refusals.bad("metadata.finalizers", _text(given), "must be a list of strings"))
         return ()
     for one in given:
-        if _wrong_key(one) is not None or "/" not in one:
+        if wrong_key(one) is not None or "/" not in one:
             causes.append(refusals.bad("metadata.finalizers", one, "name should be fully qualified"))
         elif before.deletion and one not in before.finalizers:
             said = f"no new finalizers can be added if the object is being deleted, found new finalizers {one!r}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from cacheserver.errors import RefusedError
 from cacheserver.model import Lifecycle
@@ -74,16 +74,6 @@ def check_delete(name: str, now: Lifecycle) -> None:
     """Raises: RefusedError 403."""
     if now in _NOT_DELETED:
         raise refusals.forbidden(name, _NOT_DELETED[now])
-
-
-def check_gates(name: str, manifest: Mapping[str, Any]) -> None:
-    """Raises: RefusedError 422 that names the conditions which do not hold."""
-    status = manifest.get("status", {})
-    holds = {each["type"] for each in status.get("conditions", ()) if each.get("status") == "True"}
-    gates = [each["conditionType"] for each in status.get("readinessGates", ())]
-    if unmet := [gate for gate in gates if gate not in holds]:
-        why = f"these conditions must be True before it is approved: {', '.join(unmet)}"
-        raise refusals.wrong(name, "spec.lifecycle", "Published", why)
 
 
 def check_not_self(name: str, user: str, draft: Draft | None) -> None:

@@ -1,5 +1,6 @@
 """Authentication and authorization without a cluster: users of a file of tokens or of client certificates, of whom the
-groups in --readers may read, those in --authors write packages, and those in --approvers decide on them.
+groups in --readers may read, those in --authors write packages, those in --approvers decide on them, and those in
+--validators say how they are.
 
 As kube-apiserver with --client-ca-file and --token-auth-file: a certificate first, then a token; no anonymous user; no
 header names a user.
@@ -28,7 +29,10 @@ _ALLOWED: Final = Verdict(allowed=True)
 _AUTHORED: Final = frozenset(
     ("packagerevisions", "packagerevisions/files", "packagerevisions/rebase", "packagerevisionresources")
 )
-_APPROVED: Final = frozenset(("packagerevisions/approval",))
+_DECISION: Final = "packagerevisions/approval"
+_PATCHED: Final = frozenset(("patch", "update"))
+"""Of packagerevisions, for approvers too, as in the cluster role of that name: kubectl knows no approval."""
+_VALIDATED: Final = frozenset(("packagerevisions/status",))
 _APPROVE: Final = "approve"  # the verb on a Repository (api/writing/rights.py): every approver has it, of every one
 
 
@@ -42,6 +46,7 @@ class Groups:
     readers: Sequence[str] = ()
     authors: Sequence[str] = ()
     approvers: Sequence[str] = ()
+    validators: Sequence[str] = ()
 
 
 class FileAuthentication:
@@ -84,10 +89,12 @@ class GroupsAccess:
     """Implements the API's authorizer: what somebody may is said by groups, the same for every namespace."""
 
     def __init__(self, groups: Groups) -> None:
-        self._readers = frozenset((*groups.readers, *groups.authors, *groups.approvers))
+        self._readers = frozenset((*groups.readers, *groups.authors, *groups.approvers, *groups.validators))
+        self._approvers = frozenset(groups.approvers)
         self._writers = {
             "--authors": (_AUTHORED, frozenset(groups.authors), "make and change packages"),
-            "--approvers": (_APPROVED, frozenset(groups.approvers), "decide on what was proposed"),
+            "--approvers": (frozenset((_DECISION,)), self._approvers, "decide on what was proposed"),
+            "--validators": (_VALIDATED, frozenset(groups.validators), "write conditions"),
         }
 
     async def review(self, identity: Identity, attributes: Attributes) -> Verdict:
@@ -98,7 +105,13 @@ class GroupsAccess:
             return _ALLOWED
         asked = "/".join(filter(None, (attributes.resource, attributes.subresource)))
         if attributes.verb == _APPROVE:
-            asked = next(iter(_APPROVED))
+            asked = _DECISION
+        if (
+            asked == "packagerevisions"
+            and attributes.verb in _PATCHED
+            and not self._approvers.isdisjoint(identity.groups)
+        ):
+            return _ALLOWED
         for flag, (resources, groups, what) in self._writers.items():
             if asked in resources:
                 if groups.isdisjoint(identity.groups):

@@ -90,7 +90,9 @@ async def _gate_of_files(serving: ServingSettings, tls: ServingTLS | None, loops
         tokens = FollowedFile(serving.token_auth_file, "--token-auth-file", parse_tokens, know, secret=True)
         await tokens.load()
         loops.append(tokens.run)
-    return ReviewingGate(authentication, GroupsAccess(Groups(serving.readers, serving.authors, serving.approvers)))
+    return ReviewingGate(
+        authentication, GroupsAccess(Groups(serving.readers, serving.authors, serving.approvers, serving.validators))
+    )
 
 
 async def _gate(

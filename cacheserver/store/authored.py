@@ -45,6 +45,23 @@ counts."""
 
 
 @dataclass(frozen=True, slots=True)
+class Condition:
+    """What an application says of a draft. type, status, reason, message: as Kubernetes has them.
+
+    since: RFC 3339, of the last change of its status. digest: of the content that it speaks of. generation: that the
+    application says it speaks of, 0 for none.
+    """
+
+    type: str
+    status: str
+    reason: str
+    message: str
+    since: str
+    digest: str
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """A draft that was made here, and how much of it git has. Its files and fields stand in the served object.
 
@@ -57,6 +74,7 @@ class Draft:
     saved_ms, unpushed_ms: Unix time of the last change, and of the first that git does not have (0: git has all).
     commit, digest, branch: what git has: the commit, the content in it, the short name of its branch; empty: nothing.
     pushing, pushing_digest: what git may have besides: written before a push, forgotten when its outcome is known.
+    conditions: that applications wrote of it, one of a type; what is published has none of them.
     """
 
     nonce: str
@@ -75,6 +93,7 @@ class Draft:
     branch: str = ""
     pushing: str = ""
     pushing_digest: str = ""
+    conditions: tuple[Condition, ...] = ()
 
 
 class Step(StrEnum):
@@ -322,7 +341,8 @@ def _encode(written: Draft | Operation | None) -> bytes | None:
 
 def _decode_draft(value: bytes) -> Draft:
     raw: dict[str, Any] = orjson.loads(value)
-    return Draft(**{**raw, "authors": tuple(raw["authors"])})
+    told = tuple(Condition(**each) for each in raw.get("conditions", ()))
+    return Draft(**{**raw, "authors": tuple(raw["authors"]), "conditions": told})
 
 
 def _decode_operation(value: bytes) -> Operation:

@@ -288,15 +288,19 @@ def test_nobody_is_given_write_verbs_on_read_only_kinds() -> None:
     assert {(group, resource) for group, resource, _ in written} == {(GROUP, "repositories")}
 
 
-def test_authors_and_approvers_together_have_every_verb_that_writes_and_neither_the_others() -> None:
+def test_who_writes_decides_and_judges_has_every_verb_of_that_and_none_of_the_others() -> None:
     authors, approvers = granted("cacheserver:author"), granted("cacheserver:approver")
-    assert not authors & approvers
+    validators = {right for right in granted("cacheserver:validator") if right[2] not in ("get", "list", "watch")}
+    # kubectl knows no subresource approval, so approvers patch the object.
+    assert {right[1:] for right in authors & approvers} == {("packagerevisions", verb) for verb in ("patch", "update")}
+    assert not validators & (authors | approvers | granted("cacheserver:edit", "cacheserver:admin"))
+    whose = {"approval": approvers, "status": validators}
     writes = {"create", "update", "patch", "delete", "deletecollection"}
     for row in served(standalone=False):
         for sub in ("", *(each.name for each in row.subresources)):
             part = f"{row.plural}/{sub}" if sub else row.plural
             wanted = {(row.group, part, verb) for verb in row.verbs_of(sub) if verb in writes}
-            assert wanted <= (approvers if sub == "approval" else authors), part
+            assert wanted <= whose.get(sub, authors), part
 
 
 def test_roles_are_added_to_the_clusters_own() -> None:
@@ -311,6 +315,7 @@ def test_roles_are_added_to_the_clusters_own() -> None:
     assert aggregated("admin") == {"admin"}
     assert aggregated("author") == {"edit", "admin"}
     assert aggregated("approver") == {"admin"}
+    assert aggregated("validator") == set()
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from cacheserver.api.kinds.resource import (
@@ -48,6 +49,16 @@ CONDITIONS: Final = records(
     text("message", "What that means and what to do about it, for people."),
     time("lastTransitionTime", "When the status last changed."),
     number("observedGeneration", "The generation that the condition speaks of."),
+)
+CONDITIONS_OF_CONTENT: Final = replace(
+    CONDITIONS,
+    fields=(
+        *CONDITIONS.fields,
+        text(
+            "observedDigest",
+            "The content that an application's condition speaks of, as status.content.digest; without it that of now.",
+        ),
+    ),
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from cacheserver.api.kinds.fields import (
-    CONDITIONS,
+    CONDITIONS_OF_CONTENT,
     CONTENT,
     DEPRECATION,
     FORMAT,
@@ -107,7 +107,8 @@ _REVISION_SPEC: Final = (
     ),
     records(
         "readinessGates",
-        "Conditions that must be True before it is approved (KRM; the Kptfile keeps them).",
+        "Conditions that must be True before it is approved, written through packagerevisions/status (KRM; the Kptfile "
+        "keeps the gates).",
         text("conditionType", "Type of the condition."),
     ),
 )
@@ -174,7 +175,7 @@ PACKAGE_REVISION: Final = Resource(
             "Conditions that must be True before it is published (KRM).",
             text("conditionType", "Type of the condition."),
         ),
-        CONDITIONS,
+        CONDITIONS_OF_CONTENT,
         CONTENT,
         TRUNCATED,
         record(
@@ -216,6 +217,13 @@ PACKAGE_REVISION: Final = Resource(
             "The draft, brought onto the newest published revision of its package.",
             ("application/json", "application/yaml"),
             ("create",),
+            whole=True,
+        ),
+        Subresource(
+            "status",
+            "The revision, for applications: status.conditions of a draft is taken, by type.",
+            ("application/json", "application/yaml"),
+            ("get", "patch", "update"),
             whole=True,
         ),
         Subresource(

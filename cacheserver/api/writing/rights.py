@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 APPROVAL: Final = "approval"
 """The subresource whose update is the right to decide."""
+STATUS: Final = "status"
+"""The subresource of those who say how a revision is: applications."""
 _APPROVE: Final = "approve"
 """Ours: the verb on a Repository, by name, that spec.approval.perRepository asks for besides."""
 

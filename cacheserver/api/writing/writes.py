@@ -42,6 +42,7 @@ from cacheserver.api.writing import files as filing
 from cacheserver.api.writing import patch
 from cacheserver.api.writing.decode import (
     JSON_PATCH,
+    MERGE_PATCH,
     PATCHES,
     Decoded,
     WriteOptions,
@@ -51,12 +52,13 @@ from cacheserver.api.writing.decode import (
     strictness,
     write_options,
 )
-from cacheserver.api.writing.rights import APPROVAL, who
+from cacheserver.api.writing.rights import APPROVAL, STATUS, who
 from cacheserver.cache.watchcache import WatchCache
 from cacheserver.errors import CacheServerError, RefusedError
 from cacheserver.model import GROUP, Key, Kind
 from cacheserver.publish import changes, refusals
 from cacheserver.publish.author import Author, Preconditions, Who, Written
+from cacheserver.publish.telling import tell
 from cacheserver.store.keys import parse_key
 from cacheserver.tasks import in_parallel
 
@@ -112,7 +114,7 @@ class Writes:
         match attributes.subresource, verb:
             case "", "create":
                 return await self._create(call)
-            case (("" | "approval"), ("update" | "patch")):
+            case (("" | "approval" | "status"), ("update" | "patch")):
                 return await self._update(call)
             case "rebase", "create":
                 return await self._rebase(call)
@@ -172,14 +174,16 @@ class Writes:
             warnings = strictness(decoded, wanted, call.resource, options.validation)
             return wanted
 
-        written = await self._author.update(
-            await self._key(call),
-            revise,
-            self._who(call, call.attributes.name),
-            must_name_version=is_put,
-            approval=approval,
-            dry_run=options.dry_run,
-        )
+        key, author = await self._key(call), self._who(call, call.attributes.name)
+        if call.attributes.subresource == STATUS:
+            alone = media == MERGE_PATCH
+            written = await tell(
+                self._author, key, revise, author, must_name_version=is_put, alone=alone, dry_run=options.dry_run
+            )
+        else:
+            written = await self._author.update(
+                key, revise, author, must_name_version=is_put, approval=approval, dry_run=options.dry_run
+            )
         return await self._object(call, written, (*warnings, *written.warnings))
 
     async def _rebase(self, call: Call) -> Reply | Stream:

@@ -70,6 +70,7 @@ async def test_only_verbs_that_work_are_advertised(world: World) -> None:
         "packagerevisions": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
         "packagerevisions/approval": ["get", "patch", "update"],
         "packagerevisions/rebase": ["create"],
+        "packagerevisions/status": ["get", "patch", "update"],
         "packagerevisions/files": ["delete", "update"],
         "packagerevisions/content": ["get"],
         "packagerevisionresources": ["get", "list", "patch", "update", "watch"],

@@ -164,11 +164,14 @@ async def test_a_reader_may_not_write(local: Local, method: str, path: str, verb
 REVISION = f"{BASE}/namespaces/team/packagerevisions/r.a.v1"
 RESOURCES = f"{BASE}/namespaces/team/packagerevisionresources/r.a.v1"
 _WRITES = (
-    ("PATCH", REVISION, "--authors"),
+    ("POST", f"{BASE}/namespaces/team/packagerevisions", "--authors"),
+    ("DELETE", REVISION, "--authors"),
     ("DELETE", f"{REVISION}/files/a", "--authors"),
     ("POST", f"{REVISION}/rebase", "--authors"),
     ("PUT", RESOURCES, "--authors"),
+    ("POST", f"{REVISION}/rebase", "--authors"),
     ("PATCH", f"{REVISION}/approval", "--approvers"),
+    ("PATCH", f"{REVISION}/status", "--validators"),
 )
 
 
@@ -176,9 +179,9 @@ _WRITES = (
 async def test_who_may_not_write_is_told_the_setting_that_says_who_may(
     pki: PKI, method: str, path: str, flag: str
 ) -> None:
-    """Authors do not approve, and approvers do not write: each group has its right and no other's."""
-    other = "--approvers" if flag == "--authors" else "--authors"
-    mine = {other.removeprefix("--"): ["devs"]}
+    """Authors do not approve, nor approvers write conditions: each group has its right and no other's."""
+    flags = ("authors", "approvers", "validators")
+    mine = {other: ["devs"] for other in flags if f"--{other}" != flag}
     async with local_world(pki, Groups(["guests"], **mine)) as local:
         for token in (ALICE, BOB):
             answer = await local.get(path, token=token, method=method)
@@ -193,6 +196,14 @@ async def test_who_may_write_is_let_through_and_may_read(pki: PKI, method: str, 
         assert (await local.get(token=ALICE)).status == 200
         assert (await local.get(token=BOB)).status == 403
         assert (await local.get(path, token=ALICE, method=method)).status != 403
+
+
+async def test_an_approver_patches_a_revision_which_is_how_kubectl_approves(pki: PKI) -> None:
+    async with local_world(pki, Groups(approvers=["devs"])) as local:
+        assert (await local.get(REVISION, token=ALICE, method="PATCH")).status != 403
+    async with local_world(pki, Groups(validators=["devs"])) as local:
+        answer = await local.get(REVISION, token=ALICE, method="PATCH")
+        assert (answer.status, "(--authors)" in answer.json["message"]) == (403, True)
 
 
 @pytest.mark.parametrize(("groups", "allowed"), [(Groups(approvers=["devs"]), True), (Groups(authors=["devs"]), False)])
