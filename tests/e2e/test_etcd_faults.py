@@ -173,7 +173,7 @@ async def _make_room(client: Client) -> None:
 async def test_three_members_losing_their_leader(
     etcd_binary: FoundEtcd, start_server: StartServer, tmp_path: Path
 ) -> None:
-    members = _three(etcd_binary, tmp_path)
+    members = three_members(etcd_binary, tmp_path)
     try:
         for member in members:
             member.spawn()
@@ -181,14 +181,14 @@ async def test_three_members_losing_their_leader(
             await member.ready()
         server, files = await serving(start_server, tmp_path / "c", *(member.endpoint for member in members))
         async with watched(server, final=["c.app", "c.db", "c.web"]):
-            leader = await _leader(members)
+            leader = await leader_of(members)
             leader.kill()
             files.package("db", "1.0.0")
             server.signal(signal.SIGHUP)
             await eventually(lambda: _shows(server, "c.db"), within_s=30)
             leader.spawn()
             await leader.ready()
-            (await _leader(members)).pause()
+            (await leader_of(members)).pause()
             files.package("web", "1.0.0")
             server.signal(signal.SIGHUP)
             await eventually(lambda: _shows(server, "c.web"), within_s=30)
@@ -207,7 +207,7 @@ def _shows(server: ServerProcess, name: str) -> bool:
         return False
 
 
-def _three(found: FoundEtcd, directory: Path) -> Sequence[EtcdProcess]:
+def three_members(found: FoundEtcd, directory: Path) -> Sequence[EtcdProcess]:
     peers = [f"http://127.0.0.1:{port}" for port in free_ports(3)]
     cluster = ",".join(f"m{i}={peer}" for i, peer in enumerate(peers))
     members = []
@@ -224,7 +224,7 @@ def _three(found: FoundEtcd, directory: Path) -> Sequence[EtcdProcess]:
     return members
 
 
-async def _leader(members: Sequence[EtcdProcess]) -> EtcdProcess:
+async def leader_of(members: Sequence[EtcdProcess]) -> EtcdProcess:
     for member in members:
         async with Client([member.endpoint]) as client:
             status = await client.status()

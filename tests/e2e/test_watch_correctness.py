@@ -78,9 +78,10 @@ class Stream:
 class Watcher:
     """One client. `habit`: how it misbehaves."""
 
-    seed: int
+    seed: int | str
     urls: Sequence[str]
     resource: str = "packages"
+    api: str = API
     selectors: Sequence[tuple[str, Match]] = tuple(SELECTORS)
     namespaces: Sequence[str | None] = (None, None, "a")
     streams: list[Stream] = field(default_factory=list)
@@ -100,7 +101,11 @@ class Watcher:
 
     @property
     def path(self) -> str:
-        return f"{API}/namespaces/{self.namespace}/{self.resource}" if self.namespace else f"{API}/{self.resource}"
+        return (
+            f"{self.api}/namespaces/{self.namespace}/{self.resource}"
+            if self.namespace
+            else f"{self.api}/{self.resource}"
+        )
 
     async def run(self, start: int) -> None:
         self.streams.append(Stream(start))
@@ -253,7 +258,10 @@ async def test_renamed_bundles_and_corrected_versions_reach_every_watcher_and_ou
         servers = two_servers(start_server, etcd_endpoint)
         urls = [server.url for server in servers]
         watchers, viewers = (
-            [Watcher(seed * 1000 + first + i, urls, resource, REVISION_SELECTORS, (None, "a")) for i in range(WATCHERS)]
+            [
+                Watcher(seed * 1000 + first + i, urls, resource, API, REVISION_SELECTORS, (None, "a"))
+                for i in range(WATCHERS)
+            ]
             for first, resource in ((0, "packagerevisions"), (500, VIEW))
         )
         tasks = [asyncio.create_task(watcher.run(start)) for watcher in (*watchers, *viewers)]
@@ -265,7 +273,7 @@ async def test_renamed_bundles_and_corrected_versions_reach_every_watcher_and_ou
         last = await writing
         history = await History.read(client, start, last, ("packagerevisions",))
         viewed = history.viewed(functools.partial(files_of, await _files(Blobs(client), history)))
-        await _until_drained(watchers, tasks, history, last, (viewers, viewed))
+        await until_drained(watchers, tasks, history, last, (viewers, viewed))
         kinds = ("packagerevisions", VIEW)
         listed = [[server.list(kind)["items"] for kind in kinds] for server in servers]
         servers[1].kill()
@@ -329,13 +337,13 @@ async def test_every_watcher_sees_exactly_the_history(seed: int, start_server: S
         tasks = [asyncio.create_task(watcher.run(start)) for watcher in watchers]
         last = await write_at_random(store, seed, SECONDS)
         history = await History.read(client, start, last)
-        await _until_drained(watchers, tasks, history, last)
+        await until_drained(watchers, tasks, history, last)
     assert len(history.steps) > 100
     for watcher in watchers:
         watcher.judge(history, last)
 
 
-async def _until_drained(
+async def until_drained(
     watchers: Sequence[Watcher],
     tasks: Sequence[asyncio.Task[None]],
     history: History,
@@ -376,7 +384,7 @@ async def test_a_server_killed_and_started_again_loses_nothing_for_those_who_res
             await asyncio.to_thread(server.start)
         last = await writing
         history = await History.read(client, start, last)
-        await _until_drained(watchers, tasks, history, last)
+        await until_drained(watchers, tasks, history, last)
     for watcher in watchers:
         watcher.judge(history, last)
 
@@ -405,7 +413,7 @@ async def test_a_list_on_one_server_is_continued_by_a_watch_on_the_other(
                 await eventually(lambda at=revision: moved_on(at + 10))  # type: ignore[misc]  # bound at once
         last = await writing
         history = await History.read(client, start, last)
-        await _until_drained([w for *_, w, _ in joined], [t for *_, t in joined], history, last)
+        await until_drained([w for *_, w, _ in joined], [t for *_, t in joined], history, last)
     assert len(joined) > 5
     for revision, items, watcher, _ in joined:
         state = history.state(SELECTORS[0][1], revision)

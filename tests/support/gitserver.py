@@ -81,6 +81,15 @@ class GitRepository:
         content = b"".join(mode.encode() + b" " + name + b"\0" + bytes.fromhex(oid) for mode, name, oid in entries)
         return self.git("hash-object", "-t", "tree", "--literally", "-w", "--stdin", stdin=content)
 
+    def hook(self, name: str, script: str) -> Path:
+        """A hook of the server (githooks(5)): the lines of a shell. Takes the place of one that is there, at once."""
+        path = self.path / "hooks" / name
+        path.parent.mkdir(exist_ok=True)
+        made = path.with_suffix(".new")
+        made.write_text(f"#!/bin/sh\n{script}\n")
+        made.chmod(0o755)
+        return made.rename(path)
+
     def tag(self, name: str, target: str = "main", *, annotated: bool = False) -> None:
         self.git("tag", "--force", *(("-a", "-m", "tagged") if annotated else ()), name, target)
 
@@ -120,7 +129,8 @@ class GitDaemon:
 class GitHTTPS:
     """`git http-backend` below `base` behind TLS. authorization: what must be sent, empty for nothing.
 
-    intercept: may answer (status, headers) in the backend's place. seen: (method, path, headers) in order.
+    intercept: may answer (status, headers) in the backend's place. seen: (method, path, headers) in order. answered:
+    paths, when the backend was done with them.
     """
 
     def __init__(self, base: Path, certificate: tuple[Path, Path], *, authorization: str = "") -> None:
@@ -128,6 +138,7 @@ class GitHTTPS:
         self.authorization = authorization
         self.intercept: Callable[[str], tuple[int, Mapping[str, str]] | None] = lambda _path: None
         self.seen: list[tuple[str, str, dict[str, str]]] = []
+        self.answered: list[str] = []
         owner = self
 
         class Handler(_Backend):
@@ -204,6 +215,7 @@ class _Backend(BaseHTTPRequestHandler):
         ran = subprocess.run(
             ["git", "http-backend"], input=body, capture_output=True, env=environment, timeout=60, check=False
         )
+        owner.answered.append(self.path)
         head, _, content = ran.stdout.partition(b"\r\n\r\n")
         headers = [line.split(": ", 1) for line in head.decode().split("\r\n")]
         status = next((int(value.split()[0]) for key, value in headers if key == "Status"), 200)

@@ -113,10 +113,7 @@ class World:
         return invariants.refs(self.remote)
 
     def hook(self, name: str, script: str) -> None:
-        path = self.remote.path / "hooks" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
+        self.remote.hook(name, script)
 
 
 @asynccontextmanager

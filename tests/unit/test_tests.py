@@ -18,6 +18,8 @@ SLEEPS = {
         3,
         "clients that dawdle or ask again, and a writer that pauses: it is about them",
     ),
+    "support/authors.py": (2, "clients whose server went, or that are told to come back, before they ask again"),
+    "e2e/test_random_authoring.py": (2, "how long a trouble lasts, and how often content is looked at"),
     "hostile/arena.py": (1, "an attack lasts long enough for the honest client's percentiles"),
     "hostile/honest.py": (1, "asks at an even pace: what it measures is how late the answers are"),
     "hostile/clients.py": (4, "attackers that hold what they have, in real time"),
