@@ -54,12 +54,12 @@ from cacheserver.api.verbs import Call, Verbs
 from cacheserver.api.views import Views
 from cacheserver.api.watching.watch import Watches
 from cacheserver.api.writing.writes import VERBS, Writes
-from cacheserver.cache.turns import Turns
 from cacheserver.cache.watchcache import WatchCache
 from cacheserver.errors import CacheServerError
 from cacheserver.memo import Memo
 from cacheserver.publish.author import Author
 from cacheserver.publish.message import AUTHOR
+from cacheserver.turns import Turns
 
 log = logging.getLogger(__name__)
 

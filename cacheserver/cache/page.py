@@ -7,9 +7,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from cacheserver.cache.snapshot import Entry, Name, Run, Snapshot
-from cacheserver.cache.turns import Turns
 from cacheserver.cache.window import Event, Selector
 from cacheserver.model import LABEL_REPOSITORY
+from cacheserver.turns import Turns
 
 _PUTS, _PUT_COST = 50, 40  # one makes a segment anew: 8 us
 _SLICE_COST = 2048  # of a selector, matched before the others are asked for the next turn: 0.4 ms

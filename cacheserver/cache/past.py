@@ -14,9 +14,9 @@ from typing import Final
 from cacheserver.cache.kind import CachedKind
 from cacheserver.cache.page import rewind
 from cacheserver.cache.snapshot import Snapshot
-from cacheserver.cache.turns import Turns
 from cacheserver.errors import Expired
 from cacheserver.model import Kind
+from cacheserver.turns import Turns
 
 _KEPT_SNAPSHOTS: Final = 64
 """Of pages under way; past that the oldest is rebuilt from the window, or is gone."""

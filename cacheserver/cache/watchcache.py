@@ -22,12 +22,12 @@ from cacheserver.cache.kind import CachedKind
 from cacheserver.cache.page import Page, cut_page
 from cacheserver.cache.past import Past
 from cacheserver.cache.snapshot import Entry, Name, Run, Snapshot
-from cacheserver.cache.turns import TURN_COST, Turns
 from cacheserver.cache.view import View
 from cacheserver.cache.window import Event, EventType, Selector
 from cacheserver.errors import Compacted, EtcdError, Expired
 from cacheserver.model import LABEL_PACKAGE, METADATA_OPEN, SPEC_OPEN, Kind, Stored, with_resource_version
 from cacheserver.store.objects import Change, Changes
+from cacheserver.turns import TURN_COST, Turns
 
 log = logging.getLogger(__name__)
 

@@ -20,13 +20,14 @@ from weakref import WeakKeyDictionary
 from aiohttp import web
 
 from cacheserver.cluster.kubeapi import KubeAPI
-from cacheserver.cluster.remembered import Remembered
+from cacheserver.cluster.remembered import REVIEWS_A_TURN, Remembered
 from cacheserver.cluster.trust import Published, Trust
 from cacheserver.errors import KubernetesError
 from cacheserver.memo import Memo
 from cacheserver.security.identity import Identity
 from cacheserver.security.tls import Peer, peer_of
 from cacheserver.security.users import bearer_token, of_certificate, with_authenticated
+from cacheserver.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +154,7 @@ class Tokens:
         self._answers: Remembered[bytes, tuple[Identity | None]] = Remembered(
             keep_s=KEEP_S, most_bytes=_TOKENS_BYTES, now=now
         )
+        self._turns = Turns(REVIEWS_A_TURN)
         self._failing = False
 
     async def identity(self, token: str) -> Identity | None:
@@ -174,6 +176,7 @@ class Tokens:
         await self._answers.close()
 
     async def _review(self, token: str) -> tuple[Identity | None]:
+        await self._turns.spend(1)
         found = await self._api.token_review(token)
         if self._failing:
             self._failing = False

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from cacheserver.cluster.kubeapi import KubeAPI, Object
-from cacheserver.cluster.remembered import Remembered
+from cacheserver.cluster.remembered import REVIEWS_A_TURN, Remembered
 from cacheserver.security.identity import Attributes, Identity, Verdict
+from cacheserver.turns import Turns
 
 KEEP_S: Final = 10.0  # k8s.io/apiserver/pkg/server/options/authorization.go: AllowCacheTTL and DenyCacheTTL
 _MOST_BYTES: Final = 8 << 20  # some 6,000 answers; k8s.io/apiserver/plugin/pkg/authorizer/webhook has 8,192 of any size
@@ -37,6 +38,7 @@ class Authorization:
     def __init__(self, api: KubeAPI, now: Callable[[], float] = time.monotonic) -> None:
         self._api = api
         self._answers: Remembered[_Key, Verdict] = Remembered(keep_s=KEEP_S, most_bytes=_MOST_BYTES, now=now)
+        self._turns = Turns(REVIEWS_A_TURN)
 
     async def review(self, identity: Identity, attributes: Attributes) -> Verdict:
         """Raises: KubernetesError when the host cluster does not say."""
@@ -50,9 +52,13 @@ class Authorization:
             size = _MOST_BYTES  # which is not kept
         return await self._answers.look_up(
             key,
-            lambda: self._api.subject_access_review(review_spec(identity, attributes)),
+            lambda: self._review(identity, attributes),
             lambda verdict: size + sys.getsizeof(verdict.reason),
         )
+
+    async def _review(self, identity: Identity, attributes: Attributes) -> Verdict:
+        await self._turns.spend(1, identity.user)
+        return await self._api.subject_access_review(review_spec(identity, attributes))
 
     async def close(self) -> None:
         """Cancels reviews under way."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from cacheserver.memo import Memo
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+
+REVIEWS_A_TURN: Final = 4
+"""Asked of the host cluster in one turn of the loop: some 0.5 ms each. Who opens a thousand watches that all select
+otherwise has a thousand asked, and everybody else is to be answered meanwhile."""
 
 
 class Remembered(Generic[K, V]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import ssl
 import sys
@@ -265,8 +266,9 @@ async def slow_bodies(enemy: Enemy, *, user: str, connections: int, hold_s: floa
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(hold_s):
                 await stranger.send(enemy.head(f"{API}/packages", user, framing, method="POST"))
-                while True:
+                while not stranger.writer.is_closing():
                     await stranger.send(piece)
+                    await asyncio.sleep(0)  # what is sent to a server that has gone never waits
         with suppress(TimeoutError):
             statuses[await stranger.status(within_s=5)] += 1
 
@@ -318,6 +320,7 @@ _ATTACKS: Mapping[str, Callable[..., Awaitable[Told]]] = {
 
 
 async def _main(place: Mapping[str, Any]) -> Told:
+    os.nice(10)  # an attacker has a machine of its own: the processor here is the server's and the honest ones'
     enemy = Enemy(place["url"], place["ca"], place["tokens"])
     return await _ATTACKS[place["attack"]](enemy, **place["job"])
 

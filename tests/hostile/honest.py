@@ -24,7 +24,7 @@ _QUESTIONS = {
     "LIST": f"{API}/namespaces/honest/packages",
     "livez": "/livez",
 }
-_EVERY_S = {"GET": 0.02, "LIST": 0.1, "livez": 0.1}
+_EVERY_S = 0.025
 _GIVES_UP_S = 10.0
 
 
@@ -50,7 +50,7 @@ async def _ask(
         while True:
             asking.add(task := asyncio.create_task(once()))
             task.add_done_callback(asking.discard)
-            due += _EVERY_S[question]
+            due += _EVERY_S
             await asyncio.sleep(max(0.0, due - time.monotonic()))
     finally:
         await asyncio.gather(*asking, return_exceptions=True)

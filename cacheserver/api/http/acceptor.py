@@ -17,10 +17,13 @@ from typing import Final
 
 from cacheserver.api.http.connection import Server
 from cacheserver.api.http.connections import HANDSHAKE_WITHIN_S, Refusal, place
+from cacheserver.turns import Turns
 
 log = logging.getLogger(__name__)
 
-_A_TURN: Final = 4  # a handshake is 1 ms: of those who come at once, few wait half way, and others get their turn
+_A_TURN: Final = 16
+_HANDSHAKES_A_TURN: Final = 1
+"""A handshake is 1 ms: of those who come at once, few wait half way, and others get their turn."""
 _UNREAD_BYTES: Final = 32 << 10
 """Of one connection, kept by the kernel: what the loop reads of it in one turn, and decrypts. Linux would let it grow
 to 6 MB; a hundred who send as fast as they can then are half a second of everybody's time. Requests have a few KB."""
@@ -35,6 +38,7 @@ class Acceptor:
         self._server = server
         self._crowd = server.crowd
         self._tls = tls
+        self._handshakes = Turns(_HANDSHAKES_A_TURN)
         self._pause_s = pause_s
         self._loop = asyncio.get_running_loop()
         self._sockets: list[socket.socket] = []
@@ -105,7 +109,7 @@ class Acceptor:
         self._loop.add_reader(listening, self._take, listening)
 
     def _begin(self, sock: socket.socket, where: str) -> None:
-        task = self._loop.create_task(self._connect(sock), name="acceptor: connection")
+        task = self._loop.create_task(self._connect(sock, where), name="acceptor: connection")
         self._beginning.add(task)
         task.add_done_callback(functools.partial(self._begun, sock))
         self._crowd.begin(task, where)
@@ -115,8 +119,10 @@ class Acceptor:
         if task.cancelled():  # perhaps before it had handed the socket to anybody
             sock.close()
 
-    async def _connect(self, sock: socket.socket) -> None:
-        """Hand it to a protocol, behind its handshake."""
+    async def _connect(self, sock: socket.socket, where: str) -> None:
+        """Hand it to a protocol, behind its handshake. One of each address at a time begins it."""
+        if self._tls is not None:
+            await self._handshakes.spend(1, where)
         within_s = None if self._tls is None else HANDSHAKE_WITHIN_S
         connect = self._loop.connect_accepted_socket
         try:

@@ -20,10 +20,10 @@ from cacheserver.api.http.reply import framed
 from cacheserver.api.kinds.resource import Resource
 from cacheserver.api.selectors import Selection
 from cacheserver.api.watching.audience import Audience, Audiences
-from cacheserver.cache.turns import Turns
 from cacheserver.cache.watchcache import Event, EventType, Watch
 from cacheserver.errors import Expired
 from cacheserver.memo import Memo
+from cacheserver.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ _BATCHES_BYTES: Final = 8 << 20  # of all channels: watchers that catch up from 
 _JOINED_BYTES: Final = 4 << 20  # kept while a crowd is served: audiences that see the same get the same bytes
 _TURN_WATCHERS: Final = 256  # served in one turn of the loop: 1 to 2 ms
 _TURN_BYTES: Final = 4 << 20  # written in one turn: TLS encrypts about 2 GB/s
-_TURN_ALONE_BYTES: Final = 1 << 20
+_TURN_ALONE_BYTES: Final = 256 << 10
 """Framed and written in one turn for those who are sent what is theirs alone, the state at their beginning above all: a
 thousand who begin at once, and yield after each piece, are still a thousand pieces before a GET has its next turn."""
 _TURN_MATCHED: Final = 1024  # of a selection's cost, matched before the others are asked for the next turn

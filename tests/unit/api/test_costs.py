@@ -12,8 +12,8 @@ from cacheserver.api.attributes import PARAMETERS, PATH_CHARACTERS, QUERY_CHARAC
 from cacheserver.api.options import decode_token, encode_token, resource_version
 from cacheserver.api.selectors import SELECTOR_CHARACTERS, SELECTOR_TERMS, parse_selection
 from cacheserver.api.status import StatusError
-from cacheserver.cache.turns import Turns
 from cacheserver.memo import Memo
+from cacheserver.turns import Turns
 from tests.fakes.api import BASE, World
 
 LINE = 600

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from cacheserver.cache.page import rewind
 from cacheserver.cache.snapshot import SEGMENT_SIZE, Entry, Name, Snapshot, State
-from cacheserver.cache.turns import Turns
 from cacheserver.cache.window import Event
+from cacheserver.turns import Turns
 
 names = st.tuples(st.sampled_from(["a", "b", "c"]), st.text(alphabet="abc.-", min_size=1, max_size=3))
 steps = st.lists(st.tuples(names, st.booleans()), max_size=200)

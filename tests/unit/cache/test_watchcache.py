@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Hashable, Mapping
 from dataclasses import dataclass, field
 
 import orjson
 import pytest
 
-from cacheserver.cache.turns import Turns
 from cacheserver.cache.watchcache import Event, EventType, Freshness, Page, ReadAt, Watch, WatchCache
 from cacheserver.errors import Expired, NotReady, StoreSlow, TooNew
 from cacheserver.model import Kind
+from cacheserver.turns import Turns
 from tests.fakes.feed import PROJECTIONS, FakeFeed, running
 from tests.support.waiting import eventually
 
@@ -344,7 +344,7 @@ async def test_a_page_of_the_past_is_made_a_little_a_turn(feed: FakeFeed, roomy:
         spent = 0
         most = 0
 
-        async def spend(self, cost: int) -> None:
+        async def spend(self, cost: int, client: Hashable = None) -> None:
             self.spent, self.most = self.spent + cost, max(self.most, cost)
             await super().spend(cost)
 
@@ -371,7 +371,7 @@ async def test_pages_that_nobody_goes_on_with_are_forgotten(feed: FakeFeed, cach
 
 async def test_a_page_of_a_store_that_was_replaced_meanwhile_is_expired(feed: FakeFeed, cache: WatchCache) -> None:
     class Replaced(Turns):
-        async def spend(self, cost: int) -> None:
+        async def spend(self, cost: int, client: Hashable = None) -> None:
             if feed.cluster_id == 1:
                 feed.replace_cluster()
                 feed.put("ns", "other")

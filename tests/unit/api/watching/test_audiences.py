@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -18,9 +18,9 @@ from cacheserver.api.selectors import EVERYTHING, parse_selection
 from cacheserver.api.watching.audience import Audience, Audiences
 from cacheserver.api.watching.channel import Channel, Shared
 from cacheserver.cache.snapshot import Entry
-from cacheserver.cache.turns import Turns
 from cacheserver.cache.watchcache import Event, Watch, WatchCache
 from cacheserver.model import Kind
+from cacheserver.turns import Turns
 from tests.fakes.feed import PROJECTIONS, FakeFeed, running
 from tests.support.watchers import Client
 
@@ -199,7 +199,7 @@ class Held(Turns):
         self.reached.clear()
         self.go.clear()
 
-    async def spend(self, cost: int) -> None:
+    async def spend(self, cost: int, client: Hashable = None) -> None:
         if cost == self._cost:
             self._cost = 0
             self.reached.set()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cacheserver import metrics
-from cacheserver.cache.turns import Turns
+from cacheserver.turns import Turns
 from tests.fakes.api import METADATA, TABLE, World
 from tests.support.waiting import eventually
 

@@ -1,0 +1,55 @@
+"""Work that is bounded in each turn of the loop, and shared among those who ask for it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from cacheserver.turns import Turns
+
+
+async def _order(*asked: tuple[str, str], most: int = 1) -> list[list[str]]:
+    """What was let go on in each turn of the loop, of tasks (name, client) that came in this order."""
+    turns, done = Turns(most), list[str]()
+
+    async def work(name: str, client: str) -> None:
+        await turns.spend(1, client)
+        done.append(name)
+
+    tasks = [asyncio.create_task(work(name, client)) for name, client in asked]
+    found = []
+    while not all(task.done() for task in tasks):
+        before = len(done)
+        await asyncio.sleep(0)
+        found.append(done[before:])
+    return [each for each in found if each]
+
+
+def test_no_turn_has_more_than_its_share() -> None:
+    found = asyncio.run(_order(*((str(number), "one") for number in range(7)), most=2))
+
+    assert found == [["0", "1"], ["2", "3"], ["4", "5"], ["6"]]
+
+
+def test_a_client_who_asks_once_does_not_wait_for_all_of_one_who_asks_much() -> None:
+    much = [(f"much {number}", "much") for number in range(50)]
+
+    found = asyncio.run(_order(*much, ("once", "once")))
+
+    assert found.index(["once"]) <= 3
+
+
+def test_what_was_given_up_takes_no_turn() -> None:
+    async def given_up() -> int:
+        turns = Turns(1)
+        await turns.spend(1)
+        waiting = [asyncio.create_task(turns.spend(1)) for _ in range(5)]
+        await asyncio.sleep(0)
+        for task in waiting[:4]:
+            task.cancel()
+        after = 0
+        while not waiting[4].done():
+            await asyncio.sleep(0)
+            after += 1
+        return after
+
+    assert asyncio.run(given_up()) <= 4
