@@ -40,7 +40,7 @@ from cacheserver.model import (
     encode,
     with_resource_version,
 )
-from cacheserver.publish import begin, changes, conditions, rebase, refs, refusals, rules, served
+from cacheserver.publish import begin, changes, conditions, rebase, references, refs, refusals, rules, served
 from cacheserver.publish.beginning import Beginning
 from cacheserver.publish.content import Content, Judged
 from cacheserver.publish.creating import Wanted, read_wanted
@@ -450,6 +450,8 @@ class Author:
                     return None
                 return Written(stored, gone=True)
             rules.check_delete(key.name, Lifecycle(manifest["spec"]["lifecycle"]))
+            if manifest["spec"]["lifecycle"] == Lifecycle.DELETION_PROPOSED:
+                await references.check_unreferenced(self._shelf, key, manifest)
             step = Step.DELETE
         operation = self._operation(step, who) if step else None
         if operation is not None:
@@ -520,6 +522,8 @@ class Author:
         self, held: Held, manifest: Mapping[str, Any], who: Who, *, known: bool, dry_run: bool
     ) -> Written | None:
         stored, users = present(held), UserMetadata.of(manifest)
+        if known and manifest["spec"]["lifecycle"] == Lifecycle.DELETION_PROPOSED:
+            await references.check_unreferenced(self._shelf, held.key, manifest)
         if users.finalizers:
             value = edited(stored.value, users=replace(users, deletion=users.deletion or self._stamp()))
             if dry_run or value == stored.value:

@@ -104,3 +104,17 @@ async def test_what_was_not_cloned_or_is_not_there_is_not_upgraded(world: Whole)
     plain = await upgrade(world, package="plain")
     assert (plain.status, "is served by no Repository" in plain.json["message"]) == (422, True)
     assert (await upgrade(world, package="plain", strategy="force-delete-replace")).status == 201
+
+
+async def test_what_somebody_was_cloned_from_is_deleted_only_when_he_moved_on(world: Whole) -> None:
+    assert (await world.move("DeletionProposed", "blueprints.web.w1")).status == 200
+    before = world.refs("blueprints")
+    for query in ({"dryRun": "All"}, {}):
+        refused = await world.ask("DELETE", "packagerevisions/blueprints.web.w1", **query)  # type: ignore[arg-type]
+        assert (refused.status, refused.json["reason"]) == (403, "Forbidden")
+        assert "edge.site.w1 was cloned from it" in refused.json["message"]
+    assert world.refs("blueprints") == before
+    assert (await world.move("DeletionProposed", "edge.site.w1")).status == 200
+    assert (await world.ask("DELETE", "packagerevisions/edge.site.w1")).status == 200
+    assert (await world.ask("DELETE", "packagerevisions/blueprints.web.w1")).status == 200
+    assert "refs/tags/web/v1" not in world.refs("blueprints")
