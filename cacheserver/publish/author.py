@@ -42,6 +42,7 @@ from cacheserver.model import (
 )
 from cacheserver.publish import begin, changes, conditions, rebase, references, refs, refusals, rules, served
 from cacheserver.publish.beginning import Beginning
+from cacheserver.publish.cloning import GitClones
 from cacheserver.publish.content import Content, Judged
 from cacheserver.publish.creating import Wanted, read_wanted
 from cacheserver.publish.outcome import PUSHED, Condition, with_condition
@@ -83,11 +84,13 @@ class Shelf(Protocol):
 @dataclass(frozen=True, slots=True)
 class Who:
     """user: as commits and audit lines have it. approve: raises where the caller may not update
-    packagerevisions/approval; approve_in: where he may not approve in the repository of this name."""
+    packagerevisions/approval; approve_in: where he may not approve in the repository of this name; fetch: where he
+    may not make Repositories, and so have us fetch from where he likes."""
 
     user: str
     approve: Callable[[], Awaitable[None]]
     approve_in: Callable[[str], Awaitable[None]]
+    fetch: Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +132,13 @@ class Author:
         *,
         now: Callable[[], float] = time.time,
         answer_within_s: float = _ANSWER_WITHIN_S,
+        clones: GitClones | None = None,
     ) -> None:
         """repositories: all that there are, kept up to date by whoever made it."""
         self._authored = authored
         self._content = content
         self._shelf = shelf
-        self._beginning = Beginning(shelf, content)
+        self._beginning = Beginning(shelf, content, clones)
         self._repositories = repositories
         self._now = now
         self._answer_within_s = answer_within_s
@@ -162,6 +166,8 @@ class Author:
             if held.served is not None:
                 raise refusals.exists(wanted.key.name)
             base, base_revision = await self._place(wanted)
+            if wanted.git is not None:
+                await who.fetch()
             start, files = await self._beginning.of(wanted, config)
             if wanted.gates:
                 files = await asyncio.to_thread(begin.with_gates, files, wanted.gates, wanted.key.name)

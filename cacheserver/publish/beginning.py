@@ -14,6 +14,7 @@ import orjson
 from cacheserver.config import RepositoryConfig
 from cacheserver.model import Digest, Format, Key, Lifecycle, RepositoryKey
 from cacheserver.publish import begin, refusals, upgrade
+from cacheserver.publish.cloning import FIELD, Asked, GitClone, GitClones
 from cacheserver.publish.content import Content
 from cacheserver.publish.creating import Wanted
 from cacheserver.publish.package import File
@@ -41,9 +42,10 @@ class Shelf(Protocol):
 class Beginning:
     """Of drafts. Safe to share between tasks."""
 
-    def __init__(self, shelf: Shelf, content: Content) -> None:
+    def __init__(self, shelf: Shelf, content: Content, clones: GitClones | None) -> None:
         self._shelf = shelf
         self._content = content
+        self._clones = clones
 
     async def of(
         self, wanted: Wanted, config: RepositoryConfig
@@ -52,6 +54,8 @@ class Beginning:
         key = wanted.key
         if wanted.upgrade is not None:
             return await self._upgraded(key, wanted.upgrade, config)
+        if wanted.git is not None:
+            return await self._cloned(key, wanted.git, config)
         if not (name := wanted.copy or wanted.clone):
             init = wanted.init or begin.Init(key.package)
             return init, init.files()
@@ -65,6 +69,14 @@ class Beginning:
         if wanted.copy:
             return begin.Copy(name), files
         clone = begin.Clone(key.package, name, _origin(source), deployment=config.deployment)
+        return clone, await asyncio.to_thread(clone.files, files)
+
+    async def _cloned(self, key: Key, asked: Asked, config: RepositoryConfig) -> tuple[begin.Start, dict[str, File]]:
+        """From a repository elsewhere."""
+        if self._clones is None:
+            raise refusals.wrong(key.name, FIELD, asked.url, "this server clones revisions that it serves, and no URL")
+        origin, files = await self._clones.read(key, asked, self._content.limits)
+        clone = GitClone(key.package, asked.url, origin, deployment=config.deployment)
         return clone, await asyncio.to_thread(clone.files, files)
 
     async def _upgraded(

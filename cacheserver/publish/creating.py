@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from cacheserver.errors import Cause
 from cacheserver.model import Key, Kind, UserMetadata
-from cacheserver.publish import begin, changes, refusals
+from cacheserver.publish import begin, changes, cloning, refusals
 from cacheserver.publish.package import DEPTH_MOST
 from cacheserver.publish.upgrade import LATER, Asked, Strategy
 
@@ -22,7 +22,7 @@ _PACKAGE_MOST: Final = 200
 _TEXT_MOST: Final = 4096
 _FIELDS: Final = {
     "init": ("description", "keywords", "site"),
-    "clone": ("revision",),
+    "clone": ("revision", "git"),
     "copy": ("revision",),
     "upgrade": ("to", "from", "strategy"),
 }
@@ -44,6 +44,7 @@ class Wanted:
     init: begin.Init | None = None
     clone: str = ""
     copy: str = ""
+    git: cloning.Asked | None = None
     upgrade: Asked | None = None
     source: Mapping[str, Any] | None = None
 
@@ -95,6 +96,8 @@ def read_wanted(namespace: str, manifest: Mapping[str, Any]) -> Wanted:
     kind, inner = source
     given = {kind: {field: inner[field] for field in _FIELDS[kind] if inner.get(field)}} if kind else None
     match kind:
+        case "clone" if inner.get("git") is not None:
+            return Wanted(key, users, gates, git=_git(inner["git"]), source=given)
         case "clone":
             return Wanted(key, users, gates, clone=str(inner["revision"]), source=given)
         case "copy":
@@ -145,14 +148,34 @@ def _source(spec: Mapping[str, Any], causes: list[Cause]) -> tuple[str, Mapping[
         _check_upgrade(inner, causes)
     elif kind != "init":
         name = inner.get("revision")
-        if kind == "clone" and "git" in inner:
-            said = "cloning from a URL is not supported; make it a Repository, and clone a revision of it"
-            causes.append(refusals.denied("spec.source.clone.git", said))
+        if kind == "clone" and inner.get("git") is not None:
+            _check_git(inner, causes)
         elif not isinstance(name, str) or not name or len(name) > 253:
             causes.append(refusals.required(f"spec.source.{kind}.revision", "the name of a package revision"))
     else:
         _check_init(inner, causes)
     return kind, inner
+
+
+def _check_git(inner: Mapping[str, Any], causes: list[Cause]) -> None:
+    given, field = inner["git"], cloning.FIELD
+    if not isinstance(given, dict) or inner.get("revision"):
+        causes.append(refusals.bad("spec.source.clone", "", "must be exactly one of: revision, git"))
+        return
+    for name, why in (("url", "https://HOST/PATH, or ssh://"), ("ref", "a branch, a tag or a commit")):
+        if not isinstance(given.get(name), str) or not given[name] or len(given[name]) > _TEXT_MOST:
+            causes.append(refusals.required(f"{field}.{name}", why))
+    if not isinstance(given.get("directory") or "", str):
+        causes.append(refusals.bad(f"{field}.directory", "", "must be a path from the repository's root"))
+    for name in ("secretRef", "caSecretRef"):
+        named = given.get(name)
+        if named is not None and not (isinstance(named, dict) and isinstance(named.get("name"), str) and named["name"]):
+            causes.append(refusals.required(f"{field}.{name}.name", "the name of a Secret"))
+
+
+def _git(given: Mapping[str, Any]) -> cloning.Asked:
+    secrets = [(given.get(name) or {}).get("name", "") for name in ("secretRef", "caSecretRef")]
+    return cloning.Asked(given["url"], given["ref"], (given.get("directory") or "").strip("/"), *secrets)
 
 
 def _check_upgrade(inner: Mapping[str, Any], causes: list[Cause]) -> None:

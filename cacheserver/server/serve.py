@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import cacheserver
 from cacheserver import metrics
-from cacheserver.config import Defaults, RepositoryConfig, ServingSettings, Settings
-from cacheserver.errors import CacheServerError, EtcdError, EtcdStartError, NoSpace
+from cacheserver.config import Defaults, GitSource, RepositoryConfig, ServingSettings, Settings
+from cacheserver.errors import CacheServerError, EtcdError, EtcdStartError, NoSpace, SecretInvalidError
 from cacheserver.etcd.client import Client, TLSFiles
 from cacheserver.etcd.version import check_supported
 from cacheserver.ingest import Ingest, ServedStatusStore, Space, SyncReport, SyncServices, limits
@@ -103,7 +103,7 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
             checks={**listener.checks, "etcd": opening},
             notes={"etcd-space": lambda: space.trouble},
             gate=listener.gate,
-            author=_author(client, services, cache, ingest, settings),
+            author=_author(client, services, cache, ingest, settings, listener.kubernetes),
             nobody=settings.authoring.author,
             list_cache_bytes=kept.list_cache_bytes,
             max_reads=settings.serving.max_reads,
@@ -279,17 +279,49 @@ async def _etcd(settings: Settings) -> AsyncIterator[Client]:
         yield await stack.enter_async_context(client)
 
 
-def _author(client: Client, services: SyncServices, cache: WatchCache, ingest: Ingest, settings: Settings) -> Author:
+def _author(
+    client: Client,
+    services: SyncServices,
+    cache: WatchCache,
+    ingest: Ingest,
+    settings: Settings,
+    kubernetes: KubeAPI | None,
+) -> Author:
     """Who takes writes of users, for every repository that there is."""
     from cacheserver.api import Shelf  # noqa: PLC0415 - see serve
     from cacheserver.publish.author import Author  # noqa: PLC0415 - as above
+    from cacheserver.publish.cloning import GitClones  # noqa: PLC0415 - as above
     from cacheserver.publish.content import Content  # noqa: PLC0415 - as above
     from cacheserver.publish.package import Limits  # noqa: PLC0415 - as above
 
     most = settings.authoring
     sizes = Limits(most.package_files, most.package_bytes, most.drafts)
     content = Content(services.blobs, services.workers, services.scratch, sizes)
-    return Author(Authored(client), content, Shelf(cache), ingest.repositories)
+
+    def is_local(url: str) -> bool:
+        named = (each.source for each in ingest.repositories.values())
+        return not settings.from_cluster and any(isinstance(each, GitSource) and each.url == url for each in named)
+
+    caps = limits.source_limits(settings.parsing)
+    clones = GitClones(services.scratch, caps, _access_of(kubernetes), is_local=is_local)
+    return Author(Authored(client), content, Shelf(cache), ingest.repositories, clones=clones)
+
+
+def _access_of(kubernetes: KubeAPI | None) -> Callable[[RepositoryConfig], Awaitable[Access]]:
+    """Who we are to a source that is read once: by Secrets, which are in a cluster only."""
+
+    async def access(config: RepositoryConfig) -> Access:
+        if kubernetes is None:
+            if config.secret or config.ca_secret:
+                raise SecretInvalidError("Secrets are in a cluster only; here no URL is fetched with credentials")
+            return Access()
+        from cacheserver.cluster.credentials import Secrets, access_of  # noqa: PLC0415  in a cluster only
+
+        secrets, namespace = Secrets(kubernetes), config.key.namespace
+        found = [await secrets.read(namespace, name) if name else None for name in (config.secret, config.ca_secret)]
+        return access_of(config, found[0], found[1])
+
+    return access
 
 
 def _services(

@@ -96,7 +96,7 @@ async def test_a_workspace_that_is_no_label_or_the_branch_is_refused(world: Worl
         ("metadata.namespace", {"metadata": {"namespace": "other"}}),
         ("spec.source", {"source": {"init": {}, "copy": {"revision": "x"}}}),
         ("spec.source", {"source": {}}),
-        ("spec.source.clone.git", {"source": {"clone": {"git": {"url": "https://x"}}}}),
+        ("spec.source.clone.git.ref", {"source": {"clone": {"git": {"url": "https://x.example/x"}}}}),
         ("spec.source.upgrade.strategy", {"source": {"upgrade": {"to": "x"}}}),
         ("spec.source.clone.revision", {"source": {"clone": {"revision": "no.such.v1"}}}),
         ("spec.readinessGates[0].conditionType", {"readinessGates": [{"conditionType": "a b"}]}),
@@ -735,6 +735,8 @@ class Rights:
                 "packagerevisions",
                 "team",
             )
+            raise forbidden(identity.user, attributes)
+        if attributes.resource == "repositories":
             raise forbidden(identity.user, attributes)
 
 

@@ -27,9 +27,12 @@ from cacheserver.ingest import Ingest, ServedStatusStore, SyncServices
 from cacheserver.ingest.reading import open_for
 from cacheserver.model import Format, RepositoryKey
 from cacheserver.publish.author import Author
+from cacheserver.publish.cloning import GitClones
 from cacheserver.publish.content import Content
 from cacheserver.publish.package import Limits
 from cacheserver.publish.publisher import Publisher
+from cacheserver.sources import Access
+from cacheserver.sources import Limits as SourceLimits
 from cacheserver.store.authored import Authored
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.keys import PREFIX
@@ -84,6 +87,10 @@ class Whole(World):
         return await (self.ask("POST", path, body, dryRun="All") if dry_run else self.ask("POST", path, body))
 
 
+async def _no_secrets(config: RepositoryConfig) -> Access:
+    return Access()
+
+
 @asynccontextmanager
 async def whole_world(
     etcd_endpoint: str, home: Path, repositories: Sequence[str] = ("edge",), *, object_format: str = "sha1"
@@ -112,7 +119,14 @@ async def whole_world(
             ingest.put(config, functools.partial(open_for, source, Format.KRM, cache=home / f"cache-{name}"))
         cache = WatchCache(store, PROJECTIONS)
         content = Content(blobs, workers, scratch, Limits())
-        author = Author(authored, content, Shelf(cache), ingest.repositories, answer_within_s=_SLOW_S)
+        clones = GitClones(
+            scratch,
+            SourceLimits(),
+            _no_secrets,
+            is_local=lambda url: url in {each.url for each in remotes.values()},
+            within_s=_SLOW_S,
+        )
+        author = Author(authored, content, Shelf(cache), ingest.repositories, answer_within_s=_SLOW_S, clones=clones)
         api = Api(cache, blobs, standalone=True, version="1.2.3", author=author)
         acceptor = Acceptor(make_server(api), None, pause_s=0.01)
         await acceptor.open("127.0.0.1", 0)

@@ -89,7 +89,20 @@ _REVISION_SPEC: Final = (
             texts("keywords", "Words to find it by."),
             text("site", "Its home page."),
         ),
-        record("clone", "From a revision of another package.", text("revision", "Name of a PackageRevision.")),
+        record(
+            "clone",
+            "From a revision of another package.",
+            text("revision", "Name of a PackageRevision."),
+            record(
+                "git",
+                "Or from a git repository elsewhere, for who may create Repositories.",
+                text("url", "https:// or ssh://, without credentials."),
+                text("ref", "Branch, tag or commit."),
+                text("directory", "Of the package, from the repository's root."),
+                record("secretRef", "Secret with credentials, as a Repository's.", text("name", "Its name.")),
+                record("caSecretRef", "Secret with the authority to trust.", text("name", "Its name.")),
+            ),
+        ),
         record("copy", "From an earlier revision of its own.", text("revision", "Name of a PackageRevision.")),
         record(
             "upgrade",

@@ -47,10 +47,17 @@ def who(call: Call, gate: Gate | None, nobody: str, name: str) -> Who:
         )
         await _ask(gate, identity, asked, name, needed)
 
-    return Who(call.user or nobody, approve, approve_in)
+    async def fetch() -> None:
+        asked = Attributes("create", "", CONFIG_GROUP, version, REPOSITORY.plural, "", namespace)
+        needed = f'the right to create "{REPOSITORY.plural}" in API group "{CONFIG_GROUP}"'
+        await _ask(gate, identity, asked, name, needed, what="have a URL fetched")
+
+    return Who(call.user or nobody, approve, approve_in, fetch)
 
 
-async def _ask(gate: Gate | None, identity: Identity | None, asked: Attributes, name: str, needed: str) -> None:
+async def _ask(
+    gate: Gate | None, identity: Identity | None, asked: Attributes, name: str, needed: str, *, what: str = "approve"
+) -> None:
     """Raises: RefusedError 403 that names the right, and why it is not given; StatusError where nobody can say."""
     if gate is None or identity is None:
         return
@@ -60,7 +67,5 @@ async def _ask(gate: Gate | None, identity: Identity | None, asked: Attributes, 
         if exc.code != 403:
             raise
         reason = str(exc).removeprefix(str(forbidden(identity.user, asked)))
-        why = (
-            f'User {identity.user!r} may not approve: that needs {needed} in the namespace "{asked.namespace}"{reason}'
-        )
+        why = f'User {identity.user!r} may not {what}: that needs {needed} in the namespace "{asked.namespace}"{reason}'
         raise refusals.forbidden(name, why) from exc

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from cacheserver.config.sources import GitRef, RefKind
-from cacheserver.errors import SourceInvalidError, SourceNotFoundError
+from cacheserver.errors import SourceInvalidError, SourceNotFoundError, SourceTooLargeError
 from cacheserver.sources.git.command import Git, Remote
 from cacheserver.sources.git.complaints import MirrorDamagedError
 from cacheserver.sources.git.mirror import Copy, Ref, RemoteRefs, ask_refs
@@ -72,6 +72,41 @@ class GitSource:
         """
         await _make_private(self._cache)
         return await self._copy.mended(lambda: self._read(scratch, progress))
+
+    async def files(self, *, most_files: int, most_bytes: int) -> tuple[str, list[tuple[str, bytes, bool]]]:
+        """The commit, and of each file in the directory: path, content, and whether it can be run.
+
+        Raises: SourceInvalidError for links, submodules and names that no tree should hold; SourceError.
+        """
+        await _make_private(self._cache)
+        return await self._copy.mended(lambda: self._files(most_files, most_bytes))
+
+    async def _files(self, most_files: int, most_bytes: int) -> tuple[str, list[tuple[str, bytes, bool]]]:
+        commit = await self._sync(_no_progress)
+        reader = ObjectReader(self._git, self._copy.path)
+        where = f"{self._remote.url} at {commit[:12]}"
+        try:
+            listing = await reader.tree(commit, self._directory, self._limits)
+            odd = [path for path, _ in listing.refused]
+            odd += [entry.path for entry in listing.entries if entry.mode in (SYMLINK, GITLINK)]
+            if odd:
+                raise SourceInvalidError(f"{where}: {odd[0]!r} is a link, a submodule, or no name for a file")
+            if len(listing.entries) > most_files:
+                raise SourceTooLargeError(f"{where}: {len(listing.entries)} files, a package has {most_files} at most")
+            found: list[tuple[str, bytes, bool]] = []
+            left = most_bytes
+            async with aclosing(reader.read([each.oid for each in listing.entries], most_bytes=left)) as objects:
+                at = 0
+                async for each in objects:
+                    left -= each.size
+                    if each.content is None or left < 0:
+                        raise SourceTooLargeError(f"{where}: a package has {most_bytes} bytes at most")
+                    entry = listing.entries[at]
+                    found.append((entry.path, each.content, bool(entry.mode & 0o100)))
+                    at += 1
+            return commit, found
+        finally:
+            await reader.aclose()
 
     async def aclose(self) -> None:
         """Nothing is open between fetches."""
