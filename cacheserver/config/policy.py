@@ -1,15 +1,24 @@
-"""What a Repository asks of those who publish to it: spec.approval. Read alike from files and from a cluster."""
+"""What a Repository asks of those who publish to it: spec.approval, spec.render. Alike in files and in a cluster."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cacheserver.config import quantities
 
 if TYPE_CHECKING:
     from cacheserver.config.documents import Value
+
+
+class Render(StrEnum):
+    """`spec.render`: whether a package is proposed, and approved, with its pipeline not run."""
+
+    IF_POSSIBLE = "IfPossible"
+    REQUIRE = "Require"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,16 @@ def approval(spec: Mapping[str, Value]) -> Approval:
         return Approval()
     members = spec["approval"].members(("forbidSelf", "perRepository"))
     return Approval(_switch(members, "forbidSelf"), _switch(members, "perRepository"))
+
+
+def render(spec: Mapping[str, Value]) -> Render:
+    """`spec.render`. Raises: ConfigError for what is there and is none."""
+    if "render" not in spec:
+        return Render.IF_POSSIBLE
+    try:
+        return quantities.choice(Render).parse(spec["render"].text(), Path())
+    except ValueError as exc:
+        raise spec["render"].error(str(exc)) from exc
 
 
 def _switch(members: Mapping[str, Value], key: str) -> bool:

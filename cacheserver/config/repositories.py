@@ -35,7 +35,18 @@ _SERVER_METADATA = ("uid", "resourceVersion", "generation", "creationTimestamp",
 PUSH_AFTER = quantities.duration(least_s=0, most_s=30)
 _PUSH_AFTER_S = 5.0
 _ANYBODY = policy.Approval()
-_SPEC = ("source", "format", "deployment", "access", "approval", "drafts", "interval", "suspend", "validation")
+_SPEC = (
+    "source",
+    "format",
+    "deployment",
+    "access",
+    "approval",
+    "drafts",
+    "render",
+    "interval",
+    "suspend",
+    "validation",
+)
 _SOURCES = ("directory", "git", "oci", "ociLayout")
 _NEEDS_CLUSTER = ("secretRef", "caSecretRef")
 # Kubernetes: a Secret's name is a DNS subdomain. Checked by us too, since it becomes a part of a URL's path.
@@ -74,7 +85,8 @@ class RepositoryConfig:
     format: None lets the content decide (`Auto`). interval_s: seconds between two looks at the source, 10 at least.
     deployment: its packages are deployed from (KRM). writable: packages are written to it, not only read: a branch of
     a git repository, KRM. push_after_s: seconds without a further save after which a draft is pushed. approval:
-    what is asked of who approves. suspend: the source is not asked; what is there stays.
+    what is asked of who approves. render: whether what is proposed has to be rendered.
+    suspend: the source is not asked; what is there stays.
     allow_empty: a catalog without packages may replace one that has some. Of an object in a cluster also: generation
     (metadata.generation; 0 where we count it ourselves), uid, and the names of the Secrets in its namespace
     with credentials and with the authority to trust.
@@ -97,6 +109,7 @@ class RepositoryConfig:
     writable: bool = False
     push_after_s: float = _PUSH_AFTER_S
     approval: policy.Approval = _ANYBODY
+    render: policy.Render = policy.Render.IF_POSSIBLE
 
     def spec_json(self) -> bytes:
         """`Repository.spec` as it is served: every field, defaults included, in a fixed order."""
@@ -118,6 +131,7 @@ class RepositoryConfig:
         return {
             "approval": self.approval.json(),
             "drafts": {"pushAfter": quantities.show_duration(self.push_after_s)},
+            "render": self.render.value,
         }
 
 
@@ -261,6 +275,7 @@ def _config(document: Value, defaults: Defaults, base: Path) -> RepositoryConfig
         writable=_writable(spec, source, chosen, deployment=deployment),
         push_after_s=_push_after(spec, base),
         approval=policy.approval(spec),
+        render=policy.render(spec),
         interval_s=_one(spec, "interval", lambda text: INTERVAL.parse(text, base), defaults.interval_s),
         suspend=_one(spec, "suspend", quantities.parse_switch, False),
         validation=_one(spec, "validation", _one_of(Validation), defaults.validation),

@@ -24,6 +24,7 @@ from cacheserver.catalogs import bounds
 from cacheserver.catalogs.krm import project
 from cacheserver.catalogs.krm.facts import Facts, Origin, Revision
 from cacheserver.config import RepositoryConfig
+from cacheserver.config.policy import Render
 from cacheserver.config.sources import GitSource, RefKind
 from cacheserver.errors import CacheServerError, Compacted, RefusedError, Unavailable
 from cacheserver.model import (
@@ -40,7 +41,7 @@ from cacheserver.model import (
     encode,
     with_resource_version,
 )
-from cacheserver.publish import begin, changes, conditions, rebase, references, refs, refusals, rules, served
+from cacheserver.publish import begin, changes, conditions, rebase, references, refs, refusals, rendering, rules, served
 from cacheserver.publish.beginning import Beginning
 from cacheserver.publish.cloning import GitClones
 from cacheserver.publish.content import Content, Judged
@@ -416,6 +417,8 @@ class Author:
             check_idle(held)
             async with self._told(step.value if step else "Update", key, who, dry_run=dry_run):
                 await self._may(held, move, who, approval=approval)
+                if step in (Step.PROPOSE, Step.APPROVE) and self._writable(key).render is Render.REQUIRE:
+                    rendering.check(key.name, manifest, change.lifecycle)
                 if step is Step.APPROVE:
                     conditions.check_gates(key.name, manifest, held.draft)
                 written = await self._apply(held, manifest, change, step, who, dry_run=dry_run)

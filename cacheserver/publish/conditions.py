@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import orjson
 
+from cacheserver.catalogs.krm.facts import RENDERED
 from cacheserver.errors import Cause
 from cacheserver.model import GROUP
 from cacheserver.publish import changes, refusals
@@ -31,7 +32,7 @@ _LISTED_MOST: Final = 1000
 """Of a list that is read at all: with what a Kptfile may bring."""
 _CAUSES_MOST: Final = 20
 
-_OWN: Final = frozenset((PUSHED, DIVERGED, "Ready", "Rendered", "Outdated", "Conflicts"))
+_OWN: Final = frozenset((PUSHED, DIVERGED, RENDERED, "Ready", "Outdated", "Conflicts"))
 _STATUSES: Final = ("True", "False", "Unknown")
 _REASON: Final = re.compile(r"([A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?)?\Z")  # as _REASON_MOST
 _TIME: Final = re.compile(
@@ -57,8 +58,9 @@ def served(others: Iterable[Mapping[str, Any]], told: Told) -> list[Mapping[str,
 
 
 def of_kptfile(conditions: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """What a Kptfile may say: nothing of what is the server's to say."""
-    return [each for each in conditions if not is_own(str(each.get("type", "")))]
+    """What a draft's record has that was made of its files (catalogs/krm/project.py); a Kptfile says nothing of what is
+    the server's to say but what stands there in its place."""
+    return [each for each in conditions if each.get("type") == RENDERED or not is_own(str(each.get("type", "")))]
 
 
 def _shown(condition: Condition) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from cacheserver.api.status import forbidden
 from cacheserver.catalogs.workers import Workers
-from cacheserver.config.policy import Approval
+from cacheserver.config.policy import Approval, Render
 from cacheserver.model import Key, Kind
 from cacheserver.security.identity import Attributes, Identity
 from cacheserver.store.authored import AUTHORS_MOST, Step
@@ -205,3 +205,68 @@ async def test_a_dry_run_is_refused_as_the_real_one(world: World) -> None:
     change = {"spec": {"lifecycle": "Published"}}
     answer = await world.ask("PATCH", f"packagerevisions/{NAME}", change, media=MERGE, dryRun="All")
     assert answer.status == 403
+
+
+# --- what has to be rendered ---
+
+PIPELINE = "pipeline:\n  mutators:\n    - image: example.com/set-namespace:v1\n"
+
+
+async def rendered(world: World) -> tuple[str, str]:
+    """Status and reason of the condition."""
+    conditions = (await world.get())["status"]["conditions"]
+    [found] = [each for each in conditions if each["type"] == "Rendered"]
+    return found["status"], found["reason"]
+
+
+async def with_pipeline(world: World, pipeline: str = PIPELINE, path: str = "Kptfile") -> None:
+    kptfile = (await world.resources())["spec"]["resources"]["Kptfile"]
+    if path != "Kptfile":
+        kptfile = "apiVersion: kpt.dev/v1\nkind: Kptfile\nmetadata: {name: sub}\n"
+    answer = await world.save(files={path: kptfile + pipeline})
+    assert answer.status == 200, answer.body
+
+
+@pytest.mark.parametrize("pipeline", ["", "pipeline: {}\n", "pipeline: {mutators: [], validators: []}\n"])
+async def test_a_package_without_functions_is_rendered(world: World, pipeline: str) -> None:
+    known = config("edge", render=Render.REQUIRE)
+    world.repositories[known.key] = known
+    await world.create()
+    await with_pipeline(world, pipeline)
+    assert await rendered(world) == ("True", "NoPipeline")
+    assert (await world.move("Proposed")).status == 200
+
+
+@pytest.mark.parametrize("path", ["Kptfile", "sub/Kptfile"])
+async def test_of_a_pipeline_nobody_ran_nobody_knows_whether_it_is_rendered(world: World, path: str) -> None:
+    await world.create()
+    await with_pipeline(world, path=path)
+    assert await rendered(world) == ("Unknown", "NoRunner")
+    await world.publish()  # which is nobody's business where the Repository does not ask for it
+
+
+async def test_where_it_is_required_what_is_not_rendered_is_neither_proposed_nor_approved(world: World) -> None:
+    asked, unasked = config("edge", render=Render.REQUIRE), config("edge")
+    world.repositories[asked.key] = asked
+    await world.create()
+    await with_pipeline(world)
+    answer = await world.move("Proposed")
+    assert answer.status == 422
+    for part in ("spec.lifecycle", "Rendered=Unknown, NoRunner", "kpt fn render", "spec.render: IfPossible"):
+        assert part in answer.json["message"]
+    world.repositories[asked.key] = unasked
+    assert (await world.move("Proposed")).status == 200
+    world.repositories[asked.key] = asked
+    assert (await approves(world, "cleo"))[0] == 422
+    assert (await world.move("Draft")).status == 200
+
+
+async def test_a_kptfile_does_not_say_itself_that_it_is_rendered(world: World) -> None:
+    known = config("edge", render=Render.REQUIRE)
+    world.repositories[known.key] = known
+    await world.create()
+    await with_pipeline(
+        world, f"{PIPELINE}status:\n  conditions:\n    - {{type: Rendered, status: 'True', reason: R}}\n"
+    )
+    assert await rendered(world) == ("Unknown", "NoRunner")
+    assert (await world.move("Proposed")).status == 422

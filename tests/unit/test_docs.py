@@ -81,7 +81,14 @@ def test_every_reason_of_a_condition_has_a_remedy() -> None:
 
 FINDING = re.compile(r"(?=.*[a-z])(?:[A-Z]+[a-z0-9]*){2,}")
 """A reason of a finding; those of one word are told by where they stand."""
-NO_FINDINGS = {"ClusterServiceVersion", "DeletionProposed", "ParseLimits", "ParsedPackage"}
+NO_FINDINGS = {
+    "ClusterServiceVersion",
+    "DeletionProposed",
+    "NoPipeline",
+    "NoRunner",
+    "ParseLimits",
+    "ParsedPackage",
+}
 """Words in catalogs that look like one."""
 
 

@@ -156,6 +156,12 @@ REPOSITORY: Final = Resource(
                 "pushAfter", "How long after the last save a draft is pushed to its branch; at most 30s, by default 5s."
             ),
         ),
+        text(
+            "render",
+            "Require holds back packages whose pipeline was not run, when they are proposed or approved; by default "
+            "IfPossible, which does not.",
+            enum=("IfPossible", "Require"),
+        ),
         text("interval", "How often the source is asked for changes, as a duration; at least 10s, by default 10m."),
         flag("suspend", "True stops syncing; what is served stays."),
         text(

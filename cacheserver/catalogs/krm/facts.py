@@ -14,10 +14,12 @@ import orjson
 
 from cacheserver.catalogs.catalog import Problem
 
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 """Part of every index and input hash: raise it when facts, rules or records change, and everything is read again."""
 
 KPTFILE: Final = "Kptfile"
+RENDERED: Final = "Rendered"
+"""Type of the condition that says whether a package's pipeline was run (kpt, pkg/api/kptfile/v1/types.go)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class Facts:
     readiness_gates: tuple[str, ...] = ()
     upstream_lock: Lock | None = None
     warnings: tuple[Problem, ...] = ()
+    pipeline: bool = False
+    """Whether it has functions that are to be run, in a subpackage or in itself."""
     cut: tuple[str, ...] = ()
     """Fields, as they are served, that are longer than what is here (bounds.Cutter)."""
 
@@ -78,6 +82,7 @@ def decode(line: str) -> Facts:
         readiness_gates=_tuples(written["readiness_gates"]),
         upstream_lock=Lock(**lock) if lock else None,
         warnings=tuple(Problem(*problem) for problem in written["warnings"]),
+        pipeline=written["pipeline"],
         cut=_tuples(written["cut"]),
     )
 

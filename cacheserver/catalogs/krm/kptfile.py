@@ -45,6 +45,7 @@ class Kptfile:
     conditions: tuple[Condition, ...] = ()
     readiness_gates: tuple[str, ...] = ()
     upstream_lock: Lock | None = None
+    pipeline: bool = False
     duplicate_keys: tuple[tuple[str, int], ...] = ()
     cut: tuple[str, ...] = ()
 
@@ -78,9 +79,25 @@ def read(raw: bytes, limits: ParseLimits) -> Kptfile:
         conditions=cutter.items("conditions", _conditions(status, cutter)),
         readiness_gates=cutter.items("readinessGates", _gates(about)),
         upstream_lock=_lock(document, cutter),
+        pipeline=_has_functions(document),
         duplicate_keys=tuple(loaded.duplicates),
         cut=tuple(sorted({*cutter.cut, *narrow.cut})),
     )
+
+
+def has_pipeline(raw: bytes, limits: ParseLimits) -> bool:
+    """Whether a subpackage's Kptfile has functions to run; true also where it cannot be read, so nobody knows."""
+    try:
+        document = goyaml.load(raw, limits).value if len(raw) <= limits.document_bytes else None
+    except (DocumentError, MemoryError):
+        return True
+    return _has_functions(document) if isinstance(document, dict) else True
+
+
+def _has_functions(document: Object) -> bool:
+    """kpt, internal/util/render/executor.go: a pipeline without functions is nothing to run."""
+    pipeline = document.get("pipeline")
+    return any(pipeline.values()) if isinstance(pipeline, dict) else bool(pipeline)
 
 
 def _labels(written: Object) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ import orjson
 
 from cacheserver import model, names
 from cacheserver.catalogs import bounds, semver
-from cacheserver.catalogs.krm.facts import Facts, Lock, Origin, Revision
+from cacheserver.catalogs.krm.facts import RENDERED, Condition, Facts, Lock, Origin, Revision
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.model import Digest, Format, Key, Kind, Lifecycle, Record, RepositoryKey
 
@@ -22,6 +22,9 @@ _FORMAT: Final = str(Format.KRM)
 
 _Rank = tuple[semver.Version, bool, str]
 
+
+_NOTHING: Final = Condition(RENDERED, "True", "NoPipeline", "it has no functions to run")
+_UNKNOWN: Final = Condition(RENDERED, "Unknown", "NoRunner", "its pipeline was not run: there is no function runner")
 
 _OF_REVISION: Final = ("conditions", "readinessGates")
 _OF_PACKAGE: Final = ("keywords",)
@@ -164,10 +167,7 @@ def revision_record(
         "publishedAt": revision.published_at,
         "publishedBy": revision.published_by,
         "readinessGates": [{"conditionType": gate} for gate in facts.readiness_gates],
-        "conditions": [
-            _present({"type": c.type, "status": c.status, "reason": c.reason, "message": c.message})
-            for c in facts.conditions
-        ],
+        "conditions": _conditions(revision, facts),
         "content": {"digest": digest, "size": size, "files": files},
     }
     own = {
@@ -183,6 +183,17 @@ def revision_record(
         blobs=(Digest(digest),),
         nonce=revision.nonce,
     )
+
+
+def _conditions(revision: Revision, facts: Facts) -> list[dict[str, Any]]:
+    """Those of the Kptfile. Ours: of a draft the server says whether its pipeline was run, for its author could say so.
+
+    The place of a function runner: what it makes of a draft's pipeline is said here once there is one.
+    """
+    said = facts.conditions
+    if revision.origin in (Origin.DRAFT, Origin.PROPOSED):
+        said = (_UNKNOWN if facts.pipeline else _NOTHING, *(each for each in said if each.type != RENDERED))
+    return [_present({"type": c.type, "status": c.status, "reason": c.reason, "message": c.message}) for c in said]
 
 
 def _package(

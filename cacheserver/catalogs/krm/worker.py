@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -81,6 +82,9 @@ def _packed(wanted: Wanted, root: Path, blobs: BlobWriter | None, limits: ParseL
         if digest == wanted.known:
             return Packed(digest)
         facts = _facts(dict(contents)[f.KPTFILE], wanted, (digest, size, len(contents)), limits)
+        below = [content for path, content in contents if path.endswith(f"/{f.KPTFILE}")]
+        if not facts.pipeline and any(kptfile.has_pipeline(content, limits) for content in below):
+            facts = replace(facts, pipeline=True)
         files = tuple((path, len(content)) for path, content in contents)
         head = BlobHead(Digest(digest), size, _MEDIA_TYPE, files)
         blob = blobs.write(head, tar_stream(contents, executable)) if blobs else None
@@ -156,6 +160,7 @@ def _facts(raw: bytes, wanted: Wanted, content: tuple[str, int, int], limits: Pa
         conditions=said.conditions,
         readiness_gates=said.readiness_gates,
         upstream_lock=said.upstream_lock,
+        pipeline=said.pipeline,
         warnings=tuple(warnings),
         cut=said.cut,
     )
