@@ -423,6 +423,10 @@ drafts_oldest_unpushed = Gauge(
     "When the oldest change of a draft was saved that git does not have, as Unix time; 0 for none.",
     ("namespace", "repository"),
 )
+events_left_out = Counter(
+    "cacheserver_events_left_out",
+    "Events on package revisions that were not written, for their namespace had its share of them.",
+)
 author_steps = Counter(
     "cacheserver_author_steps",
     "Writes of users by step (Create, Save, Update, Delete, Propose, Approve, ...) and outcome: Done, or the reason of "

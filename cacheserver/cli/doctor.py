@@ -272,6 +272,7 @@ def _needed(namespaces: Sequence[str]) -> Sequence[_Right]:
             for right in (
                 _Right("list", CONFIG_GROUP, "repositories", controller, namespace=namespace),
                 _Right("watch", CONFIG_GROUP, "repositories", controller, namespace=namespace),
+                _Right("patch", CONFIG_GROUP, "repositories", controller, namespace=namespace),
                 _Right("patch", CONFIG_GROUP, "repositories", controller, "status", namespace=namespace),
                 _Right("create", "", "events", controller, namespace=namespace),
             )

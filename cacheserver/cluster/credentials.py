@@ -196,8 +196,17 @@ OpenWith = Callable[[Access], Source]
 class SourceWithSecrets:
     """A Source that reads its Secrets before each look, and is opened anew when they changed."""
 
-    def __init__(self, config: RepositoryConfig, secrets: SecretReader, open_with: OpenWith) -> None:
+    def __init__(
+        self,
+        config: RepositoryConfig,
+        secrets: SecretReader,
+        open_with: OpenWith,
+        leaving: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """leaving: whether the Repository is being deleted: its Secret may be gone before it, with the namespace, and
+        what was read last is used for what is still to be pushed."""
         self._config = config
+        self._leaving = leaving
         self._secrets = secrets
         self._open_with = open_with
         self._inner: Source | None = None
@@ -232,6 +241,10 @@ class SourceWithSecrets:
             if self._inner is None:
                 raise
             return self._inner  # the host API is away; the source may well be there
+        except SecretNotFoundError:
+            if self._inner is None or not self._leaving():
+                raise
+            return self._inner
         versions = " ".join(read.version if read else "-" for read in (secret, authority))
         if self._inner is None or versions != self._versions:
             access = access_of(self._config, secret, authority)

@@ -1,5 +1,5 @@
-"""Kubernetes Events on Repositories, as `kubectl describe` shows them: one for each change of state, none for
-a sync that changed nothing.
+"""Kubernetes Events, as `kubectl describe` shows them. On Repositories: one for each change of state, none for a sync
+that changed nothing; on package revisions: steps.py.
 
 Best effort: an Event that the host API refuses is dropped, and no caller waits for one. Called by the status store.
 """
@@ -46,12 +46,14 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The Repository that an Event is about, as of one resource version."""
+    """The object that an Event is about, a Repository or a package revision, as of one resource version."""
 
     namespace: str
     name: str
     uid: str
     resource_version: str
+    kind: str = "Repository"
+    group: str = CONFIG_GROUP
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +169,8 @@ class Events:
                 "namespace": subject.namespace,
             },
             "involvedObject": {
-                "apiVersion": f"{CONFIG_GROUP}/{VERSION}",
-                "kind": "Repository",
+                "apiVersion": f"{subject.group}/{VERSION}",
+                "kind": subject.kind,
                 "namespace": subject.namespace,
                 "name": subject.name,
                 "uid": subject.uid,

@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from cacheserver.cluster.credentials import RefusedSource, SecretReader, SourceWithSecrets
 from cacheserver.cluster.follow import FIRST_PAUSE_S, Listed, follow
 from cacheserver.cluster.kubeapi import KubeAPI, Object
+from cacheserver.cluster.parting import Parting
 from cacheserver.cluster.status import ClusterStatusStore, collection
 from cacheserver.config import Defaults, DirectorySource, RepositoryConfig, from_cluster
 from cacheserver.errors import ConfigError, EtcdError, SpecInvalidError
@@ -63,8 +64,10 @@ class Controller:
         namespaces: Sequence[str] = (),
         defaults: Defaults | None = None,
         first_pause_s: float = FIRST_PAUSE_S,
+        parting: Parting | None = None,
     ) -> None:
-        """namespaces: whose Repositories count; empty for all. defaults: where a Repository is silent.
+        """namespaces: whose Repositories count; empty for all. defaults: where a Repository is silent. parting: what
+        holds those that go until git has their drafts.
 
         first_pause_s: after a failure; doubled with each one more.
         """
@@ -76,7 +79,9 @@ class Controller:
         self._namespaces = tuple(namespaces) or ("",)
         self._defaults = defaults or Defaults()
         self._first_pause_s = first_pause_s
+        self._parting = parting
         self._present: dict[RepositoryKey, None] = {}
+        self._leaving: set[RepositoryKey] = set()
         self._unlisted = set(self._namespaces)
         self._all_listed = asyncio.Event()
 
@@ -87,6 +92,8 @@ class Controller:
                 group.create_task(self._follow(namespace), name=f"repositories: {namespace or 'all namespaces'}")
             group.create_task(self._clean_up(), name="repositories: left behind")
             group.create_task(self._statuses.run(), name="repositories: statuses")
+            if self._parting is not None:
+                group.create_task(self._parting.run(), name="repositories: parting")
 
     async def _clean_up(self) -> None:
         """Once: forget what belongs to Repositories that went while nobody looked."""
@@ -137,12 +144,20 @@ class Controller:
             config = from_cluster(manifest, self._defaults)
         except ConfigError as exc:
             self._refuse(key, manifest, str(exc))
+            self._hold(key, manifest, writable=False)
             return key
+        (self._leaving.add if config.leaving else self._leaving.discard)(key)
+        self._hold(key, manifest, writable=config.writable)
         self._ingest.put(config, functools.partial(self._source, config))
         return key
 
     def _source(self, config: RepositoryConfig) -> Source:
-        return SourceWithSecrets(config, self._secrets, functools.partial(self._open, config))
+        opened = functools.partial(self._open, config)
+        return SourceWithSecrets(config, self._secrets, opened, lambda: config.key in self._leaving)
+
+    def _hold(self, key: RepositoryKey, manifest: Object, *, writable: bool) -> None:
+        if self._parting is not None:
+            self._parting.saw(key, manifest, writable=writable)
 
     def _refuse(self, key: RepositoryKey, manifest: Object, message: str) -> None:
         """Have its status say so by the way that any failure takes; what was served of it stays."""
@@ -155,6 +170,9 @@ class Controller:
 
     def _drop(self, key: RepositoryKey) -> None:
         self._present.pop(key, None)
+        self._leaving.discard(key)
+        if self._parting is not None:
+            self._parting.gone(key)
         self._statuses.gone(key)
         self._ingest.remove(key)
 

@@ -88,8 +88,8 @@ class RepositoryConfig:
     what is asked of who approves. render: whether what is proposed has to be rendered.
     suspend: the source is not asked; what is there stays.
     allow_empty: a catalog without packages may replace one that has some. Of an object in a cluster also: generation
-    (metadata.generation; 0 where we count it ourselves), uid, and the names of the Secrets in its namespace
-    with credentials and with the authority to trust.
+    (metadata.generation; 0 where we count it ourselves), uid, the names of the Secrets in its namespace
+    with credentials and with the authority to trust, and leaving: it is being deleted, and takes nothing new.
     """
 
     key: RepositoryKey
@@ -108,6 +108,7 @@ class RepositoryConfig:
     ca_secret: str = ""
     writable: bool = False
     push_after_s: float = _PUSH_AFTER_S
+    leaving: bool = False
     approval: policy.Approval = _ANYBODY
     render: policy.Render = policy.Render.IF_POSSIBLE
 
@@ -207,6 +208,7 @@ def from_cluster(manifest: Mapping[str, object], defaults: Defaults) -> Reposito
         uid=str(metadata.get("uid", "")),
         secret=_reference(spec, "secretRef"),
         ca_secret=_reference(spec, "caSecretRef"),
+        leaving="deletionTimestamp" in metadata,
     )
 
 

@@ -191,6 +191,11 @@ class Ingest:
         """Every repository that was put and not removed, as it is at each look."""
         return _Configs(self._tracked)
 
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that works, of those of which one does (lead)."""
+        return self._leader is not None
+
     def put(self, config: RepositoryConfig, open_source: Open, *, access: str = "") -> None:
         """Keep this repository in step from now on.
 
@@ -253,6 +258,7 @@ class Ingest:
                 log.warning("ingestion lost its lease, starting over", extra={"error": str(lost.exceptions[0])})
                 for key in self._tracked:  # another replica may measure them now; our last figures must not stay
                     metrics.forget_repository(key.namespace, key.name)
+            self._leader = None
             pause_s = 0.5 if time.monotonic() - started > 60 else min(pause_s * 2, 10.0)
             await asyncio.sleep(pause_s)
 
@@ -529,7 +535,7 @@ def _log_standing_by(leader: str) -> None:
 
 def _decisive(config: RepositoryConfig) -> RepositoryConfig:
     """The configuration less what changes nothing about a sync."""
-    return replace(config, labels={}, annotations={}, generation=0)
+    return replace(config, labels={}, annotations={}, generation=0, leaving=False)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -132,6 +132,16 @@ def pushing(error: SourceError | None) -> tuple[bool, str, str]:
     return False, error.reason, "; ".join(filter(None, parts))
 
 
+_LEAVING = (
+    True,
+    "DraftsFirst",
+    (
+        "it is being deleted, takes no writes, and goes as soon as git has its drafts. Where git cannot get them (see "
+        "Pushed) it goes when its finalizer is taken away by hand; what git does not have is lost then"
+    ),
+)
+
+
 def is_silent(previous: Stored | None) -> bool:
     """Whether nothing was said of the repository so far."""
     return "Ready" not in _said(previous)
@@ -308,7 +318,9 @@ def repository_record(
     stamp = _stamp(now)
     status: dict[str, Any] = {
         "observedGeneration": generation,
-        "conditions": _conditions(phase, pushing, before, generation, stamp, writable=config.writable),
+        "conditions": _conditions(
+            phase, pushing, before, generation, stamp, writable=config.writable, leaving=config.leaving
+        ),
         **_facts(before, report, stamp),
         "summary": clip(" ".join(phase.ready[2].split()), _SUMMARY_CHARACTERS),
     }
@@ -344,12 +356,14 @@ def _conditions(
     stamp: str,
     *,
     writable: bool,
+    leaving: bool,
 ) -> list[dict[str, Any]]:
     old = {condition["type"]: condition for condition in before.get("conditions", ())}
     conditions = []
     if writable and pushing is None and (kept := old.get(_PUSHED)) is not None:
         pushing = (kept["status"] == "True", kept["reason"], kept["message"])
     told = [(_PUSHED, pushing)] if writable and pushing is not None else []
+    told += [("Leaving", _LEAVING)] if leaving else []
     for name, said in (
         ("Ready", phase.ready),
         ("Reconciling", phase.reconciling),

@@ -643,6 +643,8 @@ def read_only(config: RepositoryConfig) -> str | None:
         return "is read-only (spec.access: ReadWrite makes it writable)"
     if config.suspend:
         return "is suspended (spec.suspend)"
+    if config.leaving:
+        return "is being deleted"
     return None
 
 

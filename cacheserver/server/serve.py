@@ -16,10 +16,10 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import cacheserver
 from cacheserver import metrics
@@ -34,6 +34,7 @@ from cacheserver.ingest.reading import open_for
 from cacheserver.ingest.roll import Roll
 from cacheserver.ingest.space import TROUBLE
 from cacheserver.ingest.storage import Storage
+from cacheserver.model import Kind
 from cacheserver.server import memory
 from cacheserver.server.begun import Begun, begun
 from cacheserver.sources import Access, Progress, Source
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from cacheserver.cache.watchcache import WatchCache
     from cacheserver.catalogs.workers import Workers
     from cacheserver.cluster.kubeapi import KubeAPI
-    from cacheserver.cluster.repositories import Controller
     from cacheserver.publish.author import Author
     from cacheserver.publish.publisher import Publisher
 
@@ -94,7 +94,7 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
         scratch = stack.enter_context(scratch_directory())
         services = _services(client, store, blobs, workers, scratch, settings)
         looks = FirstLooks([config.key for config in settings.repositories], progress)
-        ingest, controller = _ingestion(services, settings, listener.kubernetes, space, looks)
+        ingest, followers = _ingestion(services, settings, listener.kubernetes, space, looks, cache)
         api = Api(
             cache,
             blobs,
@@ -114,7 +114,7 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
         log.info("listening", extra={"url": (url := _url(acceptor, listener.context))})
         async with asyncio.TaskGroup() as group:
             opened = functools.partial(_open_for, ingest, store, client, settings)
-            work = group.create_task(_work(opened, cache, ingest, controller, opening), name="server: work")
+            work = group.create_task(_work(opened, cache, ingest, followers, opening), name="server: work")
             guard = group.create_task(listener.run(), name="server: listener")
             tidy = group.create_task(_hold_little(cache), name="server: memory")
             first = functools.partial(begun, url, [config.key for config in settings.repositories], cache, looks)
@@ -207,7 +207,7 @@ async def _work(
     opened: Callable[[], Awaitable[None]],
     cache: WatchCache,
     ingest: Ingest,
-    controller: Controller | None,
+    followers: Sequence[Callable[[], Coroutine[Any, Any, None]]],
     opening: _Opening,
 ) -> None:
     """Everything that needs etcd, begun once it answers."""
@@ -226,8 +226,8 @@ async def _work(
     async with asyncio.TaskGroup() as group:
         group.create_task(cache.run(), name="server: cache")
         group.create_task(ingest.run(), name="server: ingest")
-        if controller is not None:
-            group.create_task(controller.run(), name="server: repositories")
+        for follow in followers:
+            group.create_task(follow(), name="server: the cluster's")
 
 
 async def _hold_little(cache: WatchCache) -> NoReturn:
@@ -347,12 +347,17 @@ def _services(
 
 
 def _ingestion(
-    services: SyncServices, settings: Settings, kubernetes: KubeAPI | None, space: Space, looks: FirstLooks
-) -> tuple[Ingest, Controller | None]:
-    """Of the configured repositories, or of those that the cluster has."""
+    services: SyncServices,
+    settings: Settings,
+    kubernetes: KubeAPI | None,
+    space: Space,
+    looks: FirstLooks,
+    cache: WatchCache,
+) -> tuple[Ingest, Sequence[Callable[[], Coroutine[Any, Any, None]]]]:
+    """Of the configured repositories, or of those that the cluster has; and what has to run beside it for these."""
     if settings.from_cluster and kubernetes is not None:
-        return _cluster_ingestion(services, settings, kubernetes, space)
-    return _standalone_ingestion(services, settings, space, looks), None
+        return _cluster_ingestion(services, settings, kubernetes, space, cache)
+    return _standalone_ingestion(services, settings, space, looks), ()
 
 
 def _standalone_ingestion(
@@ -368,19 +373,22 @@ def _standalone_ingestion(
 
 
 def _cluster_ingestion(
-    services: SyncServices, settings: Settings, kubernetes: KubeAPI, space: Space
-) -> tuple[Ingest, Controller]:
-    """Ingestion of the cluster's Repository objects, one replica at a time, and the controller that follows these."""
+    services: SyncServices, settings: Settings, kubernetes: KubeAPI, space: Space, cache: WatchCache
+) -> tuple[Ingest, Sequence[Callable[[], Coroutine[Any, Any, None]]]]:
+    """Ingestion of the cluster's Repository objects, one replica at a time, with the controller that follows these, and
+    with Events on what is written."""
     # What the first git repository needs: by then we serve, and loading it would hold up everybody for 20 ms.
     import cacheserver.catalogs.krm.git  # noqa: PLC0415
     import cacheserver.sources.git.packages  # noqa: F401, PLC0415
     from cacheserver.cluster.credentials import Secrets  # noqa: PLC0415  in a cluster only
     from cacheserver.cluster.events import Events  # noqa: PLC0415
+    from cacheserver.cluster.parting import Parting  # noqa: PLC0415
     from cacheserver.cluster.repositories import Controller  # noqa: PLC0415
     from cacheserver.cluster.status import ClusterStatusStore  # noqa: PLC0415
+    from cacheserver.cluster.steps import Steps  # noqa: PLC0415
 
-    content = settings.content
-    statuses = ClusterStatusStore(kubernetes, services.store.holds, Events(kubernetes))
+    content, events = settings.content, Events(kubernetes)
+    statuses = ClusterStatusStore(kubernetes, services.store.holds, events)
     ingest = Ingest(services, statuses, lead=True, space=space, publisher=_publisher(services, settings))
     controller = Controller(
         kubernetes,
@@ -390,8 +398,13 @@ def _cluster_ingestion(
         functools.partial(_source, settings),
         namespaces=content.watch_namespaces,
         defaults=Defaults(content.namespace, content.interval_s, content.validation, content.allow_empty),
+        parting=Parting(kubernetes, services.store.authored, events, lambda: ingest.leads),
     )
-    return ingest, controller
+    from cacheserver.api.selectors import EVERYTHING  # noqa: PLC0415
+
+    watch = functools.partial(cache.watch, Kind.REVISION, since=None, initial=None, namespace=None, selector=EVERYTHING)
+    steps = Steps(events, watch, ingest.repositories, lambda: ingest.leads)
+    return ingest, (controller.run, steps.run)
 
 
 def _publisher(services: SyncServices, settings: Settings) -> Publisher:

@@ -406,6 +406,7 @@ def test_the_service_account_may_do_what_it_needs_and_no_more(cluster: Cluster) 
     for verb, what, namespace in (
         ("list", "repositories.config.cacheserver.dev", "--all-namespaces"),
         ("watch", "repositories.config.cacheserver.dev", "--all-namespaces"),
+        ("patch", "repositories.config.cacheserver.dev", "--namespace=default"),  # its finalizer
         ("patch", "repositories.config.cacheserver.dev", "--subresource=status"),
         ("create", "events", "--namespace=default"),
         ("create", "tokenreviews.authentication.k8s.io", "--all-namespaces"),

@@ -27,7 +27,7 @@ from tests.e2e.test_kube_apiserver import (
 from tests.support import invariants
 from tests.support.certificates import Authority
 from tests.support.gitserver import GitHTTPS, GitRepository, basic
-from tests.support.kube import Kubectl
+from tests.support.kube import ControllerManager, Kubectl, find_controller_manager
 from tests.support.waiting import eventually, until
 
 __all__ = ["cluster", "kube", "namespace", "server"]  # fixtures
@@ -74,6 +74,29 @@ class World:
         fine, said = kubectl.tried("patch", "cpkgrev", name, "--type=merge", "-p", lifecycle(wanted))
         assert fine or "still being carried out" in said, said
         until(lambda: self.get(name)["spec"]["lifecycle"] == wanted, within_s=60, otherwise=lambda: said)
+
+    def refuse(self, why: str) -> Path:
+        """A hook that takes no push; its file."""
+        hook = self.git.path / "hooks" / "pre-receive"
+        hook.parent.mkdir(exist_ok=True)
+        hook.write_text(f"#!/bin/sh\necho {why}\nexit 1\n")
+        hook.chmod(0o755)
+        return hook
+
+    def finalizers(self) -> list[str]:
+        found: list[str] = json.loads(self.admin("get", "crepo", "edge", "-o", "json"))["metadata"].get(
+            "finalizers", []
+        )
+        return found
+
+    def condition(self, kind: str) -> str:
+        path = f"jsonpath={{.status.conditions[?(@.type=='{kind}')].status}}"
+        return self.admin("get", "crepo", "edge", "-o", path)
+
+    def events(self, name: str) -> dict[str, str]:
+        """Of a package revision, by reason."""
+        found = json.loads(self.admin("get", "events", "--field-selector", f"involvedObject.name={name}", "-o", "json"))
+        return {each["reason"]: each["message"] for each in found["items"]}
 
     def get(self, name: str) -> Any:
         return json.loads(self.admin("get", "cpkgrev", name, "-o", "json"))
@@ -135,6 +158,11 @@ def test_a_package_is_made_by_an_author_and_published_by_an_approver(world: Worl
     invariants.check(world.git, [("sites/berlin", "v1", "w1")])
     assert world.git.git("show", "main:sites/berlin/site.yaml") == "value: 1"
     assert "approver" in world.git.git("log", "-1", "--format=%an", "main")
+    until(lambda: {"Created", "Proposed", "Approved", "Published"} <= world.events(NAME).keys(), within_s=30)
+    told = world.events(NAME)
+    assert told["Proposed"] == "author proposed it"
+    assert told["Published"].startswith("approver published it as v1, commit ")
+    assert "Published" in world.admin("describe", "cpkgrev", NAME).partition("Events:")[2]
     wide = approver.run("get", "cpkgrev", NAME, "-o", "wide", "--no-headers")
     assert manifest["status"]["selfLock"]["git"]["commit"] in wide
 
@@ -189,6 +217,67 @@ async def test_a_watcher_sees_a_life_and_delete_waits_for_its_end(world: World) 
         ("DELETED", "DeletionProposed"),
     ]
     assert "refs/tags/sites/berlin/v1" not in invariants.refs(world.git)
+
+
+def test_what_git_refuses_is_an_event_with_its_words(world: World) -> None:
+    world.refuse("the freeze is on")
+    author = world.user("author")
+    world.create(author, revision())
+    said = author.refused("patch", "cpkgrev", NAME, "--type=merge", "-p", lifecycle("Proposed"))
+    assert "the freeze is on" in said
+    assert "403" in said or "Forbidden" in said
+    until(lambda: "ProposeFailed" in world.events(NAME), within_s=30)
+    assert "the freeze is on" in world.events(NAME)["ProposeFailed"]
+    assert invariants.refs(world.git) == {}
+
+
+def test_a_repository_with_drafts_that_git_refuses_stays_until_it_is_lifted(world: World) -> None:
+    author = world.user("author")
+    world.create(author, revision())
+    until(lambda: "refs/heads/drafts/sites/berlin/w1" in invariants.refs(world.git), within_s=60)
+    world.refuse("the freeze is on")
+    author.run("patch", "cpkgres", NAME, "--type=merge", "-p", '{"spec":{"resources":{"a":"b"}}}')
+    until(lambda: world.finalizers() == ["config.cacheserver.dev/drafts"], within_s=30)
+    before = invariants.refs(world.git)
+    world.admin("delete", "crepo", "edge", "--wait=false")
+    until(lambda: world.condition("Leaving") == "True", within_s=60)
+    until(lambda: "DraftsNotPushed" in world.events("edge"), within_s=60)
+    said = author.refused("patch", "cpkgres", NAME, "--type=merge", "-p", '{"spec":{"resources":{"a":"c"}}}')
+    assert "is being deleted" in said
+    assert invariants.refs(world.git) == before
+    world.admin("patch", "crepo", "edge", "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+    until(lambda: world.admin("get", "crepo", "-o", "name") == "", within_s=60)
+    until(lambda: world.admin("get", "cpkgrev", "-o", "name") == "", within_s=60)
+    assert invariants.refs(world.git) == before
+
+
+async def test_a_namespace_with_drafts_and_published_packages_goes_and_git_stays_as_it_is(world: World) -> None:
+    """With the real namespace and garbage collector controllers, which go through everything that discovery lists."""
+    binary = find_controller_manager()
+    if binary is None:
+        pytest.skip("NO KUBE-CONTROLLER-MANAGER FOUND in KUBEBUILDER_ASSETS: nobody here deletes namespaces")
+    author, approver = world.user("author"), world.user("approver")
+    world.create(author, revision(), revision("draft"), revision("proposed"), revision("going"))
+    for package in ("sites.berlin", "proposed", "going"):
+        world.move(author, f"edge.{package}.w1", "Proposed")
+    for package in ("sites.berlin", "going"):
+        world.move(approver, f"edge.{package}.w1", "Published")
+    world.move(approver, "edge.going.w1", "DeletionProposed")
+    until(lambda: "refs/heads/drafts/draft/w1" in invariants.refs(world.git), within_s=60)
+    before = invariants.refs(world.git)
+    manager = ControllerManager(binary, world.cluster.kube)
+    manager.start()
+    try:
+        deleted, said = world.cluster.admin.tried("delete", "namespace", world.namespace, "--wait", "--timeout=55s")
+        if not deleted:  # a machine that is busy
+            deleted, said = world.cluster.admin.tried("wait", "--for=delete", f"ns/{world.namespace}", "--timeout=55s")
+        assert deleted, said + manager.log()[-4000:]
+    finally:
+        manager.stop()
+    assert invariants.refs(world.git) == before
+    path = f"/apis/cacheserver.dev/v1alpha1/namespaces/{world.namespace}/packagerevisions"
+    until(lambda: not json.loads(world.cluster.admin.run("get", "--raw", path))["items"], within_s=30)
+    assert invariants.refs(world.git) == before
 
 
 async def test_what_is_written_is_explained(world: World) -> None:

@@ -164,7 +164,7 @@ class ControllerManager:
 
     def start(self) -> None:
         flags = [
-            f"--kubeconfig={self._server.kubeconfig('controller-manager')}",
+            f"--kubeconfig={self._server.kubeconfig('system:kube-controller-manager')}",
             "--controllers=namespace-controller,garbage-collector-controller",
             "--leader-elect=false",
             "--secure-port=0",

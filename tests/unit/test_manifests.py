@@ -256,11 +256,12 @@ def test_no_right_is_a_wildcard() -> None:
             assert "*" not in {value for values in rule.values() for value in values}, found["metadata"]["name"]
 
 
-def test_the_server_writes_status_and_events_only() -> None:
+def test_the_server_writes_status_events_and_a_finalizer_only() -> None:
     write_verbs = granted("cacheserver:controller") - {
         (GROUP, "repositories", verb) for verb in ("get", "list", "watch")
     }
     assert {(resource, verb) for _, resource, verb in write_verbs} == {
+        ("repositories", "patch"),  # cluster/parting.py
         ("repositories/status", "get"),
         ("repositories/status", "patch"),
         ("repositories/status", "update"),

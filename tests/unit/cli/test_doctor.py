@@ -98,7 +98,7 @@ def test_one_failure_decides_the_exit_code() -> None:
 
 def test_rights_are_asked_where_repositories_are_served() -> None:
     everywhere, two = doctor._needed(("",)), doctor._needed(("a", "b"))
-    assert len(two) == len(everywhere) + 4
+    assert len(two) == len(everywhere) + 5
     assert {right.namespace for right in two} == {"", "kube-system", "a", "b"}
 
 
