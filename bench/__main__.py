@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import catalog, compare, herd, scale, secured, serve, sources, watch
+from bench import authoring, catalog, compare, herd, scale, secured, serve, sources, watch
 from bench.errors import BenchError
 from bench.load import fbc, fill
 from bench.options import Options
@@ -26,6 +26,7 @@ Measure cacheserver from outside, on loopback: etcd, the server and the load eac
   catalog   validate, ingest (cold, unchanged, one change), start, memory and reads of one catalog
   serve     GET and LIST in every form, start, memory, on --packages objects of --object-bytes
   sources   ingest (cold, unchanged, one change) from every kind of source, memory of a large catalog, reads meanwhile
+  authoring saves, proposals and approvals of packages, beside plain git; what readers feel meanwhile
   watch     fan-out (100 to 10,000 watchers) and delay of watches of the same objects
   herd      many informers that start at once, as WatchLists
   memory    what 10,000 revisions add to a server
@@ -39,7 +40,20 @@ Measure cacheserver from outside, on loopback: etcd, the server and the load eac
   all       all of it (the default)
 """
 
-_PARTS = ("catalog", "sources", "serve", "watch", "herd", "memory", "compare", "olm", "secured", "scale", "all")
+_PARTS = (
+    "catalog",
+    "sources",
+    "authoring",
+    "serve",
+    "watch",
+    "herd",
+    "memory",
+    "compare",
+    "olm",
+    "secured",
+    "scale",
+    "all",
+)
 
 _BEGAN_S = time.monotonic()
 
@@ -85,6 +99,9 @@ def _measure(what: str, options: Options, report: Report) -> None:
     if what in ("sources", "all"):
         _say("sources")
         sources.measure(options, report)
+    if what in ("authoring", "all"):
+        _say("authoring")
+        authoring.measure(options, report)
     parts: dict[str, Callable[..., None]] = {
         "serve": serve.measure,
         "watch": watch.measure,
@@ -194,6 +211,7 @@ def _options(given: argparse.Namespace, work: Path) -> Options:
         scale_watchers=(20, 100),
         scale_processes=(1, 2),
         shape=dataclasses.replace(options.shape, packages=min(options.shape.packages, 500)),
+        open_drafts=min(options.open_drafts, 50),
         large_bytes=min(options.large_bytes, 3_000_000),
         generated=dataclasses.replace(options.generated, packages=min(options.generated.packages, 6)),
     )

@@ -19,6 +19,7 @@ class Options:
     more_catalogs: further ones, for what is compared by catalogs.
     bundle: a git bundle of KRM packages; None: a repository of them is made. large_bytes: of the catalog whose ingest's
     memory is measured.
+    open_drafts: of one repository, while one of them is saved.
     fan_out: numbers of watchers of a burst, beside `watchers`.
     informers: that start at once. peers: programs to compare with, by name. peer_burst: writes while they are compared.
     seconds: counted time of one round of a request measure. watch_seconds: of a round of paced writes.
@@ -48,3 +49,4 @@ class Options:
     bundle: Path | None = None
     more_catalogs: Sequence[Path] = ()
     large_bytes: int = 57_000_000
+    open_drafts: int = 2000

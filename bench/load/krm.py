@@ -17,7 +17,7 @@ from bench.load import words
 # tagged revisions of 11 numbers and versions, 7 files of 4 KB each in the middle; one package of 1.69 MB.
 _TAGGED: Final = 58
 _WHEN: Final = "2026-01-01T00:00:00Z"
-_ENVIRONMENT: Final = {
+ENVIRONMENT: Final = {
     "PATH": os.environ.get("PATH", os.defpath),
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_CONFIG_GLOBAL": "/dev/null",
@@ -44,7 +44,7 @@ class Repository:
     def git(self, *arguments: str, stdin: bytes = b"") -> str:
         """What it prints. Raises: BenchError."""
         ran = subprocess.run(
-            ["git", "--git-dir", self.path, *arguments], input=stdin, capture_output=True, env=_ENVIRONMENT, check=False
+            ["git", "--git-dir", self.path, *arguments], input=stdin, capture_output=True, env=ENVIRONMENT, check=False
         )
         if ran.returncode:
             raise BenchError(f"git {arguments[0]}: {ran.stderr.decode()}")

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from bench import sources
-from bench.load import fbc, fill, http, krm, watchers
+from bench.load import authors, fbc, fill, http, krm, watchers
 from bench.report.figures import latency
 from bench.report.table import Row, Sample
 from cacheserver import model
@@ -207,3 +207,9 @@ def test_percentiles_are_measured_values_by_nearest_rank() -> None:
 def test_a_rows_figure_is_the_median_of_its_rounds() -> None:
     row = Row("q", [Sample(value, "s", {"p": value * 2}) for value in (3.0, 1.0, 9.0)])
     assert (row.value, row.part("p")) == (3.0, 6.0)
+
+
+def test_a_draft_has_ten_files_of_which_a_save_changes_one() -> None:
+    first, second = authors.files("sites/berlin", 1), authors.files("sites/berlin", 2)
+    assert len(first) == authors.FILES
+    assert {path for path in first if first[path] != second[path]} == {"number.yaml"}
