@@ -174,6 +174,26 @@ class Planner:
         self.view = view
         self._people = people
         self._files_of = files_of
+        self._known: dict[str, str] = {}
+        self._said: list[str] = []
+
+    async def look_ahead(self, waiting: Sequence[tuple[Held, int]]) -> None:
+        """Ask git at once what `plan` would ask of it for each approval: two processes, and not two for each.
+
+        waiting: with the highest number that is noted of the package. Raises: SourceError.
+        """
+        drafts = [
+            (held.draft, highest)
+            for held, highest in waiting
+            if held.draft is not None and held.operation is not None and held.operation.step is Step.APPROVE
+        ]
+        tags = self.view.tags
+        await self._trees([name for draft, _ in drafts for name in self._of_base(draft, tags.get(draft.directory, {}))])
+        unnumbered = {draft.directory for draft, highest in drafts if not highest}
+        if len(unnumbered) > 1:
+            said = await self._history(*sorted(unnumbered))
+            # Where there is more, one package could hide another's: each is asked for by itself.
+            self._said = said if len(said) < _HISTORY * len(unnumbered) else []
 
     async def plan(self, held: Held, highest: int) -> Plan:
         """Of the revision's operation. highest: the highest number that is noted of its package.
@@ -341,11 +361,7 @@ class Planner:
     async def _check_base(self, draft: Draft, served: Object, tags: Mapping[str, str]) -> str:
         """The tree that is to be published. Raises: RefusedPlan where that would undo what others published."""
         accepted = served.annotation(ACCEPT_BASE)
-        going = {name for name in tags if self.view.head_of(deletion_branch(draft.directory, name))} - {
-            draft.base_revision
-        }
-        ranked = [(rank, name) for name in tags if name not in going and (rank := _rank(name)) is not None]
-        _, newest = max(ranked, default=(None, ""))
+        ranked, newest = self._newest(draft, tags)
         known = _rank(draft.base_revision)
         behind = bool(newest) and (known is None or max(ranked)[0] > known)
         moved = newest == draft.base_revision != "" and tags[newest] != draft.base
@@ -355,9 +371,7 @@ class Planner:
                 f"rebase it, or accept that it replaces {newest} with the annotation {ACCEPT_BASE}: {newest}"
             )
         head = self.view.oids.get(self.view.main, "")
-        names = [f"{draft.commit}:{draft.directory}"]
-        names += [f"{commit or draft.commit}:{draft.directory}" for commit in (head, tags.get(newest), draft.rebased)]
-        tree, on_main, published, rebased = await self._copy.objects(names)
+        tree, on_main, published, rebased = await self._trees(self._of_base(draft, tags))
         if not tree:
             raise invalid(f"there is no {draft.directory} in the commit {draft.commit[:12]} of its branch")
         changed = head and on_main and on_main not in (published, tree, rebased) and accepted != on_main[:12]
@@ -369,6 +383,25 @@ class Planner:
             )
         return tree
 
+    def _newest(self, draft: Draft, tags: Mapping[str, str]) -> tuple[list[tuple[Rank, str]], str]:
+        """Published revisions of the package that stay, and the newest of these; empty for none."""
+        going = {name for name in tags if self.view.head_of(deletion_branch(draft.directory, name))} - {
+            draft.base_revision
+        }
+        ranked = [(rank, name) for name in tags if name not in going and (rank := _rank(name)) is not None]
+        return ranked, max(ranked, default=(None, ""))[1]
+
+    def _of_base(self, draft: Draft, tags: Mapping[str, str]) -> list[str]:
+        """The package's tree in the draft, on the branch, in the newest revision, and in what it was rebased on."""
+        head, (_, newest) = self.view.oids.get(self.view.main, ""), self._newest(draft, tags)
+        others = (head, tags.get(newest), draft.rebased)
+        return [f"{commit or draft.commit}:{draft.directory}" for commit in (draft.commit, *others)]
+
+    async def _trees(self, names: Sequence[str]) -> list[str]:
+        if unknown := [name for name in names if name not in self._known]:
+            self._known.update(zip(unknown, await self._copy.objects(unknown), strict=True))
+        return [self._known[name] for name in names]
+
     async def _revision(self, draft: Draft, operation: Operation, tags: Mapping[str, str], highest: int) -> str:
         if operation.version:
             revision = f"v{operation.version.removeprefix('v')}"
@@ -377,17 +410,18 @@ class Planner:
             return revision
         numbers = [int(found[1]) for name in tags if (found := _NUMBER.match(name))]
         if not highest:  # etcd knows of none: it was made anew, or this is the first
-            numbers += message.numbers(await self._history(draft.directory), draft.directory)
+            said = self._said or await self._history(draft.directory)
+            numbers += message.numbers(said, draft.directory)
         return f"v{1 + max([highest, *numbers])}"
 
-    async def _history(self, directory: str) -> list[str]:
-        """Messages of the commits on main that changed a directory, newest first."""
+    async def _history(self, *directories: str) -> list[str]:
+        """Messages of the commits on main that changed one of the directories, newest first."""
         head = self.view.oids.get(self.view.main, "")
         if not head:
             return []
-        path = ("--", f":(literal){directory}")
-        options = ("--first-parent", f"--max-count={_HISTORY}", "--format=%B%x00")
-        said = await self._copy.read("log", *options, "--end-of-options", head, *path)
+        paths = ("--", *(f":(literal){directory}" for directory in directories))
+        options = ("--first-parent", f"--max-count={_HISTORY * len(directories)}", "--format=%B%x00")
+        said = await self._copy.read("log", *options, "--end-of-options", head, *paths)
         return [part.strip("\n") for part in said.decode(errors="replace").split("\0")]
 
     # --- what is published ---

@@ -277,18 +277,17 @@ class _Turn:
     async def _plans(self, planner: Planner, left: list[Key], most: int) -> list[Plan]:
         """What is to be pushed for the first of `left`; those that need no push, or cannot be done, leave it."""
         plans: list[Plan] = []
-        authored = self.publisher.authored
+        ahead = await self._look_ahead(planner, left[:most])
         for key in list(left):
             if len(plans) >= most:
                 break
-            held = await authored.read(key)
+            held, highest = ahead.get(key) or await self._read(key)
             if held.operation is None or held.served is None:
                 left.remove(key)
                 if held.operation is not None:
                     await self.publisher.end(held, held.operation, self.claim, None)
                 continue
             try:
-                highest = await authored.highest_number(self.config.key, key.package)
                 plan = await planner.plan(held, highest)
             except Later:
                 continue
@@ -302,6 +301,22 @@ class _Turn:
                 left.remove(key)
                 await self._done(plan, [])
         return plans
+
+    async def _look_ahead(self, planner: Planner, keys: Sequence[Key]) -> dict[Key, tuple[Held, int]]:
+        """All that is kept of these, read at the same time, and known to the planner."""
+        found: dict[Key, tuple[Held, int]] = {}
+
+        async def read(key: Key) -> None:
+            found[key] = await self._read(key)
+
+        await in_parallel(keys, read, width=_WRITES)
+        await planner.look_ahead(list(found.values()))
+        return found
+
+    async def _read(self, key: Key) -> tuple[Held, int]:
+        """What there is of a revision, and the highest number that is noted of its package."""
+        authored = self.publisher.authored
+        return await authored.read(key), await authored.highest_number(self.config.key, key.package)
 
     async def _push(self, copy: Copy, planner: Planner, plans: Sequence[Plan], left: list[Key]) -> None:
         """One push for all plans; those that are settled by it leave `left`."""

@@ -349,6 +349,33 @@ async def test_a_number_is_never_used_again(world: World, etcd_lost: bool) -> No
     invariants.check(world.remote, [("p", "v1", "w1"), ("p", "v3", "w3")])
 
 
+async def test_of_many_approved_together_each_keeps_its_own_numbers(world: World) -> None:
+    """etcd knows of none, and git of those that were deleted by what the branch's commits say."""
+    world.remote.commit({"other/x": b"1"})
+    packages = {"p": 1, "q": 3, "sites/r": 2, "new": 0}
+    for package, count in packages.items():
+        for number in range(1, count + 1):
+            tags = world.refs()
+            base = (f"v{number - 1}", tags[f"refs/tags/{package}/v{number - 1}"]) if number > 1 else ("", "")
+            await world.desk.create(package, f"w{number}", str(number), base=base)
+            await world.publish(package, f"w{number}")
+            if number > 1:
+                world.remote.git("update-ref", "-d", f"refs/tags/{package}/v{number - 1}")
+    await world.desk.authored.forget(KEY, await world.session.claim("ns/repo"))
+    for package, count in packages.items():
+        wanted = (f"v{count}", world.refs()[f"refs/tags/{package}/v{count}"]) if count else ("", "")
+        await world.desk.create(package, "next", "9", base=wanted)
+        await world.desk.ask(package, "next", Step.PROPOSE)
+    await world.work()
+    for package, count in packages.items():
+        if count:
+            world.remote.git("update-ref", "-d", f"refs/tags/{package}/v{count}")
+        await world.desk.ask(package, "next", Step.APPROVE)
+    await world.work()
+    found = {ref.removeprefix("refs/tags/") for ref in world.refs() if ref.startswith("refs/tags/")}
+    assert found == {f"{package}/v{count + 1}" for package, count in packages.items()}
+
+
 async def test_a_draft_is_deleted_with_its_branch_and_somebody_elses_branch_stays(world: World) -> None:
     for package in ("p", "q"):
         await world.desk.create(package, "w1")
