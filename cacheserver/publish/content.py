@@ -1,6 +1,6 @@
 """A package's files into the store, judged by the worker processes as those of a catalog are; and back.
 
-Called by author.
+What was read or saved last is kept in memory, since who edits a draft saves it again. Called by author.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from cacheserver.catalogs.jobs import Assignment
 from cacheserver.catalogs.krm import facts as f
@@ -19,9 +19,15 @@ from cacheserver.catalogs.krm.jobs import Jobs
 from cacheserver.catalogs.krm.wire import Pack, Packed, Wanted
 from cacheserver.catalogs.workers import Workers
 from cacheserver.errors import BlobMissingError, CatalogError, Cause, RefusedError
+from cacheserver.memo import Memo
 from cacheserver.model import BlobFile, BlobHead, Digest, Key, RepositoryKey
 from cacheserver.publish import package, refusals
 from cacheserver.publish.package import File, Files, Limits
+
+RECENT_BYTES: Final = 32 << 20
+"""Of files kept in memory. Ours: 2,000 drafts of ten small files; one package has an eighth of it at most."""
+_FILE_BYTES: Final = 300
+"""What a file takes there beside its content and path."""
 
 
 class Blobs(Protocol):
@@ -61,16 +67,25 @@ class Content:
         self._scratch = scratch
         self.limits = limits
         self.parsing = workers.limits
+        self._recent: Memo[str, Files] = Memo(RECENT_BYTES)
 
     async def files(self, digest: Digest) -> dict[str, File]:
         """All files of a revision. Raises: BlobMissingError, EtcdError; RefusedError for more than one may have."""
+        if (recent := self._recent.get(digest)) is not None:
+            return dict(recent)
         head = await self._blobs.head(digest)
         if head is None:
             raise BlobMissingError(f"content {digest} is not in the store")
         if sum(size for _, size in head.files) > self.limits.size:
             why = f"its files have more than the {self.limits.size} bytes that a package may have (--max-package-bytes)"
             raise RefusedError(413, "RequestEntityTooLarge", f"content {digest}: {why}")
-        return await package.unpacked(self._blobs.read(digest))
+        found = await package.unpacked(self._blobs.read(digest))
+        self._remember(digest, found)
+        return found
+
+    def _remember(self, digest: str, files: Files) -> None:
+        size = sum(len(path) + len(file.content) + _FILE_BYTES for path, file in files.items())
+        self._recent.put(digest, dict(files), size)
 
     async def judge(self, key: Key, files: Files, *, known: str = "", field: str, kind: str, store: bool) -> Judged:
         """Have the files read by a worker, and kept in the store; what refers to them is to be written within an hour.
@@ -78,26 +93,34 @@ class Content:
         known: digest of the content before. field, kind: of refusals. store: False keeps nothing.
         Raises: RefusedError 422; NoSpace, Unavailable.
         """
-        name = key.name
-        if causes := await asyncio.to_thread(package.check, files, self.limits, field):
-            raise refusals.invalid(name, causes, kind)
-        root = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=self._scratch, prefix="save-"))
+        staged = await asyncio.to_thread(self._staged, files, field)
+        if isinstance(staged, list):
+            raise refusals.invalid(key.name, staged, kind)
         try:
-            packed = await self._packed(key, files, root, known)
+            packed = await self._packed(key, staged, known)
             if packed.refusal is not None:
-                raise refusals.invalid(name, [_told(packed, field)], kind)
+                raise refusals.invalid(key.name, [_told(packed, field)], kind)
             if packed.digest == known:
                 return Judged(Digest(known))
-            if store and packed.blob is not None and await self._blobs.keep([packed.blob.head.digest]):
-                await self._blobs.put(packed.blob)
+            if store and packed.blob is not None:
+                if await self._blobs.keep([packed.blob.head.digest]):
+                    await self._blobs.put(packed.blob)
+                self._remember(packed.digest, files)
         finally:
-            await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)
+            await asyncio.to_thread(shutil.rmtree, staged.root, ignore_errors=True)
         return Judged(Digest(packed.digest), f.decode(packed.facts))
 
-    async def _packed(self, key: Key, files: Files, root: Path, known: str) -> Packed:
-        listed, executable = await asyncio.to_thread(package.staged, files, root)
-        repository = RepositoryKey(key.namespace, key.repository)
-        wanted = Wanted(key.package, listed, known, executable=executable)
+    def _staged(self, files: Files, field: str) -> _Staged | list[Cause]:
+        """The files for a worker to read, or what is wrong with them. In a thread, once: each turn to one costs."""
+        if causes := package.check(files, self.limits, field):
+            return causes
+        root = Path(tempfile.mkdtemp(dir=self._scratch, prefix="save-"))
+        listed, executable = package.staged(files, root)
+        return _Staged(root, listed, executable)
+
+    async def _packed(self, key: Key, staged: _Staged, known: str) -> Packed:
+        repository, root = RepositoryKey(key.namespace, key.repository), staged.root
+        wanted = Wanted(key.package, staged.listed, known, executable=staged.executable)
         try:
             with self._workers.queue() as queue:
                 given = Assignment(repository, self._workers, queue, root, write_blobs=True)
@@ -105,6 +128,15 @@ class Content:
         except CatalogError as exc:
             raise RefusedError(503, "ServiceUnavailable", f"no worker could read the files: {exc}") from exc
         return packed
+
+
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    """As package.staged; root: the directory, which goes with the save."""
+
+    root: Path
+    listed: list[tuple[str, str]]
+    executable: list[str]
 
 
 def _told(packed: Packed, field: str) -> Cause:

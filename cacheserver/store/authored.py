@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
@@ -336,7 +336,7 @@ def _repository(key: bytes) -> RepositoryKey:
 
 
 def _encode(written: Draft | Operation | None) -> bytes | None:
-    return None if written is None else orjson.dumps(asdict(written))
+    return None if written is None else orjson.dumps(written)
 
 
 def _decode_draft(value: bytes) -> Draft:

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import orjson
 import zstandard
@@ -145,8 +146,8 @@ class Blobs:
         digest = blob.head.digest
         written = chunks = 0
         first: list[Compare] = []
-        with await asyncio.to_thread(blob.path.open, "rb") as file:
-            chunk = await asyncio.to_thread(file.read, _CHUNK_BYTES)
+        file, chunk = await asyncio.to_thread(_opened, blob.path)
+        with file:
             while len(chunk) == _CHUNK_BYTES:
                 await self._client.put(_chunk_key(digest, chunks), chunk)
                 if not first:
@@ -314,6 +315,12 @@ def _steps(digest: Digest, blocks: Blocks, compressed: bytes) -> Iterator[bytes]
         yield from blocks.feed(compressed)
     except ValueError as exc:
         raise BlobMissingError(f"content {digest} is damaged in the store: {exc}") from exc
+
+
+def _opened(path: Path) -> tuple[BinaryIO, bytes]:
+    """The file, and its first chunk."""
+    file = path.open("rb")
+    return file, file.read(_CHUNK_BYTES)
 
 
 def _compressed(content: bytes, scratch: Path) -> tuple[Digest, Path]:

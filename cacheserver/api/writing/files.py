@@ -6,7 +6,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -22,6 +22,8 @@ from cacheserver.publish import changes, refusals
 from cacheserver.publish.package import File, wrong_with
 from cacheserver.store.authored import Held
 
+SMALL_BYTES: Final = 64 << 10
+"""Of files that are put into an answer on the loop: half a millisecond."""
 _IDENTITY = ("packageName", "repository", "revision")
 
 
@@ -103,8 +105,13 @@ class Filer:
         self._files = found
         return found
 
+    @property
+    def small(self) -> bool:
+        """Whether the files that were made can be shown at once, on the loop."""
+        return sum(len(file.content) for file in self._files.values()) <= SMALL_BYTES
+
     def shown(self, body: bytes) -> bytes:
-        """`body`, an object without files, with those that were made."""
+        """`body`, an object as lists have it, with the files that were made, as a get has it."""
         manifest = orjson.loads(body)
         texts, binaries = _by_kind(self._files)
         manifest["spec"] |= {"resources": texts, "binaryResources": binaries}
