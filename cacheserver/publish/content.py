@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -58,10 +58,18 @@ class Judged:
     facts: f.Facts | None = None
 
 
+Admit = Callable[[Key, Digest, int], Awaitable[None]]
+"""Whether there is room for content of a revision, by its digest and packed bytes (room.py). Raises: RefusedError."""
+
+
 class Content:
     """See the module. Safe to share between tasks."""
 
-    def __init__(self, blobs: Blobs, workers: Workers, scratch: Path, limits: Limits) -> None:
+    def __init__(
+        self, blobs: Blobs, workers: Workers, scratch: Path, limits: Limits, admit: Admit | None = None
+    ) -> None:
+        """admit: called before content is stored."""
+        self._admit = admit
         self._blobs = blobs
         self._workers = workers
         self._scratch = scratch
@@ -91,7 +99,7 @@ class Content:
         """Have the files read by a worker, and kept in the store; what refers to them is to be written within an hour.
 
         known: digest of the content before. field, kind: of refusals. store: False keeps nothing.
-        Raises: RefusedError 422; NoSpace, Unavailable.
+        Raises: RefusedError 422, and as `admit` does; NoSpace, Unavailable.
         """
         staged = await asyncio.to_thread(self._staged, files, field)
         if isinstance(staged, list):
@@ -103,6 +111,9 @@ class Content:
             if packed.digest == known:
                 return Judged(Digest(known))
             if store and packed.blob is not None:
+                if self._admit is not None:
+                    size = (await asyncio.to_thread(packed.blob.path.stat)).st_size
+                    await self._admit(key, packed.blob.head.digest, size)
                 if await self._blobs.keep([packed.blob.head.digest]):
                     await self._blobs.put(packed.blob)
                 self._remember(packed.digest, files)

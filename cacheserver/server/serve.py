@@ -293,18 +293,26 @@ def _author(
     from cacheserver.publish.cloning import GitClones  # noqa: PLC0415 - as above
     from cacheserver.publish.content import Content  # noqa: PLC0415 - as above
     from cacheserver.publish.package import Limits  # noqa: PLC0415 - as above
+    from cacheserver.publish.room import Rationed, Room  # noqa: PLC0415 - as above
 
     most = settings.authoring
     sizes = Limits(most.package_files, most.package_bytes, most.drafts)
-    content = Content(services.blobs, services.workers, services.scratch, sizes)
+    authored, caps = Authored(client), settings.parsing
+    room = Room(
+        authored,
+        Usages(client),
+        ingest.repositories,
+        repository_bytes=caps.repository_bytes,
+        namespace_bytes=caps.namespace_bytes,
+    )
+    content = Content(services.blobs, services.workers, services.scratch, sizes, room.admit)
 
     def is_local(url: str) -> bool:
         named = (each.source for each in ingest.repositories.values())
         return not settings.from_cluster and any(isinstance(each, GitSource) and each.url == url for each in named)
 
-    caps = limits.source_limits(settings.parsing)
-    clones = GitClones(services.scratch, caps, _access_of(kubernetes), is_local=is_local)
-    return Author(Authored(client), content, Shelf(cache), ingest.repositories, clones=clones)
+    clones = GitClones(services.scratch, limits.source_limits(caps), _access_of(kubernetes), is_local=is_local)
+    return Author(Rationed(authored, room), content, Shelf(cache), ingest.repositories, clones=clones)
 
 
 def _access_of(kubernetes: KubeAPI | None) -> Callable[[RepositoryConfig], Awaitable[Access]]:

@@ -73,6 +73,7 @@ class Draft:
     last rejected, at most 100. proposed_by: empty for one that is not proposed.
     saved_ms, unpushed_ms: Unix time of the last change, and of the first that git does not have (0: git has all).
     commit, digest, branch: what git has: the commit, the content in it, the short name of its branch; empty: nothing.
+    stored: packed bytes of its content in etcd, 0 where that is not known (of drafts that git gave).
     pushing, pushing_digest: what git may have besides: written before a push, forgotten when its outcome is known.
     conditions: that applications wrote of it, one of a type; what is published has none of them.
     """
@@ -93,6 +94,7 @@ class Draft:
     branch: str = ""
     pushing: str = ""
     pushing_digest: str = ""
+    stored: int = 0
     conditions: tuple[Condition, ...] = ()
 
 
@@ -146,6 +148,11 @@ class Authored:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+
+    @property
+    def client(self) -> Client:
+        """Where all this is."""
+        return self._client
 
     async def read(self, key: Key) -> Held:
         """What there is of a revision. Raises: Unavailable."""

@@ -27,10 +27,12 @@ from cacheserver.publish import served
 from cacheserver.publish.author import Author
 from cacheserver.publish.content import Content
 from cacheserver.publish.package import Limits
+from cacheserver.publish.room import Rationed, Room
 from cacheserver.store.authored import Authored, Held, Operation, Step
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.keys import PREFIX, TICK
 from cacheserver.store.objects import Store
+from cacheserver.store.usage import Usages
 from tests.fakes.api import Answer
 from tests.fakes.feed import running
 
@@ -228,8 +230,15 @@ def draft(package: str = "app", workspace: str = "w1", repository: str = "edge",
 
 @asynccontextmanager
 async def authoring_world(
-    etcd_endpoint: str, workers: Workers, scratch: Path, *, gate: Gate | None = None, limits: Limits | None = None
+    etcd_endpoint: str,
+    workers: Workers,
+    scratch: Path,
+    *,
+    gate: Gate | None = None,
+    limits: Limits | None = None,
+    shares: tuple[int, int] = (512 << 20, 1 << 30),
 ) -> AsyncIterator[World]:
+    """shares: bytes of etcd that a repository and a namespace may have."""
     async with Client([etcd_endpoint]) as client:
         await client.connect()
         await client.delete(PREFIX, prefix_end(PREFIX))
@@ -237,8 +246,11 @@ async def authoring_world(
         await store.open()
         cache = WatchCache(store, PROJECTIONS)
         known = repositories()
-        content = Content(blobs, workers, scratch, limits or Limits())
-        author = Author(authored, content, Shelf(cache), known, answer_within_s=60)
+        repository_bytes, namespace_bytes = shares
+        usages = Usages(client)
+        room = Room(authored, usages, known, repository_bytes=repository_bytes, namespace_bytes=namespace_bytes)
+        content = Content(blobs, workers, scratch, limits or Limits(), room.admit)
+        author = Author(Rationed(authored, room), content, Shelf(cache), known, answer_within_s=60)
         api = Api(cache, blobs, standalone=True, version="1.2.3", gate=gate, author=author)
         acceptor = Acceptor(make_server(api), None, pause_s=0.01)
         await acceptor.open("127.0.0.1", 0)
