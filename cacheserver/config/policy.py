@@ -1,4 +1,4 @@
-"""What a Repository asks of those who publish to it: spec.approval, spec.render. Alike in files and in a cluster."""
+"""What a Repository asks of those who publish to it: approval, versioning, render. Alike in files and in a cluster."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from cacheserver.config import quantities
 
 if TYPE_CHECKING:
     from cacheserver.config.documents import Value
+
+E = TypeVar("E", bound=StrEnum)
 
 
 class Render(StrEnum):
@@ -19,6 +21,15 @@ class Render(StrEnum):
 
     IF_POSSIBLE = "IfPossible"
     REQUIRE = "Require"
+
+
+class Versioning(StrEnum):
+    """`spec.versioning`: what a published revision is called."""
+
+    INTEGER = "Integer"
+    """The next number: v1, v2."""
+    SEMVER = "SemVer"
+    """The semantic version that who proposes or approves it names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +57,21 @@ def approval(spec: Mapping[str, Value]) -> Approval:
 
 def render(spec: Mapping[str, Value]) -> Render:
     """`spec.render`. Raises: ConfigError for what is there and is none."""
-    if "render" not in spec:
-        return Render.IF_POSSIBLE
+    return _word(spec, "render", Render.IF_POSSIBLE)
+
+
+def versioning(spec: Mapping[str, Value]) -> Versioning:
+    """`spec.versioning`. Raises: ConfigError for what is there and is none."""
+    return _word(spec, "versioning", Versioning.INTEGER)
+
+
+def _word(spec: Mapping[str, Value], key: str, default: E) -> E:
+    if key not in spec:
+        return default
     try:
-        return quantities.choice(Render).parse(spec["render"].text(), Path())
+        return quantities.choice(type(default)).parse(spec[key].text(), Path())
     except ValueError as exc:
-        raise spec["render"].error(str(exc)) from exc
+        raise spec[key].error(str(exc)) from exc
 
 
 def _switch(members: Mapping[str, Value], key: str) -> bool:

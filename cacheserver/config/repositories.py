@@ -43,6 +43,7 @@ _SPEC = (
     "approval",
     "drafts",
     "render",
+    "versioning",
     "interval",
     "suspend",
     "validation",
@@ -86,7 +87,7 @@ class RepositoryConfig:
     deployment: its packages are deployed from (KRM). writable: packages are written to it, not only read: a branch of
     a git repository, KRM. push_after_s: seconds without a further save after which a draft is pushed. approval:
     what is asked of who approves. render: whether what is proposed has to be rendered.
-    suspend: the source is not asked; what is there stays.
+    versioning: what published ones are called. suspend: the source is not asked; what is there stays.
     allow_empty: a catalog without packages may replace one that has some. Of an object in a cluster also: generation
     (metadata.generation; 0 where we count it ourselves), uid, the names of the Secrets in its namespace
     with credentials and with the authority to trust, and leaving: it is being deleted, and takes nothing new.
@@ -111,6 +112,7 @@ class RepositoryConfig:
     leaving: bool = False
     approval: policy.Approval = _ANYBODY
     render: policy.Render = policy.Render.IF_POSSIBLE
+    versioning: policy.Versioning = policy.Versioning.INTEGER
 
     def spec_json(self) -> bytes:
         """`Repository.spec` as it is served: every field, defaults included, in a fixed order."""
@@ -133,6 +135,7 @@ class RepositoryConfig:
             "approval": self.approval.json(),
             "drafts": {"pushAfter": quantities.show_duration(self.push_after_s)},
             "render": self.render.value,
+            "versioning": self.versioning.value,
         }
 
 
@@ -278,6 +281,7 @@ def _config(document: Value, defaults: Defaults, base: Path) -> RepositoryConfig
         push_after_s=_push_after(spec, base),
         approval=policy.approval(spec),
         render=policy.render(spec),
+        versioning=policy.versioning(spec),
         interval_s=_one(spec, "interval", lambda text: INTERVAL.parse(text, base), defaults.interval_s),
         suspend=_one(spec, "suspend", quantities.parse_switch, False),
         validation=_one(spec, "validation", _one_of(Validation), defaults.validation),

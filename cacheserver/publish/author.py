@@ -24,9 +24,9 @@ from cacheserver.catalogs import bounds
 from cacheserver.catalogs.krm import project
 from cacheserver.catalogs.krm.facts import Facts, Origin, Revision
 from cacheserver.config import RepositoryConfig
-from cacheserver.config.policy import Render
+from cacheserver.config.policy import Render, Versioning
 from cacheserver.config.sources import GitSource, RefKind
-from cacheserver.errors import CacheServerError, Compacted, RefusedError, Unavailable
+from cacheserver.errors import CacheServerError, Cause, Compacted, RefusedError, Unavailable
 from cacheserver.model import (
     Digest,
     Format,
@@ -41,7 +41,19 @@ from cacheserver.model import (
     encode,
     with_resource_version,
 )
-from cacheserver.publish import begin, changes, conditions, rebase, references, refs, refusals, rendering, rules, served
+from cacheserver.publish import (
+    begin,
+    changes,
+    conditions,
+    rebase,
+    references,
+    refs,
+    refusals,
+    rendering,
+    rules,
+    served,
+    versions,
+)
 from cacheserver.publish.beginning import Beginning
 from cacheserver.publish.cloning import GitClones
 from cacheserver.publish.content import Content, Judged
@@ -56,6 +68,8 @@ _TRIES: Final = 10
 """Of a write that somebody else's overtook; each begins anew with what there is then."""
 _ANSWER_WITHIN_S: Final = 25.0
 """For an operation in git. Ours: kube-apiserver ends a request after 60 s, and clients give up after 30."""
+_KEPT: Final = ("source", "readinessGates", "version")
+"""Of a draft's spec, when its content changes."""
 
 
 class Shelf(Protocol):
@@ -67,6 +81,10 @@ class Shelf(Protocol):
 
     async def newest(self, repository: RepositoryKey, package: str) -> bytes | None:
         """The manifest of the package's latest published revision."""
+        ...
+
+    async def versions(self, repository: RepositoryKey, package: str) -> Collection[str]:
+        """spec.version of each published revision of a package."""
         ...
 
     async def revisions(self, repository: RepositoryKey, package: str) -> Sequence[bytes]:
@@ -330,7 +348,7 @@ class Author:
         self, stored: Stored, manifest: Mapping[str, Any], facts: Facts, draft: Draft, extras: Mapping[str, Any]
     ) -> bytes:
         """The object with other content. extras: of its spec."""
-        kept = {name: manifest["spec"][name] for name in ("source", "readinessGates") if name in manifest["spec"]}
+        kept = {name: manifest["spec"][name] for name in _KEPT if name in manifest["spec"]}
         status, now = manifest["status"], self._stamp()
         record = self._record(stored.key, facts, draft, {**kept, **extras}, status)
         made = orjson.loads(record.status)
@@ -421,10 +439,19 @@ class Author:
                     rendering.check(key.name, manifest, change.lifecycle)
                 if step is Step.APPROVE:
                     conditions.check_gates(key.name, manifest, held.draft)
-                written = await self._apply(held, manifest, change, step, who, dry_run=dry_run)
+                version = await self._version(key, manifest, change, step)
+                written = await self._apply(held, manifest, change, step, who, version, dry_run=dry_run)
             if written is not None:
                 return replace(written, warnings=change.warnings)
         raise refusals.conflict(key.name)
+
+    async def _version(self, key: Key, manifest: Mapping[str, Any], change: changes.Change, step: Step | None) -> str:
+        """The version that the revision has then (versions.chosen)."""
+        if change.version is None and step not in (Step.PROPOSE, Step.APPROVE):
+            return str(manifest["spec"].get("version", ""))
+        versioning = self._writable(key).versioning
+        there = await self._shelf.versions(_of(key), key.package) if versioning is Versioning.SEMVER else ()
+        return versions.chosen(manifest, change, step, versioning, there)
 
     async def _may(self, held: Held, move: rules.Move | None, who: Who, *, approval: bool) -> None:
         if move is None:
@@ -444,6 +471,7 @@ class Author:
         change: changes.Change,
         step: Step | None,
         who: Who,
+        version: str,
         *,
         dry_run: bool,
     ) -> Written | None:
@@ -453,6 +481,10 @@ class Author:
         if change.gates is not None:
             judged, draft, value = await self._with_gates(held, manifest, change, who, dry_run=dry_run)
             digest = judged.digest
+        if change.version is not None:
+            value = served.with_version(value, version)
+            if draft is None:
+                draft, digest = await self._draft(held, manifest), _digest(stored)
         if change.users.deletion and not change.users.finalizers:
             if _of(key) not in self._repositories:
                 if not dry_run and await self._authored.write(held, value=None, draft=None) is None:
@@ -462,7 +494,7 @@ class Author:
             if manifest["spec"]["lifecycle"] == Lifecycle.DELETION_PROPOSED:
                 await references.check_unreferenced(self._shelf, key, manifest)
             step = Step.DELETE
-        operation = self._operation(step, who) if step else None
+        operation = self._operation(step, who, version if step is Step.APPROVE else "") if step else None
         if operation is not None:
             if draft is None and manifest["spec"]["lifecycle"] in (Lifecycle.DRAFT, Lifecycle.PROPOSED):
                 draft, digest = await self._draft(held, manifest), _digest(stored)
@@ -555,8 +587,8 @@ class Author:
 
     # --- operations ---
 
-    def _operation(self, step: Step, who: Who) -> Operation:
-        return Operation(id=secrets.token_hex(8), step=step, user=who.user, at=self._stamp())
+    def _operation(self, step: Step, who: Who, version: str = "") -> Operation:
+        return Operation(secrets.token_hex(8), step, who.user, self._stamp(), version.removeprefix("v"))
 
     async def _settled(self, held: Held, operation: Operation, lifecycle: str) -> Written:
         """Wait until it is done, and say what it came to.
@@ -577,13 +609,17 @@ class Author:
             return Written(stored, gone=True)
         last = orjson.loads(after.served.value)["status"].get("lastOperation", {})
         if last.get("id") == operation.id and last.get("result") == "Failed":
-            code = int(last.get("code", 500))
+            code, reason = int(last.get("code", 500)), last.get("reason", "InternalError")
+            message = last.get("message", "it failed")
+            # Of what is Invalid kubectl shows causes alone.
+            causes = [Cause("FieldValueInvalid", message, "spec.lifecycle")] if reason == "Invalid" else []
             raise RefusedError(
                 code,
-                last.get("reason", "InternalError"),
-                last.get("message", "it failed"),
+                reason,
+                message,
                 kind=refusals.REVISIONS,
                 name=name,
+                causes=causes,
                 retry_after_s=5 if code == 503 else 0,
             )
         return Written(after.served)
@@ -753,4 +789,8 @@ def _lifecycle_alone(manifest: Mapping[str, Any], wanted: Mapping[str, Any]) -> 
     kept = {name: text for name, text in manifest["metadata"].items() if name not in identity}
     if "resourceVersion" not in identity:
         kept.pop("resourceVersion", None)
-    return {**manifest, "metadata": {**kept, **identity}, "spec": {**manifest["spec"], "lifecycle": asked or ""}}
+    spec = {**manifest["spec"], "lifecycle": asked or ""}
+    version = changes.mapping(wanted, "spec", "").get("version")
+    if version and manifest["spec"]["lifecycle"] == Lifecycle.PROPOSED:
+        spec["version"] = version
+    return {**manifest, "metadata": {**kept, **identity}, "spec": spec}

@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from cacheserver.errors import Cause
-from cacheserver.model import ANNOTATION_USERS, GROUP, UserMetadata
+from cacheserver.model import ANNOTATION_USERS, GROUP, Lifecycle, UserMetadata
 from cacheserver.publish import refusals
 
 METADATA_BYTES: Final = 64 << 10
@@ -32,12 +32,12 @@ _NAME: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?\Z")
 _VALUE: Final = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?\Z")
 _OWNER: Final = ("apiVersion", "kind", "name", "uid")
 _OWNER_FIELDS: Final = (*_OWNER, "controller", "blockOwnerDeletion")
-_FIXED: Final = ("repository", "packageName", "workspaceName", "revision", "version", "format")
+_FIXED: Final = ("repository", "packageName", "workspaceName", "revision", "format")
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """users: the metadata as it is to be. lifecycle: that is wanted. gates: None where they stay.
+    """users: the metadata as it is to be. lifecycle: that is wanted. gates, version: None where they stay.
 
     warnings: of what is left out, for the client.
     """
@@ -46,6 +46,7 @@ class Change:
     lifecycle: str
     gates: tuple[str, ...] | None = None
     warnings: tuple[str, ...] = ()
+    version: str | None = None
 
 
 def read(manifest: Mapping[str, Any], wanted: Mapping[str, Any]) -> Change:
@@ -70,12 +71,27 @@ def read(manifest: Mapping[str, Any], wanted: Mapping[str, Any]) -> Change:
     gates = None
     if spec.get("readinessGates") != now.get("readinessGates") and "readinessGates" in spec:
         gates = gates_of(spec, causes)
+    version = _version(spec, now, causes)
     lifecycle = spec.get("lifecycle") or now["lifecycle"]
     if not isinstance(lifecycle, str):
         causes.append(refusals.bad("spec.lifecycle", _text(lifecycle), "must be a string"))
     if causes:
         raise refusals.invalid(name, causes)
-    return Change(users, lifecycle, gates, tuple(warnings))
+    return Change(users, lifecycle, gates, tuple(warnings), version)
+
+
+def _version(spec: Mapping[str, Any], now: Mapping[str, Any], causes: list[Cause]) -> str | None:
+    """spec.version, where it is to be another; None: it stays. A leading v makes no difference."""
+    given, here = spec.get("version"), now.get("version", "")
+    if given is None or (isinstance(given, str) and given.removeprefix("v") == here.removeprefix("v")):
+        return None
+    if not isinstance(given, str):
+        causes.append(refusals.bad("spec.version", _text(given), "must be a string"))
+    elif Lifecycle(now["lifecycle"]).published:
+        causes.append(refusals.bad("spec.version", given, "field is immutable"))
+    else:
+        return given
+    return None
 
 
 def check_identity(metadata: Mapping[str, Any], asked: Mapping[str, Any], name: str) -> None:

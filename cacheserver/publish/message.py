@@ -98,6 +98,11 @@ def numbers(messages: Iterable[str], directory: str) -> list[int]:
     return [int(number) for number in said if number.isascii() and number.isdigit() and len(number) <= 9]
 
 
+def revisions(messages: Iterable[str], directory: str) -> set[str]:
+    """What revisions of a package were ever called, without a leading v, as the messages of commits tell."""
+    return {revision.removeprefix("v") for message in messages for revision in _revisions(message, directory)}
+
+
 def speaks_of(message: str, directory: str) -> bool:
     """Whether the commit was made for the package in this directory."""
     return bool(_revisions(message, directory))

@@ -16,7 +16,7 @@ from typing import Final
 from cacheserver.archive import Part
 from cacheserver.catalogs import semver
 from cacheserver.model import Digest
-from cacheserver.publish import message
+from cacheserver.publish import message, versions
 from cacheserver.publish.commits import NewCommit, Update
 from cacheserver.publish.message import Person
 from cacheserver.publish.outcome import ACCEPT_BASE, OVERWRITE, Failure, Object
@@ -404,24 +404,37 @@ class Planner:
 
     async def _revision(self, draft: Draft, operation: Operation, tags: Mapping[str, str], highest: int) -> str:
         if operation.version:
-            revision = f"v{operation.version.removeprefix('v')}"
-            if revision in tags:
-                raise invalid(f"{draft.directory}/{revision} is published already; name a higher version")
-            return revision
+            return await self._named(draft, operation.version, tags)
         numbers = [int(found[1]) for name in tags if (found := _NUMBER.match(name))]
         if not highest:  # etcd knows of none: it was made anew, or this is the first
             said = self._said or await self._history(draft.directory)
             numbers += message.numbers(said, draft.directory)
         return f"v{1 + max([highest, *numbers])}"
 
+    async def _named(self, draft: Draft, version: str, tags: Mapping[str, str]) -> str:
+        """The name of a revision whose version was named. Raises: RefusedPlan where it, or a higher one, was there."""
+        revision = versions.shown(version)
+        if why := versions.wrong_with(version) or versions.not_above(version, tags):
+            raise invalid(f"the version {revision} {why}")
+        # By its text, not by what changed in the directory: a copy that changed nothing is published as well.
+        naming = (f'--grep="revision":"{version.removeprefix("v")}"', "--fixed-strings")
+        said = message.revisions(await self._messages(*naming), draft.directory)
+        if version.removeprefix("v") in said:
+            raise invalid(f"the version {revision} was published before, and is never used again: name another")
+        return revision
+
     async def _history(self, *directories: str) -> list[str]:
         """Messages of the commits on main that changed one of the directories, newest first."""
+        paths = ("--", *(f":(literal){directory}" for directory in directories))
+        return await self._messages(path=paths, most=_HISTORY * len(directories))
+
+    async def _messages(self, *choice: str, path: Sequence[str] = (), most: int = _HISTORY) -> list[str]:
+        """Of commits on main, newest first. choice: options of git-log(1)."""
         head = self.view.oids.get(self.view.main, "")
         if not head:
             return []
-        paths = ("--", *(f":(literal){directory}" for directory in directories))
-        options = ("--first-parent", f"--max-count={_HISTORY * len(directories)}", "--format=%B%x00")
-        said = await self._copy.read("log", *options, "--end-of-options", head, *paths)
+        options = ("--first-parent", f"--max-count={most}", "--format=%B%x00", *choice)
+        said = await self._copy.read("log", *options, "--end-of-options", head, *path)
         return [part.strip("\n") for part in said.decode(errors="replace").split("\0")]
 
     # --- what is published ---

@@ -19,6 +19,11 @@ def with_lifecycle(value: bytes, lifecycle: str) -> bytes:
     return edited(value, labels={**labels, LABEL_LIFECYCLE: lifecycle}, spec=orjson.dumps(spec))
 
 
+def with_version(value: bytes, version: str) -> bytes:
+    """In spec."""
+    return edited(value, spec=orjson.dumps({**orjson.loads(value)["spec"], "version": version}))
+
+
 def with_operation(value: bytes, operation: Operation) -> bytes:
     """While it runs. What the last one came to is told no more."""
     status = _status(value)

@@ -563,6 +563,14 @@ async def test_what_git_refuses_is_told_and_nothing_moved(world: World) -> None:
     answer = await world.move("Published")
     assert (answer.status, answer.json["reason"]) == (403, "Forbidden")
     assert "protected branch" in answer.json["message"]
+    world.fails[Step.APPROVE] = Failure(422, "Invalid", "Outdated: v2 was published since")
+    answer = await world.move("Published")
+    [cause] = answer.json["details"]["causes"]  # of what is Invalid kubectl shows these alone
+    assert (answer.status, cause["field"], cause["message"]) == (
+        422,
+        "spec.lifecycle",
+        "Outdated: v2 was published since",
+    )
     found = await world.get()
     assert (found["spec"]["lifecycle"], "operation" in found["status"]) == ("Proposed", False)
     world.fails.clear()

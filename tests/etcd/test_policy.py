@@ -12,7 +12,7 @@ from aiohttp import web
 
 from cacheserver.api.status import forbidden
 from cacheserver.catalogs.workers import Workers
-from cacheserver.config.policy import Approval, Render
+from cacheserver.config.policy import Approval, Render, Versioning
 from cacheserver.model import Key, Kind
 from cacheserver.security.identity import Attributes, Identity
 from cacheserver.store.authored import AUTHORS_MOST, Step
@@ -270,3 +270,85 @@ async def test_a_kptfile_does_not_say_itself_that_it_is_rendered(world: World) -
     )
     assert await rendered(world) == ("Unknown", "NoRunner")
     assert (await world.move("Proposed")).status == 422
+
+
+# --- versions that people name ---
+
+
+@pytest.fixture
+def semver(world: World) -> World:
+    known = config("edge", versioning=Versioning.SEMVER)
+    world.repositories[known.key] = known
+    return world
+
+
+async def names(world: World, version: str, lifecycle: str = "", workspace: str = "w1") -> tuple[int, str]:
+    """Code and message of a patch of spec.version, with a lifecycle or alone."""
+    spec = {"version": version, **({"lifecycle": lifecycle} if lifecycle else {})}
+    answer = await world.ask("PATCH", f"packagerevisions/edge.app.{workspace}", {"spec": spec}, media=MERGE)
+    return answer.status, answer.json.get("message", "")
+
+
+async def publishes(world: World, version: str) -> bool:
+    """Whether an approval that is held up is to publish this."""
+    held = await world.authored.read(KEY)
+    return held.operation is not None and held.operation.version == version
+
+
+@pytest.mark.parametrize("subresource", [False, True])
+async def test_who_approves_names_the_version(semver: World, subresource: bool) -> None:
+    world = semver
+    await world.create()
+    await world.move("Proposed")
+    code, message = await approves(world, "cleo", subresource=subresource)
+    assert (code, "spec.version: Required value" in message) == (422, True), message
+    world.stuck.add(Step.APPROVE)
+    path = f"packagerevisions/{NAME}/approval" if subresource else f"packagerevisions/{NAME}"
+    change = {"spec": {"lifecycle": "Published", "version": "1.2.3"}}
+    approval = asyncio.ensure_future(world.ask("PATCH", path, change, media=MERGE))
+    await eventually(lambda: publishes(world, "1.2.3"))
+    world.stuck.clear()
+    await world.create("wakes-the-publisher")
+    assert (await approval).status == 200
+
+
+async def test_who_proposes_names_it_and_it_survives_saves_and_rejections(semver: World) -> None:
+    world = semver
+    await world.create()
+    assert (await names(world, "v1.2.3"))[0] == 200
+    await world.save(files={"a": "1"})
+    assert (await names(world, "1.2.4", "Proposed"))[0] == 200
+    await world.move("Draft")
+    assert (await world.get())["spec"]["version"] == "v1.2.4"
+    await world.move("Proposed")
+    assert (await world.move("Published")).status == 200
+
+
+async def test_a_proposed_version_changes_with_its_approval_alone(semver: World) -> None:
+    """Else whoever may update slips another one under the approver's eyes."""
+    world = semver
+    await world.create()
+    await names(world, "1.0.0", "Proposed")
+    code, message = await names(world, "2.0.0")
+    assert (code, "reject it first" in message) == (422, True), message
+    assert (await names(world, "2.0.0", "Published"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "version", ["1", "1.2", "01.2.3", "1.2.3-", "latest", "1.2.3/4", "1.2.3\n", "v" * 9, "1.0.0-" + "x" * 130]
+)
+async def test_what_is_no_semantic_version_is_refused(semver: World, version: str) -> None:
+    world = semver
+    await world.create()
+    code, message = await names(world, version, "Proposed")
+    assert (code, "spec.version" in message) == (422, True), message
+    assert (await world.get())["spec"]["lifecycle"] == "Draft"
+
+
+async def test_where_revisions_are_numbered_none_is_named(world: World) -> None:
+    await world.create()
+    code, message = await names(world, "1.2.3", "Proposed")
+    assert (code, "spec.versioning: SemVer" in message) == (422, True), message
+    await world.publish()
+    assert (await names(world, "1"))[0] == 200  # which it has
+    assert (await names(world, "2"))[0] == 422

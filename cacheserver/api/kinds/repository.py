@@ -162,6 +162,12 @@ REPOSITORY: Final = Resource(
             "IfPossible, which does not.",
             enum=("IfPossible", "Require"),
         ),
+        text(
+            "versioning",
+            "What a published revision is called: by default Integer, the next number (v1, v2); SemVer, the version "
+            "that who proposes or approves it names in spec.version.",
+            enum=("Integer", "SemVer"),
+        ),
         text("interval", "How often the source is asked for changes, as a duration; at least 10s, by default 10m."),
         flag("suspend", "True stops syncing; what is served stays."),
         text(

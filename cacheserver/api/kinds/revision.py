@@ -199,6 +199,7 @@ PACKAGE_REVISION: Final = Resource(
         ),
         text("createdBy", "Who made the draft."),
         text("proposedBy", "Who proposed it."),
+        time("proposedAt", "When it was proposed."),
         record(
             "operation",
             "What is being done in git, while it is.",

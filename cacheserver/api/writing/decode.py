@@ -156,12 +156,20 @@ def as_object(value: Any, resource: Resource, *, kinds: Sequence[str] = ()) -> d
 
 
 def strictness(
-    decoded: Decoded, whole: Mapping[str, Any], resource: Resource, validation: FieldValidation
+    decoded: Decoded,
+    whole: Mapping[str, Any],
+    resource: Resource,
+    validation: FieldValidation,
+    *,
+    status: bool = False,
 ) -> tuple[str, ...]:
-    """Warnings of what is unknown or there twice. whole: the object that it makes. Raises: StatusError 400 (Strict)."""
+    """Warnings of what is unknown or there twice. whole: the object that it makes. status: that is written.
+
+    Raises: StatusError 400 (Strict).
+    """
     if validation is FieldValidation.IGNORE:
         return ()
-    told = [f'unknown field "{name}"' for name in _unknown(whole, resource)]
+    told = [f'unknown field "{name}"' for name in _unknown(whole, resource, status=status)]
     told += [f'duplicate field "{brief(name)}"' for name in decoded.duplicates]
     told = told[:_TOLD_MOST]
     if told and validation is FieldValidation.STRICT:
@@ -169,11 +177,12 @@ def strictness(
     return tuple(told)
 
 
-def _unknown(whole: Mapping[str, Any], resource: Resource) -> list[str]:
+def _unknown(whole: Mapping[str, Any], resource: Resource, *, status: bool) -> list[str]:
     found = [name for name in whole if name not in ("apiVersion", "kind", "metadata", "spec", "status")]
     _walk(whole.get("metadata"), OBJECT_META, "metadata", found)
     _walk(whole.get("spec"), resource.spec.fields, "spec", found)
-    _walk(whole.get("status"), resource.status.fields, "status", found)
+    if status:
+        _walk(whole.get("status"), resource.status.fields, "status", found)
     return [brief(name) for name in found[:_TOLD_MOST]]
 
 

@@ -62,6 +62,11 @@ class Shelf:
             await asyncio.sleep(0)  # a run is 128 objects at most
         return found
 
+    async def versions(self, repository: RepositoryKey, package: str) -> Collection[str]:
+        """spec.version of each published revision of a package."""
+        entries = await self._entries(repository, package)
+        return [entry.fields["spec.version"] for entry in entries if entry.fields["spec.lifecycle"] not in _OPEN]
+
     async def named(self, namespace: str, name: str) -> bytes | None:
         """The manifest of any revision."""
         entry = await self._cache.get(Kind.REVISION, (namespace, name), CONSISTENT)

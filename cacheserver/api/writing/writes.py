@@ -171,7 +171,8 @@ class Writes:
             wanted = as_object(wanted, call.resource)
             if is_put and not (wanted.get("metadata") or {}).get("name"):
                 raise invalid_name(call.attributes.name)
-            warnings = strictness(decoded, wanted, call.resource, options.validation)
+            is_status = call.attributes.subresource == STATUS
+            warnings = strictness(decoded, wanted, call.resource, options.validation, status=is_status)
             return wanted
 
         key, author = await self._key(call), self._who(call, call.attributes.name)

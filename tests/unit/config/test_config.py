@@ -478,6 +478,13 @@ def test_who_may_approve_is_said_by_switches(tmp_path: Path) -> None:
     assert orjson.loads(repository.spec_json())["approval"] == {"forbidSelf": True, "perRepository": False}
 
 
+def test_what_revisions_are_called_is_said_by_a_word(tmp_path: Path) -> None:
+    source = "source: {git: {url: 'https://h/r', ref: {branch: main}}}\n  format: KRM\n  access: ReadWrite"
+    file = written(tmp_path, manifest(spec=f"{source}\n  versioning: SemVer"))
+    [repository] = load({"--repositories": [file]}).repositories
+    assert orjson.loads(repository.spec_json())["versioning"] == repository.versioning == "SemVer"
+
+
 def test_what_has_to_be_rendered_is_said_by_a_word(tmp_path: Path) -> None:
     source = "source: {git: {url: 'https://h/r', ref: {branch: main}}}\n  format: KRM\n  access: ReadWrite"
     file = written(tmp_path, manifest(spec=f"{source}\n  render: Require"))
