@@ -18,7 +18,7 @@ from tests.support.etcd import FoundEtcd
 
 WHOLE: Final = bool(os.environ.get("CACHESERVER_TEST_HOSTILE"))
 LEAST_S: Final = 6.0 if WHOLE else 0.0
-"""Of one attack: 300 GETs, so that their 99th percentile is not one of them."""
+"""Of one attack: 240 of each question, so that their 99th percentile is not one of them."""
 whole_only: Final = pytest.mark.skipif(not WHOLE, reason="only in `make hostile`")
 
 

@@ -24,12 +24,11 @@ _QUESTIONS = {
     "LIST": f"{API}/namespaces/honest/packages",
     "livez": "/livez",
 }
-_EVERY_S = 0.025
 _GIVES_UP_S = 10.0
 
 
 async def _ask(
-    session: aiohttp.ClientSession, question: str, took: dict[str, list[float]], failed: Counter[str]
+    session: aiohttp.ClientSession, question: str, every_s: float, took: dict[str, list[float]], failed: Counter[str]
 ) -> None:
     """On time, whether or not the last one was answered: a slow answer must not hide the next ones."""
     due = time.monotonic()
@@ -50,7 +49,7 @@ async def _ask(
         while True:
             asking.add(task := asyncio.create_task(once()))
             task.add_done_callback(asking.discard)
-            due += _EVERY_S
+            due += every_s
             await asyncio.sleep(max(0.0, due - time.monotonic()))
     finally:
         await asyncio.gather(*asking, return_exceptions=True)
@@ -63,7 +62,9 @@ async def _measure(place: dict[str, Any]) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {place['tokens']['reader']}"}
     timeout = aiohttp.ClientTimeout(total=_GIVES_UP_S)
     async with aiohttp.ClientSession(place["url"], headers=headers, connector=connector, timeout=timeout) as session:
-        tasks = [asyncio.create_task(_ask(session, question, took, failed)) for question in _QUESTIONS]
+        tasks = [
+            asyncio.create_task(_ask(session, question, place["every_s"], took, failed)) for question in _QUESTIONS
+        ]
         await asyncio.to_thread(sys.stdin.readline)
         for task in tasks:
             task.cancel()
