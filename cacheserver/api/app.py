@@ -29,10 +29,10 @@ from cacheserver.api.http.connection import (
     LINGERING_S,
     SecureServer,
     Server,
+    authenticated,
     client_of,
-    introduce,
 )
-from cacheserver.api.http.connections import CONNECTIONS, Room
+from cacheserver.api.http.connections import CONNECTIONS, ConnectionLimits
 from cacheserver.api.http.inflight import READS, WATCHES, WRITES, InFlight
 from cacheserver.api.http.negotiate import Answer, Encoding, negotiate, wants_pretty
 from cacheserver.api.http.reply import Reply, Stream, refusal, whole
@@ -232,7 +232,7 @@ class Api:
         if gate is not None and attributes.path not in OPEN_PATHS:
             identity = await gate.identify(request)
         if gate is None or identity is not None:
-            introduce(request)
+            authenticated(request)
         if not attributes.resource:
             if gate is not None and identity is not None:
                 await gate.authorize(identity, attributes)
@@ -294,7 +294,7 @@ def make_server(api: Api, *, secure: bool = False, connections: int = CONNECTION
     """
     return (SecureServer if secure else Server)(
         api.handle,
-        Room.of(connections),
+        ConnectionLimits.of(connections),
         access_log=None,
         # A watch whose client went away while nothing happens would otherwise live on to its deadline.
         handler_cancellation=True,

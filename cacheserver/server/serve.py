@@ -28,10 +28,10 @@ from cacheserver.errors import CacheServerError, EtcdError, EtcdStartError, NoSp
 from cacheserver.etcd.client import Client, TLSFiles
 from cacheserver.etcd.version import check_supported
 from cacheserver.ingest import Ingest, ServedStatusStore, Space, SyncReport, SyncServices, limits
+from cacheserver.ingest.configured import Configured
 from cacheserver.ingest.disk import Mirrors, ScratchSpace, scratch_directory
 from cacheserver.ingest.first import FirstLooks
 from cacheserver.ingest.reading import open_for
-from cacheserver.ingest.roll import Roll
 from cacheserver.ingest.space import TROUBLE
 from cacheserver.ingest.storage import Storage
 from cacheserver.model import Kind
@@ -195,12 +195,12 @@ async def _open_for(ingest: Ingest, store: Store, client: Client, settings: Sett
 
 
 async def _take_out(ingest: Ingest, store: Store, settings: Settings) -> None:
-    """Forget the catalogs that this server's configuration had once and has no more; see ingest/roll.py."""
-    roll = Roll(settings.etcd.data_dir / "catalogs.json", f"{store.cluster_id:x}")
-    for key in await roll.begin([config.key for config in settings.repositories]):
+    """Forget the catalogs that this server's configuration had once and has no more; see ingest/configured.py."""
+    configured = Configured(settings.etcd.data_dir / "catalogs.json", f"{store.cluster_id:x}")
+    for key in await configured.begin([config.key for config in settings.repositories]):
         log.info("no longer configured", extra={"namespace": key.namespace, "repository": key.name})
         # A process that was killed holds its claims for a while yet; who holds one for longer is alive.
-        ingest.remove(key, patience_s=2 * CLAIM_TTL_S, done=functools.partial(roll.settled, key))
+        ingest.remove(key, patience_s=2 * CLAIM_TTL_S, done=functools.partial(configured.settled, key))
 
 
 async def _work(

@@ -11,8 +11,8 @@ import pytest
 
 from tests.e2e.conftest import StartServer
 from tests.support.fbc import catalog
+from tests.support.raw_clients import ADDRESS
 from tests.support.server import ServerProcess
-from tests.support.strangers import ADDRESS
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e

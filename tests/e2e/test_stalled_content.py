@@ -12,8 +12,8 @@ from bench.report.figures import memory
 from tests.e2e.conftest import StartServer
 from tests.support.asking import take
 from tests.support.krm import KRMRepository, kptfile
+from tests.support.raw_clients import raw_clients
 from tests.support.server import API, ServerProcess
-from tests.support.strangers import strangers
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
@@ -55,12 +55,12 @@ async def test_readers_that_take_nothing_hold_little_and_keep_nobody_waiting(ser
         Path(f"/proc/{server.pid}/clear_refs").write_text("5")  # VmHWM begins anew: proc(5)
         before = memory([server.pid]).rss
         ask = f"GET {target} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n"
-        async with strangers(server.url) as crowd:
-            stalled = await crowd.send(8, ask)
+        async with raw_clients(server.url) as clients:
+            stalled = await clients.send(8, ask)
             assert {await one.status() for one in stalled} == {200}
             for one in stalled:
                 one.pause()
-            await crowd.send(24, ask, paused=True)
+            await clients.send(24, ask, paused=True)
             for _ in range(5):
                 assert server.text("/livez") == ["ok"]
             body = await asyncio.to_thread(_taken, server, target, accept)  # by another client

@@ -19,8 +19,8 @@ from tests.e2e.conftest import StartServer
 from tests.support.asking import take
 from tests.support.certificates import Authority
 from tests.support.fbc import catalog
+from tests.support.raw_clients import ADDRESS, RawClients, raw_clients
 from tests.support.server import API, ServerProcess
-from tests.support.strangers import ADDRESS, Crowd, strangers
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
@@ -76,9 +76,9 @@ async def test_slow_readers_of_long_lists_share_what_they_read(big: ServerProces
         _listing("application/json;as=Table;v=v1;g=meta.k8s.io"),
         _listing("application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"),
     )
-    async with strangers(big.url) as crowd:
+    async with raw_clients(big.url) as clients:
         for form in forms:
-            await crowd.send(SLOW_READERS // len(forms), form, paused=True)
+            await clients.send(SLOW_READERS // len(forms), form, paused=True)
         for _ in range(5):
             assert await asyncio.to_thread(_packages, big) == BIG.packages
         assert big.text("/livez") == ["ok"]
@@ -87,24 +87,24 @@ async def test_slow_readers_of_long_lists_share_what_they_read(big: ServerProces
     assert "Traceback" not in big.log()
 
 
-async def _stuck(crowd: Crowd) -> None:
+async def _stuck(clients: RawClients) -> None:
     """Clients in every state in which a connection can stand still."""
-    await crowd.connect(5)  # nothing sent
-    await crowd.send(5, f"GET {API}/packages HTTP/1.1\r\nHost: x\r\nX-Half: ")
-    await crowd.send(5, f"POST {API}/packages HTTP/1.1\r\n{HEAD}Content-Length: 1000000\r\n\r\nhalf a body")
-    await crowd.send(5, f"POST {API}/packages HTTP/1.1\r\n{HEAD}Transfer-Encoding: chunked\r\n\r\nffff\r\nhalf")
-    await crowd.send(5, _listing(), paused=True)
-    await crowd.send(5, _listing(encoding="gzip"), paused=True)
-    await crowd.send(
+    await clients.connect(5)  # nothing sent
+    await clients.send(5, f"GET {API}/packages HTTP/1.1\r\nHost: x\r\nX-Half: ")
+    await clients.send(5, f"POST {API}/packages HTTP/1.1\r\n{HEAD}Content-Length: 1000000\r\n\r\nhalf a body")
+    await clients.send(5, f"POST {API}/packages HTTP/1.1\r\n{HEAD}Transfer-Encoding: chunked\r\n\r\nffff\r\nhalf")
+    await clients.send(5, _listing(), paused=True)
+    await clients.send(5, _listing(encoding="gzip"), paused=True)
+    await clients.send(
         5, f"GET {API}/packages?watch=1 HTTP/1.1\r\n{HEAD}\r\n", paused=True
     )  # ten megabytes to begin with
-    await crowd.send(5, f"GET /openapi/v2 HTTP/1.1\r\n{HEAD}\r\n" * 200, paused=True)
-    await crowd.send(5, f"GET {API}/packages?resourceVersion=9999999999 HTTP/1.1\r\n{HEAD}\r\n")  # waits for it
+    await clients.send(5, f"GET /openapi/v2 HTTP/1.1\r\n{HEAD}\r\n" * 200, paused=True)
+    await clients.send(5, f"GET {API}/packages?resourceVersion=9999999999 HTTP/1.1\r\n{HEAD}\r\n")  # waits for it
 
 
 async def test_a_server_stops_within_its_grace_whatever_its_clients_do(big: ServerProcess) -> None:
-    async with strangers(big.url) as crowd:
-        await _stuck(crowd)
+    async with raw_clients(big.url) as clients:
+        await _stuck(clients)
         assert await asyncio.to_thread(_packages, big) == BIG.packages
         big.signal(signal.SIGTERM)
         assert await asyncio.to_thread(big.wait, STOPS_WITHIN_S) == 0
@@ -191,8 +191,8 @@ async def test_pipelines_of_answers_that_nobody_takes_are_held_back(
     """20,000 requests each; one such connection took 492 MB."""
     before = memory([secure.pid]).rss
     piece = f"GET {target} HTTP/1.1\r\n{HEAD}\r\n" * 1000
-    async with strangers(secure.url, _context(authority)) as crowd:
-        for one in await crowd.connect(10):
+    async with raw_clients(secure.url, _context(authority)) as clients:
+        for one in await clients.connect(10):
             one.pause()
             with suppress(TimeoutError):  # the server reads no more, which is what it has to do
                 async with asyncio.timeout(0.5):

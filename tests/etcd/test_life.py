@@ -32,7 +32,7 @@ from cacheserver.ingest.pace import Pace
 from cacheserver.ingest.sync import APPLIES_AT_ONCE, ASKS_AT_ONCE, FETCHES_AT_ONCE, SLOW_AT_ONCE
 from cacheserver.model import ANNOTATION_REQUESTED, Key, Kind, RepositoryKey
 from cacheserver.sources import open_source
-from tests.fakes.source import Crowd, FakeSource
+from tests.fakes.source import FakeSource, UnderWay
 from tests.support.fbc import bundle
 from tests.support.gitserver import GitRepository
 from tests.support.waiting import eventually
@@ -165,13 +165,13 @@ async def _labelled(world: World) -> bool:
 
 
 async def test_questions_to_sources_are_bounded_and_all_are_asked(world: World) -> None:
-    crowd, ingest = Crowd(), world.ingest()
-    sources = [FakeSource({}, crowd) for _ in range(3 * ASKS_AT_ONCE)]
+    under_way, ingest = UnderWay(), world.ingest()
+    sources = [FakeSource({}, under_way) for _ in range(3 * ASKS_AT_ONCE)]
     for at, source in enumerate(sources):
         ingest.put(world.config(f"r{at}"), lambda source=source: source)  # type: ignore[misc]  # bound at once
     async with running(ingest):
         await eventually(lambda: all(source.asked for source in sources))
-    assert crowd.most <= ASKS_AT_ONCE
+    assert under_way.most <= ASKS_AT_ONCE
 
 
 async def test_repositories_that_hang_after_a_failure_wait_in_a_line_of_their_own(world: World) -> None:

@@ -14,20 +14,20 @@ from cacheserver.sources import Progress, Tree
 class FakeSource:
     """Serves `files` (path -> content). error: raised by every question while set. hangs, fetch_hangs: they never end.
 
-    asked: how many questions there were. crowd: counts the questions under way, of several sources.
+    asked: how many questions there were. under_way: counts the questions under way, of several sources.
     """
 
-    def __init__(self, files: Mapping[str, bytes], crowd: Crowd | None = None) -> None:
+    def __init__(self, files: Mapping[str, bytes], under_way: UnderWay | None = None) -> None:
         self.files = dict(files)
         self.error: SourceError | None = None
         self.hangs = False
         self.fetch_hangs = False
         self.asked = 0
-        self._crowd = crowd or Crowd()
+        self._under_way = under_way or UnderWay()
 
     async def probe(self) -> str:
         self.asked += 1
-        with self._crowd:
+        with self._under_way:
             if self.hangs:
                 await asyncio.Event().wait()
             await asyncio.sleep(0)
@@ -56,7 +56,7 @@ class FakeSource:
         return f"fake:{hasher.hexdigest()}"
 
 
-class Crowd:
+class UnderWay:
     """Counts those inside; `most` is the highest count there was."""
 
     def __init__(self) -> None:

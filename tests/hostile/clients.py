@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
+from tests.support.raw_clients import ADDRESS, RawClient, RawClients, raw_clients
 from tests.support.server import API
-from tests.support.strangers import ADDRESS, Crowd, Stranger, strangers
 
 Told = dict[str, Any]
 _ANSWER_S: Final = 20.0
@@ -36,8 +36,8 @@ class Enemy:
     ca: str
     tokens: Mapping[str, str]
 
-    def crowd(self) -> AbstractAsyncContextManager[Crowd]:
-        return strangers(self.url, ssl.create_default_context(cafile=self.ca))
+    def clients(self) -> AbstractAsyncContextManager[RawClients]:
+        return raw_clients(self.url, ssl.create_default_context(cafile=self.ca))
 
     def head(self, target: str, user: str, *lines: str, method: str = "GET") -> str:
         """A request of this user's, of nobody's if empty."""
@@ -45,16 +45,16 @@ class Enemy:
         return "\r\n".join((f"{method} {target} HTTP/1.1", "Host: x", *who, *lines, "", ""))
 
 
-async def _each(crowd: Crowd, count: int, act: Callable[[Stranger, int], Awaitable[None]]) -> Counter[str]:
-    """`count` strangers at once, fewer handshakes; what became of those whose connection broke."""
+async def _each(clients: RawClients, count: int, act: Callable[[RawClient, int], Awaitable[None]]) -> Counter[str]:
+    """`count` clients at once, fewer handshakes; what became of those whose connection broke."""
     broken: Counter[str] = Counter()
     opening = asyncio.Semaphore(_OPENING_AT_ONCE)
 
     async def one(number: int) -> None:
         try:
             async with opening:
-                [stranger] = await crowd.connect()
-            await act(stranger, number)
+                [client] = await clients.connect()
+            await act(client, number)
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as exc:
             broken[type(exc).__name__] += 1
 
@@ -62,12 +62,12 @@ async def _each(crowd: Crowd, count: int, act: Callable[[Stranger, int], Awaitab
     return broken
 
 
-async def _answer(stranger: Stranger) -> tuple[int, bytes]:
+async def _answer(client: RawClient) -> tuple[int, bytes]:
     """Status and body of the next answer, which says its length; (0, b"") when the server closed."""
     async with asyncio.timeout(_ANSWER_S):
-        head = await stranger.reader.readuntil(b"\r\n\r\n")
+        head = await client.reader.readuntil(b"\r\n\r\n")
         length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
-        body = await stranger.reader.readexactly(int(length[1]) if length else 0)
+        body = await client.reader.readexactly(int(length[1]) if length else 0)
     return int(head.split(maxsplit=2)[1]), body
 
 
@@ -77,18 +77,18 @@ async def unread_pipelines(
     """Asks and asks and reads nothing."""
     piece = enemy.head(target, user, "Accept: application/json").encode() * 100
     sent = 0
-    async with enemy.crowd() as crowd:
+    async with enemy.clients() as clients:
 
-        async def ask(stranger: Stranger, _: int) -> None:
+        async def ask(client: RawClient, _: int) -> None:
             nonlocal sent
-            stranger.pause()
+            client.pause()
             with suppress(TimeoutError):  # the server has stopped reading, which is all that it has to do
                 async with asyncio.timeout(hold_s):
                     for _ in range(requests // 100):
-                        await stranger.send(piece)
+                        await client.send(piece)
                         sent += len(piece)
 
-        broken = await _each(crowd, connections, ask)
+        broken = await _each(clients, connections, ask)
         await asyncio.sleep(hold_s)
     return {"sent": sent, "broken": broken}
 
@@ -98,19 +98,19 @@ async def distinct_headers(enemy: Enemy, *, user: str, name: str, count: int, si
     statuses: Counter[int] = Counter()
     longest = 0
 
-    async def ask(stranger: Stranger, number: int) -> None:
+    async def ask(client: RawClient, number: int) -> None:
         nonlocal longest
         for at in range(number, count, 8):
             value = (
                 f"application/json;x={at:06}".ljust(size, "y") if name != "Authorization" else f"Bearer {at:0{size}}"
             )
-            await stranger.send(enemy.head(target, user, f"{name}: {value}"))
-            status, body = await _answer(stranger)
+            await client.send(enemy.head(target, user, f"{name}: {value}"))
+            status, body = await _answer(client)
             statuses[status] += 1
             longest = max(longest, len(body) if status >= 400 else 0)
 
-    async with enemy.crowd() as crowd:
-        broken = await _each(crowd, 8, ask)
+    async with enemy.clients() as clients:
+        broken = await _each(clients, 8, ask)
     return {"statuses": statuses, "broken": broken, "longest_refusal": longest}
 
 
@@ -119,38 +119,38 @@ async def header_flood(enemy: Enemy, *, connections: int, lines: int, size: int,
     line = ("x-%06d: ".ljust(size, "z") + "\r\n").replace("%06d", "000000").encode()
     statuses: Counter[int] = Counter()
 
-    async def ask(stranger: Stranger, _: int) -> None:
+    async def ask(client: RawClient, _: int) -> None:
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(hold_s):
-                await stranger.send("GET /livez HTTP/1.1\r\nHost: x\r\n")
+                await client.send("GET /livez HTTP/1.1\r\nHost: x\r\n")
                 for _ in range(lines):
-                    await stranger.send(line)
+                    await client.send(line)
         with suppress(TimeoutError):
-            statuses[await stranger.status(within_s=hold_s)] += 1
+            statuses[await client.status(within_s=hold_s)] += 1
 
-    async with enemy.crowd() as crowd:
-        broken = await _each(crowd, connections, ask)
+    async with enemy.clients() as clients:
+        broken = await _each(clients, connections, ask)
     return {"statuses": statuses, "broken": broken}
 
 
-async def huge_selectors(enemy: Enemy, *, user: str, clients: int, each: int, terms: int, kind: str) -> Told:
+async def huge_selectors(enemy: Enemy, *, user: str, count: int, each: int, terms: int, kind: str) -> Told:
     """Selectors of as many terms as a request line holds."""
     selector = quote(",".join(["a"] * terms) if kind == "label" else ",".join(["metadata.name=a"] * (terms // 8)))
     target = f"{API}/namespaces/tenant/packages?{kind}Selector={selector.replace('%2C', ',')}"
     statuses: Counter[int] = Counter()
     longest, said = 0, ""
 
-    async def ask(stranger: Stranger, _: int) -> None:
+    async def ask(client: RawClient, _: int) -> None:
         nonlocal longest, said
         for _ in range(each):
-            await stranger.send(enemy.head(target, user))
-            status, body = await _answer(stranger)
+            await client.send(enemy.head(target, user))
+            status, body = await _answer(client)
             statuses[status] += 1
             if status >= 400:
                 longest, said = max(longest, len(body)), body[:2000].decode(errors="replace")
 
-    async with enemy.crowd() as crowd:
-        broken = await _each(crowd, clients, ask)
+    async with enemy.clients() as clients:
+        broken = await _each(clients, count, ask)
     return {"statuses": statuses, "broken": broken, "longest_refusal": longest, "said": said}
 
 
@@ -159,22 +159,22 @@ async def distinct_watches(enemy: Enemy, *, user: str, count: int, namespace: st
     statuses: Counter[int] = Counter()
     taken = 0
 
-    async def watch(stranger: Stranger, number: int) -> None:
+    async def watch(client: RawClient, number: int) -> None:
         nonlocal taken
         target = f"{API}/namespaces/{namespace}/packagerevisions?watch=1&resourceVersion=0"
-        await stranger.send(enemy.head(f"{target}&labelSelector=x!=v{number}", user))
-        statuses[await stranger.status()] += 1
+        await client.send(enemy.head(f"{target}&labelSelector=x!=v{number}", user))
+        statuses[await client.status()] += 1
         if not read:
-            stranger.pause()
+            client.pause()
             await asyncio.sleep(hold_s)
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(hold_s):
-                while piece := await stranger.reader.read(1 << 16):
+                while piece := await client.reader.read(1 << 16):
                     taken += len(piece)
 
-    async with enemy.crowd() as crowd:
-        broken = await _each(crowd, count, watch)
+    async with enemy.clients() as clients:
+        broken = await _each(clients, count, watch)
     return {"statuses": statuses, "broken": broken, "taken": taken}
 
 
@@ -187,9 +187,9 @@ async def stopped_watches(enemy: Enemy, *, user: str, count: int, namespace: str
     ends: Counter[str] = Counter()
     awaited = asyncio.get_running_loop().create_future()
 
-    async def come_to_it(stranger: Stranger) -> str:
+    async def come_to_it(client: RawClient) -> str:
         seen, tail = 0, b""
-        while piece := await stranger.reader.read(1 << 16):
+        while piece := await client.reader.read(1 << 16):
             tail = tail[-_TAIL_BYTES:] + piece
             if b'"code":410' in tail:
                 return "expired"
@@ -198,20 +198,20 @@ async def stopped_watches(enemy: Enemy, *, user: str, count: int, namespace: str
                 return "all"
         return "ended"
 
-    async def watch(stranger: Stranger) -> None:
+    async def watch(client: RawClient) -> None:
         try:
             async with asyncio.timeout(within_s):
-                ends[await come_to_it(stranger)] += 1
+                ends[await come_to_it(client)] += 1
         except ConnectionError:
             ends["ended"] += 1
         except TimeoutError:
             ends["lost"] += 1
 
-    async with enemy.crowd() as crowd:
+    async with enemy.clients() as clients:
         for _ in range(count):
-            (stranger,) = await crowd.send(1, enemy.head(target, user))
-            ends[f"answered {await stranger.status()}"] += 1
-        watching = [asyncio.create_task(watch(stranger)) for stranger in crowd.everybody]
+            (client,) = await clients.send(1, enemy.head(target, user))
+            ends[f"answered {await client.status()}"] += 1
+        watching = [asyncio.create_task(watch(client)) for client in clients.everybody]
         print("open", flush=True)
         awaited.set_result(int(await asyncio.to_thread(sys.stdin.readline)))
         await asyncio.gather(*watching)
@@ -230,14 +230,14 @@ async def malformed(enemy: Enemy, *, count: int, connections: int) -> Told:
     )
     statuses: Counter[int] = Counter()
 
-    async def ask(_: Stranger, number: int) -> None:
+    async def ask(_: RawClient, number: int) -> None:
         for at in range(number, count, connections):
-            async with enemy.crowd() as own:
-                [stranger] = await own.send(1, garbage[at % len(garbage)])
-                statuses[await stranger.status()] += 1
+            async with enemy.clients() as own:
+                [client] = await own.send(1, garbage[at % len(garbage)])
+                statuses[await client.status()] += 1
 
-    async with enemy.crowd() as crowd:
-        broken = await _each(crowd, connections, ask)
+    async with enemy.clients() as clients:
+        broken = await _each(clients, connections, ask)
     return {"statuses": statuses, "broken": broken}
 
 
@@ -245,14 +245,14 @@ async def stalled_readers(enemy: Enemy, *, user: str, target: str, readers: int,
     """Readers that take the first line of a long answer, and nothing more."""
     statuses: Counter[int] = Counter()
 
-    async def ask(stranger: Stranger, _: int) -> None:
-        await stranger.send(enemy.head(target, user, f"Accept: {accept}"))
-        statuses[await stranger.status()] += 1
-        stranger.pause()
+    async def ask(client: RawClient, _: int) -> None:
+        await client.send(enemy.head(target, user, f"Accept: {accept}"))
+        statuses[await client.status()] += 1
+        client.pause()
         await asyncio.sleep(hold_s)
 
-    async with enemy.crowd() as crowd:
-        broken = await _each(crowd, readers, ask)
+    async with enemy.clients() as clients:
+        broken = await _each(clients, readers, ask)
     return {"statuses": statuses, "broken": broken}
 
 
@@ -261,19 +261,19 @@ async def slow_bodies(enemy: Enemy, *, user: str, connections: int, hold_s: floa
     statuses: Counter[int] = Counter()
     piece = b"8000\r\n" + bytes(0x8000) + b"\r\n"
 
-    async def ask(stranger: Stranger, number: int) -> None:
+    async def ask(client: RawClient, number: int) -> None:
         framing = "Transfer-Encoding: chunked" if number % 2 else "Content-Length: 99999999999"
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(hold_s):
-                await stranger.send(enemy.head(f"{API}/packages", user, framing, method="POST"))
-                while not stranger.writer.is_closing():
-                    await stranger.send(piece)
+                await client.send(enemy.head(f"{API}/packages", user, framing, method="POST"))
+                while not client.writer.is_closing():
+                    await client.send(piece)
                     await asyncio.sleep(0)  # what is sent to a server that has gone never waits
         with suppress(TimeoutError):
-            statuses[await stranger.status(within_s=5)] += 1
+            statuses[await client.status(within_s=5)] += 1
 
-    async with enemy.crowd() as crowd:
-        broken = await _each(crowd, connections, ask)
+    async with enemy.clients() as clients:
+        broken = await _each(clients, connections, ask)
     return {"statuses": statuses, "broken": broken}
 
 

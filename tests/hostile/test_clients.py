@@ -85,7 +85,7 @@ async def test_headers_without_end_are_cut_off(arena: Arena) -> None:
 @pytest.mark.parametrize("kind", ["label", "field"])
 @pytest.mark.parametrize(("user", "terms"), [("tenant", 31_000), ("tenant", 14_000), ("nobody", 14_000)])
 async def test_selectors_have_a_most(arena: Arena, user: str, terms: int, kind: str) -> None:
-    told = await attack(arena, "huge_selectors", user=user, clients=32, each=20 if WHOLE else 3, terms=terms, kind=kind)
+    told = await attack(arena, "huge_selectors", user=user, count=32, each=20 if WHOLE else 3, terms=terms, kind=kind)
     assert set(told["statuses"]) <= {"400", "431"}
     assert told["longest_refusal"] < 4096
 

@@ -36,7 +36,7 @@ class Acceptor:
 
     def __init__(self, server: Server, tls: ssl.SSLContext | None = None, *, pause_s: float = _PAUSE_S) -> None:
         self._server = server
-        self._crowd = server.crowd
+        self._all = server.pool
         self._tls = tls
         self._handshakes = Turns(_HANDSHAKES_A_TURN)
         self._pause_s = pause_s
@@ -93,16 +93,16 @@ class Acceptor:
             except (BlockingIOError, ConnectionError):  # nobody waits, or who waited has left
                 return
             except OSError as exc:  # EMFILE, ENFILE, ENOMEM, ENOBUFS: those who wait stay with the kernel
-                self._crowd.refused(Refusal.FILES, {"error": str(exc)})
+                self._all.refused(Refusal.FILES, {"error": str(exc)})
                 self._loop.remove_reader(listening)
                 self._pauses[listening] = self._loop.call_later(self._pause_s, self._go_on, listening)
                 return
-            if self._crowd.make_room():
+            if self._all.make_room():
                 sock.setblocking(False)
                 self._begin(sock, place(peer))
             else:
                 sock.close()
-                self._crowd.refused(Refusal.FULL)
+                self._all.refused(Refusal.FULL)
 
     def _go_on(self, listening: socket.socket) -> None:
         del self._pauses[listening]
@@ -112,7 +112,7 @@ class Acceptor:
         task = self._loop.create_task(self._connect(sock, where), name="acceptor: connection")
         self._beginning.add(task)
         task.add_done_callback(functools.partial(self._begun, sock))
-        self._crowd.begin(task, where)
+        self._all.begin(task, where)
 
     def _begun(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
         self._beginning.discard(task)
@@ -128,7 +128,7 @@ class Acceptor:
         try:
             await connect(self._server, sock, ssl=self._tls, ssl_handshake_timeout=within_s)
         except ConnectionAbortedError:  # the loop's word for a handshake that took too long
-            self._crowd.refused(Refusal.HANDSHAKE)
+            self._all.refused(Refusal.HANDSHAKE)
         except OSError as exc:  # it left, or it speaks no TLS that we do
             log.debug("a connection ended before it began", extra={"error": str(exc)})
         except Exception:

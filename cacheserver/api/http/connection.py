@@ -22,7 +22,7 @@ from aiohttp.http_parser import HttpRequestParserPy, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
-from cacheserver.api.http.connections import LARGE_BYTES, Crowd, Refusal, Room, place
+from cacheserver.api.http.connections import LARGE_BYTES, ConnectionLimits, Connections, Refusal, place
 from cacheserver.api.http.reply import UNSENT_BYTES, Reply
 from cacheserver.api.status import StatusError, bad_request, header_too_large, internal
 from cacheserver.errors import ConfigError
@@ -72,11 +72,11 @@ def require_compiled_parser() -> None:
 class Connection(web.RequestHandler):
     """A connection as the server and the API know it."""
 
-    __slots__ = ("_awaited", "_body", "_body_most", "_crowd", "_deaf", "_unfinished", "large", "since", "stranger")
+    __slots__ = ("_all", "_awaited", "_body", "_body_most", "_deaf", "_unfinished", "large", "since", "unauthenticated")
 
     def __init__(self, manager: Server, **kwargs: Any) -> None:
         super().__init__(manager, **kwargs)
-        self._crowd = manager.crowd
+        self._all = manager.pool
         self._unfinished = 0  # bytes of the header that is not complete yet, or of a body
         self._body: StreamReader | None = None  # of the last request, while it is not complete
         self._body_most = BODY_BYTES
@@ -85,7 +85,7 @@ class Connection(web.RequestHandler):
         """Begin of an unfinished header on the loop's clock; 0: there is none."""
         self.large = 0
         """Bytes of the header of the request being answered, where they are many."""
-        self.stranger = ""
+        self.unauthenticated = ""
         """The address of a client that has not shown who it is."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -96,11 +96,11 @@ class Connection(web.RequestHandler):
         self.transport.set_write_buffer_limits(high=UNSENT_BYTES)
         if hasattr(self.transport, "set_read_buffer_limits"):
             self.transport.set_read_buffer_limits(high=_READ_BYTES)
-        self._crowd.enter(self)
+        self._all.enter(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """asyncio: nothing of it is counted any more."""
-        self._crowd.leave(self)
+        self._all.leave(self)
         super().connection_lost(exc)
 
     @property
@@ -140,7 +140,7 @@ class Connection(web.RequestHandler):
         message, payload = messages[-1]
         if payload is not EMPTY_PAYLOAD:
             size -= payload.total_bytes  # what came of its body already
-        if (self.since or self.large or size > LARGE_BYTES) and not self._crowd.complete(self, size):
+        if (self.since or self.large or size > LARGE_BYTES) and not self._all.complete(self, size):
             messages.clear()
             self.refuse(Refusal.LARGE)
             return
@@ -160,7 +160,7 @@ class Connection(web.RequestHandler):
             if self._unfinished > HEADER_BYTES:
                 self.refuse(Refusal.HEADER)
             else:
-                self._crowd.grow(self, size)
+                self._all.grow(self, size)
                 if self._unfinished > LARGE_BYTES and not self._deaf:
                     self._put_off()
         elif body.is_eof():
@@ -179,7 +179,7 @@ class Connection(web.RequestHandler):
         many clients look for an answer only when all is sent."""
         if self.transport is not None and not self.transport.is_closing():
             self.transport.pause_reading()
-            self._crowd.put_off(self)
+            self._all.put_off(self)
 
     def read_on(self) -> None:
         """As Member.read_on; not where reading is held for another reason, for whoever holds it ends that."""
@@ -198,7 +198,7 @@ class Connection(web.RequestHandler):
         # collector comes by, which on a server that holds much is seldom (server/serve.py).
         exc.__traceback__ = None
         reason = _reason(exc)
-        self._crowd.malformed(str(self.peername[0]) if self.peername else "?", reason)
+        self._all.malformed(str(self.peername[0]) if self.peername else "?", reason)
         status = HTTPStatus.BAD_REQUEST
         if isinstance(exc, LineTooLong):
             status, reason = _TOO_LARGE, f"a line of it has more than {LINE_BYTES >> 10} KiB"
@@ -209,7 +209,7 @@ class Connection(web.RequestHandler):
     def refuse(self, why: Refusal) -> None:
         """Answer, behind what is being answered, that the header is too much; nothing more is read."""
         self._hear_no_more()
-        self._crowd.refused(why)
+        self._all.refused(why)
         self._messages.append((_ErrInfo(_TOO_LARGE, _NO_REQUEST, why.value), EMPTY_PAYLOAD))
         self._request_count += 1
         if self._waiter is not None and not self._waiter.done():
@@ -299,10 +299,10 @@ class Farewell(Reply):
 class Server(web.Server):
     """An aiohttp server whose connections are bounded."""
 
-    def __init__(self, handler: Any, room: Room, **kwargs: Any) -> None:
-        """handler: of a request. room: for all connections together. kwargs: of the protocol."""
+    def __init__(self, handler: Any, limits: ConnectionLimits, **kwargs: Any) -> None:
+        """handler: of a request. limits: of all connections together. kwargs: of the protocol."""
         super().__init__(handler, **kwargs)
-        self.crowd = Crowd(self._loop, self._connections, room)
+        self.pool = Connections(self._loop, self._connections, limits)
 
     def __call__(self) -> web.RequestHandler:
         """A protocol for one more connection."""
@@ -310,7 +310,7 @@ class Server(web.Server):
 
     async def shutdown(self, timeout: float | None = None) -> None:
         """aiohttp: ends all connections; those that are answering have `timeout` seconds."""
-        self.crowd.close()
+        self.pool.close()
         await super().shutdown(timeout)
 
     def _make_request(
@@ -378,11 +378,11 @@ def client_of(request: web.BaseRequest) -> str:
     return place(request.protocol.peername)
 
 
-def introduce(request: web.BaseRequest) -> None:
+def authenticated(request: web.BaseRequest) -> None:
     """Whoever sent this has shown who it is."""
     connection = request.protocol
-    if isinstance(connection, Connection) and connection.stranger:
-        connection._crowd.introduce(connection)
+    if isinstance(connection, Connection) and connection.unauthenticated:
+        connection._all.authenticated(connection)
 
 
 def _reason(exc: BaseException | None) -> str:

@@ -43,29 +43,32 @@ _LOG_EVERY_S: Final = 10.0  # lines of log about the same
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class ConnectionLimits:
     """What all connections together may hold.
 
     connections: open at the same time; who waits longest for its client's next request makes room for a new one.
     handshakes: of TLS, that are under way; one holds 70 KB, and 650 KB where its first message is as long as OpenSSL
     takes. 1,000 a second, each there and back 100 ms later, are 100.
-    strangers: clients that have not shown who they are; one that means well asks as soon as it is connected.
+    unauthenticated: clients that have not shown who they are; one that means well asks as soon as it is connected.
     unfinished_bytes: of headers that are not complete. large_bytes: of large ones whose requests are being answered.
     Headers hold about three times their bytes: as they came, as text, and by name.
     """
 
     connections: int = CONNECTIONS
     handshakes: int = 256
-    strangers: int = 1024
+    unauthenticated: int = 1024
     unfinished_bytes: int = 16 << 20
     large_bytes: int = 32 << 20
 
     @classmethod
-    def of(cls, connections: int) -> Room:
+    def of(cls, connections: int) -> ConnectionLimits:
         """So many connections, most of them for who has shown who it is."""
         most = cls()
-        handshakes, strangers = min(most.handshakes, connections // 8), min(most.strangers, connections // 4)
-        return cls(connections, max(1, handshakes), max(1, strangers))
+        handshakes, unauthenticated = (
+            min(most.handshakes, connections // 8),
+            min(most.unauthenticated, connections // 4),
+        )
+        return cls(connections, max(1, handshakes), max(1, unauthenticated))
 
 
 class Refusal(Enum):
@@ -75,7 +78,7 @@ class Refusal(Enum):
     LARGE = "it has more than 16 KiB, and there is no room for another such one; send less, or try again later"
     UNFINISHED = "headers that are not complete hold too much"
     LATE = "its header was not complete within 32 s"
-    STRANGERS = "too many connections have not shown who they are"
+    UNAUTHENTICATED = "too many connections have not shown who they are"
     UNTAKEN = "it did not take within 60 s what a closed connection had for it"
     MALFORMED = "it is not a request of HTTP/1"
     HANDSHAKE = "its TLS handshake was not complete within 10 s"
@@ -86,11 +89,11 @@ class Refusal(Enum):
 
 
 class Member(Protocol):
-    """A connection, as a crowd knows it (connection.py)."""
+    """A connection, as Connections knows it (connection.py)."""
 
     since: float
     large: int
-    stranger: str
+    unauthenticated: str
     transport: asyncio.Transport | None
 
     @property
@@ -146,21 +149,21 @@ class _Places(Generic[_One]):
         return next(iter(known)), where
 
 
-class Crowd:
+class Connections:
     """One per server."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, connections: Mapping[Any, asyncio.Transport], room: Room
+        self, loop: asyncio.AbstractEventLoop, connections: Mapping[Any, asyncio.Transport], limits: ConnectionLimits
     ) -> None:
         """connections: all that are open, kept up to date by the owner."""
-        self.room = room
+        self.limits = limits
         self._loop = loop
         self._connections = connections
         # In the order of their `since`, which is the order of the clock.
         self._unfinished: dict[Member, int] = {}
         self._unfinished_bytes = 0
         self._large_bytes = 0
-        self._strangers = _Places[Member]()
+        self._unauthenticated = _Places[Member]()
         self._handshakes = _Places[asyncio.Task[None]]()
         self._going: set[Member] = set()  # turned away, and still counted in _connections
         self._closing: dict[asyncio.Transport, float] = {}
@@ -172,13 +175,13 @@ class Crowd:
     # --- a connection's life ---
 
     def enter(self, connection: Member) -> None:
-        """A new one: a stranger, whose first header is awaited from now on."""
+        """A new one: not yet authenticated, whose first header is awaited from now on."""
         transport = connection.transport
         peer = transport.get_extra_info("peername") if transport is not None else None
-        connection.stranger = place(peer)
-        self._strangers.add(connection, connection.stranger)
-        if self._strangers.count > self.room.strangers:
-            self._turn_away(self._strangers.first_of_most()[0], Refusal.STRANGERS)
+        connection.unauthenticated = place(peer)
+        self._unauthenticated.add(connection, connection.unauthenticated)
+        if self._unauthenticated.count > self.limits.unauthenticated:
+            self._turn_away(self._unauthenticated.first_of_most()[0], Refusal.UNAUTHENTICATED)
         self._await_header(connection, 0)
         if self._timer is None:
             self._timer = self._loop.call_later(_LOOK_EVERY_S, self._look_around)
@@ -190,22 +193,24 @@ class Crowd:
         self._forget_header(connection)
         self._large_bytes -= connection.large
         connection.large = 0
-        if connection.stranger:
-            self.introduce(connection)
+        if connection.unauthenticated:
+            self.authenticated(connection)
 
-    def introduce(self, connection: Member) -> None:
-        """It is a stranger no more."""
-        where, connection.stranger = connection.stranger, ""
-        self._strangers.remove(connection, where)
+    def authenticated(self, connection: Member) -> None:
+        """Its client has shown who it is."""
+        where, connection.unauthenticated = connection.unauthenticated, ""
+        self._unauthenticated.remove(connection, where)
 
     # --- before that ---
 
     def make_room(self) -> bool:
         """For one connection more. False: there is none, and all that are open are in use."""
         count = len(self._connections) - len(self._going) + self._handshakes.count
-        if count < self.room.connections:
+        if count < self.limits.connections:
             return True
-        idle = [one for one in self._connections if one.idle_until and not one.stranger and one not in self._going]
+        idle = [
+            one for one in self._connections if one.idle_until and not one.unauthenticated and one not in self._going
+        ]
         # Some at once: each time all have to be looked at.
         for one in heapq.nsmallest(len(idle) // 16 + 1, idle, key=lambda one: one.idle_until):
             self._turn_away(one, Refusal.IDLE)
@@ -216,7 +221,7 @@ class Crowd:
         handshakes = self._handshakes
         handshakes.add(task, where)
         task.add_done_callback(lambda done: handshakes.remove(done, where))
-        if handshakes.count > self.room.handshakes:
+        if handshakes.count > self.limits.handshakes:
             oldest, place_of_most = handshakes.first_of_most()
             handshakes.remove(oldest, place_of_most)
             oldest.cancel()
@@ -244,7 +249,7 @@ class Crowd:
     def grow(self, connection: Member, size: int) -> None:
         """Some bytes more of a header that is not complete."""
         self._await_header(connection, size)
-        while self._unfinished_bytes > self.room.unfinished_bytes:
+        while self._unfinished_bytes > self.limits.unfinished_bytes:
             # Who takes longest, among those who hold something: a client that means well sends its header at once.
             self._turn_away(next(one for one, held in self._unfinished.items() if held), Refusal.UNFINISHED)
 
@@ -252,7 +257,7 @@ class Crowd:
         """A header of about `size` bytes came whole. False: it is large, and there is no room for it."""
         self._forget_header(connection)
         large = size if size > LARGE_BYTES else 0
-        if large and self._large_bytes - connection.large + large > self.room.large_bytes:
+        if large and self._large_bytes - connection.large + large > self.limits.large_bytes:
             return False
         self._large_bytes += large - connection.large
         connection.large = large

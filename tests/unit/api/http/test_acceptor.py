@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cacheserver import metrics
-from cacheserver.api.http.connections import Crowd, Room, place
+from cacheserver.api.http.connections import ConnectionLimits, Connections, place
 from tests.fakes.api import World, api_world
 from tests.support.certificates import Authority
 from tests.support.waiting import eventually
@@ -48,7 +48,7 @@ async def says(sock: socket.socket, sent: bytes = b"") -> bytes:
 
 
 async def test_for_a_new_connection_the_one_that_is_idle_longest_goes(world: World) -> None:
-    world.server.crowd.room = Room(connections=2)
+    world.server.pool.limits = ConnectionLimits(connections=2)
     with knocking(world) as first, knocking(world) as second:
         for sock in (first, second):
             assert (await says(sock, ASK)).startswith(b"HTTP/1.1 200 ")
@@ -61,7 +61,7 @@ async def test_for_a_new_connection_the_one_that_is_idle_longest_goes(world: Wor
 
 
 async def test_connections_in_use_stay_and_a_new_one_is_closed(world: World) -> None:
-    world.server.crowd.room = Room(connections=1)
+    world.server.pool.limits = ConnectionLimits(connections=1)
     async with world.watch() as lines:
         before = refused("full")
         with knocking(world) as late:
@@ -72,7 +72,7 @@ async def test_connections_in_use_stay_and_a_new_one_is_closed(world: World) -> 
 
 
 async def test_room_is_free_again_when_connections_end(world: World) -> None:
-    world.server.crowd.room = Room(connections=1)
+    world.server.pool.limits = ConnectionLimits(connections=1)
     for _ in range(3):
         with knocking(world) as sock:
             assert (await says(sock, ASK)).startswith(b"HTTP/1.1 200 ")
@@ -116,8 +116,8 @@ def test_who_has_an_address_of_ipv6_has_all_of_its_network(peer: object, found: 
 
 
 def test_few_connections_are_mostly_for_who_has_shown_who_it_is() -> None:
-    assert Room.of(100) == Room(connections=100, handshakes=12, strangers=25)
-    assert Room.of(100_000) == Room(connections=100_000)
+    assert ConnectionLimits.of(100) == ConnectionLimits(connections=100, handshakes=12, unauthenticated=25)
+    assert ConnectionLimits.of(100_000) == ConnectionLimits(connections=100_000)
 
 
 # --- TLS ---
@@ -145,13 +145,13 @@ async def get(world: World, trusted: Path) -> int:
 
 @pytest.mark.processes  # openssl, for certificates
 async def test_unfinished_handshakes_push_out_each_other_and_nobody_else(secure: World, authority: Authority) -> None:
-    crowd = secure.server.crowd
-    crowd.room = Room(handshakes=3)
+    connections = secure.server.pool
+    connections.limits = ConnectionLimits(handshakes=3)
     before = refused("handshakes")
     with knocking(secure, "127.0.0.3") as other:
-        await eventually(lambda: _under_way(crowd) == 1)
+        await eventually(lambda: _under_way(connections) == 1)
         with knocking(secure, "127.0.0.2") as first, knocking(secure, "127.0.0.2") as second:
-            await eventually(lambda: _under_way(crowd) == 3)
+            await eventually(lambda: _under_way(connections) == 3)
             with knocking(secure, "127.0.0.2") as third:
                 assert await says(first) == b""
                 assert refused("handshakes") == before + 1
@@ -168,9 +168,9 @@ async def test_a_handshake_that_ends_makes_room(secure: World, authority: Author
     with knocking(secure) as sock:
         assert (await says(sock, b"no TLS at all\r\n\r\n"))[:1] in (b"", b"\x15")  # an alert, or nothing
     with knocking(secure):
-        await eventually(lambda: _under_way(secure.server.crowd) == 1)
-    await eventually(lambda: _under_way(secure.server.crowd) == 0)
+        await eventually(lambda: _under_way(secure.server.pool) == 1)
+    await eventually(lambda: _under_way(secure.server.pool) == 0)
 
 
-def _under_way(crowd: Crowd) -> int:
-    return crowd._handshakes.count
+def _under_way(connections: Connections) -> int:
+    return connections._handshakes.count

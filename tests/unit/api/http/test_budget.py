@@ -9,7 +9,7 @@ import pytest
 from cacheserver.api.http.budget import CLIENT_BYTES, Budget
 from cacheserver.api.status import StatusError
 from tests.fakes.api import BASE, World
-from tests.support.strangers import strangers
+from tests.support.raw_clients import raw_clients
 from tests.support.waiting import eventually
 
 
@@ -93,8 +93,8 @@ async def test_stalled_readers_of_one_address_leave_room_for_another(world: Worl
     target = f"{BASE}/namespaces/team/packagerevisions/r.app.1.0.0/content"
     ask = f"GET {target} HTTP/1.1\r\nHost: x\r\nAccept: application/x-tar\r\n\r\n".encode()
     budget = world.api._verbs._budget
-    async with strangers(world.url) as crowd:
-        await crowd.send(20, ask, paused=True)
+    async with raw_clients(world.url) as clients:
+        await clients.send(20, ask, paused=True)
         await eventually(lambda: budget._held == CLIENT_BYTES)
         assert len(budget._line) == 4
         answer = await world.get(target, accept="application/x-tar")  # from 127.0.0.1
@@ -108,8 +108,10 @@ async def test_an_icon_that_nobody_takes_counts(world: World) -> None:
     world.package("quay", icon={"digest": digest})
     await world.settled()
     budget = world.api._verbs._budget
-    async with strangers(world.url) as crowd:
-        await crowd.send(3, f"GET {BASE}/namespaces/team/packages/r.quay/icon HTTP/1.1\r\nHost: x\r\n\r\n", paused=True)
+    async with raw_clients(world.url) as clients:
+        await clients.send(
+            3, f"GET {BASE}/namespaces/team/packages/r.quay/icon HTTP/1.1\r\nHost: x\r\n\r\n", paused=True
+        )
         await eventually(lambda: budget._held >= 12 << 20)
         assert len(budget._line) == 2
     await eventually(lambda: budget._held == 0)

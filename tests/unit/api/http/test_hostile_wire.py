@@ -14,10 +14,10 @@ import pytest
 
 from cacheserver import metrics
 from cacheserver.api.http.connection import BODY_BYTES, HEADER_BYTES, Connection
-from cacheserver.api.http.connections import CLOSE_WITHIN_S, HEADER_WITHIN_S, Room
+from cacheserver.api.http.connections import CLOSE_WITHIN_S, HEADER_WITHIN_S, ConnectionLimits
 from cacheserver.api.http.reply import UNSENT_BYTES
 from tests.fakes.api import BASE, World, api_world
-from tests.support.strangers import strangers
+from tests.support.raw_clients import raw_clients
 from tests.support.waiting import eventually
 
 GET = b"GET /openapi/v2 HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -118,11 +118,11 @@ async def test_an_answer_counts_until_it_is_taken() -> None:
 
 
 async def test_discovery_that_nobody_takes_counts_for_its_client_alone() -> None:
-    async with api_world(max_reads=4) as world, strangers(world.url) as crowd:
-        (stalled,) = await crowd.send(1, GET * 100, paused=True)
+    async with api_world(max_reads=4) as world, raw_clients(world.url) as clients:
+        (stalled,) = await clients.send(1, GET * 100, paused=True)
         await eventually(lambda: any(cast("Connection", one).writing_paused for one in world.server.connections))
         for path, status in (("/openapi/v2", 429), ("/livez", 200), (f"{BASE}/packages", 200)):
-            (other,) = await crowd.send(1, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")
+            (other,) = await clients.send(1, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")
             assert await other.status() == status
         assert (await world.get("/openapi/v2")).status == 200  # from 127.0.0.1
         stalled.writer.transport.abort()
@@ -182,10 +182,10 @@ async def test_a_header_that_never_ends_has_a_deadline(world: World) -> None:
         await well.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         await turns(world, 5)
         now = asyncio.get_running_loop().time()
-        world.server.crowd.look(now + HEADER_WITHIN_S - 5)
+        world.server.pool.look(now + HEADER_WITHIN_S - 5)
         assert known.transport is not None
         assert len(world.server.connections) == 4  # the session's, too
-        world.server.crowd.look(now + HEADER_WITHIN_S)
+        world.server.pool.look(now + HEADER_WITHIN_S)
         assert await slow.rest() == await silent.rest() == b""
         assert not known.transport.is_closing()
 
@@ -197,12 +197,12 @@ async def test_a_second_header_has_its_own_deadline(world: World) -> None:
         await client.send(b"GET /livez HTTP/1.1\r\n")
         await turns(world, 5)
         assert connection.since > 0.0
-        world.server.crowd.look(connection.since + HEADER_WITHIN_S)
+        world.server.pool.look(connection.since + HEADER_WITHIN_S)
         assert (await client.rest()).count(b"HTTP/1.1") == 1
 
 
 async def test_unfinished_headers_of_many_clients_share_a_budget(world: World) -> None:
-    world.server.crowd.room = Room(unfinished_bytes=20_000)
+    world.server.pool.limits = ConnectionLimits(unfinished_bytes=20_000)
     begin = b"GET /livez HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 8000
     async with connected(world) as first, connected(world) as second, connected(world) as third:
         for client, _ in (first, second, third):
@@ -217,7 +217,7 @@ async def test_unfinished_headers_of_many_clients_share_a_budget(world: World) -
 @pytest.mark.usefixtures("hasty")
 async def test_large_headers_of_watches_share_a_budget(world: World) -> None:
     """Each is kept as long as its watch."""
-    world.server.crowd.room = Room(large_bytes=50_000)
+    world.server.pool.limits = ConnectionLimits(large_bytes=50_000)
     watch = f"GET {BASE}/packages?watch=1 HTTP/1.1\r\nHost: x\r\nX-A: {'a' * 20_000}\r\n\r\n".encode()
     async with connected(world) as first, connected(world) as second, connected(world) as third:
         for client, _ in (first, second, third):
@@ -257,11 +257,11 @@ async def test_those_who_send_much_read_on_one_after_the_other(world: World) -> 
             asyncio.create_task(body.send(begin + (b"10000\r\n" + b"a" * 65536 + b"\r\n") * 1000)),
             asyncio.create_task(header.send(b"GET / HTTP/1.1\r\n" + b"X-A: b\r\n" * 200 + b"X-B: " + b"a" * 20_000)),
         ]
-        crowd = world.server.crowd
+        connections = world.server.pool
         await eventually(lambda: first._deaf and second._unfinished > 20_000)
         transport = first.transport
         assert transport is not None
-        await eventually(lambda: first in crowd._put_off and not transport.is_reading())
+        await eventually(lambda: first in connections._put_off and not transport.is_reading())
         for task in sending:
             task.cancel()
         await asyncio.gather(*sending, return_exceptions=True)
@@ -303,15 +303,15 @@ async def test_a_body_is_never_unpacked(world: World) -> None:
 # --- who has not shown who it is ---
 
 
-async def test_strangers_push_out_each_other_and_nobody_else(world: World) -> None:
+async def test_the_unauthenticated_push_out_each_other_and_nobody_else(world: World) -> None:
     async with connected(world) as (well, known):
         await well.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         await turns(world, 5)
-        world.server.crowd.room = Room(strangers=2)
-        before = metrics.connections_refused.labels("strangers").value
+        world.server.pool.limits = ConnectionLimits(unauthenticated=2)
+        before = metrics.connections_refused.labels("unauthenticated").value
         async with connected(world) as (first, _), connected(world) as (_, second), connected(world) as (_, third):
             assert await first.rest() == b""
-            assert metrics.connections_refused.labels("strangers").value == before + 1
+            assert metrics.connections_refused.labels("unauthenticated").value == before + 1
             assert known.transport is not None
             assert second.transport is not None
             assert third.transport is not None
@@ -326,8 +326,8 @@ async def test_what_a_closed_connection_has_for_its_client_is_not_kept_for_ever(
         transport.close()
         assert transport.get_write_buffer_size() > 0
         now = asyncio.get_running_loop().time()
-        world.server.crowd.look(now)
-        world.server.crowd.look(now + CLOSE_WITHIN_S)
+        world.server.pool.look(now)
+        world.server.pool.look(now + CLOSE_WITHIN_S)
 
         async def gone() -> bool:
             return connection not in world.server.connections

@@ -3,8 +3,8 @@
 They come from an address of their own (127.0.0.2, which Linux has on loopback), so that a limit by client can tell
 them from a test's honest clients.
 
-async with strangers(server) as crowd:
-    await crowd.send(200, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+async with raw_clients(server) as clients:
+    await clients.send(200, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SMALL_BUFFER = 4096  # the kernel keeps little for a slow reader, so that the s
 
 
 @dataclass
-class Stranger:
+class RawClient:
     """One connection. Nothing is read until read() is called."""
 
     reader: asyncio.StreamReader
@@ -60,19 +60,19 @@ class Stranger:
 
 
 @dataclass
-class Crowd:
+class RawClients:
     """Strangers from one address, until the block ends. tls: their context, where the server speaks TLS."""
 
     host: str
     port: int
     tls: ssl.SSLContext | None = None
     address: str = ADDRESS
-    everybody: list[Stranger] = field(default_factory=list)
+    everybody: list[RawClient] = field(default_factory=list)
 
-    async def connect(self, count: int = 1) -> Sequence[Stranger]:
+    async def connect(self, count: int = 1) -> Sequence[RawClient]:
         return [await self._one() for _ in range(count)]
 
-    async def send(self, count: int, text: str | bytes, *, paused: bool = False) -> Sequence[Stranger]:
+    async def send(self, count: int, text: str | bytes, *, paused: bool = False) -> Sequence[RawClient]:
         """`count` new ones that each send this. paused: and then read nothing."""
         found = await self.connect(count)
         for one in found:
@@ -81,7 +81,7 @@ class Crowd:
             await one.send(text)
         return found
 
-    async def _one(self) -> Stranger:
+    async def _one(self) -> RawClient:
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SMALL_BUFFER)
         sock.setblocking(False)
@@ -90,7 +90,7 @@ class Crowd:
         reader, writer = await asyncio.open_connection(
             sock=sock, ssl=self.tls, server_hostname=self.host if self.tls else None, limit=_SMALL_BUFFER
         )
-        self.everybody.append(Stranger(reader, writer))
+        self.everybody.append(RawClient(reader, writer))
         return self.everybody[-1]
 
     def leave(self) -> None:
@@ -101,13 +101,13 @@ class Crowd:
 
 
 @asynccontextmanager
-async def strangers(url: str, tls: ssl.SSLContext | None = None, address: str = ADDRESS) -> AsyncIterator[Crowd]:
-    """A crowd before the server at `url`."""
+async def raw_clients(url: str, tls: ssl.SSLContext | None = None, address: str = ADDRESS) -> AsyncIterator[RawClients]:
+    """Clients before the server at `url`."""
     where = urlsplit(url)
     assert where.hostname is not None
     assert where.port is not None
-    crowd = Crowd(where.hostname, where.port, tls, address)
+    clients = RawClients(where.hostname, where.port, tls, address)
     try:
-        yield crowd
+        yield clients
     finally:
-        crowd.leave()
+        clients.leave()

@@ -20,7 +20,7 @@ from cacheserver.model import RepositoryKey
 log = logging.getLogger(__name__)
 
 
-class Roll:
+class Configured:
     """See the module. etcd: names the cluster; one data directory may have been used with several."""
 
     def __init__(self, path: Path, etcd: str) -> None:
@@ -29,7 +29,7 @@ class Roll:
         self._present: set[RepositoryKey] = set()
 
     async def begin(self, present: Collection[RepositoryKey]) -> Sequence[RepositoryKey]:
-        """Those that the configuration had and has no more, sorted. They stay on the roll until `settled`.
+        """Those that the configuration had and has no more, sorted. They stay in the file until `settled`.
 
         Nothing, where nothing at all is configured: that is a server that only reads, or a mistake.
         """
