@@ -345,6 +345,8 @@ class _Turn:
         except AtomicUnsupportedError:
             self.publisher.not_atomic(self.config.key)
             return
+        except MirrorDamagedError:
+            raise
         except SourceAuthenticationError as exc:
             self.error = exc
             await self._fail([plan.held.key for plan in noted], _failure(exc), left)

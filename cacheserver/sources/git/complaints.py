@@ -25,6 +25,10 @@ class MirrorDamagedError(SourceInvalidError):
         return SourceInvalidError(str(self).replace(_OURS, _THEIRS, 1))
 
 
+class ObjectFormatError(MirrorDamagedError):
+    """Our own copy names objects by another hash than the remote; it is made anew with the other one."""
+
+
 _OURS: Final = "our copy of the repository is damaged"
 _THEIRS: Final = "the repository is damaged where it is kept; repair it there with `git fsck`, or push it anew"
 
@@ -48,6 +52,8 @@ _MEANINGS: Final[tuple[tuple[tuple[str, ...], type[SourceError], str], ...]] = (
          r"Permission denied \(", "terminal prompts disabled", "invalid credentials", "Load key .*(error|invalid)"),
         SourceAuthenticationError, "the server wants other credentials, or any",
     ),
+    # git, send-pack.c and connect.c. What an empty repository names objects by is told to nobody before.
+    (("repository's hash algorithm", "mismatched algorithms"), ObjectFormatError, "it names objects by another hash"),
     (("transport '.*' not allowed",), SourceInvalidError, "the remote leads to a transport that is not allowed"),
     (("dubious ownership",), SourceError, "it belongs to another user; change its owner, or give a bundle"),
     (

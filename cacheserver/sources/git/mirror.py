@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 
 from cacheserver.errors import SourceError, SourceTooLargeError
 from cacheserver.sources.git.command import Answer, Git
-from cacheserver.sources.git.complaints import MirrorDamagedError
+from cacheserver.sources.git.complaints import MirrorDamagedError, ObjectFormatError
 from cacheserver.sources.threads import first_error
 from cacheserver.sources.tree import Limits, Progress
 
@@ -51,6 +51,7 @@ class Copy:
         self._limits = limits
         self._lock_path = directory / f"{name}.lock"
         self._damaged = directory / f"{name}.damaged"
+        self._format = directory / f"{name}.format"
         self._descriptor = -1
 
     @asynccontextmanager
@@ -90,14 +91,18 @@ class Copy:
         """What is found damaged within is made anew by the next `prepare`. Raises: MirrorDamagedError, as it came."""
         try:
             yield
-        except MirrorDamagedError:
-            await asyncio.to_thread(self._damaged.touch)
+        except MirrorDamagedError as exc:
+            await asyncio.to_thread(self._note_damage, exc)
             raise
 
     async def prepare(self, object_format: str) -> None:
-        """An existing, clean, bare repository; a damaged one is replaced by an empty one. Needs the lock."""
+        """An existing, clean, bare repository; a damaged one is replaced by an empty one. Needs the lock.
+
+        object_format: empty where nobody knows it, of an empty remote: then sha1, until a push says that it is not.
+        """
         if not await asyncio.to_thread(self._clean):
-            options = ("--quiet", "--bare", "--template=", f"--object-format={object_format}")
+            chosen = object_format or await asyncio.to_thread(self._guessed)
+            options = ("--quiet", "--bare", "--template=", f"--object-format={chosen}")
             await self._git("init", *options, timeout_s=_LOCAL_S)
 
     async def fetch(self, *arguments: str, progress: Progress) -> None:
@@ -197,6 +202,17 @@ class Copy:
             left.unlink(missing_ok=True)
         return True
 
+    def _note_damage(self, damage: MirrorDamagedError) -> None:
+        if isinstance(damage, ObjectFormatError):
+            config = self.path / "config"
+            is_sha256 = config.exists() and "objectformat = sha256" in config.read_text(errors="replace").lower()
+            self._format.write_text("sha1" if is_sha256 else "sha256")
+        self._damaged.touch()
+
+    def _guessed(self) -> str:
+        found = self._format.read_text() if self._format.exists() else ""
+        return found if found in ("sha1", "sha256") else "sha1"
+
     async def _watch(self, before: int, progress: Progress) -> None:
         while True:
             await asyncio.sleep(_WATCH_S)
@@ -215,7 +231,9 @@ class RemoteRefs:
 
     @property
     def object_format(self) -> str:
-        """The hash of the remote's object names, as `git init --object-format` takes it."""
+        """The hash of the remote's object names, as `git init --object-format` takes it; empty where there are none."""
+        if not self.oids:
+            return ""
         return "sha256" if any(len(oid) == 64 for oid in self.oids.values()) else "sha1"
 
     def commit(self, ref: str) -> str:
