@@ -203,8 +203,8 @@ class SourceWithSecrets:
         open_with: OpenWith,
         leaving: Callable[[], bool] = lambda: False,
     ) -> None:
-        """leaving: whether the Repository is being deleted: its Secret may be gone before it, with the namespace, and
-        what was read last is used for what is still to be pushed."""
+        """leaving: whether the Repository is being deleted: its Secret may be gone before it, or the right to read it,
+        with the namespace, and what was read last is used for what is still to be pushed."""
         self._config = config
         self._leaving = leaving
         self._secrets = secrets
@@ -241,7 +241,7 @@ class SourceWithSecrets:
             if self._inner is None:
                 raise
             return self._inner  # the host API is away; the source may well be there
-        except SecretNotFoundError:
+        except (SecretNotFoundError, SecretForbiddenError):
             if self._inner is None or not self._leaving():
                 raise
             return self._inner

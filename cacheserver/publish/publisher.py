@@ -579,21 +579,24 @@ class _Turn:
         """Not before it changes, or a while has gone by."""
         assert held.draft is not None
         self.publisher.drafts.hold_back(held.key, held.draft, _DIVERGED_S)
-        await self._tell(held.key, why)
+        if await self._tell(held.key, why):
+            about = {"revision": held.key.name, "reason": why.reason, "error": why.message}
+            log.warning("a draft is not pushed", extra=about)
 
-    async def _tell(self, key: Key, why: Condition) -> None:
-        """A condition of a draft, once."""
+    async def _tell(self, key: Key, why: Condition) -> bool:
+        """A condition of a draft, once; false where it says so already."""
         authored = self.publisher.authored
         for _ in range(_CAS_TRIES):
             held = await authored.read(key)
             if held.draft is None or held.served is None:
-                return
+                return False
             served = await taken_apart(held)
             if not served.tell(why, self.publisher.now()):
-                return
+                return False
             value = served.bytes()
             if await authored.write(held, value=value, draft=held.draft, operation=held.operation, claim=self.claim):
-                return
+                return True
+        return False
 
 
 _TOO_FAST: Final = "git's refs moved each time this was tried; nothing was moved by it. Try again in a moment"

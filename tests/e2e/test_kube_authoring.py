@@ -19,6 +19,7 @@ from tests.e2e.test_kube_apiserver import (
     Cluster,
     Server,
     cluster,
+    diagnosis,
     kube,
     namespace,
     repository,
@@ -277,6 +278,43 @@ async def test_a_namespace_with_drafts_and_published_packages_goes_and_git_stays
     assert invariants.refs(world.git) == before
     path = f"/apis/cacheserver.dev/v1alpha1/namespaces/{world.namespace}/packagerevisions"
     until(lambda: not json.loads(world.cluster.admin.run("get", "--raw", path))["items"], within_s=30)
+    assert invariants.refs(world.git) == before
+
+
+def test_edit_may_draft_and_admin_may_approve(cluster: Cluster) -> None:
+    """The cluster's own roles have ours added, by the real controller."""
+    binary = find_controller_manager()
+    if binary is None:
+        pytest.skip("NO KUBE-CONTROLLER-MANAGER FOUND in KUBEBUILDER_ASSETS: nobody here aggregates roles")
+
+    def may(role: str) -> set[tuple[str, str]]:
+        rules = cluster.admin.json("get", "clusterrole", role)["rules"] or ()
+        ours = (rule for rule in rules if "cacheserver.dev" in rule.get("apiGroups", ()))
+        return {(resource, verb) for rule in ours for resource in rule["resources"] for verb in rule["verbs"]}
+
+    manager = ControllerManager(binary, cluster.kube)
+    manager.start()
+    try:
+        until(lambda: ("packagerevisions/approval", "update") in may("admin"), within_s=60, otherwise=manager.log)
+        until(lambda: ("packagerevisionresources", "update") in may("edit"), within_s=60, otherwise=manager.log)
+        until(lambda: ("packagerevisions", "list") in may("view"), within_s=60, otherwise=manager.log)
+    finally:
+        manager.stop()
+    assert not any(resource == "packagerevisions/approval" for resource, _ in may("edit"))
+    assert {verb for _, verb in may("view")} == {"get", "list", "watch"}
+
+
+async def test_the_doctor_says_that_git_takes_pushes(world: World, server: Server) -> None:
+    before = invariants.refs(world.git)
+    _, found = await asyncio.to_thread(diagnosis, server, *server.arguments)
+    assert "git lets us push to" in found["push"]
+    assert not any(check.startswith(f"push to {world.namespace}/") for check in found), found
+    world.refuse("never asked")
+    world.git.git("config", "http.receivepack", "false")
+    _, found = await asyncio.to_thread(diagnosis, server, *server.arguments)
+    said = found[f"push to {world.namespace}/edge"]
+    assert said.startswith("FAILED")
+    assert "let the account of the Secret bot push" in said
     assert invariants.refs(world.git) == before
 
 

@@ -98,7 +98,9 @@ async def test_drafts_are_pushed_together_a_while_after_the_last_save_and_thirty
     assert world.refs() != before
 
 
-async def test_a_branch_that_somebody_else_moved_is_never_forced(world: World) -> None:
+async def test_a_branch_that_somebody_else_moved_is_never_forced(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     await world.desk.create("p", "w1")
     await world.desk.create("q", "w1")
     await world.work()
@@ -114,6 +116,7 @@ async def test_a_branch_that_somebody_else_moved_is_never_forced(world: World) -
     (said,) = [each["message"] for each in status["conditions"] if each["type"] == "Diverged"]
     assert ours[:12] in said
     assert theirs[:12] in said
+    assert [each.getMessage() for each in caplog.records].count("a draft is not pushed") == 1
     assert conditions(await world.status("q", "w1"))["Pushed"] == "True"
     await world.desk.annotate("p", "w1", "cacheserver.dev/overwrite", theirs)
     world.clock += 61

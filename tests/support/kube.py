@@ -154,7 +154,7 @@ def find_controller_manager() -> Path | None:
 
 
 class ControllerManager:
-    """kube-controller-manager with the controllers that meet every resource a cluster discovers."""
+    """kube-controller-manager with the controllers that meet every resource a cluster discovers, and our roles."""
 
     def __init__(self, binary: Path, server: KubeAPIServer) -> None:
         self._binary = binary
@@ -165,7 +165,7 @@ class ControllerManager:
     def start(self) -> None:
         flags = [
             f"--kubeconfig={self._server.kubeconfig('system:kube-controller-manager')}",
-            "--controllers=namespace-controller,garbage-collector-controller",
+            "--controllers=namespace-controller,garbage-collector-controller,clusterrole-aggregation-controller",
             "--leader-elect=false",
             "--secure-port=0",
             "--concurrent-gc-syncs=2",

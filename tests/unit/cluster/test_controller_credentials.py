@@ -13,7 +13,13 @@ import pytest
 
 from cacheserver.cluster.credentials import Secret, SourceWithSecrets, access_of, secret_of
 from cacheserver.config import RepositoryConfig, parse_source
-from cacheserver.errors import SecretInvalidError, SecretNotFoundError, SourceInvalidError, SourceNetworkError
+from cacheserver.errors import (
+    SecretForbiddenError,
+    SecretInvalidError,
+    SecretNotFoundError,
+    SourceInvalidError,
+    SourceNetworkError,
+)
 from cacheserver.ingest.reading import open_for
 from cacheserver.model import Format, RepositoryKey
 from cacheserver.sources import Access, Source, Tree
@@ -210,6 +216,19 @@ async def test_a_deleted_secret_is_no_longer_used() -> None:
     vault.held = None
     with pytest.raises(SecretNotFoundError):
         await source.probe()
+
+
+@pytest.mark.parametrize("held", [None, SecretForbiddenError("the binding went")])
+async def test_of_a_repository_that_is_going_it_is_what_its_drafts_are_pushed_with(held: Exception | None) -> None:
+    """With a namespace its Secrets go, and the right to read them, in any order."""
+    vault, leaving = Vault(user("u", "1")), False
+    source = SourceWithSecrets(config(HTTPS, secret="s"), vault, Opened(), lambda: leaving)
+    await source.probe()
+    vault.held = held
+    with pytest.raises((SecretNotFoundError, SecretForbiddenError)):
+        await source.probe()
+    leaving = True
+    assert await source.probe() == "probed as u"
 
 
 async def test_while_the_host_api_is_away_the_last_credentials_are_used() -> None:
