@@ -4,6 +4,7 @@ credentials from a Secret that somebody changes. Real etcd."""
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
@@ -53,16 +54,12 @@ class Vault:
 
 
 @dataclass
-class Guarded:
-    """A world whose git is behind TLS and a password."""
+class Kept:
+    """A world whose git is asked with Secrets."""
 
     world: World
-    server: GitHTTPS
     vault: Vault
     config: RepositoryConfig
-
-    def password(self, word: str) -> None:
-        self.vault.put("login", {"username": b"bot", "password": word.encode()})
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Ingest]:
@@ -89,6 +86,16 @@ class Guarded:
         return next(((each["status"], each["reason"]) for each in found if each["type"] == kind), ("", ""))
 
 
+@dataclass
+class Guarded(Kept):
+    """Behind TLS and a password."""
+
+    server: GitHTTPS
+
+    def password(self, word: str) -> None:
+        self.vault.put("login", {"username": b"bot", "password": word.encode()})
+
+
 @pytest.fixture
 async def guarded(world: World, tmp_path: Path) -> AsyncIterator[Guarded]:
     authority = Authority(tmp_path / "ca")
@@ -98,7 +105,7 @@ async def guarded(world: World, tmp_path: Path) -> AsyncIterator[Guarded]:
         vault = Vault({"ca": {"ca.crt": authority.certificate.read_bytes()}})
         source = GitSource(f"{server.origin}/remote.git", GitRef(RefKind.BRANCH, "main"))
         config = replace(world.config, source=source, secret="login", ca_secret="ca")
-        guarded = Guarded(world, server, vault, config)
+        guarded = Guarded(world, vault, config, server)
         guarded.password(RIGHT)
         yield guarded
 
@@ -165,6 +172,39 @@ async def test_a_server_that_lets_us_read_and_not_push_is_told_of(guarded: Guard
         assert await guarded.condition("Ready") == ("True", "Synced")
         world.remote.git("config", "http.receivepack", "true")
         assert (await world.do("p", "w1", Step.PROPOSE))["spec"]["lifecycle"] == "Proposed"
+
+
+async def test_a_package_goes_the_whole_way_over_ssh_with_the_right_key(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program stands in for ssh, and for sshd: it looks at the key, and runs the command here instead of there."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "ssh").write_text(
+        '#!/bin/sh\nwhile [ "$1" != -i ]; do shift; done\n'
+        'grep -q RIGHT "$2" || { echo "git@host.test: Permission denied (publickey)." >&2; exit 255; }\n'
+        'for last; do :; done\neval "$last"\n'
+    )
+    (programs / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    world.remote.commit({"x": b"1"})
+    vault = Vault({})
+
+    def key(word: str) -> None:
+        vault.put("login", {"identity": f"-----KEY {word}-----\n".encode(), "known_hosts": b"host.test ssh-ed25519 A"})
+
+    key("RIGHT")
+    source = GitSource(f"ssh://git@host.test{world.remote.path}", GitRef(RefKind.BRANCH, "main"))
+    kept = Kept(world, vault, replace(world.config, source=source, secret="login"))
+    async with kept.serving():
+        await world.desk.create("p", "w1")
+        assert (await world.do("p", "w1", Step.PROPOSE))["spec"]["lifecycle"] == "Proposed"
+        key("WRONG")
+        refused = (await world.do("p", "w1", Step.APPROVE))["status"]["lastOperation"]
+        assert (refused["code"], "credentials" in refused["message"]) == (403, True)
+        key("RIGHT")
+        assert (await world.do("p", "w1", Step.APPROVE))["spec"]["lifecycle"] == "Published"
+    invariants.check(world.remote, [("p", "v1", "w1")])
 
 
 async def test_the_secret_is_read_for_work_and_not_each_second(guarded: Guarded) -> None:
