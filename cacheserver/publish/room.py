@@ -30,6 +30,8 @@ _FRESH_NEAR_S: Final = 2.0
 """For which what was counted counts, and where it is more than half of the share."""
 _ANEW_S: Final = 0.2
 """The same before anybody is refused."""
+_REST: Final = 10.0
+"""So many times as long as counting took, it is not done again: who is refused again and again costs etcd a tenth."""
 _GROWN_BYTES: Final = 16 << 20
 """Of metadata, until it is counted anew: a read of all objects of the repository."""
 _BESIDE_BYTES: Final = 1024
@@ -42,12 +44,13 @@ _NAMESPACES: Final = 1024
 class _Stock:
     """Of one repository, as of a moment.
 
-    synced: by the last sync; counted: of it what is referred to. objects: of what is served, 0 where that was not
-    counted. drafts: packed content of drafts; since: of that written here since then. grown: objects, by what is
-    written here.
+    rest: not counted anew before. synced: by the last sync; counted: of it what is referred to. objects: of what is
+    served, 0 where that was not counted. drafts: packed content of drafts; since: of that written, or given back, here
+    since then. grown: objects, by what is written here.
     """
 
     at: float = -_FRESH_S
+    rest: float = 0.0
     synced: int = 0
     counted: int = 0
     objects: int = 0
@@ -57,7 +60,16 @@ class _Stock:
 
     @property
     def total(self) -> int:
-        return max(self.synced, self.objects) + self.drafts + self.since + self.grown
+        return max(self.synced, self.objects) + max(self.drafts + self.since, 0) + self.grown
+
+
+@dataclass(slots=True)
+class _Total:
+    """Of one namespace, as of a moment, and what was written here since. rest: not counted anew before."""
+
+    bytes: int
+    at: float
+    rest: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +103,7 @@ class Room:
         self._now = now
         self._stocks: dict[RepositoryKey, _Stock] = {}
         self._ledgers: dict[str, _Ledger] = {}
+        self._totals: dict[str, _Total] = {}
         self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()  # namespace -> (bytes, as of when)
         self._sizes: OrderedDict[Digest, int] = OrderedDict()
 
@@ -116,6 +129,14 @@ class Room:
         if (stock := self._stocks.get(RepositoryKey(key.namespace, key.repository))) is not None:
             stock.grown = max(stock.grown + grows, 0)
 
+    def give_back(self, key: Key, content: int, served: int) -> None:
+        """A draft's content was replaced, or goes with `served` bytes of its object. What is there is counted later."""
+        if (stock := self._stocks.get(RepositoryKey(key.namespace, key.repository))) is not None:
+            stock.since -= content
+            stock.grown = max(stock.grown - served, 0)
+        if (total := self._totals.get(key.namespace)) is not None:
+            total.bytes = max(total.bytes - content - served, 0)
+
     def size_of(self, digest: Digest) -> int | None:
         """Packed bytes of content that was let in lately."""
         return self._sizes.get(digest)
@@ -134,10 +155,12 @@ class Room:
         if total > self._repository_bytes:
             total = (await self._stock(repository, self._repository_bytes, anew=True)).total + wanted
         self._check(key, f"the repository {key.repository!r}", total, self._repository_bytes, "repository")
-        total = await self._namespace(key.namespace) + wanted
-        if total > self._namespace_bytes:
-            total = await self._namespace(key.namespace, anew=True) + wanted
+        found = await self._namespace(key.namespace)
+        if found.bytes + wanted > self._namespace_bytes:
+            found = await self._namespace(key.namespace, anew=True)
+        total = found.bytes + wanted
         self._check(key, f"the namespace {key.namespace!r}", total, self._namespace_bytes, "namespace")
+        found.bytes += wanted
 
     def _check(self, key: Key, whose: str, total: int, most: int, flag: str) -> None:
         if total > most:
@@ -166,14 +189,23 @@ class Room:
                 429, "TooManyRequests", why, kind=refusals.REVISIONS, name=key.name, retry_after_s=min(wait_s, 3600)
             )
 
-    async def _namespace(self, namespace: str, *, anew: bool = False) -> int:
+    async def _namespace(self, namespace: str, *, anew: bool = False) -> _Total:
         """What the repositories have that are written to, and what the last syncs counted of the others."""
+        found, now = self._totals.get(namespace), self._now()
+        if found is not None:
+            near = anew or found.bytes > self._namespace_bytes // 2
+            if now < max(found.at + (_FRESH_NEAR_S if near else _FRESH_S), found.rest):
+                return found
         ledger, total = await self._ledger(namespace, anew=anew), 0
         keys = {*ledger.written, *(key for key in self._stocks if key.namespace == namespace)}
         for key in sorted(keys):
-            total += (await self._stock(key, self._namespace_bytes, anew=anew)).total
-        names, now = {key.name for key in keys}, self._now()
-        return total + sum(usage.at(now).total for name, usage in ledger.usages.items() if name not in names)
+            total += (await self._stock(key, self._namespace_bytes)).total
+        names = {key.name for key in keys}
+        total += sum(usage.at(now).total for name, usage in ledger.usages.items() if name not in names)
+        found = self._totals[namespace] = _Total(total, now, now + _REST * (self._now() - now))
+        while len(self._totals) > _NAMESPACES:
+            del self._totals[next(iter(self._totals))]
+        return found
 
     async def _ledger(self, namespace: str, *, anew: bool = False) -> _Ledger:
         found, now = self._ledgers.get(namespace), self._now()
@@ -192,7 +224,7 @@ class Room:
         if stock.grown >= _GROWN_BYTES:
             stock.objects = sum(each.objects for each in (await self._usages.measure(key)).values())
             stock.grown = 0
-        elif now - stock.at < fresh_s:
+        elif now < max(stock.at + fresh_s, stock.rest):
             return stock
         since = stock.since
         drafts = sum(draft.stored for draft in (await self._authored.drafts(key)).values())
@@ -202,6 +234,7 @@ class Room:
             stock.grown = 0  # a sync has counted the objects since
         stock.synced, stock.counted = synced, usage.stored if usage else 0
         stock.drafts, stock.since, stock.at = drafts, stock.since - since, now
+        stock.rest = now + _REST * (self._now() - now)
         return stock
 
 
@@ -228,4 +261,9 @@ class Rationed(Authored):
             await self._room.write(before.key, had, len(value), operation.step if operation else None)
         if draft is not None and content is not None and (size := self._room.size_of(content)) is not None:
             draft = replace(draft, stored=size)
-        return await super().write(before, value=value, draft=draft, operation=operation, content=content, claim=claim)
+        after = await super().write(before, value=value, draft=draft, operation=operation, content=content, claim=claim)
+        goes = value is None or (operation is not None and operation.step is Step.DELETE)
+        if after is not None and before.draft is not None and (goes or content is not None):
+            had = len(before.served.value) if goes and before.served is not None else 0
+            self._room.give_back(before.key, before.draft.stored, had)
+        return after
