@@ -7,6 +7,7 @@ says which repositories have something to do. Called by runner.py.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable
 from typing import Final
@@ -63,8 +64,8 @@ class Publishing:
         if not isinstance(source, Written):
             return Work(tried=False)
         try:
-            async with self._services.copies(config, fetch=True):
-                return await self._publisher.work(config, source, claim)
+            copies = functools.partial(self._services.copies, config, fetch=True)
+            return await self._publisher.work(config, source, claim, copies=copies)
         except LeaseLostError:
             raise
         except CacheServerError as exc:

@@ -8,11 +8,12 @@ anything. What is published is served by the sync that follows (ingest); never b
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -104,10 +105,19 @@ class Publisher:
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._not_atomic: set[RepositoryKey] = set()
 
-    async def work(self, config: RepositoryConfig, source: Written, claim: Claim, *, everything: bool = False) -> Work:
+    async def work(
+        self,
+        config: RepositoryConfig,
+        source: Written,
+        claim: Claim,
+        *,
+        copies: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext,
+        everything: bool = False,
+    ) -> Work:
         """All that waits for one repository. everything: drafts that are not due yet too.
 
-        source: asked for its repository only where there is something to do.
+        source: asked for its repository only where there is something to do; copies: in which git's copies stay, and
+        which looks at all of them: so not for each save.
 
         Raises: EtcdError (LeaseLostError among them): what was begun is finished by the next one.
         """
@@ -116,7 +126,7 @@ class Publisher:
         if not operations and not due:
             return Work(next_s=next_s, tried=False)
         turn = _Turn(self, config, claim)
-        async with self._places:
+        async with copies(), self._places:
             for last in (False, True):
                 try:
                     turn.remote = await source.written()

@@ -118,7 +118,7 @@ class World:
 
 @asynccontextmanager
 async def world_at(endpoint: str, home: Path) -> AsyncIterator[World]:
-    """An empty repository, and an empty etcd behind the endpoint."""
+    """An empty repository, and an empty etcd behind the endpoint. Afterwards git has to be as it must always be."""
     remote = GitRepository(home / "served" / "remote.git")
     spec = GitSource(remote.url, GitRef(RefKind.BRANCH, "main"), "")
     config = RepositoryConfig(KEY, spec, format=Format.KRM, writable=True)
@@ -130,3 +130,5 @@ async def world_at(endpoint: str, home: Path) -> AsyncIterator[World]:
         desk = Desk(Authored(client), Blobs(client), KEY, home)
         async with store.session("test") as session:
             yield World(remote, desk, store, session, home, config)
+    if (remote.path / "HEAD").exists():  # a test may have taken it away
+        invariants.check(remote, [])
