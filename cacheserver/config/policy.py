@@ -34,7 +34,7 @@ class Versioning(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """forbid_self: nobody approves what he proposed, or changed since it was last rejected.
+    """forbid_self: nobody approves what he proposed, or changed since somebody else last rejected it.
     per_repository: who decides needs the right to `approve` this repository, by its name, besides that to
     packagerevisions/approval.
     """

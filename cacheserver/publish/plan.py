@@ -208,7 +208,7 @@ class Planner:
             case Step.PROPOSE:
                 return self._propose(held, served, operation)
             case Step.REJECT:
-                return self._reject(held, served)
+                return self._reject(held, served, operation)
             case Step.APPROVE:
                 return await self._approve(held, served, operation, highest)
             case Step.DELETE if held.draft is not None:
@@ -281,12 +281,14 @@ class Planner:
             moves.append(Move(f"{HEADS}{here}", old, ""))
         return Plan(held, tuple(moves), _proposed(replace(flushed.draft, branch=there), operation.user), flushed.made)
 
-    def _reject(self, held: Held, served: Object) -> Plan:
+    def _reject(self, held: Held, served: Object, operation: Operation) -> Plan:
         draft = held.draft
         if draft is None:
             raise invalid("there is no draft to reject")
         there = draft_branch(draft.directory, served.workspace)
-        after = replace(draft, branch=there, proposed_by="", authors=(), pushing="", pushing_digest="")
+        # Who rejects what he wrote himself forgets nobody: he could approve it once somebody else has proposed it.
+        authors = draft.authors if operation.user in draft.authors else ()
+        after = replace(draft, branch=there, proposed_by="", authors=authors, pushing="", pushing_digest="")
         if draft.branch == there or (not self.view.head_of(draft.branch) and self.view.head_of(there) == draft.commit):
             return Plan(held, draft=after)
         if (found := self.view.head_of(draft.branch)) != draft.commit:

@@ -77,7 +77,7 @@ def check_delete(name: str, now: Lifecycle) -> None:
 
 
 def check_not_self(name: str, user: str, draft: Draft | None) -> None:
-    """Of spec.approval.forbidSelf: who proposed it, or changed it since it was last rejected, does not approve it.
+    """Of spec.approval.forbidSelf: who proposed it, or changed it since another rejected it, does not approve it.
 
     Raises: RefusedError 403, also where that is not known, as of what was proposed in git.
     """

@@ -70,7 +70,7 @@ class Draft:
     base: commit of the published revision that was its package's newest when it began, base_revision that one's name;
     both empty for a package's first. rebased: commit on the branch that changed the package by hand since then, which
     the draft holds too; else empty. created_by: who made it. authors: who changed its content since it was made or
-    last rejected, at most 100. proposed_by: empty for one that is not proposed.
+    last rejected by somebody else, at most 100. proposed_by: empty for one that is not proposed.
     saved_ms, unpushed_ms: Unix time of the last change, and of the first that git does not have (0: git has all).
     commit, digest, branch: what git has: the commit, the content in it, the short name of its branch; empty: nothing.
     stored: packed bytes of its content in etcd, 0 where that is not known (of drafts that git gave).

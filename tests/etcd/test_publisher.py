@@ -144,6 +144,17 @@ async def test_while_git_is_away_drafts_wait_and_say_since_when(world: World) ->
 # --- propose, reject, approve ---
 
 
+async def test_who_rejects_what_he_wrote_himself_stays_its_author(world: World) -> None:
+    """Else he rejects it, has somebody propose it, and approves what he wrote (spec.approval.forbidSelf)."""
+    await world.desk.create("p", "w1", user="alice@example.com")
+    for user, authors in (("alice@example.com", ("alice@example.com",)), ("bob@example.com", ())):
+        await world.do("p", "w1", Step.PROPOSE)
+        await world.do("p", "w1", Step.REJECT, user=user)
+        held = await world.desk.authored.read(world.desk.key("p", "w1"))
+        assert held.draft is not None
+        assert held.draft.authors == authors
+
+
 async def test_propose_moves_the_branch_with_its_last_content_in_one_push(world: World) -> None:
     await world.desk.create("p", "w1")
     await world.work()

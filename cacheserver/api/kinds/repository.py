@@ -142,7 +142,9 @@ REPOSITORY: Final = Resource(
         record(
             "approval",
             "Who may approve what is proposed, besides what roles say.",
-            flag("forbidSelf", "True: nobody approves what he proposed, or changed since it was last rejected."),
+            flag(
+                "forbidSelf", "True: nobody approves what he proposed, or changed since somebody else last rejected it."
+            ),
             flag(
                 "perRepository",
                 "True: who approves, rejects, or proposes for deletion needs the right to `approve` this Repository, "
