@@ -105,13 +105,13 @@ def read(manifest: Mapping[str, Any], wanted: object, told: Told, now: str, *, a
     for at, asked in enumerate(listed):
         field = f"status.conditions[{at}]"
         kind = asked.get("type") if isinstance(asked, dict) else None
-        if not isinstance(kind, str) or changes.wrong_key(kind) is not None:
+        if isinstance(kind, str) and kind not in seen and _repeats(asked, here.get(kind)):
+            found.update({kind: known[kind]} if kind in known else {})
+        elif not isinstance(kind, str) or changes.wrong_key(kind) is not None:
             said = "must be the type of a condition, as in example.com/validated"
             causes.append(refusals.bad(f"{field}.type", str(kind), said))
         elif kind in seen:
             causes.append(Cause("FieldValueDuplicate", f'Duplicate value: "{kind}"', f"{field}.type"))
-        elif _repeats(asked, here.get(kind)):
-            found.update({kind: known[kind]} if kind in known else {})
         elif is_own(kind):
             causes.append(refusals.denied(f"{field}.type", f"{kind} is the server's to say"))
         else:

@@ -72,6 +72,13 @@ def test_what_is_read_and_sent_back_stays_what_it_was(leave_out: str) -> None:
     assert written({"conditions": sent}, old, other) == (old, changed)
 
 
+def test_what_a_kptfile_says_oddly_is_in_nobodys_way_who_sends_it_back() -> None:
+    found = manifest()
+    found["status"]["conditions"].append({"type": "has spaces", "status": "True"})
+    sent = [*found["status"]["conditions"], {"type": TYPE, "status": "True"}]
+    assert [each.type for each in conditions.read(found, {"conditions": sent}, (), NOW, alone=False)] == [TYPE]
+
+
 def test_in_a_whole_status_what_is_not_named_goes_and_what_is_the_servers_stays() -> None:
     assert written({"conditions": []}, said()) == ()
     assert written({}, said()) == ()
