@@ -13,7 +13,20 @@ from typing import Any, Final
 
 import orjson
 
-from cacheserver.model import LABEL_LIFECYCLE, Key, Kind, Lifecycle, Record, Stored, encode, without_label
+from cacheserver.model import (
+    LABEL_LATEST,
+    LABEL_LIFECYCLE,
+    Key,
+    Kind,
+    Lifecycle,
+    Record,
+    RepositoryKey,
+    Stored,
+    encode,
+    without_label,
+)
+from cacheserver.publish.outdated import OUTDATED, outdated
+from cacheserver.publish.plan import taken_apart
 from cacheserver.store.authored import Draft, Held, Operation, Step
 from cacheserver.store.claims import Claim
 from cacheserver.store.objects import Store
@@ -58,7 +71,33 @@ class AuthoredStore:
                 return None
             after = await self._authored.write(held, value=value, draft=None, operation=operation, claim=claim)
             if after is not None:
+                await self._tell_drafts(claim, wanted)
                 return after.served
+
+    async def _tell_drafts(self, claim: Claim, newest: Record) -> None:
+        """Those of its package whether they are overtaken, where the record is of the package's latest revision now."""
+        if LABEL_LATEST not in newest.labels:
+            return
+        key, now = newest.key, time.time()
+        revision = orjson.loads(newest.spec)["revision"]
+        commit = orjson.loads(newest.status).get("selfLock", {}).get("git", {}).get("commit", "")
+        for each in await self._authored.drafts(RepositoryKey(key.namespace, key.repository), key.package):
+            while True:
+                held = await self._authored.read(each)
+                if held.draft is None or held.served is None:
+                    break
+                served = await taken_apart(held)
+                condition = outdated(held.draft, revision, commit)
+                if condition is None:
+                    served.untell(OUTDATED)
+                else:
+                    served.tell(condition, now)
+                value = served.bytes()
+                same = orjson.loads(value) == orjson.loads(held.served.value)
+                if same or await self._authored.write(
+                    held, value=value, draft=held.draft, operation=held.operation, claim=claim
+                ):
+                    break
 
     async def unlabel(self, claim: Claim, stored: Stored, label: str) -> Stored:
         """As Store.unlabel; of an object that has the label no more nothing is changed."""

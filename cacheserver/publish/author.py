@@ -59,6 +59,7 @@ from cacheserver.publish.cloning import GitClones
 from cacheserver.publish.content import Content, Judged
 from cacheserver.publish.creating import Wanted, read_wanted
 from cacheserver.publish.outcome import PUSHED, Condition, with_condition
+from cacheserver.publish.outdated import OUTDATED
 from cacheserver.publish.package import File, Files, Limits
 from cacheserver.store.authored import AUTHORS_MOST, Authored, Draft, Held, Operation, Step
 
@@ -384,6 +385,8 @@ class Author:
         said = conditions.of_kptfile(status.get("conditions", ()))
         if before is not None and (was := _condition(before, PUSHED)) is not None:
             said.append(was)
+        if before is not None and before.get("base", {}) == status.get("base", {}):
+            said += [each for each in before.get("conditions", ()) if each.get("type") == OUTDATED]
         status["conditions"] = conditions.served(said, draft.conditions)
         record = replace(
             made,

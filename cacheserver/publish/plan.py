@@ -486,6 +486,12 @@ def _rank(name: str) -> Rank | None:
         return None
 
 
+def is_behind(newest: str, base: str) -> bool:
+    """Whether a draft of the revision `base`, empty for none, is overtaken by `newest`."""
+    here, known = _rank(newest), _rank(base)
+    return here is not None and (known is None or here > known)
+
+
 def number_of(revision: str) -> int:
     """N of vN; 0 for anything else."""
     found = _NUMBER.match(revision)

@@ -221,10 +221,11 @@ class Authored:
         """Every draft and every operation of a repository, by key, in order of package and revision."""
         return await self.drafts(repository), await self.operations(repository)
 
-    async def drafts(self, repository: RepositoryKey) -> dict[Key, Draft]:
-        """Every draft of a repository, by key, in order."""
+    async def drafts(self, repository: RepositoryKey, package: str | None = None) -> dict[Key, Draft]:
+        """Every draft of a repository, or of one of its packages, by key, in order."""
         found: dict[Key, Draft] = {}
-        async for page in self._client.pages(DRAFT + joined(repository.namespace, repository.name) + b"/"):
+        within = (repository.namespace, repository.name, *(() if package is None else (package,)))
+        async for page in self._client.pages(DRAFT + joined(*within) + b"/"):
             found.update((parse_authored_key(kv.key)[1], _decode_draft(kv.value)) for kv in page.key_values)
         return found
 

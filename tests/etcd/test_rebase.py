@@ -48,6 +48,16 @@ async def saved(world: Whole, workspace: str, **files: str | None) -> None:
     assert answer.status == 200, answer.body
 
 
+def condition(manifest: Any, kind: str) -> str:
+    found = [each["status"] for each in manifest["status"]["conditions"] if each["type"] == kind]
+    return found[0] if found else ""
+
+
+def is_settled(manifest: Any) -> bool:
+    """Git has the draft, and nothing more is written to it."""
+    return condition(manifest, "Pushed") == "True"
+
+
 async def texts(world: Whole, workspace: str) -> dict[str, str]:
     found: dict[str, str] = (await world.resources(name(workspace)))["spec"]["resources"]
     return {path: text for path, text in found.items() if path not in ("Kptfile", "README.md", "package-context.yaml")}
@@ -82,7 +92,7 @@ async def test_files_that_both_changed_are_named_and_nothing_is_written(world: W
     await drafted(world, "w3", a__yaml="a: 3\n", b__yaml=None, c__yaml="c: 3\n")
     await drafted(world, "w4", a__yaml="a: 4\n", b__yaml="b: 4\n", c__yaml="c: 3\n")
     await world.publish(name("w3"))
-    await world.until(lambda found: found["status"]["conditions"][-1]["status"] == "True", name("w4"))
+    await world.until(is_settled, name("w4"))
     before = await world.version()
     refused = await world.rebase(name("w4"))
     assert refused.status == 422
@@ -99,7 +109,7 @@ async def test_files_that_both_changed_are_named_and_nothing_is_written(world: W
 async def test_one_that_nobody_overtook_stays_as_it_is(world: Whole) -> None:
     await published(world, a__yaml="a: 1\n")
     await drafted(world, "w3", a__yaml="a: 3\n")
-    await world.until(lambda found: found["status"]["conditions"][-1]["status"] == "True", name("w3"))
+    await world.until(is_settled, name("w3"))
     before = await world.version()
     assert (await world.rebase(name("w3"))).status == 200
     assert await world.version() == before
@@ -113,7 +123,7 @@ async def test_a_rebase_has_preconditions_and_may_be_tried_first(world: Whole) -
     await drafted(world, "w3", a__yaml="a: 3\n")
     await drafted(world, "w4", b__yaml="b: 4\n")
     await world.publish(name("w3"))
-    manifest = await world.until(lambda found: found["status"]["conditions"][-1]["status"] == "True", name("w4"))
+    manifest = await world.until(is_settled, name("w4"))
     before = await world.version()
     tried = await world.rebase(name("w4"), dry_run=True)
     assert (tried.status, tried.json["status"]["base"]["revision"]) == (201, "v2")
@@ -165,3 +175,30 @@ def by_hand(git: GitRepository, files: dict[str, bytes], directory: str = "app")
         about, path = line.split("\t")
         kept[path] = git.git("cat-file", "blob", about.split()[2]).encode() + b"\n"
     return git.commit({**kept, **{f"{directory}/{path}": raw for path, raw in files.items()}}, message="by hand")
+
+
+async def test_a_draft_is_told_that_it_was_overtaken_until_it_is_rebased(world: Whole) -> None:
+    await published(world, a__yaml="a: 1\n")
+    await drafted(world, "w3", a__yaml="a: 3\n")
+    await drafted(world, "w4", b__yaml="b: 4\n")
+    assert condition(await world.get(name("w4")), "Outdated") == ""
+    await world.publish(name("w3"))
+    told = await world.until(lambda found: condition(found, "Outdated") == "True", name("w4"))
+    (why,) = [each["message"] for each in told["status"]["conditions"] if each["type"] == "Outdated"]
+    assert why == "v2 was published since this draft began from v1: rebase it before it is proposed"
+    await saved(world, "w4", b__yaml="b: 5\n")
+    assert condition(await world.get(name("w4")), "Outdated") == "True"
+    rebased = await world.rebase(name("w4"))
+    assert (rebased.status, condition(rebased.json, "Outdated")) == (201, "")
+    await drafted(world, "w5")
+    assert condition(await world.get(name("w5")), "Outdated") == ""
+
+
+async def test_a_draft_of_what_was_taken_away_is_told_nothing_any_more(world: Whole) -> None:
+    await published(world, a__yaml="a: 1\n")
+    await drafted(world, "w3", a__yaml="a: 3\n")
+    await drafted(world, "w4", b__yaml="b: 4\n")
+    await world.publish(name("w3"))
+    await world.until(lambda found: condition(found, "Outdated") == "True", name("w4"))
+    assert (await world.move("DeletionProposed", name("w3"))).status == 200
+    await world.until(lambda found: condition(found, "Outdated") == "", name("w4"))
