@@ -61,6 +61,7 @@ from cacheserver.publish.creating import Wanted, read_wanted
 from cacheserver.publish.outcome import PUSHED, Condition, with_condition
 from cacheserver.publish.outdated import OUTDATED
 from cacheserver.publish.package import File, Files, Limits
+from cacheserver.publish.preconditions import Preconditions, check_content_at, check_preconditions
 from cacheserver.store.authored import AUTHORS_MOST, Authored, Draft, Held, Operation, Step
 
 log = logging.getLogger("cacheserver.audit")
@@ -130,14 +131,6 @@ Revise = Callable[[dict[str, Any]], Mapping[str, Any]]
 """From an object as it is served, with resourceVersion, to how it is to be; raises what it refuses."""
 ReviseFiles = Callable[[Held, dict[str, File]], dict[str, File]]
 """From the files that there are to those that are to be; raises what it refuses."""
-
-
-@dataclass(frozen=True, slots=True)
-class Preconditions:
-    """Of a deletion; empty: none."""
-
-    uid: str = ""
-    resource_version: str = ""
 
 
 class Author:
@@ -262,7 +255,7 @@ class Author:
                 self._writable(key)
                 rules.check_save(key.name, Lifecycle(manifest["spec"]["lifecycle"]))
                 check_idle(held)
-                _check_content_at(held, at)
+                check_content_at(held, at)
                 known = _digest(stored)
                 files = await asyncio.to_thread(revise, held, await self._content.files(known))
                 judged = await self._judged(key, files, known, field, dry_run=dry_run)
@@ -286,7 +279,7 @@ class Author:
                 held = await self._authored.read(key)
                 stored = present(held)
                 manifest = orjson.loads(stored.value)
-                _check_preconditions(stored, manifest, preconditions)
+                check_preconditions(stored, manifest, preconditions)
                 config = self._writable(key)
                 rules.check_save(key.name, Lifecycle(manifest["spec"]["lifecycle"]))
                 check_idle(held)
@@ -549,7 +542,7 @@ class Author:
                 held = await self._authored.read(key)
                 stored = present(held)
                 manifest = orjson.loads(stored.value)
-                _check_preconditions(stored, manifest, preconditions)
+                check_preconditions(stored, manifest, preconditions)
                 known = _of(key) in self._repositories
                 if known:
                     rules.check_delete(key.name, Lifecycle(manifest["spec"]["lifecycle"]))
@@ -754,33 +747,6 @@ def check_version(held: Held, wanted: Mapping[str, Any], *, must_name: bool) -> 
         return
     if str(given) != str(stored.mod_revision):
         raise refusals.conflict(name)
-
-
-def _check_content_at(held: Held, at: str) -> None:
-    """Raises: RefusedError 409 where the content was changed behind the version that the client saw, 400 for none."""
-    if not at:
-        return
-    stored = present(held)
-    if not at.isascii() or not at.isdigit() or len(at) > 19:
-        raise RefusedError(400, "BadRequest", f"invalid resource version: {at[:40]!r}")
-    seen, changed = int(at), held.content_revision or stored.mod_revision
-    if not changed <= seen <= stored.mod_revision:
-        raise refusals.conflict(held.key.name)
-
-
-def _check_preconditions(stored: Stored, manifest: Mapping[str, Any], wanted: Preconditions) -> None:
-    """k8s.io/apiserver/pkg/storage: Preconditions.Check. Raises: RefusedError 409."""
-    name, uid = stored.key.name, manifest["metadata"]["uid"]
-    if wanted.uid and wanted.uid != uid:
-        raise refusals.conflict(
-            name, f"Precondition failed: UID in precondition: {wanted.uid}, UID in object meta: {uid}"
-        )
-    if wanted.resource_version and wanted.resource_version != str(stored.mod_revision):
-        raise refusals.conflict(
-            name,
-            f"Precondition failed: ResourceVersion in precondition: {wanted.resource_version}, ResourceVersion in "
-            f"object meta: {stored.mod_revision}",
-        )
 
 
 def _lifecycle_alone(manifest: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:

@@ -173,8 +173,12 @@ async def test_what_somebody_else_published_from_a_workspace_does_not_take_its_d
     repository.branch("drafts/b/x")
     for _ in range(2):
         await sync(world, repository)
-        assert await world.store.authored.read(W1) == made
-        assert (await world.objects())["repo.a.v1"]["spec"]["workspaceName"] == "w1"
+        found = await world.store.authored.read(W1)
+        assert (found.draft, found.content_revision) == (made.draft, made.content_revision)
+        objects = await world.objects()
+        assert objects["repo.a.w1"]["spec"]["lifecycle"] == "Draft"
+        assert "Outdated" in [each["type"] for each in objects["repo.a.w1"]["status"]["conditions"]]
+        assert objects["repo.a.v1"]["spec"]["workspaceName"] == "w1"
         repository.package("a", "3")  # its package is written again, and both stay
 
 

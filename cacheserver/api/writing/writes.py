@@ -57,7 +57,8 @@ from cacheserver.cache.watchcache import WatchCache
 from cacheserver.errors import CacheServerError, RefusedError
 from cacheserver.model import GROUP, Key, Kind
 from cacheserver.publish import changes, refusals
-from cacheserver.publish.author import Author, Preconditions, Who, Written
+from cacheserver.publish.author import Author, Who, Written
+from cacheserver.publish.preconditions import Preconditions
 from cacheserver.publish.telling import tell
 from cacheserver.store.keys import parse_key
 from cacheserver.tasks import in_parallel

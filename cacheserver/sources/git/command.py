@@ -230,7 +230,7 @@ class Git:
         """
         private = await asyncio.to_thread(self._private)
         try:
-            environment = await asyncio.to_thread(self._environment, Path(private.name))
+            environment = await asyncio.to_thread(self._environment, private)
             if await asyncio.to_thread(shutil.which, "git", path=environment.get("PATH")) is None:
                 raise SourceError("git cannot be started: it is not on PATH; install git 2.31 or later")
             process = await self._start(arguments, environment, pass_fds, complaints)
@@ -239,7 +239,8 @@ class Git:
             finally:
                 await _kill(process)
         finally:
-            await asyncio.shield(asyncio.to_thread(private.cleanup))  # Keys: gone even when we are being cancelled.
+            # Keys: gone even when we are being cancelled.
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, private, ignore_errors=True))
 
     async def _start(
         self, arguments: Sequence[str], environment: Mapping[str, str], pass_fds: Sequence[int], complaints: int
@@ -262,12 +263,15 @@ class Git:
         killed_s = limits.git_cpu_s + _CPU_GRACE_S
         return [str(number) for number in (limits.git_memory_bytes >> 10, blocks, limits.git_cpu_s, killed_s, NICE)]
 
-    def _private(self) -> tempfile.TemporaryDirectory[str]:
-        """A directory for one run's keys. Those of runs whose process was killed are taken away first."""
+    def _private(self) -> Path:
+        """A directory for one run's keys. Those of runs whose process was killed are taken away first.
+
+        One whose caller is cancelled just then stays, empty, until this process ends; a TemporaryDirectory would warn.
+        """
         for left in self._home.glob("run-*-*"):
             if not _alive(int(left.name.split("-")[1])):
                 shutil.rmtree(left, ignore_errors=True)
-        return tempfile.TemporaryDirectory(prefix=f"run-{os.getpid()}-", dir=self._home)
+        return Path(tempfile.mkdtemp(prefix=f"run-{os.getpid()}-", dir=self._home))
 
     def _environment(self, private: Path) -> dict[str, str]:
         remote, credentials = self.remote, self.remote.credentials
