@@ -20,8 +20,9 @@ RUN cd /venv/lib/python3*/site-packages \
  && /venv/bin/python -c 'import cacheserver.server, cacheserver.api; from cacheserver.cluster import library; library.load()'
 
 FROM ${BASE}
-# git and ssh read git sources; ca-certificates vouch for registries and git hosts. Of git stays what reads: not what
-# serves or pushes, nor its documentation, nor Perl, in which nothing is written that reads (dpkg knows that it went).
+# git and ssh read git sources and push to those that are written to; ca-certificates vouch for registries and git hosts.
+# Of git stays what does that, which is in git itself and git-remote-https: not what serves, nor WebDAV (git-http-push),
+# nor its documentation, nor Perl, in which nothing of that is written (dpkg knows that it went).
 RUN apt-get update \
  && apt-get upgrade --yes \
  && apt-get install --yes --no-install-recommends ca-certificates git openssh-client python3 \

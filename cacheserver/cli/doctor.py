@@ -29,7 +29,7 @@ from cacheserver.errors import (
 from cacheserver.etcd.client import AlarmKind, Client, TLSFiles
 from cacheserver.etcd.version import check_supported, parse_version
 from cacheserver.model import CONFIG_GROUP, GROUP, VERSION
-from cacheserver.security import x509
+from cacheserver.security import distrust, x509
 
 if TYPE_CHECKING:
     from cacheserver.cli import pushes
@@ -166,9 +166,10 @@ async def _cluster(settings: Settings) -> Sequence[Finding]:
         except KubernetesError as exc:
             remedy = "the pod's network policy and its service account's token, or the kubeconfig"
             if "certificate" in str(exc):
-                remedy = (
+                unsigned = (
                     "the kubeconfig's certificate-authority, or in a pod its service account's ca.crt, did not sign it"
                 )
+                remedy = distrust.remedy(str(exc), unsigned)
             return [Finding("kube-apiserver", Level.FAILED, str(exc), remedy)]
         findings = [Finding("kube-apiserver", *_good(str(version.get("gitVersion", ""))))]
         namespace, found = await _apiservice(api, settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import ssl
 import subprocess
 import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -449,6 +450,22 @@ async def test_tls_with_an_authority_of_ones_own(
     with pytest.raises(SourceNetworkError, match="certificate is not trusted"):
         await puller.pull(name, access=Access(ca=stranger.certificate.read_bytes()))
     assert await puller.pull(name)  # insecure: TLS that nobody vouches for
+
+
+async def test_a_certificate_that_is_of_no_use_says_what_to_do(
+    start_real: Callable[..., Awaitable[RealRegistry]], puller: Puller, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path / "ca")
+    access = Access(ca=authority.certificate.read_bytes())
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*authority.issue("registry"))
+    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.2", 0, ssl=context) as elsewhere:
+        port = elsewhere.sockets[0].getsockname()[1]
+        with pytest.raises(SourceNetworkError, match=r"IP address mismatch.*not for the name"):
+            await puller.pull(f"127.0.0.2:{port}/catalog:v1", access=access)
+    ended = await start_real(tls=authority.issue("ended", days=-1))
+    with pytest.raises(SourceNetworkError, match=r"certificate has expired.*has ended"):
+        await puller.pull(f"{ended.host}/catalog:v1", access=access)
 
 
 async def test_plain_http_is_spoken_only_on_request(fake: FakeRegistry) -> None:

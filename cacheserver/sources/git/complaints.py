@@ -14,6 +14,7 @@ from cacheserver.errors import (
     SourceNotFoundError,
     SourceRateLimitedError,
 )
+from cacheserver.security.distrust import remedy
 from cacheserver.sources.credentials import scrub
 
 
@@ -29,6 +30,7 @@ class ObjectFormatError(MirrorDamagedError):
     """Our own copy names objects by another hash than the remote; it is made anew with the other one."""
 
 
+_UNTRUSTED: Final = "its certificate is not trusted"
 _OURS: Final = "our copy of the repository is damaged"
 _THEIRS: Final = "the repository is damaged where it is kept; repair it there with `git fsck`, or push it anew"
 
@@ -65,7 +67,7 @@ _MEANINGS: Final[tuple[tuple[tuple[str, ...], type[SourceError], str], ...]] = (
          "not found: did you run", "no such repository", "access denied or repository not exported"),
         SourceNotFoundError, "there is no such repository, or it is not shown to us",
     ),
-    (("certificate", "SSL"), SourceNetworkError, "its certificate is not trusted; give the authority that signed it"),
+    (("certificate", "SSL"), SourceNetworkError, _UNTRUSTED),
     ((_DAMAGE,), MirrorDamagedError, _OURS),
     (("No space left", "Disk quota"), SourceError, "the disk of the cache is full"),
     (
@@ -109,6 +111,8 @@ def error_for(complaint: str, where: str, secrets: tuple[str, ...]) -> SourceErr
     said = scrub(_telling(complaint), secrets)
     for patterns, kind, meaning in _MEANINGS:
         if re.search("|".join(patterns), complaint, re.MULTILINE):
+            if meaning is _UNTRUSTED:
+                meaning = f"{meaning}; {remedy(complaint, 'give the authority that signed it')}"
             return kind(f"{where}: {meaning} (git: {said})")
     return SourceError(f"{where}: git failed: {said or 'without a word'}")
 

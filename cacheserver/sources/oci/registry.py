@@ -29,6 +29,7 @@ from cacheserver.errors import (
     SourceRateLimitedError,
     SourceTooLargeError,
 )
+from cacheserver.security.distrust import remedy
 from cacheserver.security.x509 import outgoing_context
 from cacheserver.sources.credentials import DockerConfig, scrub
 from cacheserver.sources.oci.auth import Authorizer, read_challenges
@@ -269,7 +270,7 @@ class Registry:
         if isinstance(exc, aiohttp.ClientConnectorCertificateError):
             why = getattr(exc.certificate_error, "verify_message", "") or str(exc.certificate_error)
             given = "the authority that was given did not sign it" if self._ca else "give the authority that signed it"
-            reason = f"its certificate is not trusted ({why}); {given}"
+            reason = f"its certificate is not trusted ({why}); {remedy(why, given)}"
         elif isinstance(exc, TimeoutError):
             reason = "no answer in time"
         else:

@@ -181,6 +181,21 @@ def test_what_git_complains_of_decides_the_kind(complaint: str, kind: type[Sourc
     assert type(error_for(complaint, "https://h/x", ())) is kind
 
 
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        ("SSL: no alternative certificate subject name matches target host name 'h'", "not for the name"),
+        ("SSL certificate problem: certificate has expired", "has ended"),
+        ("server certificate verification failed. CAfile: none CRLfile: none", "give the authority that signed it"),
+    ],
+)
+def test_what_to_do_about_a_certificate_depends_on_what_is_wrong_with_it(said: str, remedy: str) -> None:
+    found = str(error_for(f"fatal: unable to access 'https://h/x/': {said}", "https://h/x", ()))
+
+    assert "its certificate is not trusted" in found
+    assert remedy in found
+
+
 @given(st.text(alphabet="a./\0é", max_size=30))
 def test_checked_parts_never_climb(path: str) -> None:
     parts = checked_parts(path)
