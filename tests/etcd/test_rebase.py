@@ -58,6 +58,11 @@ def is_settled(manifest: Any) -> bool:
     return condition(manifest, "Pushed") == "True"
 
 
+def is_told(manifest: Any) -> bool:
+    """Settled, and the sync that saw it overtaken has said so."""
+    return is_settled(manifest) and condition(manifest, "Outdated") == "True"
+
+
 async def texts(world: Whole, workspace: str) -> dict[str, str]:
     found: dict[str, str] = (await world.resources(name(workspace)))["spec"]["resources"]
     return {path: text for path, text in found.items() if path not in ("Kptfile", "README.md", "package-context.yaml")}
@@ -92,14 +97,13 @@ async def test_files_that_both_changed_are_named_and_nothing_is_written(world: W
     await drafted(world, "w3", a__yaml="a: 3\n", b__yaml=None, c__yaml="c: 3\n")
     await drafted(world, "w4", a__yaml="a: 4\n", b__yaml="b: 4\n", c__yaml="c: 3\n")
     await world.publish(name("w3"))
-    await world.until(is_settled, name("w4"))
-    before = await world.version()
+    before = await world.until(is_told, name("w4"))
     refused = await world.rebase(name("w4"))
     assert refused.status == 422
     told = {cause["field"]: cause["message"] for cause in refused.json["details"]["causes"]}
     assert told.keys() == {"spec.resources[a.yaml]", "spec.resources[b.yaml]"}
     assert "deleted there" in told["spec.resources[b.yaml]"]
-    assert await world.version() == before
+    assert await world.get(name("w4")) == before
     await saved(world, "w4", a__yaml="a: 3\n", b__yaml=None)
     assert (await world.rebase(name("w4"))).status == 201
     await saved(world, "w4", a__yaml="a: 4\n")
@@ -109,10 +113,9 @@ async def test_files_that_both_changed_are_named_and_nothing_is_written(world: W
 async def test_one_that_nobody_overtook_stays_as_it_is(world: Whole) -> None:
     await published(world, a__yaml="a: 1\n")
     await drafted(world, "w3", a__yaml="a: 3\n")
-    await world.until(is_settled, name("w3"))
-    before = await world.version()
+    before = await world.until(is_settled, name("w3"))
     assert (await world.rebase(name("w3"))).status == 200
-    assert await world.version() == before
+    assert await world.get(name("w3")) == before
     refused = await world.rebase(name("w1"))
     assert (refused.status, "what is published never changes" in refused.json["message"]) == (403, True)
     assert (await world.rebase(name("w9"))).status == 404
@@ -123,11 +126,10 @@ async def test_a_rebase_has_preconditions_and_may_be_tried_first(world: Whole) -
     await drafted(world, "w3", a__yaml="a: 3\n")
     await drafted(world, "w4", b__yaml="b: 4\n")
     await world.publish(name("w3"))
-    manifest = await world.until(is_settled, name("w4"))
-    before = await world.version()
+    manifest = await world.until(is_told, name("w4"))
     tried = await world.rebase(name("w4"), dry_run=True)
     assert (tried.status, tried.json["status"]["base"]["revision"]) == (201, "v2")
-    assert await world.version() == before
+    assert await world.get(name("w4")) == manifest
     assert (await world.rebase(name("w4"), {"metadata": {"uid": "another"}})).status == 409
     assert (await world.rebase(name("w4"), {"metadata": {"resourceVersion": "1"}})).status == 409
     assert (await world.rebase(name("w4"), [])).status == 400
