@@ -16,7 +16,6 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import orjson
 import zstandard
@@ -146,19 +145,18 @@ class Blobs:
         digest = blob.head.digest
         written = chunks = 0
         first: list[Compare] = []
-        file, chunk = await asyncio.to_thread(_opened, blob.path)
-        with file:
-            while len(chunk) == _CHUNK_BYTES:
-                await self._client.put(_chunk_key(digest, chunks), chunk)
-                if not first:
-                    # A collection takes all chunks or none: while the first stands, so do the others. By its creation,
-                    # since another writer of the same content may well put it again.
-                    stands = (await self._client.range(_chunk_key(digest, 0), keys_only=True)).key_values
-                    if not stands:
-                        return 0
-                    first = [Compare(_chunk_key(digest, 0), "create_revision", stands[0].create_revision)]
-                chunks, written = chunks + 1, written + len(chunk)
-                chunk = await asyncio.to_thread(file.read, _CHUNK_BYTES)
+        chunk = await asyncio.to_thread(_part, blob.path, 0)
+        while len(chunk) == _CHUNK_BYTES:
+            await self._client.put(_chunk_key(digest, chunks), chunk)
+            if not first:
+                # A collection takes all chunks or none: while the first stands, so do the others. By its creation,
+                # since another writer of the same content may well put it again.
+                stands = (await self._client.range(_chunk_key(digest, 0), keys_only=True)).key_values
+                if not stands:
+                    return 0
+                first = [Compare(_chunk_key(digest, 0), "create_revision", stands[0].create_revision)]
+            chunks, written = chunks + 1, written + len(chunk)
+            chunk = await asyncio.to_thread(_part, blob.path, written)
         head = Put(_key(digest) + b"head", _encode_head(blob.head, chunks + 1, written + len(chunk)))
         stored = await self._client.txn(first, [Put(_chunk_key(digest, chunks), chunk), head])
         return written + len(chunk) if stored.succeeded else 0
@@ -317,10 +315,11 @@ def _steps(digest: Digest, blocks: Blocks, compressed: bytes) -> Iterator[bytes]
         raise BlobMissingError(f"content {digest} is damaged in the store: {exc}") from exc
 
 
-def _opened(path: Path) -> tuple[BinaryIO, bytes]:
-    """The file, and its first chunk."""
-    file = path.open("rb")
-    return file, file.read(_CHUNK_BYTES)
+def _part(path: Path, at: int) -> bytes:
+    """A chunk of the file; closed by who opened it, for whoever waits for this may be gone by then."""
+    with path.open("rb") as file:
+        file.seek(at)
+        return file.read(_CHUNK_BYTES)
 
 
 def _compressed(content: bytes, scratch: Path) -> tuple[Digest, Path]:
