@@ -27,6 +27,7 @@ from tests.etcd.test_publishing import World, eventually
 from tests.support import invariants
 from tests.support.certificates import Authority
 from tests.support.gitserver import GitHTTPS, basic
+from tests.support.sshd import SSHServer, sshd_or_skip
 
 pytestmark = pytest.mark.etcd
 world = test_publishing.world
@@ -204,6 +205,24 @@ async def test_a_package_goes_the_whole_way_over_ssh_with_the_right_key(
         assert (refused["code"], "credentials" in refused["message"]) == (403, True)
         key("RIGHT")
         assert (await world.do("p", "w1", Step.APPROVE))["spec"]["lifecycle"] == "Published"
+    invariants.check(world.remote, [("p", "v1", "w1")])
+
+
+async def test_a_package_goes_the_whole_way_through_a_real_sshd(world: World, tmp_path: Path) -> None:
+    world.remote.commit({"x": b"1"})
+    with SSHServer(sshd_or_skip(), tmp_path / "sshd") as server:
+        vault = Vault({})
+        vault.put("login", {"identity": server.identity, "known_hosts": server.known_hosts})
+        source = GitSource(server.url(world.remote.path), GitRef(RefKind.BRANCH, "main"))
+        kept = Kept(world, vault, replace(world.config, source=source, secret="login"))
+        async with kept.serving():
+            await world.desk.create("p", "w1")
+            assert (await world.do("p", "w1", Step.PROPOSE))["spec"]["lifecycle"] == "Proposed"
+            server.forbid()
+            refused = (await world.do("p", "w1", Step.APPROVE))["status"]["lastOperation"]
+            assert (refused["code"], "credentials" in refused["message"]) == (403, True)
+            server.allow()
+            assert (await world.do("p", "w1", Step.APPROVE))["spec"]["lifecycle"] == "Published"
     invariants.check(world.remote, [("p", "v1", "w1")])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,31 +54,34 @@ class Desk:
             nonce=uuid.uuid4().hex[:16], directory=package, task=INIT, base=base[1], base_revision=base[0],
             created_by=user, authors=(user,), saved_ms=saved_ms, unpushed_ms=saved_ms,
         )  # fmt: skip
-        held = await self.authored.read(key)
         written = self.files(package, content) if files is None else files
-        return await self._write(held, draft, written, executable)
+        return await self._write(key, lambda _: draft, written, executable)
 
     async def save(
         self, package: str, workspace: str, files: Mapping[str, bytes], *, saved_ms: int = 1,
         executable: tuple[str, ...] = (),
     ) -> Held:  # fmt: skip
-        held = await self.authored.read(self.key(package, workspace))
-        assert held.draft is not None
-        draft = replace(held.draft, saved_ms=saved_ms, unpushed_ms=held.draft.unpushed_ms or saved_ms)
-        return await self._write(held, draft, files, executable)
+        def saved(held: Held) -> Draft:
+            assert held.draft is not None
+            return replace(held.draft, saved_ms=saved_ms, unpushed_ms=held.draft.unpushed_ms or saved_ms)
 
-    async def _write(self, held: Held, draft: Draft, files: Mapping[str, bytes], executable: tuple[str, ...]) -> Held:
+        return await self._write(self.key(package, workspace), saved, files, executable)
+
+    async def _write(
+        self, key: Key, draft_of: Callable[[Held], Draft], files: Mapping[str, bytes], executable: tuple[str, ...]
+    ) -> Held:
         packed = self._packed(files, executable)
         assert packed.blob is not None
         await self.blobs.put(packed.blob)
-        revision = facts.Revision(
-            held.key.revision, facts.Origin.DRAFT, "", workspace=held.key.revision, nonce=draft.nonce
-        )
-        record = project.revision_record(self.repository, held.key.package, revision, facts.decode(packed.facts))
-        value = encode(record, previous=held.served.value if held.served else None, now="2026-01-01T00:00:00Z")
-        after = await self.authored.write(held, value=value, draft=draft, content=Digest(packed.digest))
-        assert after is not None
-        return after
+        while True:  # the publisher may write as well
+            held = await self.authored.read(key)
+            draft = draft_of(held)
+            revision = facts.Revision(key.revision, facts.Origin.DRAFT, "", workspace=key.revision, nonce=draft.nonce)
+            record = project.revision_record(self.repository, key.package, revision, facts.decode(packed.facts))
+            value = encode(record, previous=held.served.value if held.served else None, now="2026-01-01T00:00:00Z")
+            after = await self.authored.write(held, value=value, draft=draft, content=Digest(packed.digest))
+            if after is not None:
+                return after
 
     def _packed(self, files: Mapping[str, bytes], executable: tuple[str, ...]) -> Packed:
         root = self.scratch / uuid.uuid4().hex
@@ -116,8 +119,11 @@ class Desk:
                 return operation
 
     async def annotate(self, package: str, workspace: str, name: str, value: str) -> None:
-        held = await self.authored.read(self.key(package, workspace))
-        assert held.served is not None
-        manifest = orjson.loads(held.served.value)
-        manifest["metadata"].setdefault("annotations", {})[name] = value
-        assert await self.authored.write(held, value=orjson.dumps(manifest), draft=held.draft, operation=held.operation)
+        while True:
+            held = await self.authored.read(self.key(package, workspace))
+            assert held.served is not None
+            manifest = orjson.loads(held.served.value)
+            manifest["metadata"].setdefault("annotations", {})[name] = value
+            changed = orjson.dumps(manifest)
+            if await self.authored.write(held, value=changed, draft=held.draft, operation=held.operation):
+                return
