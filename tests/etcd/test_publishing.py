@@ -148,12 +148,10 @@ async def test_the_look_that_follows_a_publish_writes_nothing(world: World) -> N
         await world.desk.create("p", "w1")
         await world.do("p", "w1", Step.PROPOSE)
         await world.do("p", "w1", Step.APPROVE)
-        await eventually(lambda: _is(world.condition("Ready"), "True"))
+        await _looked(world, ingest, "to the end of what the publish wrote")
         before = await world.objects()
         revision = await world.store.current_revision()
-        asked = replace(world.config, annotations={ANNOTATION_REQUESTED: "again"})
-        ingest.put(asked, lambda: FakeSource({}))  # it changes nothing but that a look is asked for: the source stays
-        await eventually(lambda: _is(world.handled(), "again"))
+        await _looked(world, ingest, "again")
         async with world.store.follow(revision) as follower:
             end = await world.store.tick()
             async for changes in follower:
@@ -161,6 +159,13 @@ async def test_the_look_that_follows_a_publish_writes_nothing(world: World) -> N
                 if changes.revision >= end:
                     break
         assert await world.objects() == before
+
+
+async def _looked(world: World, ingest: Ingest, word: str) -> None:
+    """Until a look that was asked for by this word has ended."""
+    asked = replace(world.config, annotations={ANNOTATION_REQUESTED: word})
+    ingest.put(asked, lambda: FakeSource({}))  # it changes nothing but that a look is asked for: the source stays
+    await eventually(lambda: _is(world.handled(), word))
 
 
 async def _is(found: Any, wanted: object) -> bool:
