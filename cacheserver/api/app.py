@@ -58,7 +58,7 @@ from cacheserver.cache.watchcache import WatchCache
 from cacheserver.errors import CacheServerError
 from cacheserver.memo import Memo
 from cacheserver.publish.author import Author
-from cacheserver.publish.message import AUTHOR
+from cacheserver.publish.git.message import AUTHOR
 from cacheserver.turns import Turns
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """The doctor's look at repositories that are written to: does git take what is pushed, with the credentials there are?
 
-Nothing is pushed (publish/trial.py). Called by doctor.py.
+Nothing is pushed (publish/git/trial.py). Called by doctor.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 from cacheserver.config import RepositoryConfig
 from cacheserver.errors import SourceError
 from cacheserver.ingest.reading import open_for
-from cacheserver.publish.trial import may_push
+from cacheserver.publish.git.trial import may_push
 from cacheserver.sources import Access, Limits, Source, Written
 
 MOST: Final = 50

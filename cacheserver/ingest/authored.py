@@ -25,8 +25,8 @@ from cacheserver.model import (
     encode,
     without_label,
 )
+from cacheserver.publish.git.plan import taken_apart
 from cacheserver.publish.outdated import OUTDATED, outdated
-from cacheserver.publish.plan import taken_apart
 from cacheserver.store.authored import Draft, Held, Operation, Step
 from cacheserver.store.claims import Claim
 from cacheserver.store.objects import Store

@@ -16,7 +16,7 @@ from cacheserver.config import RepositoryConfig
 from cacheserver.errors import CacheServerError, EtcdError, LeaseLostError
 from cacheserver.ingest.sync import SyncServices
 from cacheserver.model import RepositoryKey
-from cacheserver.publish.publisher import Publisher, Waiting, Work
+from cacheserver.publish.git.publisher import Publisher, Waiting, Work
 from cacheserver.sources import Source, Written
 from cacheserver.store.claims import Claim
 

@@ -35,7 +35,7 @@ from cacheserver.store.objects import Store
 
 if TYPE_CHECKING:
     from cacheserver.ingest.publishing import Publishing
-    from cacheserver.publish.publisher import Publisher, Waiting, Work
+    from cacheserver.publish.git.publisher import Publisher, Waiting, Work
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """Takes writes of users: drafts are created, saved and deleted in etcd; what git has to do is asked for and awaited.
 
 Each write reads one revision, decides by the rules (rules.py, changes.py), and is one compare-and-set (store/authored).
-Any replica takes any write; what is to happen in git is done by whoever holds the repository's claim (publisher.py).
-Knows nothing of HTTP. Called by the API.
+Any replica takes any write; what is to happen in git is done by whoever holds the repository's claim
+(git/publisher.py). Knows nothing of HTTP. Called by the API.
 """
 
 from __future__ import annotations
@@ -41,23 +41,13 @@ from cacheserver.model import (
     encode,
     with_resource_version,
 )
-from cacheserver.publish import (
-    begin,
-    changes,
-    conditions,
-    rebase,
-    references,
-    refs,
-    refusals,
-    rendering,
-    rules,
-    served,
-    versions,
-)
-from cacheserver.publish.beginning import Beginning
-from cacheserver.publish.cloning import GitClones
+from cacheserver.publish import changes, conditions, rebase, references, refusals, rendering, rules, served, versions
 from cacheserver.publish.content import Content, Judged
-from cacheserver.publish.creating import Wanted, read_wanted
+from cacheserver.publish.create import tasks
+from cacheserver.publish.create.git_clone import GitClones
+from cacheserver.publish.create.origin import Beginning
+from cacheserver.publish.create.request import Wanted, read_wanted
+from cacheserver.publish.git import refs
 from cacheserver.publish.outcome import PUSHED, Condition, with_condition
 from cacheserver.publish.outdated import OUTDATED
 from cacheserver.publish.package import File, Files, Limits
@@ -183,7 +173,7 @@ class Author:
                 await who.fetch()
             start, files = await self._beginning.of(wanted, config)
             if wanted.gates:
-                files = await asyncio.to_thread(begin.with_gates, files, wanted.gates, wanted.key.name)
+                files = await asyncio.to_thread(tasks.with_gates, files, wanted.gates, wanted.key.name)
             judged = await self._content.judge(
                 wanted.key, files, field="spec.source", kind=refusals.KIND, store=not dry_run
             )
@@ -519,7 +509,7 @@ class Author:
             raise refusals.wrong(key.name, "spec.readinessGates", "", "only those of a Draft can be changed")
         self._writable(key)
         known = _digest(stored)
-        files = await asyncio.to_thread(begin.with_gates, await self._content.files(known), gates, key.name)
+        files = await asyncio.to_thread(tasks.with_gates, await self._content.files(known), gates, key.name)
         judged = await self._content.judge(
             key, files, field="spec.readinessGates", kind=refusals.KIND, store=not dry_run
         )

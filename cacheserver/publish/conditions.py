@@ -2,7 +2,7 @@
 
 Each speaks of the content that it was written of. A save keeps all of them; one that speaks of other content than there
 is opens no gate, else whoever may save could publish what nobody judged. What a Kptfile says of conditions is its
-author's, and opens none either. Called by telling.py, and by author where it decides.
+author's, and opens none either. Called by status.py, and by author where it decides.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Judged:
 
 
 Admit = Callable[[Key, Digest, int], Awaitable[None]]
-"""Whether there is room for content of a revision, by its digest and packed bytes (room.py). Raises: RefusedError."""
+"""Whether there is room for a revision's content, by digest and packed bytes (allowance.py). Raises: RefusedError."""
 
 
 class Content:

@@ -1,6 +1,6 @@
 """Whether a draft is of an older revision than the newest of its package, as a condition that tells its author. Pure.
 
-What decides is the approval, which asks git (plan.py); this is so that nobody has to try. Called by ingest, where a
+What decides is the approval, which asks git (git/plan.py); this is so that nobody has to try. Called by ingest, where a
 sync sees another newest revision.
 """
 
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from cacheserver.publish.git.plan import is_behind
 from cacheserver.publish.outcome import Condition
-from cacheserver.publish.plan import is_behind
 from cacheserver.store.authored import Draft
 
 OUTDATED: Final = "Outdated"

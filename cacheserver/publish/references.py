@@ -9,7 +9,7 @@ import orjson
 
 from cacheserver.model import Key
 from cacheserver.publish import refusals
-from cacheserver.publish.beginning import lies_at
+from cacheserver.publish.create.origin import lies_at
 
 _NAMED: Final = 5
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from cacheserver.catalogs.workers import Workers
     from cacheserver.cluster.kubeapi import KubeAPI
     from cacheserver.publish.author import Author
-    from cacheserver.publish.publisher import Publisher
+    from cacheserver.publish.git.publisher import Publisher
 
 log = logging.getLogger(__name__)
 
@@ -289,11 +289,11 @@ def _author(
 ) -> Author:
     """Who takes writes of users, for every repository that there is."""
     from cacheserver.api import Shelf  # noqa: PLC0415 - see serve
+    from cacheserver.publish.allowance import Rationed, Room  # noqa: PLC0415 - as above
     from cacheserver.publish.author import Author  # noqa: PLC0415 - as above
-    from cacheserver.publish.cloning import GitClones  # noqa: PLC0415 - as above
     from cacheserver.publish.content import Content  # noqa: PLC0415 - as above
+    from cacheserver.publish.create.git_clone import GitClones  # noqa: PLC0415 - as above
     from cacheserver.publish.package import Limits  # noqa: PLC0415 - as above
-    from cacheserver.publish.room import Rationed, Room  # noqa: PLC0415 - as above
 
     most = settings.authoring
     sizes = Limits(most.package_files, most.package_bytes, most.drafts)
@@ -417,7 +417,7 @@ def _cluster_ingestion(
 
 def _publisher(services: SyncServices, settings: Settings) -> Publisher:
     """Of what is written here. Knows no repository yet."""
-    from cacheserver.publish.publisher import Publisher  # noqa: PLC0415 - git, which `ingest` of a directory needs not
+    from cacheserver.publish.git.publisher import Publisher  # noqa: PLC0415 - git, which `ingest` of a directory needs not
 
     who = settings.authoring
     return Publisher(services.store.authored, services.blobs, author=who.author, committer=who.committer)

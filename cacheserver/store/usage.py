@@ -99,7 +99,7 @@ class Usages:
     async def measure(self, repository: RepositoryKey) -> dict[str, Package]:
         """Every package of which anything is served: read whole, some 70 ms for 5,000 objects.
 
-        Content of drafts that were made here is left out: their authors' share counts it (publish/room.py).
+        Content of drafts that were made here is left out: their authors' share counts it (publish/allowance.py).
         """
         sizes: dict[str, int] = {}
         content: dict[str, set[Digest]] = {}

@@ -23,7 +23,7 @@ from cacheserver.ingest import Ingest, ServedStatusStore, SyncServices
 from cacheserver.ingest.disk import Mirrors
 from cacheserver.ingest.reading import open_for
 from cacheserver.model import ANNOTATION_REQUESTED, Digest, Format, Key, Kind, RepositoryKey
-from cacheserver.publish.publisher import Publisher
+from cacheserver.publish.git.publisher import Publisher
 from cacheserver.sources import Source
 from cacheserver.store.authored import Step
 from cacheserver.store.blobs import Blobs

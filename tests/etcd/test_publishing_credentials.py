@@ -19,7 +19,7 @@ from cacheserver.config.sources import GitRef, GitSource, RefKind
 from cacheserver.errors import SecretNotFoundError
 from cacheserver.ingest import Ingest, ServedStatusStore
 from cacheserver.ingest.reading import open_for
-from cacheserver.publish.publisher import Publisher
+from cacheserver.publish.git.publisher import Publisher
 from cacheserver.sources import Access, Source
 from cacheserver.store.authored import Step
 from tests.etcd import test_publishing

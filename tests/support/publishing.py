@@ -14,7 +14,7 @@ from cacheserver.config import RepositoryConfig
 from cacheserver.config.sources import GitRef, GitSource, RefKind
 from cacheserver.etcd.client import Client, prefix_end
 from cacheserver.model import Format, RepositoryKey
-from cacheserver.publish.publisher import Publisher, Work
+from cacheserver.publish.git.publisher import Publisher, Work
 from cacheserver.sources.git.command import Remote
 from cacheserver.sources.git.source import GitRefsSource
 from cacheserver.store.authored import Authored, Step

@@ -27,10 +27,10 @@ from cacheserver.ingest import Ingest, ServedStatusStore, SyncServices
 from cacheserver.ingest.reading import open_for
 from cacheserver.model import Format, RepositoryKey
 from cacheserver.publish.author import Author
-from cacheserver.publish.cloning import GitClones
 from cacheserver.publish.content import Content
+from cacheserver.publish.create.git_clone import GitClones
+from cacheserver.publish.git.publisher import Publisher
 from cacheserver.publish.package import Limits
-from cacheserver.publish.publisher import Publisher
 from cacheserver.sources import Access
 from cacheserver.sources import Limits as SourceLimits
 from cacheserver.store.authored import Authored

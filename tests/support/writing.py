@@ -24,10 +24,10 @@ from cacheserver.config.sources import DirectorySource, GitRef, GitSource, RefKi
 from cacheserver.etcd.client import Client, prefix_end
 from cacheserver.model import LABEL_LATEST, Format, Key, RepositoryKey, edited
 from cacheserver.publish import served
+from cacheserver.publish.allowance import Rationed, Room
 from cacheserver.publish.author import Author
 from cacheserver.publish.content import Content
 from cacheserver.publish.package import Limits
-from cacheserver.publish.room import Rationed, Room
 from cacheserver.store.authored import Authored, Held, Operation, Step
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.keys import PREFIX, TICK

@@ -59,7 +59,7 @@ from cacheserver.model import GROUP, Key, Kind
 from cacheserver.publish import changes, refusals
 from cacheserver.publish.author import Author, Who, Written
 from cacheserver.publish.preconditions import Preconditions
-from cacheserver.publish.telling import tell
+from cacheserver.publish.status import tell
 from cacheserver.store.keys import parse_key
 from cacheserver.tasks import in_parallel
 

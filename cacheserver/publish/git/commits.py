@@ -17,7 +17,7 @@ from typing import Final
 
 from cacheserver.archive import Part
 from cacheserver.errors import SourceError, SourceInvalidError, SourceNetworkError
-from cacheserver.publish.message import Person
+from cacheserver.publish.git.message import Person
 from cacheserver.sources.credentials import scrub
 from cacheserver.sources.git.command import Answer
 from cacheserver.sources.git.mirror import Copy

@@ -18,7 +18,8 @@ import yaml
 
 from cacheserver.catalogs.documents.document import DocumentError
 from cacheserver.catalogs.krm.facts import KPTFILE
-from cacheserver.publish import begin, kptfile, refusals
+from cacheserver.publish import kptfile, refusals
+from cacheserver.publish.create import tasks
 from cacheserver.publish.package import File, Files
 
 _NAMED: Final = 20
@@ -85,8 +86,8 @@ class Upgrade:
         refs = {field: {"name": name} for field, name in names.items() if name}
         return {"type": "upgrade", "upgrade": {**refs, "strategy": asked.strategy.value}}
 
-    def _clone(self, source: str, origin: Mapping[str, str]) -> begin.Clone:
-        return begin.Clone(self.package, source, origin, deployment=self.deployment)
+    def _clone(self, source: str, origin: Mapping[str, str]) -> tasks.Clone:
+        return tasks.Clone(self.package, source, origin, deployment=self.deployment)
 
     def _changed(self, original: Files, local: Files, origin: Mapping[str, str]) -> list[str]:
         """Paths that are not as a clone of the original has them, with merge comments or without."""
@@ -97,7 +98,7 @@ class Upgrade:
             if path == KPTFILE:
                 if _own(self._loaded(original, self.asked.of)) != _own(self._loaded(local, self.local)):
                     found.append(path)
-            elif path == begin.CONTEXT:
+            elif path == tasks.CONTEXT:
                 # kpt, internal/builtins/pkg_context.go: the clone has its own; one that has none is as good.
                 if here not in (cloned.get(path), original.get(path), None):
                     found.append(path)

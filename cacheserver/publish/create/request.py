@@ -9,9 +9,10 @@ from typing import Any, Final
 
 from cacheserver.errors import Cause
 from cacheserver.model import Key, Kind, UserMetadata
-from cacheserver.publish import begin, changes, cloning, refusals
+from cacheserver.publish import changes, refusals
+from cacheserver.publish.create import git_clone, tasks
+from cacheserver.publish.create.upgrade import LATER, Asked, Strategy
 from cacheserver.publish.package import DEPTH_MOST
-from cacheserver.publish.upgrade import LATER, Asked, Strategy
 
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")  # RFC 1123
 _LABEL_SAID: Final = (
@@ -41,10 +42,10 @@ class Wanted:
     key: Key
     users: UserMetadata
     gates: tuple[str, ...] = ()
-    init: begin.Init | None = None
+    init: tasks.Init | None = None
     clone: str = ""
     copy: str = ""
-    git: cloning.Asked | None = None
+    git: git_clone.Asked | None = None
     upgrade: Asked | None = None
     source: Mapping[str, Any] | None = None
 
@@ -158,7 +159,7 @@ def _source(spec: Mapping[str, Any], causes: list[Cause]) -> tuple[str, Mapping[
 
 
 def _check_git(inner: Mapping[str, Any], causes: list[Cause]) -> None:
-    given, field = inner["git"], cloning.FIELD
+    given, field = inner["git"], git_clone.FIELD
     if not isinstance(given, dict) or inner.get("revision"):
         causes.append(refusals.bad("spec.source.clone", "", "must be exactly one of: revision, git"))
         return
@@ -173,9 +174,9 @@ def _check_git(inner: Mapping[str, Any], causes: list[Cause]) -> None:
             causes.append(refusals.required(f"{field}.{name}.name", "the name of a Secret"))
 
 
-def _git(given: Mapping[str, Any]) -> cloning.Asked:
+def _git(given: Mapping[str, Any]) -> git_clone.Asked:
     secrets = [(given.get(name) or {}).get("name", "") for name in ("secretRef", "caSecretRef")]
-    return cloning.Asked(given["url"], given["ref"], (given.get("directory") or "").strip("/"), *secrets)
+    return git_clone.Asked(given["url"], given["ref"], (given.get("directory") or "").strip("/"), *secrets)
 
 
 def _check_upgrade(inner: Mapping[str, Any], causes: list[Cause]) -> None:
@@ -206,7 +207,7 @@ def _check_init(inner: Mapping[str, Any], causes: list[Cause]) -> None:
         causes.append(refusals.bad("spec.source.init.keywords", "", "must be at most 100 words"))
 
 
-def _init(package: str, inner: Mapping[str, Any]) -> begin.Init:
-    return begin.Init(
+def _init(package: str, inner: Mapping[str, Any]) -> tasks.Init:
+    return tasks.Init(
         package, inner.get("description") or "", tuple(inner.get("keywords") or ()), inner.get("site") or ""
     )

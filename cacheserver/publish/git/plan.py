@@ -16,11 +16,12 @@ from typing import Final
 from cacheserver.archive import Part
 from cacheserver.catalogs import semver
 from cacheserver.model import Digest
-from cacheserver.publish import message, versions
-from cacheserver.publish.commits import NewCommit, Update
-from cacheserver.publish.message import Person
+from cacheserver.publish import versions
+from cacheserver.publish.git import message
+from cacheserver.publish.git.commits import NewCommit, Update
+from cacheserver.publish.git.message import Person
+from cacheserver.publish.git.refs import HEADS, TAGS, check_ref
 from cacheserver.publish.outcome import ACCEPT_BASE, OVERWRITE, Failure, Object
-from cacheserver.publish.refs import HEADS, TAGS, check_ref
 from cacheserver.sources.git.mirror import Copy, RemoteRefs
 from cacheserver.store.authored import Draft, Held, Operation, Step
 

@@ -14,10 +14,10 @@ from urllib.parse import unquote, urlsplit
 
 from cacheserver.archive import Part
 from cacheserver.errors import SourceAuthenticationError
-from cacheserver.publish import commits
-from cacheserver.publish.commits import NewCommit
-from cacheserver.publish.message import AUTHOR, COMMITTER, Person
-from cacheserver.publish.refs import HEADS
+from cacheserver.publish.git import commits
+from cacheserver.publish.git.commits import NewCommit
+from cacheserver.publish.git.message import AUTHOR, COMMITTER, Person
+from cacheserver.publish.git.refs import HEADS
 from cacheserver.sources.git.source import GitRefsSource
 
 BRANCH: Final = f"{HEADS}drafts/cacheserver-doctor/never-pushed"

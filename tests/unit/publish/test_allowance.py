@@ -11,7 +11,7 @@ from cacheserver.config import RepositoryConfig
 from cacheserver.config.sources import GitSource
 from cacheserver.errors import RefusedError
 from cacheserver.model import Digest, Key, Kind, RepositoryKey
-from cacheserver.publish.room import HISTORY_S, Room
+from cacheserver.publish.allowance import HISTORY_S, Room
 from cacheserver.store.authored import Draft, Step
 from cacheserver.store.usage import Ledger, Usage
 

@@ -30,7 +30,8 @@ from cacheserver.errors import (
     SourceRateLimitedError,
 )
 from cacheserver.model import Key, RepositoryKey
-from cacheserver.publish import begin, package, refusals
+from cacheserver.publish import package, refusals
+from cacheserver.publish.create import tasks
 from cacheserver.publish.package import File
 from cacheserver.sources import Access, Limits
 
@@ -58,7 +59,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class GitClone(begin.Clone):
+class GitClone(tasks.Clone):
     """A clone of what lies in git and is served by nobody."""
 
     def task(self) -> dict[str, Any]:

@@ -13,10 +13,11 @@ import orjson
 
 from cacheserver.config import RepositoryConfig
 from cacheserver.model import Digest, Format, Key, Lifecycle, RepositoryKey
-from cacheserver.publish import begin, refusals, upgrade
-from cacheserver.publish.cloning import FIELD, Asked, GitClone, GitClones
+from cacheserver.publish import refusals
 from cacheserver.publish.content import Content
-from cacheserver.publish.creating import Wanted
+from cacheserver.publish.create import tasks, upgrade
+from cacheserver.publish.create.git_clone import FIELD, Asked, GitClone, GitClones
+from cacheserver.publish.create.request import Wanted
 from cacheserver.publish.package import File
 
 Manifest = Mapping[str, Any]
@@ -49,7 +50,7 @@ class Beginning:
 
     async def of(
         self, wanted: Wanted, config: RepositoryConfig
-    ) -> tuple[begin.Start | upgrade.Upgrade, dict[str, File]]:
+    ) -> tuple[tasks.Start | upgrade.Upgrade, dict[str, File]]:
         """Raises: RefusedError 422 with the field; BlobMissingError, EtcdError."""
         key = wanted.key
         if wanted.upgrade is not None:
@@ -57,7 +58,7 @@ class Beginning:
         if wanted.git is not None:
             return await self._cloned(key, wanted.git, config)
         if not (name := wanted.copy or wanted.clone):
-            init = wanted.init or begin.Init(key.package)
+            init = wanted.init or tasks.Init(key.package)
             return init, init.files()
         field = "spec.source.copy.revision" if wanted.copy else "spec.source.clone.revision"
         source = await self._published(key, field, name, _STAYS if wanted.copy else (Lifecycle.PUBLISHED,))
@@ -67,11 +68,11 @@ class Beginning:
             raise refusals.wrong(key.name, field, name, why)
         files = await self._files(source)
         if wanted.copy:
-            return begin.Copy(name), files
-        clone = begin.Clone(key.package, name, _origin(source), deployment=config.deployment)
+            return tasks.Copy(name), files
+        clone = tasks.Clone(key.package, name, _origin(source), deployment=config.deployment)
         return clone, await asyncio.to_thread(clone.files, files)
 
-    async def _cloned(self, key: Key, asked: Asked, config: RepositoryConfig) -> tuple[begin.Start, dict[str, File]]:
+    async def _cloned(self, key: Key, asked: Asked, config: RepositoryConfig) -> tuple[tasks.Start, dict[str, File]]:
         """From a repository elsewhere."""
         if self._clones is None:
             raise refusals.wrong(key.name, FIELD, asked.url, "this server clones revisions that it serves, and no URL")

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from cacheserver.errors import RefusedError
-from cacheserver.publish.begin import Clone
+from cacheserver.publish.create.tasks import Clone
+from cacheserver.publish.create.upgrade import Asked, Strategy, Upgrade
 from cacheserver.publish.package import File
-from cacheserver.publish.upgrade import Asked, Strategy, Upgrade
 
 FAST, FORCE = Strategy.FAST_FORWARD, Strategy.FORCE_DELETE_REPLACE
 RESOURCE = b"apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: web\n"

@@ -10,9 +10,9 @@ import pytest
 
 from cacheserver.archive import Part
 from cacheserver.errors import SourceError, SourceInvalidError
-from cacheserver.publish import commits, refs
-from cacheserver.publish.commits import NewCommit, Update, Verdict
-from cacheserver.publish.message import Person
+from cacheserver.publish.git import commits, refs
+from cacheserver.publish.git.commits import NewCommit, Update, Verdict
+from cacheserver.publish.git.message import Person
 from cacheserver.sources.git.command import Remote
 from cacheserver.sources.git.source import GitRefsSource
 from tests.support.gitserver import GitRepository

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cacheserver.publish import message
-from cacheserver.publish.message import Person
+from cacheserver.publish.git import message
+from cacheserver.publish.git.message import Person
 
 
 @pytest.mark.parametrize(
