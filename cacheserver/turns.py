@@ -8,21 +8,43 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Hashable
+from collections.abc import AsyncIterator, Hashable
+from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
 
 TURN_COST = 8192
 """Of a Selector's cost: about 1.5 ms."""
 
-_Waiting = deque[tuple[asyncio.Future[None], int]]
+
+class _Rounds(Generic[T]):
+    """A queue that is served in rounds, one of each client's at a time; a client's own in the order that they came."""
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[Hashable, deque[T]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def put(self, client: Hashable, item: T) -> None:
+        self._waiting.setdefault(client, deque()).append(item)
+
+    def take(self) -> T:
+        client, waiting = self._waiting.popitem(last=False)
+        item = waiting.popleft()
+        if waiting:
+            self._waiting[client] = waiting  # behind all others
+        return item
 
 
 class Turns:
-    """Whoever waits is served in rounds, one of each client's at a time; a client's own in the order that they came."""
+    """Whoever waits is served in rounds of the clients."""
 
     def __init__(self, most: int = TURN_COST) -> None:
         self._most = most
         self._spent = 0
-        self._waiting: OrderedDict[Hashable, _Waiting] = OrderedDict()  # a task each, which connections bound
+        self._waiting: _Rounds[tuple[asyncio.Future[None], int]] = _Rounds()  # a task each, which connections bound
 
     async def spend(self, cost: int, client: Hashable = None) -> None:
         """Returns when there is room in a turn, at once if in this one. Call it before the work, every millisecond.
@@ -33,7 +55,7 @@ class Turns:
             self._count(cost)
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(client, deque()).append((future, cost))
+        self._waiting.put(client, (future, cost))
         await future
 
     def _count(self, cost: int) -> None:
@@ -44,10 +66,42 @@ class Turns:
     def _next(self) -> None:
         self._spent = 0
         while self._waiting and self._spent < self._most:
-            client, waiting = self._waiting.popitem(last=False)
-            future, cost = waiting.popleft()
-            if waiting:
-                self._waiting[client] = waiting  # behind all others
+            future, cost = self._waiting.take()
             if not future.done():  # else its task was cancelled
                 self._count(cost)
                 future.set_result(None)
+
+
+class Places:
+    """So much that takes many turns is done at the same time. Whoever waits is let in in rounds of the clients."""
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+        self._waiting: _Rounds[asyncio.Future[None]] = _Rounds()  # a task each, which connections bound
+
+    @asynccontextmanager
+    async def place(self, client: Hashable = None) -> AsyncIterator[None]:
+        """Once there is one. client: as for Turns."""
+        if self._free:
+            self._free -= 1
+        else:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.put(client, future)
+            try:
+                await future
+            except asyncio.CancelledError:
+                if not future.cancelled():  # it was given one in the same moment
+                    self._leave()
+                raise
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        while self._waiting:
+            future = self._waiting.take()
+            if not future.done():
+                future.set_result(None)
+                return
+        self._free += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from cacheserver.turns import Turns
+from cacheserver.turns import Places, Turns
 
 
 async def _order(*asked: tuple[str, str], most: int = 1) -> list[list[str]]:
@@ -53,3 +53,58 @@ def test_what_was_given_up_takes_no_turn() -> None:
         return after
 
     assert asyncio.run(given_up()) <= 4
+
+
+def test_no_more_have_a_place_than_there_are_and_each_gets_one_in_the_end() -> None:
+    async def most() -> tuple[int, int]:
+        places, now, seen, done = Places(3), [0], [0], [0]
+
+        async def work(number: int) -> None:
+            async with places.place(number % 2):
+                now[0] += 1
+                seen[0] = max(seen[0], now[0])
+                for _ in range(number % 4):
+                    await asyncio.sleep(0)
+                now[0] -= 1
+                done[0] += 1
+
+        await asyncio.gather(*(work(number) for number in range(40)))
+        return seen[0], done[0]
+
+    assert asyncio.run(most()) == (3, 40)
+
+
+def test_a_client_who_comes_once_has_the_second_place_behind_one_who_comes_much() -> None:
+    async def order() -> list[str]:
+        places, done = Places(1), list[str]()
+
+        async def work(name: str, client: str) -> None:
+            async with places.place(client):
+                await asyncio.sleep(0)
+                done.append(name)
+
+        await asyncio.gather(*(work(f"much {number}", "much") for number in range(20)), work("once", "once"))
+        return done
+
+    assert asyncio.run(order()).index("once") <= 2
+
+
+def test_who_gives_up_while_waiting_takes_no_place_along() -> None:
+    async def served() -> int:
+        places, done = Places(1), [0]
+
+        async def work() -> None:
+            async with places.place():
+                await asyncio.sleep(0)
+                done[0] += 1
+
+        tasks = [asyncio.create_task(work()) for _ in range(30)]
+        for number, task in enumerate(tasks):
+            await asyncio.sleep(0)
+            if number % 3:
+                task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.wait_for(work(), 10)
+        return done[0]
+
+    assert asyncio.run(served()) >= 11
