@@ -81,7 +81,7 @@ class _Ledger:
     written: tuple[RepositoryKey, ...]
 
 
-class Room:
+class Allowance:
     """See the module. One for all writes of a process."""
 
     def __init__(
@@ -239,9 +239,9 @@ class Room:
 
 
 class Rationed(Authored):
-    """Drafts as users write them: within their Room."""
+    """Drafts as users write them: within their Allowance."""
 
-    def __init__(self, authored: Authored, room: Room) -> None:
+    def __init__(self, authored: Authored, room: Allowance) -> None:
         super().__init__(authored.client)
         self._room = room
 

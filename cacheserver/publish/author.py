@@ -53,7 +53,6 @@ from cacheserver.publish.outdated import OUTDATED
 from cacheserver.publish.package import File, Files, Limits
 from cacheserver.publish.preconditions import Preconditions, check_content_at, check_preconditions
 from cacheserver.store.authored import AUTHORS_MOST, Authored, Draft, Held, Operation, Step
-from cacheserver.turns import Places
 
 log = logging.getLogger("cacheserver.audit")
 
@@ -61,9 +60,6 @@ _TRIES: Final = 10
 """Of a write that somebody else's overtook; each begins anew with what there is then."""
 _ANSWER_WITHIN_S: Final = 25.0
 """For an operation in git. Ours: kube-apiserver ends a request after 60 s, and clients give up after 30."""
-_SAVES_AT_ONCE: Final = 4
-"""Ours. One is some 10 ms of the loop's time in a dozen turns, and waits for etcd and a worker between: four keep all
-of them busy. Of 32 at once each turn had a piece of every one, and who only reads waited for them all."""
 _KEPT: Final = ("source", "readinessGates", "version")
 """Of a draft's spec, when its content changes."""
 
@@ -149,7 +145,6 @@ class Author:
         self._repositories = repositories
         self._now = now
         self._answer_within_s = answer_within_s
-        self._saves = Places(_SAVES_AT_ONCE)
 
     @property
     def limits(self) -> Limits:
@@ -241,7 +236,7 @@ class Author:
         at: resourceVersion since which the content must not have changed; empty: any.
         Raises: RefusedError; BlobMissingError, EtcdError.
         """
-        async with self._told("Save", key, who, dry_run=dry_run), self._saves.place(who.user):
+        async with self._told("Save", key, who, dry_run=dry_run):
             for attempt in range(_TRIES):
                 await pause(attempt)
                 held = await self._authored.read(key)

@@ -289,7 +289,7 @@ def _author(
 ) -> Author:
     """Who takes writes of users, for every repository that there is."""
     from cacheserver.api import Shelf  # noqa: PLC0415 - see serve
-    from cacheserver.publish.allowance import Rationed, Room  # noqa: PLC0415 - as above
+    from cacheserver.publish.allowance import Allowance, Rationed  # noqa: PLC0415 - as above
     from cacheserver.publish.author import Author  # noqa: PLC0415 - as above
     from cacheserver.publish.content import Content  # noqa: PLC0415 - as above
     from cacheserver.publish.create.git_clone import GitClones  # noqa: PLC0415 - as above
@@ -298,7 +298,7 @@ def _author(
     most = settings.authoring
     sizes = Limits(most.package_files, most.package_bytes, most.drafts)
     authored, caps = Authored(client), settings.parsing
-    room = Room(
+    room = Allowance(
         authored,
         Usages(client),
         ingest.repositories,

@@ -24,7 +24,7 @@ from cacheserver.config.sources import DirectorySource, GitRef, GitSource, RefKi
 from cacheserver.etcd.client import Client, prefix_end
 from cacheserver.model import LABEL_LATEST, Format, Key, RepositoryKey, edited
 from cacheserver.publish import served
-from cacheserver.publish.allowance import Rationed, Room
+from cacheserver.publish.allowance import Allowance, Rationed
 from cacheserver.publish.author import Author
 from cacheserver.publish.content import Content
 from cacheserver.publish.package import Limits
@@ -251,7 +251,7 @@ async def authoring_world(
         known = repositories()
         repository_bytes, namespace_bytes = shares
         usages = Usages(client)
-        room = Room(authored, usages, known, repository_bytes=repository_bytes, namespace_bytes=namespace_bytes)
+        room = Allowance(authored, usages, known, repository_bytes=repository_bytes, namespace_bytes=namespace_bytes)
         content = Content(blobs, workers, scratch, limits or Limits(), room.admit)
         author = Author(Rationed(authored, room), content, Shelf(cache), known, answer_within_s=60)
         api = Api(cache, blobs, standalone=True, version="1.2.3", gate=gate, author=author)

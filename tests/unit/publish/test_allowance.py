@@ -11,7 +11,7 @@ from cacheserver.config import RepositoryConfig
 from cacheserver.config.sources import GitSource
 from cacheserver.errors import RefusedError
 from cacheserver.model import Digest, Key, Kind, RepositoryKey
-from cacheserver.publish.allowance import HISTORY_S, Room
+from cacheserver.publish.allowance import HISTORY_S, Allowance
 from cacheserver.store.authored import Draft, Step
 from cacheserver.store.usage import Ledger, Usage
 
@@ -39,12 +39,12 @@ class Etcd:
         self.reads += 1
         return Ledger(0, {"edge": Usage(self.synced)})
 
-    def room(self, repository_bytes: int = 100 * MIB, namespace_bytes: int = 1000 * MIB) -> Room:
+    def room(self, repository_bytes: int = 100 * MIB, namespace_bytes: int = 1000 * MIB) -> Allowance:
         for name in ("edge", "core"):
             key = RepositoryKey("team", name)
             self.known[key] = RepositoryConfig(key, GitSource("https://h/r.git"), writable=True)
         me: Any = self
-        return Room(
+        return Allowance(
             me,
             me,
             self.known,
