@@ -366,7 +366,7 @@ async def _tried(
 ) -> Sequence[pushes.Tried]:
     """api: where their Secrets are; None where they have none."""
     from cacheserver.cli import pushes  # noqa: PLC0415  git, which most that is examined does without
-    from cacheserver.ingest import limits  # noqa: PLC0415
+    from cacheserver.server import limits  # noqa: PLC0415
 
     caps = limits.source_limits(settings.parsing)
     if api is None:

@@ -21,8 +21,8 @@ from cacheserver.cli.logs import one_line
 from cacheserver.cli.terminal import Progress, Terminal, finding_lines, validate_summary
 from cacheserver.config import FormatChoice, Settings, SourceSpec
 from cacheserver.errors import ConfigError
-from cacheserver.ingest import limits
 from cacheserver.model import Format, RepositoryKey
+from cacheserver.server import limits
 
 if TYPE_CHECKING:
     from cacheserver.catalogs import Catalog

@@ -27,7 +27,7 @@ from cacheserver.config import Defaults, GitSource, RepositoryConfig, ServingSet
 from cacheserver.errors import CacheServerError, EtcdError, EtcdStartError, NoSpace, SecretInvalidError
 from cacheserver.etcd.client import Client, TLSFiles
 from cacheserver.etcd.version import check_supported
-from cacheserver.ingest import Ingest, ServedStatusStore, Space, SyncReport, SyncServices, limits
+from cacheserver.ingest import Ingest, ServedStatusStore, Space, SyncReport, SyncServices
 from cacheserver.ingest.configured import Configured
 from cacheserver.ingest.disk import Mirrors, ScratchSpace, scratch_directory
 from cacheserver.ingest.first import FirstLooks
@@ -35,7 +35,7 @@ from cacheserver.ingest.reading import open_for
 from cacheserver.ingest.space import TROUBLE
 from cacheserver.ingest.storage import Storage
 from cacheserver.model import Kind
-from cacheserver.server import memory
+from cacheserver.server import limits, memory
 from cacheserver.server.begun import Begun, begun
 from cacheserver.sources import Access, Progress, Source
 from cacheserver.store.authored import Authored

@@ -172,6 +172,15 @@ def test_an_ingest_of_a_directory_loads_no_other_source_and_nothing_that_serves(
     assert done.stdout.strip() == "[]"
 
 
+def test_validate_of_a_directory_loads_no_ingestion_and_no_grpc() -> None:
+    code = (
+        "import sys; from cacheserver.cli import validate\n"
+        "print([m for m in ('grpc', 'aiohttp', 'cacheserver.etcd', 'cacheserver.ingest') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_a_child_that_imports_the_main_module_loads_nothing_of_the_server() -> None:
     code = "import sys, cacheserver.__main__; print([m for m in sys.modules if m.startswith('cacheserver.')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)

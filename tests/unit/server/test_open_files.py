@@ -9,7 +9,7 @@ import pytest
 
 ASK = """
 import logging, resource, sys
-from cacheserver.ingest.limits import connections_that_fit, watches_that_fit
+from cacheserver.server.limits import connections_that_fit, watches_that_fit
 logging.basicConfig(stream=sys.stderr)
 soft, hard = map(int, sys.argv[1:3])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
