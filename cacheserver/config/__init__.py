@@ -6,6 +6,7 @@ Read once at start by the command line; everybody else is handed the dataclasses
 from __future__ import annotations
 
 from cacheserver.config.declare import Setting
+from cacheserver.config.doors import Door
 from cacheserver.config.load import (
     CONFIG_ENV,
     CONFIG_FLAG,
@@ -52,6 +53,7 @@ __all__ = [
     "ContentSettings",
     "Defaults",
     "DirectorySource",
+    "Door",
     "EtcdSettings",
     "Flags",
     "FormatChoice",

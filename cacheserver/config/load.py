@@ -6,12 +6,12 @@ Called once, at start, by the command line.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from cacheserver.config import repositories, sources
+from cacheserver.config import doors, repositories, sources
 from cacheserver.config.declare import ENV_PREFIX, Setting
 from cacheserver.config.repositories import API_VERSION, Defaults, RepositoryConfig
 from cacheserver.config.settings import (
@@ -58,8 +58,9 @@ def load(flags: Flags, environ: Mapping[str, str], *, cwd: Path) -> Settings:
             written[setting] = from_file[setting]
     subjects = {name: subject(**_values(subject, written)) for name, subject in SUBJECTS.items()}
     settings = Settings(repositories=(), **subjects)
-    catalogs = next((texts for setting, texts in written.items() if setting.field == "catalogs"), [])
-    settings = Settings(repositories=_repositories(settings, catalogs), **subjects)
+    catalogs, publish = (_texts_of(field, written) for field in ("catalogs", "publish"))
+    named = _repositories(settings, catalogs)
+    settings = Settings(repositories=_published(named, settings.content.publish, catalogs, publish), **subjects)
     check_etcd(settings)
     if settings.content.watch_namespaces and not settings.from_cluster:
         raise ConfigError(
@@ -222,3 +223,32 @@ def _repositories(settings: Settings, catalogs: Sequence[_Written]) -> tuple[Rep
                 yield str(path), repository
 
     return repositories.unique(every())
+
+
+def _texts_of(field: str, written: Mapping[Setting, list[_Written]]) -> list[_Written]:
+    return next((texts for setting, texts in written.items() if setting.field == field), [])
+
+
+def _published(
+    named: tuple[RepositoryConfig, ...],
+    publish: Sequence[str],
+    catalogs: Sequence[_Written],
+    written: Sequence[_Written],
+) -> tuple[RepositoryConfig, ...]:
+    """The repositories with the doors that --publish gives to those of --catalog. Raises: ConfigError."""
+    if not publish:
+        return named
+    try:
+        given = doors.of_catalogs(publish)
+    except ValueError as exc:
+        raise ConfigError(f"{written[0].origin}: {exc}") from exc
+    mine = {catalog.text.partition("=")[0] for catalog in catalogs}
+    for name in given:
+        if name not in mine:
+            raise ConfigError(
+                f"{written[0].origin}: --catalog names no {name!r}; a manifest, or a Repository of a cluster, says so"
+                " in spec.publish"
+            )
+    # Those of --catalog come first, one each.
+    head = (replace(each, publish=given.get(each.key.name, frozenset())) for each in named[: len(catalogs)])
+    return (*head, *named[len(catalogs) :])

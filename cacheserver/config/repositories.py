@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, TypeVar
 import orjson
 
 from cacheserver import names
-from cacheserver.config import policy, quantities, sources
+from cacheserver.config import doors, policy, quantities, sources
+from cacheserver.config.doors import Door
 from cacheserver.config.sources import GitRef, RefKind, SourceSpec
 from cacheserver.errors import ConfigError
 from cacheserver.model import ANNOTATION_ALLOW_EMPTY, CONFIG_GROUP, GROUP, VERSION, Format, RepositoryKey
@@ -47,6 +48,7 @@ _SPEC = (
     "interval",
     "suspend",
     "validation",
+    "publish",
 )
 _SOURCES = ("directory", "git", "oci", "ociLayout")
 _NEEDS_CLUSTER = ("secretRef", "caSecretRef")
@@ -88,7 +90,8 @@ class RepositoryConfig:
     a git repository, KRM. push_after_s: seconds without a further save after which a draft is pushed. approval:
     what is asked of who approves. render: whether what is proposed has to be rendered.
     versioning: what published ones are called. suspend: the source is not asked; what is there stays.
-    allow_empty: a catalog without packages may replace one that has some. Of an object in a cluster also: generation
+    allow_empty: a catalog without packages may replace one that has some. publish: the doors that its catalog is
+    published through (FBC); changing them changes nothing about a sync. Of an object in a cluster also: generation
     (metadata.generation; 0 where we count it ourselves), uid, the names of the Secrets in its namespace
     with credentials and with the authority to trust, and leaving: it is being deleted, and takes nothing new.
     """
@@ -113,6 +116,7 @@ class RepositoryConfig:
     approval: policy.Approval = _ANYBODY
     render: policy.Render = policy.Render.IF_POSSIBLE
     versioning: policy.Versioning = policy.Versioning.INTEGER
+    publish: frozenset[Door] = frozenset()
 
     def spec_json(self) -> bytes:
         """`Repository.spec` as it is served: every field, defaults included, in a fixed order."""
@@ -126,6 +130,8 @@ class RepositoryConfig:
                 "interval": quantities.show_duration(self.interval_s),
                 "suspend": self.suspend,
                 "validation": self.validation.value,
+                # Left out where it is empty: else an upgrade would change every Repository there is.
+                **({"publish": doors.in_order(self.publish)} if self.publish else {}),
             }
         )
 
@@ -285,6 +291,7 @@ def _config(document: Value, defaults: Defaults, base: Path) -> RepositoryConfig
         interval_s=_one(spec, "interval", lambda text: INTERVAL.parse(text, base), defaults.interval_s),
         suspend=_one(spec, "suspend", quantities.parse_switch, False),
         validation=_one(spec, "validation", _one_of(Validation), defaults.validation),
+        publish=doors.publish(spec, chosen),
         allow_empty=allow_empty,
         annotations=annotations,
     )

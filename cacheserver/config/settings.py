@@ -17,7 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from cacheserver.config import quantities
+from cacheserver.config import doors, quantities
 from cacheserver.config.declare import Setting, rows, setting, settings
 from cacheserver.config.quantities import ADDRESS, ENDPOINTS, PATH, SWITCH, TEXT, Address, Kind, count, size
 from cacheserver.config.repositories import INTERVAL, RepositoryConfig, Validation, check_namespace
@@ -67,6 +67,7 @@ def _parse_kubernetes(text: str, base: Path) -> Path | Kubernetes:
 
 KUBERNETES: Final[Kind[Path | Kubernetes]] = Kind("off|in-cluster|PATH", _parse_kubernetes)
 CATALOG: Final[Kind[str]] = Kind("NAME=SOURCE", TEXT.parse)
+PUBLISH: Final[Kind[str]] = Kind("NAME=DOOR,...", doors.parse)
 NAMESPACE: Final[Kind[str]] = Kind("NAME", lambda text, _base: check_namespace(text))
 
 
@@ -138,6 +139,12 @@ class ContentSettings:
         SWITCH,
         False,
         "Let a catalog without packages replace one that has some. Off: an empty mount deletes nothing.",
+    )
+    publish: tuple[str, ...] = settings(
+        "publish",
+        PUBLISH,
+        "Doors that a catalog of --catalog is published through, for clients of other systems, who are not asked who "
+        f"they are: {', '.join(doors.Door)}. By default none. May be repeated; a manifest says so in spec.publish.",
     )
     watch_namespaces: tuple[str, ...] = setting(
         "watch-namespaces",

@@ -199,8 +199,8 @@ class Ingest:
     def put(self, config: RepositoryConfig, open_source: Open, *, access: str = "") -> None:
         """Keep this repository in step from now on.
 
-        A changed source, setting or `access` (whatever stands for its credentials) starts it anew; a change of labels
-        or annotations alone (requestedAt) only asks for a sync.
+        A changed source, setting or `access` (whatever stands for its credentials) starts it anew; a change of labels,
+        annotations (requestedAt) or doors alone is taken at once, and only asks for a look.
         """
         life = self._tracked.get(config.key)
         self._removals.cancel(config.key)
@@ -535,7 +535,7 @@ def _log_standing_by(leader: str) -> None:
 
 def _decisive(config: RepositoryConfig) -> RepositoryConfig:
     """The configuration less what changes nothing about a sync."""
-    return replace(config, labels={}, annotations={}, generation=0, leaving=False)
+    return replace(config, labels={}, annotations={}, generation=0, leaving=False, publish=frozenset())
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -283,6 +283,7 @@ GOOD: Final[Mapping[str, Any]] = {
     "git-tag": {"source": {"git": {"url": "https://g.example/a", "ref": {"tag": "v1.0.0"}, "directory": "a/b"}}},
     "git-commit": {"source": {"git": {"url": "https://g.example/a", "ref": {"commit": "0" * 40}}}, "suspend": True},
     "x": {"source": {"oci": {"image": "r.example/c:v1"}}, "validation": "Strict", "caSecretRef": {"name": "ca"}},
+    "doors": {"source": {"oci": {"image": "r.example/c:v1"}}, "publish": ["Catalog", "Registry"]},
     "a" * 63: {"source": {"oci": {"image": "r.example/c:v1"}}},
 }
 OCI: Final = {"oci": {"image": "r.example/c:v1"}}
@@ -319,6 +320,12 @@ BAD: Final[Mapping[str, tuple[str, Any, str]]] = {
         "a",
         {"source": {"git": {"url": GIT_URL, "directory": "a/../.."}}},
         "inside the repository",
+    ),
+    "a door that is none": ("a", {"source": OCI, "publish": ["Window"]}, "Unsupported value"),
+    "packages of resources behind a door": (
+        "a",
+        {"source": OCI, "format": "KRM", "publish": ["Catalog"]},
+        "only file-based catalogs are published",
     ),
     "an interval too short": ("a", {"source": OCI, "interval": "9s"}, "10s to 168h"),
     "an interval too long": ("a", {"source": OCI, "interval": "169h"}, "10s to 168h"),

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import orjson
 import pytest
 
+from cacheserver.config import Door
 from cacheserver.errors import SourceInvalidError
 from cacheserver.ingest.sync import ASKS_AT_ONCE
-from cacheserver.model import ANNOTATION_ALLOW_EMPTY, ANNOTATION_REQUESTED
+from cacheserver.model import ANNOTATION_ALLOW_EMPTY, ANNOTATION_REQUESTED, Key, Kind
 from tests.etcd.test_life import NotedPace, files, world
 from tests.fakes.source import FakeSource
 from tests.support.waiting import eventually
@@ -88,6 +90,23 @@ async def test_a_look_answers_no_wish_that_came_after_it_began(world: World) -> 
         assert await _answered(world, "first")
         source.may_answer.release()
         await eventually(lambda: _answered(world, "second"))
+
+
+async def test_other_doors_count_at_once_and_nothing_is_read_again_for_them(world: World) -> None:
+    source, ingest = FakeSource(files("1.0.0")), world.ingest()
+    ingest.put(world.config(), lambda: source)
+    async with running(ingest):
+        await eventually(lambda: world.says("Synced"))
+        fetched = source.fetched
+        ingest.put(config := world.config(publish=frozenset({Door.CATALOG})), lambda: source)
+        assert ingest.repositories[config.key].publish == {Door.CATALOG}
+
+        async def shown() -> bool:
+            stored = await world.store.read_object(Key(Kind.REPOSITORY, config.key.namespace, config.key.name))
+            return stored is not None and orjson.loads(stored.value)["spec"].get("publish") == ["Catalog"]
+
+        await eventually(shown)
+    assert source.fetched == fetched
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from cacheserver.sources import Progress, Tree
 class FakeSource:
     """Serves `files` (path -> content). error: raised by every question while set. hangs, fetch_hangs: they never end.
 
-    asked: how many questions there were. under_way: counts the questions under way, of several sources.
+    asked, fetched: how many questions and fetches there were. under_way: counts the questions under way, of several
+    sources.
     """
 
     def __init__(self, files: Mapping[str, bytes], under_way: UnderWay | None = None) -> None:
@@ -22,7 +23,7 @@ class FakeSource:
         self.error: SourceError | None = None
         self.hangs = False
         self.fetch_hangs = False
-        self.asked = 0
+        self.asked = self.fetched = 0
         self._under_way = under_way or UnderWay()
 
     async def probe(self) -> str:
@@ -36,6 +37,7 @@ class FakeSource:
             return self._digest()
 
     async def fetch(self, scratch: Path, progress: Progress) -> Tree:
+        self.fetched += 1
         if self.fetch_hangs:
             await asyncio.Event().wait()
         if self.error is not None:

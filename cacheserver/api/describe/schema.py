@@ -156,7 +156,8 @@ def _field_schema(field: Field) -> Json:
         case Type.BOOLEAN:
             return {**described, "type": "boolean"}
         case Type.STRINGS:
-            return {**described, "type": "array", "items": {"type": "string"}}
+            allowed = {"enum": list(field.enum)} if field.enum else {}
+            return {**described, "type": "array", "items": {"type": "string", **allowed}}
         case Type.MAP:
             return {**described, "type": "object", "additionalProperties": {"type": "string"}}
         case Type.OBJECT:

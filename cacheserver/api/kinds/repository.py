@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import orjson
+
 from cacheserver.api.kinds.fields import CONDITIONS, READ
 from cacheserver.api.kinds.resource import (
     Column,
@@ -23,6 +25,7 @@ from cacheserver.api.kinds.resource import (
     time,
 )
 from cacheserver.cache.snapshot import Entry
+from cacheserver.config import Door
 from cacheserver.model import CONFIG_GROUP, Kind
 
 
@@ -44,6 +47,12 @@ def _source(manifest: Manifest) -> str:
     if "ociLayout" in source:
         return "oci-layout:" + look(source, "ociLayout", "path")
     return look(source, "directory", "path")
+
+
+def _published(manifest: Manifest) -> str:
+    """As JSON, as kube-apiserver prints a list: both tables are to say the same."""
+    doors = manifest.get("spec", {}).get("publish")
+    return orjson.dumps(doors).decode() if doors else ""
 
 
 def _last_synced(entry: Entry) -> int:
@@ -84,6 +93,7 @@ REPOSITORY: Final = Resource(
         Column(
             "Suspended", "True when syncing is off.", lambda m: m["spec"].get("suspend") is True, "boolean", wide=True
         ),
+        Column("Published", "Doors that it is published through.", _published, wide=True),
     ),
     spec=record(
         "spec",
@@ -176,6 +186,12 @@ REPOSITORY: Final = Resource(
             "validation",
             "Isolate rejects bad packages alone; Strict refuses the whole catalog for one bad package.",
             enum=("Isolate", "Strict"),
+        ),
+        texts(
+            "publish",
+            "Doors that a file-based catalog is published through, for clients of other systems, who are not asked who "
+            "they are; by default none.",
+            enum=tuple(Door),
         ),
         record("secretRef", "Secret with the credentials of the source.", text("name", "Name of the Secret.")),
         record("caSecretRef", "Secret with the certificate authority to trust.", text("name", "Name of the Secret.")),

@@ -46,7 +46,7 @@ class Type(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field. fields: of OBJECT and OBJECTS. enum: the only values a string takes."""
+    """One field. fields: of OBJECT and OBJECTS. enum: the only values of a string, or of those in a list."""
 
     name: str
     type: Type
@@ -76,9 +76,9 @@ def flag(name: str, description: str) -> Field:
     return Field(name, Type.BOOLEAN, description)
 
 
-def texts(name: str, description: str) -> Field:
-    """A list of strings."""
-    return Field(name, Type.STRINGS, description)
+def texts(name: str, description: str, *, enum: tuple[str, ...] = ()) -> Field:
+    """A list of strings. enum: as text."""
+    return Field(name, Type.STRINGS, description, enum=enum)
 
 
 def text_map(name: str, description: str) -> Field:

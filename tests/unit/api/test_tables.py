@@ -91,11 +91,25 @@ async def test_a_repository_says_where_from_how_it_is_and_since_when(
     degraded = {"type": "Degraded", "status": "True", "reason": "PackagesRejected", "message": "1 package rejected"}
     status = {"conditions": [ready, degraded], "packages": 1, "revisions": 2, "lastSyncedAt": "2026-01-02T03:06:05Z"}
     status |= {"summary": "no route to host"}
-    spec = orjson.dumps({"source": source, "interval": "10m"})
+    spec = orjson.dumps({"source": source, "interval": "10m", "publish": ["Catalog"]})
     world.feed.put("team", "r", kind=Kind.REPOSITORY, spec=spec, status=orjson.dumps(status))
     world.feed.put("team", "s", kind=Kind.REPOSITORY, spec=spec)
     await world.settled()
     world.time = CREATED + 300
     rows = await _rows(world, "/apis/config.cacheserver.dev/v1alpha1/repositories")
-    assert rows[0] == ["r", cell, "False", "NetworkError", "True", 1, 2, "3m", "no route to host", "", "10m", False]
+    assert rows[0] == [
+        "r",
+        cell,
+        "False",
+        "NetworkError",
+        "True",
+        1,
+        2,
+        "3m",
+        "no route to host",
+        "",
+        "10m",
+        False,
+        '["Catalog"]',
+    ]
     assert rows[1][7] == ""  # never synced

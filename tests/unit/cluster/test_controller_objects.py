@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 import yaml
 
-from cacheserver.config import Defaults, Flags, GitSource, OCISource, RepositoryConfig, Validation, from_cluster, load
+from cacheserver.config import (
+    Defaults,
+    Door,
+    Flags,
+    GitSource,
+    OCISource,
+    RepositoryConfig,
+    Validation,
+    from_cluster,
+    load,
+)
 from cacheserver.config.repositories import from_path
 from cacheserver.errors import ConfigError
 from cacheserver.model import Format, RepositoryKey
@@ -43,6 +53,7 @@ def test_an_object_says_what_a_manifest_in_a_file_says(tmp_path: Path) -> None:
         "interval": "1h30m",
         "suspend": True,
         "validation": "Strict",
+        "publish": ["Registry", "Catalog"],
     }
     manifest = repository(spec)
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(manifest))
@@ -52,6 +63,7 @@ def test_an_object_says_what_a_manifest_in_a_file_says(tmp_path: Path) -> None:
     assert config.key == from_file.key == RepositoryKey("team", "c")
     assert (config.source, config.format, config.interval_s) == (OCISource(IMAGE, insecure=True), Format.FBC, 5400)
     assert (config.suspend, config.validation) == (True, Validation.STRICT)
+    assert config.publish == from_file.publish == {Door.CATALOG, Door.REGISTRY}
 
 
 def test_an_object_brings_its_owner_generation_and_secrets() -> None:
@@ -93,6 +105,11 @@ def test_git_in_a_cluster_is_https_or_ssh() -> None:
         ({"source": OCI, "suspend": "perhaps"}, r"spec\.suspend: "),
         ({"source": OCI, "format": "Zip"}, r"spec\.format: "),
         ({"source": OCI, "formatt": "FBC"}, r"spec: unknown key 'formatt'; did you mean 'format'"),
+        ({"source": OCI, "publish": ["Window"]}, r"spec\.publish: 'Window' is none of: Catalog, Registry, Pack"),
+        ({"source": OCI, "publish": ["Catalog", "catalog"]}, r"spec\.publish: Catalog is named twice"),
+        ({"source": OCI, "publish": {"Catalog": True}}, r"spec\.publish: a list is needed here"),
+        ({"source": OCI, "publish": [["Catalog"]]}, r"spec\.publish: a single value is needed here"),
+        ({"source": OCI, "publish": ["Catalog"], "format": "KRM"}, r"spec\.publish: only file-based catalogs"),
         ({"source": OCI, "secretRef": {"name": "../../nodes"}}, r"spec\.secretRef\.name: .*not a name of a Secret"),
         ({"source": OCI, "secretRef": {}}, r"spec\.secretRef: has no name"),
         ({"source": [OCI]}, r"spec\.source: .*where keys are needed"),

@@ -17,6 +17,7 @@ from cacheserver import config
 from cacheserver.config import (
     SETTINGS,
     DirectorySource,
+    Door,
     GitRef,
     GitSource,
     OCILayoutSource,
@@ -118,6 +119,8 @@ def test_every_setting_has_three_spellings_that_agree(setting: config.Setting, t
     pair = ("--etcd-user", "--etcd-password-file", "--etcd-cert-file", "--etcd-key-file")
     beside = {"--etcd": "https://a:1", "--kubernetes": "in-cluster", **dict.fromkeys(pair, "some/file")}
     beside.pop(setting.flag, None)
+    if setting.flag == "--publish":
+        beside = {"--catalog": "a=./x"}
 
     def value(flags: config.Flags, environ: Mapping[str, str]) -> object:
         settings = config.load({**beside, **flags}, environ, cwd=tmp_path)
@@ -138,6 +141,7 @@ def _example(setting: config.Setting) -> str:
         "--repositories": "repositories",
         "--etcd": "https://127.0.0.1:2379",
         "--watch-namespaces": "web,db",
+        "--publish": "a=Catalog",
     }
     by_metavar = {
         "PATH": "some/file",
@@ -492,6 +496,45 @@ def test_what_has_to_be_rendered_is_said_by_a_word(tmp_path: Path) -> None:
     assert orjson.loads(repository.spec_json())["render"] == repository.render == "Require"
     wrong = written(tmp_path, manifest(spec=f"{source}\n  render: Sometimes"))
     assert "(spec.render): " in refused({"--repositories": [wrong]})
+
+
+def test_a_catalog_is_published_where_that_is_said_and_nowhere_else(tmp_path: Path) -> None:
+    file = written(tmp_path, manifest("c", spec="source: {directory: {path: x}}\n  publish: [Rukpak, Catalog]"))
+    by_flag = {"--catalog": ["a=./x", "b=./y"], "--repositories": [file], "--publish": ["b=Registry,catalog"]}
+    a, b, c = load(by_flag).repositories
+    assert a.publish == frozenset()
+    assert b.publish == {Door.REGISTRY, Door.CATALOG}
+    assert c.publish == {Door.RUKPAK, Door.CATALOG}
+    assert "publish" not in orjson.loads(a.spec_json())
+    assert orjson.loads(b.spec_json())["publish"] == ["Catalog", "Registry"]
+
+
+def test_the_doors_of_several_catalogs_fit_one_variable() -> None:
+    settings = load(CACHESERVER_CATALOGS="a=./x,b=./y", CACHESERVER_PUBLISH="a=Catalog,Registry, b=PackageManifest")
+    a, b = settings.repositories
+    assert a.publish == {Door.CATALOG, Door.REGISTRY}
+    assert b.publish == {Door.PACKAGE_MANIFEST}
+
+
+@pytest.mark.parametrize(
+    ("publish", "why"),
+    [
+        ("b=Catalog", "--publish: --catalog names no 'b'; a manifest, or a Repository of a cluster, says so in spec."),
+        ("a=Window", "--publish: 'Window' is none of: Catalog, Registry, PackageManifest, Rukpak"),
+        ("a=", "--publish: 'a=' names no door: write NAME=DOOR,DOOR, as in example=Catalog"),
+        ("=Catalog", "--publish: '=Catalog' names no door: write NAME=DOOR,DOOR, as in example=Catalog"),
+        ("a=Catalog,,", "--publish: '' is none of: Catalog, Registry, PackageManifest, Rukpak"),
+        ("Catalog", "--publish: 'Catalog' does not say which catalog: write NAME=Catalog"),
+    ],
+)
+def test_doors_that_cannot_be_opened_are_refused(publish: str, why: str) -> None:
+    assert refused({"--catalog": ["a=./x"], "--publish": [publish]}).startswith(why)
+
+
+def test_packages_of_kubernetes_resources_are_not_published_to_clients_of_olm(tmp_path: Path) -> None:
+    spec = "source: {directory: {path: x}}\n  format: KRM\n  publish: [Catalog]"
+    message = refused({"--repositories": [written(tmp_path, manifest(spec=spec))]})
+    assert "(spec.publish): only file-based catalogs are published to clients of OLM" in message
 
 
 @pytest.mark.parametrize(
