@@ -111,6 +111,7 @@ async def forget(repository: RepositoryKey, claim: Claim, store: Store) -> int:
     Raises: EtcdError (LeaseLostError among them); whatever is left goes when it is called again.
     """
     await store.put_state(claim, repository, None)
+    await store.published.forget(claim, repository)
     await store.authored.forget(repository, claim)
     count = 0
 

@@ -182,6 +182,7 @@ class Ingest:
         self._publishing = _publishing(publisher, services)
         self._leader: Claim | None = None
         self._changed = asyncio.Event()
+        self._told: list[Callable[[RepositoryKey], None]] = []
         self._holder = f"{socket.gethostname()}/{os.getpid()}"
 
     # --- which repositories ---
@@ -190,6 +191,14 @@ class Ingest:
     def repositories(self) -> Mapping[RepositoryKey, RepositoryConfig]:
         """Every repository that was put and not removed, as it is at each look."""
         return _Configs(self._tracked)
+
+    def follow(self, told: Callable[[RepositoryKey], None]) -> None:
+        """Call `told` with each repository whose configuration came, changed or went from now on, after it did."""
+        self._told.append(told)
+
+    def _tell(self, key: RepositoryKey) -> None:
+        for told in self._told:
+            told(key)
 
     @property
     def leads(self) -> bool:
@@ -208,9 +217,11 @@ class Ingest:
             if life.config != config:
                 life.config = config
                 life.wanted.set()
+                self._tell(config.key)
             return
         self._tracked[config.key] = _Tracked(config, open_source(), access, asyncio.Event())
         self._changed.set()
+        self._tell(config.key)
 
     def remove(
         self,
@@ -225,6 +236,7 @@ class Ingest:
             last = functools.partial(self._publishing.last, life.config, life.source)
         self._removals.add(key, patience_s=patience_s, done=done, last=last)
         self._changed.set()
+        self._tell(key)
 
     def request_sync(self) -> None:
         """Look at every source now."""

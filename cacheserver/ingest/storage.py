@@ -1,7 +1,8 @@
 """How much of etcd a repository, and a namespace, may have: counted and reserved before the first write of a sync.
 
 etcd is one for all: a tenant that fills it stops everybody's syncs. Counted are objects, content (by digest; once for
-each repository that refers to it) and the index, and what was replaced, until it is collected. Called by sync.py.
+each repository that refers to it), the index and what doors show, and what was replaced, until it is collected.
+Called by sync.py.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from cacheserver.errors import NoSpace, StorageLimitError
 from cacheserver.model import Digest, RepositoryKey
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.claims import Claim
+from cacheserver.store.published import size_of
 from cacheserver.store.usage import Package, Usage, Usages
 
 REPOSITORY_BYTES: Final = 512 << 20
@@ -81,7 +83,7 @@ class Storage:
             content = frozenset(digest for record in package.records for digest in record.blobs)
             after[package.name] = Package(size, content)
         sizes = await self._sizes(catalog, [*before.values(), *after.values()])
-        beside = _BESIDE_BYTES + len(catalog.index) + await self._of_no_package(catalog, sizes)
+        beside = _BESIDE_BYTES + len(catalog.index) + size_of(after) + await self._of_no_package(catalog, sizes)
         stored = _bytes(after.values(), sizes) + beside
         new = await self._blobs.absent(catalog.blobs.keys())
         writes = sum(sizes[one] for one in new if one in sizes)

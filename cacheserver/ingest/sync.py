@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from cacheserver.config.sources import GitSource
 from cacheserver.errors import BlobMissingError, NoSpace, SyncTooLongError
 from cacheserver.ingest.apply import Apply, Served, Writes
 from cacheserver.ingest.disk import Mirrors, ScratchSpace
+from cacheserver.ingest.published import Publication
 from cacheserver.ingest.shares import Shares
 from cacheserver.ingest.storage import Storage
 from cacheserver.model import ANNOTATION_ALLOW_EMPTY, OBJECT_VERSION, Digest, RepositoryKey
@@ -196,6 +197,8 @@ class Sync:
         same = self._state is not None and (self._state.digest, self._state.settings) == (digest, settings)
         if same and self._said in (None, digest):
             report.digest = digest
+            if self._state is not None and not self._state.published:
+                await self._publish_as_served(self._state)
         else:
             self._claim = await self._may_write()
             await self._on_change()
@@ -253,8 +256,27 @@ class Sync:
             await tree.aclose()  # for what follows, git's process is not needed
             index, documents = await self._take(catalog, tree.digest, scratch)
             await count_served(self._report, self._store)
-            done = IngestState(tree.digest, index, _settings(config, services.release), documents)
+            published = await self._publish(documents)
+            done = IngestState(tree.digest, index, _settings(config, services.release), documents, published)
             await self._store.put_state(self._claim, config.key, done)
+
+    async def _publish(self, documents: str) -> bool:
+        """Let doors show what is served now; returns what is to be remembered of that."""
+        if self._report.outcome is Outcome.HELD:
+            # What is served may be half of a sync that was cut short. It stays, and so does what was published.
+            return self._state is None or self._state.published
+        await Publication(self._store, self._blobs, self._claim).write(self._key, documents)
+        return True
+
+    async def _publish_as_served(self, state: IngestState) -> None:
+        """Once after an upgrade from a release that did not publish, of a source that did not change meanwhile."""
+        self._claim = await self._may_write()
+        try:
+            await Publication(self._store, self._blobs, self._claim).write(self._key, state.documents)
+        except BlobMissingError:
+            await self._store.put_state(self._claim, self._key, None)  # the next look reads the source again
+            raise
+        await self._store.put_state(self._claim, self._key, replace(state, published=True))
 
     async def _parse(self, tree: Tree, known: bytes, scratch: Path) -> Catalog:
         return await parse(

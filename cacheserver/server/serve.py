@@ -75,26 +75,24 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
     """
     from cacheserver.api import PROJECTIONS, Api, require_compiled_parser  # noqa: PLC0415 - costs `ingest` half its time
     from cacheserver.cache.watchcache import WatchCache  # noqa: PLC0415 - as above
+    from cacheserver.server.doors import Doors  # noqa: PLC0415 - as above
     from cacheserver.server.listener import open_listener  # noqa: PLC0415 - as above
 
     require_compiled_parser()
-    memory.keep_little()
-    sys.setswitchinterval(_SWITCH_S)
-    metrics.build.labels(cacheserver.__version__).set(1)
+    _settle_in()
     stop = _asked_to_stop()
     async with AsyncExitStack() as stack:
         workers = await stack.enter_async_context(limits.workers(settings.parsing))
         client = await stack.enter_async_context(_etcd(settings))
-        store, blobs = Store(client), Blobs(client)
-        kept = settings.cache
+        store, blobs, kept = Store(client), Blobs(client), settings.cache
         cache = WatchCache(store, PROJECTIONS, window_events=kept.window_events, window_bytes=kept.window_bytes)
         listener = await stack.enter_async_context(open_listener(settings.serving))
-        space = Space()
-        opening = _Opening(space)
+        opening = _Opening(space := Space())
         scratch = stack.enter_context(scratch_directory())
         services = _services(client, store, blobs, workers, scratch, settings)
         looks = FirstLooks([config.key for config in settings.repositories], progress)
         ingest, followers = _ingestion(services, settings, listener.kubernetes, space, looks, cache)
+        doors = Doors(store, blobs, ingest)
         api = Api(
             cache,
             blobs,
@@ -114,7 +112,8 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
         log.info("listening", extra={"url": (url := _url(acceptor, listener.context))})
         async with asyncio.TaskGroup() as group:
             opened = functools.partial(_open_for, ingest, store, client, settings)
-            work = group.create_task(_work(opened, cache, ingest, followers, opening), name="server: work")
+            loops = (*followers, *doors.loops)
+            work = group.create_task(_work(opened, cache, ingest, loops, opening), name="server: work")
             guard = group.create_task(listener.run(), name="server: listener")
             tidy = group.create_task(_hold_little(cache), name="server: memory")
             first = functools.partial(begun, url, [config.key for config in settings.repositories], cache, looks)
@@ -227,7 +226,7 @@ async def _work(
         group.create_task(cache.run(), name="server: cache")
         group.create_task(ingest.run(), name="server: ingest")
         for follow in followers:
-            group.create_task(follow(), name="server: the cluster's")
+            group.create_task(follow(), name=f"server: {follow.__qualname__}")
 
 
 async def _hold_little(cache: WatchCache) -> NoReturn:
@@ -244,6 +243,13 @@ async def _announce(cache: WatchCache, first: Callable[[], Awaitable[Begun]], re
     """Once the cache is filled and there is something to see in it: say so."""
     await cache.wait_ready()
     ready(await first())
+
+
+def _settle_in() -> None:
+    """What a process that serves has differently."""
+    memory.keep_little()
+    sys.setswitchinterval(_SWITCH_S)
+    metrics.build.labels(cacheserver.__version__).set(1)
 
 
 def _asked_to_stop() -> asyncio.Event:

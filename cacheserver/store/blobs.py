@@ -99,6 +99,14 @@ class Blobs:
             self._heads.pop(digest, None)
             raise
 
+    async def packed(self, digest: Digest) -> AsyncIterator[bytes]:
+        """The blob as it is stored: one zstd frame, in pieces of 512 KiB at most. Raises: as read."""
+        head, chunk = await self._begin(digest)
+        for index in range(head.chunks):
+            if index:
+                chunk = _chunk(digest, index, await self._client.range(_chunk_key(digest, index)))
+            yield chunk.value
+
     async def _begin(self, digest: Digest) -> tuple[_Head, KeyValue]:
         """The head and the first chunk that belong together. Raises: BlobMissingError."""
         remembered = digest in self._heads

@@ -9,6 +9,7 @@ usage/<namespace>[/<repository>]                                   bytes that it
 author/draft/<namespace>/<repository>/<package>/<revision>         a draft made here (authored.py)
 author/content/...                                                 changes with its content alone
 author/operation/...                                               what is to be done in git with a revision
+published/<namespace>/<repository>                                 what doors show of it (published.py)
 number/<namespace>/<repository>/<package>                          highest number of its revisions (authored.py)
 claim/<name>                                                       who may write, on a lease
 layout                                                             version of all this
@@ -35,6 +36,7 @@ USAGE = PREFIX + b"usage/"
 AUTHOR = PREFIX + b"author/"
 DRAFT, CONTENT, OPERATION = AUTHOR + b"draft/", AUTHOR + b"content/", AUTHOR + b"operation/"
 NUMBER = PREFIX + b"number/"
+PUBLISHED = PREFIX + b"published/"
 LAYOUT = PREFIX + b"layout"
 
 
@@ -48,12 +50,14 @@ class IngestState:
     digest: of the source. index: digest of a blob with the catalog's index ("" when there is none).
     settings: what else decided the outcome (format, validation); a change of it means parse again.
     documents: digest of a blob with the documents of no package ("" when there is none).
+    published: whether what doors show (published.py) is of this sync, or stays as it is; an older release said nothing.
     """
 
     digest: str
     index: str = ""
     settings: str = ""
     documents: str = ""
+    published: bool = False
 
     @property
     def blobs(self) -> set[Digest]:
@@ -133,4 +137,10 @@ def encode_state(state: IngestState) -> bytes:
 def decode_state(value: bytes) -> IngestState:
     """Of this release or any older one, whose missing fields are empty."""
     raw = orjson.loads(value)
-    return IngestState(raw["digest"], raw.get("index", ""), raw.get("settings", ""), raw.get("documents", ""))
+    return IngestState(
+        raw["digest"],
+        raw.get("index", ""),
+        raw.get("settings", ""),
+        raw.get("documents", ""),
+        raw.get("published", False),
+    )

@@ -32,6 +32,7 @@ from cacheserver.store.claims import CLAIM_TTL_S, Claim, Session, persist
 from cacheserver.store.keys import (
     CLAIM,
     INGEST,
+    PUBLISHED,
     SERVED,
     TICK,
     IngestState,
@@ -44,6 +45,7 @@ from cacheserver.store.keys import (
     parse_key,
     repository_prefix,
 )
+from cacheserver.store.published import Published, decode
 
 PIPELINE = 32
 """Transactions in flight for one apply. Ours: more write nothing faster (etcd's client made 18,300 puts a second with
@@ -78,11 +80,13 @@ class Follower(Protocol):
 
 
 class Store:
-    """See the module. Safe to share between tasks. authored: drafts, and what is to be done with them."""
+    """See the module. Safe to share between tasks. authored: drafts, and what is to be done with them. published: what
+    doors show."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self.authored = Authored(client)
+        self.published = Published(client)
 
     async def open(self) -> None:
         """Mark an empty store with the layout's version; refuse one that a newer release wrote. An older layout is read
@@ -171,15 +175,21 @@ class Store:
                 found[key] = Stored(key, kv.value, kv.mod_revision)
         return found
 
+    async def packages(self, repository: RepositoryKey) -> AsyncIterator[Sequence[Stored]]:
+        """Every served package of a repository, by key, as of one moment, some 500 at a time. Raises: EtcdError."""
+        prefix = repository_prefix(Kind.PACKAGE, repository)
+        async for page in self._client.pages(prefix, page_bytes=1 << 20):
+            yield [Stored(parse_key(Kind.PACKAGE, kv.key), kv.value, kv.mod_revision) for kv in page.key_values]
+
     async def read_object(self, key: Key) -> Stored | None:
         """The object under this key; None where there is none. Raises: EtcdError."""
         found = (await self._client.range(object_key(key))).key_values
         return Stored(key, found[0].value, found[0].mod_revision) if found else None
 
     async def repositories(self) -> Sequence[RepositoryKey]:
-        """Every repository of which anything is here, sorted: a sync's state, or an object."""
+        """Every repository of which anything is here, sorted: a sync's state, an object, or what doors show."""
         keys: set[RepositoryKey] = set()
-        for prefix in (INGEST, *(SERVED + kind.value.encode() + b"/" for kind in Kind)):
+        for prefix in (INGEST, PUBLISHED, *(SERVED + kind.value.encode() + b"/" for kind in Kind)):
             key = prefix
             # From one repository's first key to the next one's: few questions, however many objects each has.
             while found := (await self._client.range(key, prefix_end(prefix), limit=1, keys_only=True)).key_values:
@@ -190,11 +200,12 @@ class Store:
         return sorted(keys)
 
     async def referenced_blobs(self) -> set[Digest]:
-        """Digest of every blob that a served object or a sync's state refers to (at least those)."""
+        """Digest of every blob that a served object, a sync's state or a door refers to (at least those)."""
         return {digest async for _, digests in self._references() for digest in digests}
 
     async def _references(self) -> AsyncIterator[tuple[RepositoryKey, AbstractSet[Digest]]]:
-        """What packages, revisions and syncs' states refer to. Not a Repository: the digest there is its source's."""
+        """What packages, revisions, syncs' states and doors refer to. Not a Repository: the digest there is its
+        source's."""
         for prefix in (INGEST, *(SERVED + kind.value.encode() + b"/" for kind in (Kind.PACKAGE, Kind.REVISION))):
             async for page in self._client.pages(prefix, page_bytes=1 << 20):
                 for kv in page.key_values:
@@ -204,6 +215,8 @@ class Store:
                         yield key, blob_references(kv.value)
                     else:
                         yield key, decode_state(kv.value).blobs
+        for key, value in (await self.published.everything())[0].items():
+            yield key, decode(key, value).blobs
 
     async def forget_those_who_miss(self, lost: AbstractSet[Digest]) -> Sequence[RepositoryKey]:
         """Forget what the last sync saw of every repository that refers to one of `lost`; returns them, sorted.
