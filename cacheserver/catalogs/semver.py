@@ -5,9 +5,12 @@ Ours rather than a package: those on PyPI differ in the range grammar or accept 
 
 from __future__ import annotations
 
+import operator
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import total_ordering
+from typing import Final
 
 _UINT64 = 1 << 64
 _WORD = re.compile(r"[0-9A-Za-z-]+\Z")
@@ -26,19 +29,20 @@ class Version:
     build: tuple[str, ...] = ()
 
     @property
-    def _rank(self) -> tuple[object, ...]:
+    def rank(self) -> tuple[object, ...]:
+        """Orders as versions do, at the cost of a tuple: for whoever compares one many times."""
         # No prerelease ranks above any; numbers rank below words; a longer list above its own prefix (item 11).
         identifiers = tuple((0, int(part), "") if _DIGITS.match(part) else (1, 0, part) for part in self.pre)
         return (self.major, self.minor, self.patch, not self.pre, identifiers)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Version) and self._rank == other._rank
+        return isinstance(other, Version) and self.rank == other.rank
 
     def __hash__(self) -> int:
-        return hash(self._rank)
+        return hash(self.rank)
 
     def __lt__(self, other: Version) -> bool:
-        return self._rank < other._rank
+        return self.rank < other.rank
 
     def __str__(self) -> str:
         pre = "-" + ".".join(self.pre) if self.pre else ""
@@ -82,25 +86,73 @@ def _identifier(text: str, what: str) -> str:
     return text
 
 
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A range of versions. alternatives: of each all comparators have to hold, of these one; `=`, `!=`, `<` and so on.
+
+    Build metadata takes no part: `<1.0.0+2` does not hold 1.0.0+1.
+    """
+
+    alternatives: tuple[tuple[tuple[str, Version], ...], ...]
+
+    def holds(self, version: Version) -> bool:
+        """Whether the version is in it."""
+        return any(all(_HOLDS[op](version, bound) for op, bound in each) for each in self.alternatives)
+
+
+_HOLDS: Final[Mapping[str, Callable[[Version, Version], bool]]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_SPELLED: Final = {**{op: op for op in _HOLDS}, "": "=", "==": "=", "!": "!="}
+
+
 def check_range(text: str) -> None:
     """Returns when blang's ParseRange would accept `text`. Raises: ValueError with the part that it refuses."""
+    parse_range(text)
+
+
+def parse_range(text: str) -> Range:
+    """The range as blang's ParseRange reads it. Raises: ValueError with the part that it refuses."""
     parts = _split(text)
     if not parts or parts[-1] == "||":
         raise ValueError("last element in range is '||'")
     if parts[0] == "||":
         raise ValueError("first element in range is '||'")
+    alternatives: list[list[tuple[str, Version]]] = [[]]
     for part in parts:
         if part == "||":
-            continue
-        operator, version = _comparator(part)
-        if "x" in part:
-            version = _without_wildcard(operator, version)
-        try:
-            parse(version)
-        except ValueError as exc:
-            raise ValueError(f"could not parse {part!r}: {exc}") from None
-        if operator not in {"", "=", "==", "!=", "!", ">", ">=", "<", "<="}:
-            raise ValueError(f"could not parse comparator {operator!r} in {part!r}")
+            alternatives.append([])
+        else:
+            alternatives[-1] += _comparators(part)
+    return Range(tuple(map(tuple, alternatives)))
+
+
+def _comparators(part: str) -> list[tuple[str, Version]]:
+    """What one part demands: one comparator, or the two that a wildcard stands for."""
+    sign, written = _comparator(part)
+    is_wildcard = "x" in part
+    flat = _without_wildcard(sign, written) if is_wildcard else written
+    try:
+        version = parse(flat)
+    except ValueError as exc:
+        raise ValueError(f"could not parse {part!r}: {exc}") from None
+    meant = _SPELLED.get(sign)
+    if meant is None:
+        raise ValueError(f"could not parse comparator {sign!r} in {part!r}")
+    if not is_wildcard or meant in ("<", ">="):
+        return [(meant, version)]
+    if written.count(".") not in (1, 2):
+        raise ValueError(f"could not parse wildcard in {part!r}")
+    # blang expandWildcardVersion: what follows `1.x` is 2.0.0, what follows `1.2.x` and `1.x.x` has the next minor.
+    minor = written.count(".") == 2
+    upper = Version(version.major + (not minor), version.minor + minor, version.patch)
+    below = {"=": [(">=", version), ("<", upper)], "!=": [("<", version), (">=", upper)]}
+    return below.get(meant) or [({"<=": "<", ">": ">="}[meant], upper)]
 
 
 def _split(text: str) -> list[str]:
@@ -126,12 +178,12 @@ def _comparator(part: str) -> tuple[str, str]:
     return part[: digit.start()], part[digit.start() :]
 
 
-def _without_wildcard(operator: str, version: str) -> str:
+def _without_wildcard(sign: str, version: str) -> str:
     """blang expandWildcardVersion: `1.x` and `1.x.x` as 1.0.0, `1.2.x` as 1.2.0.
 
     An `x` elsewhere (`1.0.0-x1`) survives only under `<` and `>=`, which need no upper neighbour.
     """
-    if not version.endswith(".x") and operator not in {"<", ">="}:
+    if not version.endswith(".x") and sign not in {"<", ">="}:
         raise ValueError(f"could not parse wildcard in {version!r}")
     flat = version.replace(".x.x", ".x", 1).replace(".x", ".0", 1)
     return flat + ".0" if flat.count(".") == 1 else flat

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacheserver.catalogs.semver import Version, check_range, check_release, parse
+from cacheserver.catalogs.semver import Version, check_range, check_release, parse, parse_range
 
 numbers = st.integers(0, 30)
 identifiers = st.from_regex(r"\A([1-9][0-9]{0,3}|0|[a-zA-Z-][0-9A-Za-z-]{0,4})\Z")
@@ -135,3 +135,24 @@ def test_releases() -> None:
     for bad in ("01", "!!", "a" * 21, "a..b", "1."):
         with pytest.raises(ValueError, match=r"."):
             check_release(bad)
+
+
+@pytest.mark.parametrize(
+    ("text", "inside", "outside"),
+    [
+        ("1.2.x", "1.2.0 1.2.9", "1.1.9 1.3.0 1.2.0-rc.1"),
+        ("1.x", "1.0.0 1.9.9", "0.9.0 2.0.0"),
+        (">1.2.x", "1.3.0 2.0.0", "1.2.9"),
+        ("<=1.x", "0.1.0 1.9.9", "2.0.0"),
+        (">=2.1.x <2.2.1", "2.1.0 2.2.0", "2.0.9 2.2.1"),
+        ("1.x.x", "1.0.9", "1.1.0"),
+        ("!=1.2.x", "", "1.1.0 1.2.0 1.3.0"),
+        ("<1.0.0 || >=2.0.0 !2.1.0", "0.9.0 2.0.0", "1.0.0 2.1.0"),
+        ("<0.8.1-rc.1", "0.8.0 0.8.1-alpha", "0.8.1-rc.1 0.8.1"),
+        ("<1.0.0+2", "0.9.0", "1.0.0+1 1.0.0"),
+    ],
+)
+def test_a_range_holds_what_blang_holds(text: str, inside: str, outside: str) -> None:
+    held = parse_range(text)
+    assert [each for each in inside.split() if not held.holds(parse(each))] == []
+    assert [each for each in outside.split() if held.holds(parse(each))] == []

@@ -1,0 +1,76 @@
+"""Against the folder `shared` next to the repository, where it exists: paths through real channels, from a table that a
+script made which knows nothing of the product."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+
+import orjson
+import pytest
+import pytest_asyncio
+
+from cacheserver.catalogs import Workers, parse
+from cacheserver.model import Record, RepositoryKey
+from cacheserver.query.edges import Edge
+from cacheserver.query.package import Package, read, stranger
+from cacheserver.query.upgrades import upgrades
+from cacheserver.sources import Tree
+
+SHARED = Path(__file__).parents[4] / "shared"
+CATALOG = SHARED / "data" / "fbc" / "community-v4.20"
+TABLE = SHARED / "data" / "golden" / "finding" / "upgrades.tsv"
+ROWS: list[dict[str, str]] = []
+if TABLE.exists():
+    with TABLE.open(encoding="utf-8") as file:
+        ROWS = list(csv.DictReader(file, delimiter="\t"))
+
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(not ROWS, reason="no folder shared next to the repository"),
+]
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def packages(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mapping[str, Package]]:
+    """What is served of the catalog, read back."""
+    files = tuple(sorted(str(path.relative_to(CATALOG)) for path in CATALOG.rglob("*") if path.is_file()))
+    async with Workers(2) as pool:
+        scratch = tmp_path_factory.mktemp("scratch")
+        key = RepositoryKey("shop", "community")
+        catalog = await parse(Tree(CATALOG, files, ""), None, key, pool, known=b"", scratch=scratch, write_blobs=False)
+    yield {package.name: read_records(package.records) for package in catalog.packages}
+
+
+def read_records(records: Sequence[Record]) -> Package:
+    manifests = [
+        {"metadata": {"name": record.name}, "spec": orjson.loads(record.spec), "status": orjson.loads(record.status)}
+        for record in records
+    ]
+    return read(manifests[-1], manifests[:-1])
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['package']}-{row['channel']}-{row['from']}-{row['to']}")
+async def test_the_way_is_the_tables(packages: Mapping[str, Package], row: Mapping[str, str]) -> None:
+    package = packages[row["package"]]
+    start = next(iter(package.called(row["from"])), None) or stranger(row["from"])
+    (to,) = package.called(row["to"])
+    found = upgrades(package, start, to, row["channel"])
+    assert (",".join(edge.to for edge in found.successors) or "-") == row["successors_v1"]
+    assert (found.automatic.steps[0].to if found.automatic.steps else "-") == row["next_v1"]
+    unpinned = upgrades(package, start, None, row["channel"]).v0.steps
+    assert (unpinned[0].to if unpinned else "-") == row["next_v0"]
+    assert (" > ".join(map(_written, found.path.steps)) or "-") == row["path"]
+    reason = found.path.reason
+    if row["reason"]:
+        assert reason is not None
+        assert reason.name == row["reason"].partition(":")[0]
+    else:
+        assert reason is None or (reason.name, row["steps"]) == ("Same", "0")
+        assert len(found.path.steps) == int(row["steps"])
+
+
+def _written(edge: Edge) -> str:
+    return f"{edge.to} ({'+'.join(edge.reasons)})"
