@@ -38,7 +38,7 @@ JSON_READER_BYTES: Final = 2 * READER_BYTES
 
 _OFFERED: Final = (GZIP, TAR, JSON)
 _IMAGE: Final = re.compile(r"image/[a-z0-9.+-]{1,64}\Z")
-_IMAGE_SAFETY: Final = header("X-Content-Type-Options", "nosniff") + header(
+IMAGE_SAFETY: Final = header("X-Content-Type-Options", "nosniff") + header(
     "Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 )  # an SVG may hold scripts; its author is not trusted
 _ICON_CACHE: Final = "private, max-age=300"
@@ -66,7 +66,7 @@ async def icon(request: web.BaseRequest, blobs: Blobs, manifest: Manifest, share
     """The package's icon, or ours. Raises: StatusError 429 when readers hold too much; BlobMissingError, EtcdError."""
     digest = look(manifest, "status", "icon", "digest")
     etag = f'"{digest}"' if digest else _DEFAULT_ICON_ETAG
-    extra = _IMAGE_SAFETY + header("ETag", etag)
+    extra = IMAGE_SAFETY + header("ETag", etag)
     if matches(request.headers.get("If-None-Match", ""), etag):
         return Reply(304, content_type="", cache_control=_ICON_CACHE, extra=extra)
     if not digest:

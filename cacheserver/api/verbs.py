@@ -14,6 +14,7 @@ from aiohttp import web
 from cacheserver.api import content, forms, readable
 from cacheserver.api.attributes import Attributes, Query
 from cacheserver.api.content import Blobs
+from cacheserver.api.finding import Finding, Question
 from cacheserver.api.forms import Shape
 from cacheserver.api.http.budget import Budget, Share
 from cacheserver.api.http.connection import client_of
@@ -96,6 +97,7 @@ class Verbs:
         self._watches = watches
         self._now = now
         self._writes = writes
+        self._finding = Finding(cache)
 
     def answer(self, call: Call) -> Awaitable[Reply | Stream]:
         """Raises, also when awaited: StatusError, NotReady, TooNew, Expired, BlobMissingError, EtcdError."""
@@ -168,7 +170,12 @@ class Verbs:
         return whole(body, content_type=accepted.encoding.media_type, extra=extra)
 
     async def _subresource(self, call: Call) -> Reply | Stream:
-        manifest = orjson.loads((await self._entry(call)).body)
+        entry = await self._entry(call)
+        found = self._finding.answer(call.attributes.subresource)
+        if found is not None:
+            who, extra = call.user or client_of(call.request), self._staleness(stale=self._cache.away)
+            return await found(Question(call.request, call.query, entry, self._share(call), who, extra))
+        manifest = orjson.loads(entry.body)
         answer = content.icon if call.attributes.subresource == "icon" else content.files
         return await answer(call.request, self._blobs, manifest, self._share(call))
 

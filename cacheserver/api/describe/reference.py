@@ -26,6 +26,8 @@ def _section(row: Resource) -> Iterator[str]:
     for sub in row.subresources:
         types = ", ".join(f"`{media_type}`" for media_type in sub.media_types)
         yield f"Subresource `{row.plural}/{sub.name}`: {sub.description} ({types})\n"
+        if sub.parameters:
+            yield "".join(f"- `?{name}=`: {said}\n" for name, said in sub.parameters)
     yield "Field selectors: " + ", ".join(f"`{path}`" for path in row.all_selectable) + ".\n"
     yield "| column | shown | meaning |\n|---|---|---|"
     for column in row.columns:

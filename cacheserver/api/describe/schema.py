@@ -349,4 +349,6 @@ def _subresource_item(row: Resource, sub: Subresource) -> Json:
         responses = _responses(sub.media_types, {"type": "string", "format": "binary"})
     part = f"Namespaced{row.kind}{sub.name.capitalize()}"
     operation = _operation(row, "get", "read", sub.description, part, responses)
+    if sub.parameters:
+        operation["parameters"] = [_parameter(name, "query", "string", said) for name, said in sub.parameters]
     return {"get": operation, "parameters": [_OBJECT_NAME, _NAMESPACE]}

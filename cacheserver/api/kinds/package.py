@@ -113,5 +113,24 @@ PACKAGE: Final = Resource(
         DEPRECATION,
         TRUNCATED,
     ),
-    subresources=(Subresource("icon", "The package's icon, or a default one.", ("image/svg+xml", "image/png")),),
+    subresources=(
+        Subresource("icon", "The package's icon, or a default one.", ("image/svg+xml", "image/png")),
+        Subresource(
+            "graph",
+            "The upgrade graph, laid out: channels as lanes, the newest on top (FBC); the line of revisions (KRM).",
+            ("application/json", "image/svg+xml", "text/vnd.graphviz", "text/vnd.mermaid"),
+            parameters=(("format", "json, svg, dot or mermaid, whatever Accept says."),),
+        ),
+        Subresource(
+            "upgrades",
+            "How to get from one revision to another, by the rules of OLM v0 and v1, or why there is no way.",
+            ("application/json",),
+            parameters=(
+                ("from", "What is installed: the name or version of a bundle."),
+                ("to", "Where it is to lead, named likewise; without it, what comes next."),
+                ("channel", "The channel whose edges count; without it all of them for v1, the default one for v0."),
+                ("fromVersion", "The version of what is installed, where no bundle of the package has its name."),
+            ),
+        ),
+    ),
 )

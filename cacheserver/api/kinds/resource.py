@@ -110,13 +110,17 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Subresource:
-    """A part of an object. whole: it is the object itself, for those with other rights."""
+    """A part of an object. whole: it is the object itself, for those with other rights.
+
+    parameters: (name, description) of what its get is asked with.
+    """
 
     name: str
     description: str
     media_types: tuple[str, ...]
     verbs: tuple[str, ...] = ("get",)
     whole: bool = False
+    parameters: tuple[tuple[str, str], ...] = ()
 
 
 def name_column() -> Column:

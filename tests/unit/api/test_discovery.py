@@ -67,6 +67,8 @@ async def test_only_verbs_that_work_are_advertised(world: World) -> None:
     assert verbs == {
         "packages": ["get", "list", "watch"],
         "packages/icon": ["get"],
+        "packages/graph": ["get"],
+        "packages/upgrades": ["get"],
         "packagerevisions": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
         "packagerevisions/approval": ["get", "patch", "update"],
         "packagerevisions/rebase": ["create"],

@@ -1,0 +1,161 @@
+"""Upgrade paths and graphs of a package, made of its revisions as they are in memory.
+
+What is large is made in a thread, one at a time, in rounds of clients; what is too large is refused by name. Called by
+verbs for subresources of packages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from cacheserver.api.attributes import Query
+from cacheserver.api.content import IMAGE_SAFETY
+from cacheserver.api.http.budget import Share
+from cacheserver.api.http.negotiate import Encoding, choose, wants_pretty
+from cacheserver.api.http.reply import JSON, Reply, header
+from cacheserver.api.readable import readable
+from cacheserver.api.selectors import Must, Selection, Term
+from cacheserver.api.status import StatusError, bad_request, brief, not_acceptable
+from cacheserver.cache.snapshot import Entry
+from cacheserver.cache.watchcache import Freshness, ReadAt, WatchCache
+from cacheserver.model import Kind
+from cacheserver.query import answers
+from cacheserver.query.package import MOST_BUNDLES
+from cacheserver.turns import Places
+
+INLINE_BYTES: Final = 64 << 10
+"""Of a package's revisions; with up to this many an answer takes 2 ms, and a thread's switch is not worth it."""
+MOST_BYTES: Final = 32 << 20
+"""Of a package's revisions that are read for an answer. 140 bundles in 40 channels each have 1 MB."""
+
+_FORMS: Final = {
+    "json": JSON,
+    "svg": "image/svg+xml",
+    "dot": "text/vnd.graphviz",
+    "mermaid": "text/vnd.mermaid",
+}
+GRAPH_TYPES: Final = tuple(_FORMS.values())
+_COMMON: Final = ("pretty", "resourceVersion", "timeout")
+_UPGRADES: Final = ("from", "to", "channel", "fromVersion")
+_LONGEST: Final = 1024
+"""Of a parameter, in characters. Names have 253."""
+
+Work = Callable[[bytes, Sequence[bytes]], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request for an answer about one package. user: whose turn it takes."""
+
+    request: web.BaseRequest
+    query: Query
+    package: Entry
+    share: Share
+    user: str
+    extra: bytes
+
+
+class Finding:
+    """Answers about packages. One per process."""
+
+    def __init__(self, cache: WatchCache) -> None:
+        self._cache = cache
+        self._threads = Places(1)  # one, so that the loop waits for one other thread at most
+        self._answers: dict[str, Callable[[Question], Awaitable[Reply]]] = {
+            "upgrades": self._upgrades,
+            "graph": self._graph,
+        }
+
+    def answer(self, subresource: str) -> Callable[[Question], Awaitable[Reply]] | None:
+        """Who answers a subresource of packages; None: nobody here. The answer has been sent when it is there.
+
+        It raises: StatusError 400 for what cannot be meant or is too large, 406, 429; NotReady, TooNew, StoreSlow.
+        """
+        return self._answers.get(subresource)
+
+    async def _upgrades(self, question: Question) -> Reply:
+        query = question.query
+        _check(query, _UPGRADES)
+        if not query.get("from"):
+            raise bad_request("say what is installed: ?from=BUNDLE or ?from=VERSION, and &to= where it is to lead")
+        if choose(question.request.headers.get("Accept", ""), (JSON,)) is None:
+            raise not_acceptable((JSON,))
+        asked = answers.Asked(*(query.get(name, "") for name in _UPGRADES))
+        body = await self._made(question, lambda package, found: answers.upgrade_paths(package, found, asked))
+        return await _sent(question, body, "json")
+
+    async def _graph(self, question: Question) -> Reply:
+        query = question.query
+        _check(query, ("format",))
+        form = query.get("format", "")
+        if form and form not in _FORMS:
+            raise bad_request(f"format={brief(form)}: there are {', '.join(_FORMS)}")
+        if not form:
+            media_type = choose(question.request.headers.get("Accept", ""), GRAPH_TYPES)
+            if media_type is None:
+                raise not_acceptable(GRAPH_TYPES)
+            form = next(name for name, each in _FORMS.items() if each == media_type)
+        body = await self._made(question, lambda package, found: answers.graph(package, found, form))
+        return await _sent(question, body, form)
+
+    async def _made(self, question: Question, work: Work) -> bytes:
+        package = question.package
+        entries = await self._revisions(package)
+        size = sum(entry.size for entry in entries)
+        if len(entries) > MOST_BUNDLES or size > MOST_BYTES:
+            raise _too_much(
+                f"the package has {len(entries)} revisions of {size} bytes, at most {MOST_BUNDLES} of {MOST_BYTES} "
+                "are computed with"
+            )
+        bodies = [entry.body for entry in entries]
+        try:
+            if size <= INLINE_BYTES:
+                await self._cache.turns.spend(size // 8, question.user)  # as much as matching: 0.2 us a unit
+                return work(package.body, bodies)
+            async with self._threads.place(question.user):
+                return await asyncio.to_thread(work, package.body, bodies)
+        except answers.TooMuchError as exc:
+            raise _too_much(str(exc)) from None
+        except answers.WrongQuestionError as exc:
+            raise bad_request(str(exc)) from None
+
+    async def _revisions(self, package: Entry) -> list[Entry]:
+        """All of the package, as they are now."""
+        wanted = {path: package.fields.get(path, "") for path in ("spec.packageName", "spec.repository")}
+        terms = tuple(Term(path, Must.BE_ONE_OF, (text,)) for path, text in wanted.items())
+        selection = Selection("", wanted, (), terms, 4)
+        page = await self._cache.list(
+            Kind.REVISION, ReadAt(Freshness.ANY), namespace=package.name[0], selector=selection
+        )
+        return [entry for run in page.runs for entry in run.entries]
+
+
+def _check(query: Query, known: Sequence[str]) -> None:
+    for name, text in query.items():
+        if name not in known and name not in _COMMON:
+            raise bad_request(f"no parameter {brief(name)!r} is known here: there are {', '.join(known)}")
+        if len(text) > _LONGEST:
+            raise bad_request(f"{name} has {len(text)} characters, at most {_LONGEST} are read")
+
+
+def _too_much(message: str) -> StatusError:
+    return bad_request(f"{message}; its channels and edges are in the status of its PackageRevisions")
+
+
+async def _sent(question: Question, body: bytes, form: str) -> Reply:
+    request = question.request
+    extra = question.extra + header("Vary", "Accept") + header("X-Content-Type-Options", "nosniff")
+    if form == "svg":
+        extra = question.extra + header("Vary", "Accept") + IMAGE_SAFETY
+    elif form == "json" and wants_pretty(question.query, request.headers.get("User-Agent", "")):
+        body = readable(body, Encoding.JSON, pretty=True) if len(body) <= INLINE_BYTES else body
+    content_type = _FORMS[form] if form in ("json", "svg") else f"{_FORMS[form]}; charset=utf-8"
+    async with question.share.hold(len(body)):  # it is whole in memory until it is taken
+        reply = Reply(200, (body,), len(body), content_type=content_type, extra=extra)
+        await reply.send(request)
+    return reply
