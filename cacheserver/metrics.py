@@ -439,6 +439,16 @@ author_seconds = Histogram(
     ("step",),
     buckets=_SECONDS,
 )
+clustercatalogs = Gauge("cacheserver_clustercatalogs", "ClusterCatalogs that this process knows of.")
+clustercatalogs_catalogd = Gauge(
+    "cacheserver_clustercatalogs_catalogd",
+    "Deployments of catalogd with ready replicas: while there is one, ClusterCatalogs are left to it.",
+)
+clustercatalog_statuses = Counter("cacheserver_clustercatalog_statuses", "Statuses of ClusterCatalogs written.")
+clustercatalog_contested = Counter(
+    "cacheserver_clustercatalog_contested",
+    "Times that somebody else changed the status of a ClusterCatalog that was written here.",
+)
 build = Gauge("cacheserver_build_info", "Always 1; the version is the label.", ("version",))
 
 

@@ -133,9 +133,9 @@ class KubeAPI:
         """The object as it is then."""
         return await self._call("PATCH", path, query=query, body=body, content_type=content_type)
 
-    async def delete(self, path: str, query: Query | None = None) -> Object:
-        """The object as it was, or a Status."""
-        return await self._call("DELETE", path, query=query)
+    async def delete(self, path: str, query: Query | None = None, *, body: Object | None = None) -> Object:
+        """The object as it was, or a Status. body: DeleteOptions."""
+        return await self._call("DELETE", path, query=query, body=body)
 
     async def watch(self, path: str, since: str, query: Query | None = None) -> AsyncGenerator[WatchEvent, None]:
         """Events behind the resource version `since`, bookmarks among them, until the server ends it (about WATCH_S).

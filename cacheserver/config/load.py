@@ -67,7 +67,24 @@ def load(flags: Flags, environ: Mapping[str, str], *, cwd: Path) -> Settings:
             "--watch-namespaces says whose Repository objects of a cluster are served: it needs --kubernetes,"
             " and neither --catalog nor --repositories beside it"
         )
+    _check_cluster_catalogs(settings)
     return settings
+
+
+def _check_cluster_catalogs(settings: Settings) -> None:
+    """Raises: ConfigError."""
+    namespace, watched = settings.serving.cluster_catalogs, settings.content.watch_namespaces
+    if namespace is None:
+        return
+    if not settings.from_cluster:
+        raise ConfigError(
+            "--cluster-catalogs makes Repositories of a cluster's ClusterCatalogs: it needs --kubernetes, and neither"
+            " --catalog nor --repositories beside it"
+        )
+    if settings.serving.catalogs_url is None:
+        raise ConfigError("--cluster-catalogs needs --catalogs-url: ClusterCatalogs say where clients read catalogs")
+    if watched and namespace not in watched:
+        raise ConfigError(f"--cluster-catalogs {namespace}: --watch-namespaces has to name it too")
 
 
 def unknown_environment(environ: Mapping[str, str]) -> list[str]:

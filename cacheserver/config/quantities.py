@@ -206,6 +206,26 @@ def _text(text: str, _base: Path) -> str:
     return text
 
 
+_URL_CHARACTERS = 256  # Ours: with /catalogs/ and two names behind it, half of the 525 that a ClusterCatalog takes
+
+
+def _url(text: str, _base: Path) -> str:
+    """http[s]://HOST[:PORT][/PATH], without a slash at its end. Raises: ValueError."""
+    refused = ValueError(f"{text!r} is not a URL of a server: write https://HOST or https://HOST:PORT")
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        raise refused from None
+    if "@" in url.netloc:
+        raise ValueError("the URL holds a user or password; everybody who may read ClusterCatalogs would see it")
+    plain = text.isascii() and text.isprintable() and " " not in text and len(text) <= _URL_CHARACTERS
+    if url.scheme not in ("http", "https") or not url.hostname or port == 0 or url.query or url.fragment or not plain:
+        raise refused
+    return text.rstrip("/")
+
+
+URL = Kind("URL", _url)
 TEXT = Kind("TEXT", _text)
 PATH = Kind("PATH", parse_path)
 SWITCH: Kind[bool] = Kind("", lambda text, _base: parse_switch(text), lambda value: str(value).lower())

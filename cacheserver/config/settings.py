@@ -285,6 +285,20 @@ class ServingSettings:
         "Groups whose members may write conditions of drafts, for which readiness gates wait "
         "(packagerevisions/status), and read everything.",
     )
+    cluster_catalogs: str | None = setting(
+        "cluster-catalogs",
+        quantities.optional(NAMESPACE),
+        None,
+        "Namespace in which each ClusterCatalog of the cluster becomes a Repository, in place of OLM's catalogd; where "
+        "that runs, nothing is done. Needs --catalogs-url. Unset: ClusterCatalogs are nothing to this server.",
+    )
+    catalogs_url: str | None = setting(
+        "catalogs-url",
+        quantities.optional(quantities.URL),
+        None,
+        "Where clients reach published catalogs, without /catalogs: the URL of a Service, whichever replica answers. "
+        "ClusterCatalogs name it.",
+    )
     max_reads: int = setting(
         "max-requests-inflight",
         count(least=1, most=100_000),

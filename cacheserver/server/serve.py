@@ -93,6 +93,7 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
         looks = FirstLooks([config.key for config in settings.repositories], progress)
         ingest, followers = _ingestion(services, settings, listener.kubernetes, space, looks, cache)
         doors = Doors(store, blobs, ingest)
+        doors.follow_clustercatalogs(settings, listener.kubernetes, ingest)
         api = Api(
             cache,
             blobs,

@@ -21,6 +21,7 @@ from cacheserver import metrics
 from cacheserver.api.kinds.repository import REPOSITORY
 from cacheserver.api.kinds.resource import Column, Field, Type
 from cacheserver.api.kinds.table import served
+from cacheserver.compat.clustercatalogs.rival import DEPLOYMENT
 from cacheserver.config import SETTINGS, check_listen, load, unknown_environment
 from cacheserver.security import certs
 
@@ -30,6 +31,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 KUBERNETES = CONFIGS / "kubernetes"
 FILES = sorted(KUBERNETES.rglob("*.yaml"))
 OVERLAYS = ("default", "production", "namespaced")
+DOORS = ("clustercatalogs",)  # components that let clients of other systems in
 GROUP = "config.cacheserver.dev"
 
 # Left out of the CRD on purpose: what lies on the server's own disk is not a user's to read; archives are not read yet.
@@ -104,15 +106,60 @@ def test_the_overlay_with_certificates_of_ours_builds(tmp_path: Path) -> None:
     assert apiservice["spec"]["service"]["name"] == "cacheserver"
 
 
-@pytest.mark.parametrize("component", ["monitoring", "secrets-everywhere"])
-def test_every_component_fits_the_base(component: str, tmp_path: Path) -> None:
+def with_components(tmp_path: Path, *components: str) -> list[dict[str, Any]]:
+    """The base with these added."""
     shutil.copytree(CONFIGS, tmp_path / "configs")
     overlay = tmp_path / "configs" / "kubernetes" / "tried"
     overlay.mkdir()
-    (overlay / "kustomization.yaml").write_text(
-        f"kind: Kustomization\nresources: [../base]\ncomponents: [../components/{component}]\n"
-    )
-    assert len(built(str(overlay))) > len(built("base"))
+    named = ", ".join(f"../components/{component}" for component in components)
+    (overlay / "kustomization.yaml").write_text(f"kind: Kustomization\nresources: [../base]\ncomponents: [{named}]\n")
+    return built(str(overlay))
+
+
+@pytest.mark.parametrize("component", ["monitoring", "secrets-everywhere", *DOORS])
+def test_every_component_fits_the_base(component: str, tmp_path: Path) -> None:
+    assert len(with_components(tmp_path, component)) > len(built("base"))
+
+
+def test_no_door_is_in_what_is_installed_without_it() -> None:
+    for overlay in OVERLAYS:
+        [kustomization] = documents(KUBERNETES / overlay / "kustomization.yaml")
+        assert not {Path(each).name for each in kustomization.get("components", ())} & set(DOORS)
+
+
+def test_the_doors_together_set_what_the_server_takes(tmp_path: Path) -> None:
+    found = with_components(tmp_path, *DOORS)
+    [server] = [d for d in found if d["kind"] == "Deployment"]
+    [container] = server["spec"]["template"]["spec"]["containers"]
+    given = {each["name"]: each["value"] for each in container["env"]}
+    assert unknown_environment(given) == []
+    for name in [name for name in given if name.endswith("_FILE")]:
+        mounted = tmp_path / given[name].lstrip("/")
+        mounted.parent.mkdir(parents=True, exist_ok=True)
+        mounted.touch()
+        given[name] = str(mounted)
+    settings = load({}, given, cwd=tmp_path)
+    check_listen(settings)
+    namespaces = {d["metadata"]["name"] for d in found if d["kind"] == "Namespace"}
+    assert settings.serving.cluster_catalogs in namespaces
+    assert all(d["metadata"]["labels"]["app.kubernetes.io/part-of"] == "cacheserver" for d in found)
+
+
+def test_clustercatalogs_are_read_marked_and_told_of_and_nothing_else() -> None:
+    found = objects("components/clustercatalogs")
+    rules = [rule for d in found if d["kind"] == "ClusterRole" for rule in d["rules"]]
+    assert {(each, *rule["verbs"]) for rule in rules for each in rule["resources"]} == {
+        ("clustercatalogs", "get", "list", "patch", "watch"),
+        ("clustercatalogs/status", "patch", "update"),
+        ("deployments", "list", "watch"),
+    }
+    [deployments] = [rule for rule in rules if rule["resources"] == ["deployments"]]
+    assert deployments["resourceNames"] == [DEPLOYMENT]
+    # Repositories are made and deleted in one namespace, by a Role.
+    [role] = [d for d in found if d["kind"] == "Role"]
+    assert role["metadata"]["namespace"] == "cacheserver-catalogs"
+    assert [rule["resources"] for rule in role["rules"]] == [["repositories"]]
+    assert {"create", "delete"} <= set(role["rules"][0]["verbs"])
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -252,7 +299,8 @@ def granted(*names: str) -> set[tuple[str, str, str]]:
 
 
 def test_no_right_is_a_wildcard() -> None:
-    for found in objects("base", "namespaced", "components/monitoring", "components/secrets-everywhere"):
+    components = ("monitoring", "secrets-everywhere", *DOORS)
+    for found in objects("base", "namespaced", *(f"components/{component}" for component in components)):
         for rule in found.get("rules", ()):
             assert "*" not in {value for values in rule.values() for value in values}, found["metadata"]["name"]
 

@@ -118,6 +118,8 @@ def test_every_setting_has_three_spellings_that_agree(setting: config.Setting, t
     # What some settings need beside them; never the setting itself.
     pair = ("--etcd-user", "--etcd-password-file", "--etcd-cert-file", "--etcd-key-file")
     beside = {"--etcd": "https://a:1", "--kubernetes": "in-cluster", **dict.fromkeys(pair, "some/file")}
+    if setting.flag == "--cluster-catalogs":
+        beside["--catalogs-url"] = "https://doors"
     beside.pop(setting.flag, None)
     if setting.flag == "--publish":
         beside = {"--catalog": "a=./x"}
@@ -142,6 +144,7 @@ def _example(setting: config.Setting) -> str:
         "--etcd": "https://127.0.0.1:2379",
         "--watch-namespaces": "web,db",
         "--publish": "a=Catalog",
+        "--catalogs-url": "https://doors.example",
     }
     by_metavar = {
         "PATH": "some/file",
@@ -535,6 +538,32 @@ def test_packages_of_kubernetes_resources_are_not_published_to_clients_of_olm(tm
     spec = "source: {directory: {path: x}}\n  format: KRM\n  publish: [Catalog]"
     message = refused({"--repositories": [written(tmp_path, manifest(spec=spec))]})
     assert "(spec.publish): only file-based catalogs are published to clients of OLM" in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        ({"--cluster-catalogs": "web"}, "it needs --kubernetes, and neither --catalog"),
+        ({"--cluster-catalogs": "web", "--kubernetes": "in-cluster", "--catalog": ["a=./x"]}, "neither --catalog"),
+        ({"--cluster-catalogs": "web", "--kubernetes": "in-cluster"}, "--cluster-catalogs needs --catalogs-url"),
+        (
+            {
+                "--cluster-catalogs": "web",
+                "--kubernetes": "in-cluster",
+                "--catalogs-url": "https://a",
+                "--watch-namespaces": "db",
+            },
+            "--cluster-catalogs web: --watch-namespaces has to name it too",
+        ),
+        ({"--catalogs-url": "doors.example"}, "--catalogs-url: 'doors.example' is not a URL of a server"),
+        ({"--catalogs-url": "https://a?b=c"}, "is not a URL of a server"),
+        ({"--catalogs-url": "https://" + "a" * 250}, "is not a URL of a server"),
+        ({"--catalogs-url": "https://u:p@a"}, "holds a user or password"),
+    ],
+)
+def test_clustercatalogs_are_followed_in_a_cluster_that_says_where_catalogs_are(flags: config.Flags, why: str) -> None:
+    assert why in refused(flags)
+    assert "u:p" not in refused(flags)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,170 @@
+"""What a ClusterCatalog's status says, in catalogd's words, of a Repository and of what is published of it. Pure.
+
+Types and words: operator-framework/operator-controller, api/v1/clustercatalog_types.go and
+internal/catalogd/controllers/core/clustercatalog_controller.go.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cacheserver.model import GROUP, RepositoryKey
+from cacheserver.store.published import PublishedCatalog
+
+Object = Mapping[str, Any]
+
+PROGRESSING: Final = "Progressing"
+SERVING: Final = "Serving"
+_MESSAGE_CHARACTERS: Final = 4096  # ours; the CustomResourceDefinition takes 32,768
+_UNAVAILABLE: Final = "Catalog availability mode is set to Unavailable"
+_WHEN_SERVED: Final = ("resolvedSource", "urls", "lastUnpacked")
+
+
+@dataclass(frozen=True, slots=True)
+class Says:
+    """A condition."""
+
+    status: bool
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of one ClusterCatalog. found: its Repository; None: there is none.
+
+    published: what is served of it, None: nothing. known: whether that has been asked at all. base: its urls.base.
+    refused: why there can be no Repository; final: its user has to do something about it.
+    """
+
+    key: RepositoryKey
+    found: Object | None
+    published: PublishedCatalog | None
+    known: bool
+    base: str
+    refused: str = ""
+    final: bool = True
+
+
+def reference(key: RepositoryKey, revision: str) -> str:
+    """`resolvedSource.image.ref`: names what is served, and not where it was read, since one image can be served as
+    this or that (validation), and clients keep what they got by this name alone. Has the form of an image by digest."""
+    return f"{GROUP}/{key.namespace}/{key.name}@{revision}"
+
+
+def base_url(url: str, namespace: str, key: RepositoryKey) -> str:
+    """`urls.base`: where catalogd's API has this repository's catalog. namespace: whose repositories go by their name
+    alone; others are NAME.NAMESPACE, which nobody else can be, since neither holds a dot."""
+    return f"{url}/catalogs/{key.name}" + ("" if key.namespace == namespace else f".{key.namespace}")
+
+
+def wanted(catalog: Object, facts: Facts, now: float) -> dict[str, Any]:
+    """The whole status as it is to be; equal to the one there is where nothing changed. now: Unix time."""
+    before: Object = catalog.get("status") or {}
+    said = _said(before)
+    progressing, serving = said.get(PROGRESSING), said.get(SERVING)
+    served: dict[str, Any] = {}
+    if (catalog.get("spec") or {}).get("availabilityMode") == "Unavailable":
+        progressing = Says(True, "Succeeded", _UNAVAILABLE)
+        serving = Says(False, "UserSpecifiedUnavailable", _UNAVAILABLE)
+    elif "deletionTimestamp" in catalog["metadata"]:
+        serving = Says(False, "Unavailable", "it is being deleted")
+    else:
+        progressing = _progress(facts, progressing)
+        if not facts.known or (facts.found is None and not facts.refused):
+            served = {name: before[name] for name in _WHEN_SERVED if name in before}  # nobody knows better yet
+        elif facts.published is not None and (_fresh(facts) or "urls" in before):
+            served = _served(facts, facts.published)
+            serving = Says(True, "Available", "Serving desired content from resolved source")
+        elif serving is not None or facts.published is None:
+            serving = Says(False, "Unavailable", "nothing of its source has been read so far")
+    told = [(name, says) for name, says in ((PROGRESSING, progressing), (SERVING, serving)) if says is not None]
+    conditions = _conditions(told, before, int(catalog["metadata"].get("generation", 0)), _stamp(now))
+    return {**({"conditions": conditions} if conditions else {}), **served}
+
+
+def merge_patch(before: Object, after: Mapping[str, Any]) -> dict[str, Any]:
+    """RFC 7386: what takes one status to the other; empty where they are equal."""
+    gone = dict.fromkeys(before.keys() - after.keys())
+    changed = {name: value for name, value in after.items() if before.get(name) != value}
+    if "resolvedSource" in changed and isinstance(before.get("resolvedSource"), Mapping):
+        # What somebody else put beside it goes: the patch would keep it.
+        strange = before["resolvedSource"].keys() - after["resolvedSource"].keys()
+        changed["resolvedSource"] = {**dict.fromkeys(strange), **after["resolvedSource"]}
+    return {**gone, **changed}
+
+
+def _served(facts: Facts, published: PublishedCatalog) -> dict[str, Any]:
+    return {
+        "resolvedSource": {"type": "Image", "image": {"ref": reference(facts.key, published.revision)}},
+        "urls": {"base": facts.base},
+        "lastUnpacked": _stamp(published.changed),
+    }
+
+
+def _progress(facts: Facts, before: Says | None) -> Says | None:
+    """before: as it was; kept while a sync is under way."""
+    if facts.refused:
+        return Says(not facts.final, "Blocked" if facts.final else "Retrying", facts.refused[:_MESSAGE_CHARACTERS])
+    if facts.found is None:
+        return before
+    ready, stalled = _condition(facts.found, "Ready"), _condition(facts.found, "Stalled")
+    if not _current(facts.found) or ready.get("status") not in ("True", "False"):
+        return before
+    if ready["status"] == "True":
+        return Says(True, "Succeeded", "Successfully unpacked and stored content from resolved source")
+    why = f"source catalog content: {ready.get('reason', '')}: {ready.get('message', '')}"[:_MESSAGE_CHARACTERS]
+    blocked = stalled.get("status") == "True"
+    return Says(not blocked, "Blocked" if blocked else "Retrying", why)
+
+
+def _fresh(facts: Facts) -> bool:
+    """Whether what is published was read for the Repository as it is: not for one that had its name before."""
+    return (
+        facts.found is not None and _current(facts.found) and _condition(facts.found, "Ready").get("status") == "True"
+    )
+
+
+def _current(found: Object) -> bool:
+    status = found.get("status") or {}
+    return bool(status.get("observedGeneration", 0) >= found["metadata"].get("generation", 1))
+
+
+def _condition(found: Object, kind: str) -> Object:
+    conditions: Sequence[Object] = (found.get("status") or {}).get("conditions") or ()
+    return next((each for each in conditions if each.get("type") == kind), {})
+
+
+def _said(status: Object) -> dict[str, Says]:
+    """Conditions that have the form of one; others wrote the rest."""
+    found: dict[str, Says] = {}
+    for each in status.get("conditions") or ():
+        if all(isinstance(each.get(part), str) for part in ("type", "status", "reason", "message")):
+            found[each["type"]] = Says(each["status"] == "True", each["reason"], each["message"])
+    return found
+
+
+def _conditions(told: Sequence[tuple[str, Says]], before: Object, generation: int, stamp: str) -> list[dict[str, Any]]:
+    old = {each.get("type"): each for each in before.get("conditions") or ()}
+    conditions: list[dict[str, Any]] = []
+    for name, says in told:
+        status, was = str(says.status), old.get(name, {})
+        kept = was.get("lastTransitionTime") if was.get("status") == status else None
+        conditions.append(
+            {
+                "type": name,
+                "status": status,
+                "reason": says.reason,
+                "message": says.message,
+                "observedGeneration": generation,
+                "lastTransitionTime": kept or stamp,
+            }
+        )
+    return conditions
+
+
+def _stamp(at: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
