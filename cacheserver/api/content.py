@@ -86,7 +86,7 @@ async def icon(request: web.BaseRequest, blobs: Blobs, manifest: Manifest, share
 
 
 async def files(request: web.BaseRequest, blobs: Blobs, manifest: Manifest, share: Share) -> Reply | Stream:
-    """A revision's files: a gzipped tar, a plain one, or JSON `{resources, binaryResources}`, by Accept.
+    """A revision's files: a gzipped tar, a plain one, or JSON `{resources, binaryResources, executables}`, by Accept.
 
     Immutable for an hour when published, but for branches: a tag can be moved in git, so not for ever.
     Raises: StatusError 404 without content, 406 for other types, 429 when readers hold too much; BlobMissingError,
@@ -166,7 +166,7 @@ async def gzipped(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, 
 
 
 async def json_files(blobs: Blobs, head: BlobHead) -> AsyncGenerator[bytes, None]:
-    """`"resources":{path: text},"binaryResources":{path: base64}`.
+    """`"resources":{path: text},"binaryResources":{path: base64},"executables":[path]`.
 
     Read once more when there are binary files, and before all else when there are large ones: whether one is text is
     known at its end.
@@ -184,7 +184,7 @@ async def json_files(blobs: Blobs, head: BlobHead) -> AsyncGenerator[bytes, None
     if texts.skipped:
         async for piece in _fed(_FileWriter(kinds.binary, binary=True), _read(blobs, head)):
             yield piece
-    yield b"}"
+    yield b'},"executables":' + orjson.dumps(texts.executables)
 
 
 async def _fed(writer: _FileWriter, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
@@ -227,6 +227,8 @@ class _FileWriter:
         self._decoder = _utf8()
         self._left_over = b""  # of a large binary file: base64 takes three bytes at a time
         self.skipped = 0
+        self.executables: list[str] = []
+        """Of both halves, as far as was read; their names are held by the content's head as well."""
 
     def feed(self, piece: bytes) -> bytes:
         """JSON of what `piece` brought."""
@@ -234,12 +236,14 @@ class _FileWriter:
         for part in self._reader.feed(piece):
             text = _text(part.content) if part.size <= WHOLE_BYTES else None
             binary = text is None if part.size <= WHOLE_BYTES else part.path in self._large_binaries
+            # A path need not be UTF-8 in git; JSON must be.
+            name = part.path.encode("utf-8", "surrogateescape").decode("utf-8", "replace") if part.at == 0 else ""
+            if name and part.executable:
+                self.executables.append(name)
             if binary != self._binary:
                 self.skipped += 1
                 continue
             if part.at == 0:
-                # A path need not be UTF-8 in git; JSON must be.
-                name = part.path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
                 out += (self._separator, orjson.dumps(name), b":")
                 self._separator = b","
             if part.size <= WHOLE_BYTES:

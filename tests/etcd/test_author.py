@@ -376,6 +376,34 @@ async def test_a_large_package_is_saved(world: World) -> None:
     assert (await world.resources())["spec"]["resources"]["crd.yaml"] == large
 
 
+async def test_which_files_can_be_run_is_said_with_them_and_stays_where_it_is_not(world: World) -> None:
+    await world.create()
+    found = await world.resources()
+    assert found["spec"]["executables"] == []
+    found["spec"]["resources"] |= {"run.sh": "#!/bin/sh\n", "walk.sh": "#!/bin/sh\n"}
+    found["spec"]["executables"] = ["run.sh", "gone.sh"]
+    answer = await world.ask("PUT", f"packagerevisionresources/{NAME}", found)
+    assert answer.status == 200, answer.body
+    assert "spec.executables names gone.sh," in answer.headers["Warning"]
+    assert answer.json["spec"]["executables"] == ["run.sh"]
+    found = await world.resources()
+    assert found["spec"]["executables"] == ["run.sh"]
+    # a client that knows no such field changes no mode
+    del found["spec"]["executables"]
+    found["spec"]["resources"]["run.sh"] = "#!/bin/sh\nexit\n"
+    assert (await world.ask("PUT", f"packagerevisionresources/{NAME}", found)).status == 200
+    moved = [{"op": "replace", "path": "/spec/executables", "value": ["walk.sh"]}]
+    answer = await world.ask("PATCH", f"packagerevisionresources/{NAME}", moved, media="application/json-patch+json")
+    assert answer.json["spec"]["executables"] == ["walk.sh"]
+    digest = (await world.get())["status"]["content"]["digest"]
+    for wrong in ("run.sh", [1], {"run.sh": True}):
+        found = await world.resources()
+        found["spec"]["executables"] = wrong
+        answer = await world.ask("PUT", f"packagerevisionresources/{NAME}", found)
+        assert (answer.status, causes(answer)) == (422, ["spec.executables"])
+    assert (await world.get())["status"]["content"]["digest"] == digest
+
+
 async def test_one_file_is_put_and_deleted_as_bytes(world: World) -> None:
     await world.create()
     content = b"\x00\xff\r\n#!"

@@ -32,6 +32,7 @@ from cacheserver.api.kinds.resource import (
     records,
     text,
     text_map,
+    texts,
 )
 from cacheserver.api.kinds.revision import PACKAGE_REVISION
 from cacheserver.api.readable import readable
@@ -161,7 +162,7 @@ async def _answer(asking: Asking, pieces: AsyncGenerator[bytes, None], head: Blo
 async def _document(blobs: Blobs, parts: _Parts, head: BlobHead | None) -> AsyncGenerator[bytes, None]:
     yield b"".join((_OPEN, parts.metadata, b',"spec":', parts.spec, b","))
     if head is None:
-        yield b'"resources":{},"binaryResources":{}'
+        yield b'"resources":{},"binaryResources":{},"executables":[]'
     else:
         async with aclosing(json_files(blobs, head)) as pieces:
             async for piece in pieces:
@@ -195,6 +196,10 @@ PACKAGE_REVISION_RESOURCES: Final = Resource(
         text("revision", "The revision, as in PackageRevision.spec.revision."),
         text_map("resources", "Path to content of every file that is UTF-8 text; in a get only, and in an update."),
         text_map("binaryResources", "Path to base64 content of every other file; in a get only, and in an update."),
+        texts(
+            "executables",
+            "Paths of the files that can be run; in a get only, and in an update: without it each stays as it is.",
+        ),
     ),
     status=record(
         "status",

@@ -63,13 +63,12 @@ class Filer:
         """The object as a get shows it."""
         assert held.served is not None
         revision = orjson.loads(with_resource_version(held.key.kind, held.served.value, held.served.mod_revision))
-        texts, binaries = _by_kind(files)
         spec = {name: revision["spec"].get(name, "") for name in _IDENTITY}
         return {
             "apiVersion": self._resource.api_version,
             "kind": self._resource.kind,
             "metadata": {**revision["metadata"], "uid": ""},
-            "spec": {**spec, "resources": texts, "binaryResources": binaries},
+            "spec": {**spec, **_shown(files)},
         }
 
     def _made(self, held: Held, wanted: Mapping[str, Any], before: Mapping[str, File]) -> dict[str, File]:
@@ -86,6 +85,7 @@ class Filer:
             for field in _IDENTITY
             if spec.get(field) not in (None, "", revision["spec"].get(field))
         ]
+        executables = _executables(spec, before, causes)
         found: dict[str, File] = {}
         for field in ("resources", "binaryResources"):
             given = spec.get(field) or {}
@@ -96,12 +96,13 @@ class Filer:
                 content = _content(field, path, text, causes)
                 if path in found:
                     causes.append(refusals.bad(f"spec.{field}[{brief(path)}]", "", "is in spec.resources, too"))
-                known = before.get(path)
-                found[path] = File(content, known.executable if known is not None else False)
+                found[path] = File(content, path in executables)
                 if len(causes) > 20:
                     break
         if causes:
             raise refusals.invalid(name, causes[:20], kind)
+        if spec.get("executables") and (none := sorted(executables - found.keys())):
+            self.warnings += (f"spec.executables names {brief(none[0])}, which is none of the files",)
         self._files = found
         return found
 
@@ -113,8 +114,7 @@ class Filer:
     def shown(self, body: bytes) -> bytes:
         """`body`, an object as lists have it, with the files that were made, as a get has it."""
         manifest = orjson.loads(body)
-        texts, binaries = _by_kind(self._files)
-        manifest["spec"] |= {"resources": texts, "binaryResources": binaries}
+        manifest["spec"] |= _shown(self._files)
         return orjson.dumps(manifest) + b"\n"
 
 
@@ -130,16 +130,31 @@ def _content(field: str, path: str, text: object, causes: list[Cause]) -> bytes:
         return b""
 
 
-def _by_kind(files: Mapping[str, File]) -> tuple[dict[str, str], dict[str, str]]:
+def _executables(spec: Mapping[str, Any], before: Mapping[str, File], causes: list[Cause]) -> set[str]:
+    """Paths that are to be executable: those that the object names, or where it says nothing, those that are."""
+    said = spec.get("executables")
+    if said is None:
+        return {path for path, file in before.items() if file.executable}
+    if isinstance(said, list) and all(isinstance(path, str) for path in said):
+        return set(said)
+    causes.append(refusals.bad("spec.executables", "", "must be a list of paths"))
+    return set()
+
+
+def _shown(files: Mapping[str, File]) -> dict[str, Any]:
+    """The files as fields of a spec."""
     texts: dict[str, str] = {}
     binaries: dict[str, str] = {}
+    executables: list[str] = []
     for path, file in sorted(files.items()):
         name = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        if file.executable:
+            executables.append(name)
         try:
             texts[name] = file.content.decode()
         except UnicodeDecodeError:
             binaries[name] = base64.b64encode(file.content).decode()
-    return texts, binaries
+    return {"resources": texts, "binaryResources": binaries, "executables": executables}
 
 
 @dataclass(frozen=True, slots=True)
