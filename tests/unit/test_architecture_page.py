@@ -22,7 +22,7 @@ def _section(title: str) -> str:
 def test_the_layers_are_those_that_are_checked() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
     [layers] = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
-    [drawn] = re.findall(r"^```\n(cli -> .*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    [drawn] = re.findall(r"^```\n(\{? ?cli .*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     said = [sorted(re.findall(r"\w+", layer)) for layer in drawn.split("->")]
     assert said == [sorted(re.findall(r"\w+", layer)) for layer in layers if layer != "__main__"]
 

@@ -1,0 +1,176 @@
+"""What the server has, found by what people call it. All of it reads; one question or a few each.
+
+A package is called by its object's name (`example.broom`) or its own (`broom`); a revision by its object's name
+(`example.broom.0.2.0`), or by a package and what is behind an @ (`broom@0.2.0`, `sites/berlin@v3`); without that the
+package's latest one is meant.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+from cacheserver.client.connection import ClientError, Connection, Object, RefusedError
+
+API: Final = "/apis/cacheserver.dev/v1alpha1"
+CONFIG_API: Final = "/apis/config.cacheserver.dev/v1alpha1"
+LATEST: Final = "cacheserver.dev/latest"
+_PAGE: Final = 500
+_MOST: Final = 200_000
+_SHOWN: Final = 5
+_PARTS: Final = re.compile(r"(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """One namespace of a server, or with namespace "" all of them."""
+
+    connection: Connection
+    namespace: str
+
+    def path(self, resource: str, name: str = "", below: str = "", *, api: str = API, **query: str) -> str:
+        """Of a resource, of an object of it, or of what is below that object; query: what is empty is left out."""
+        space = f"/namespaces/{quote(self.namespace, safe='')}" if self.namespace else ""
+        parts = "".join(f"/{quote(part, safe='')}" for part in (name, *below.split("/")) if part)
+        asked = urlencode({option: text for option, text in query.items() if text})
+        return f"{api}{space}/{resource}{parts}" + (f"?{asked}" if asked else "")
+
+    def get(self, resource: str, name: str, below: str = "", **query: str) -> Object:
+        """One object. Raises: RefusedError, ClientError."""
+        found: Object = json.loads(self.connection.get(self.path(resource, name, below, **query)))
+        return found
+
+    def list(self, resource: str, *, api: str = API, fields: str = "", labels: str = "") -> Sequence[Object]:
+        """All objects of a resource that the selectors take, in the server's order, read in pages."""
+        found: list[Object] = []
+        more = ""
+        while True:
+            path = self.path(
+                resource,
+                api=api,
+                fieldSelector=fields,
+                labelSelector=labels,
+                limit=str(_PAGE),
+                **{"continue": more},
+            )
+            page = json.loads(self.connection.get(path))
+            found += page["items"]
+            more = page["metadata"].get("continue", "")
+            if not more:
+                return found
+            if len(found) > _MOST:
+                raise ClientError(f"over {_MOST} {resource}: select some of them")
+
+    def package(self, text: str) -> Object:
+        """The package that `text` names. Raises: ClientError where there is none, or more than one."""
+        if _is_object_name(text) and (found := self._object("packages", text)):
+            return found
+        named = self.list("packages", fields=f"spec.packageName={text}") if _selectable(text) else ()
+        if named:
+            return _only(named, f"package {text}")
+        # Asked for its words: the server knows what may have been meant.
+        return self.get("packages", text)
+
+    def revision(self, text: str, *lifecycles: str) -> Object:
+        """The revision that `text` names; see the module. lifecycles: where it names a package alone, its only revision
+        that is one of these is meant. Raises: ClientError where there is none, or more than one."""
+        named, at, version = text.rpartition("@")
+        if at:
+            return _version(self.revisions(named), named, version)
+        if _is_object_name(text) and (found := self._object("packagerevisions", text)):
+            return found
+        try:
+            there = self.revisions(text)
+        except RefusedError:
+            return self.get("packagerevisions", text)
+        if lifecycles:
+            meant = [one for one in there if one["spec"]["lifecycle"] in lifecycles]
+            if not meant:
+                raise ClientError(f"{text} has no revision that is {' or '.join(lifecycles)}")
+            return _only(meant, f"a revision of {text} that is {' or '.join(lifecycles)}")
+        latest = [one for one in there if LATEST in (one["metadata"].get("labels") or {})]
+        if not latest:
+            raise ClientError(f"{text} has no published revision; it has {_some(there)}")
+        return latest[0]
+
+    def revisions(self, text: str) -> Sequence[Object]:
+        """The revisions of the package that `text` names, at least one; the highest version first, before it what has
+        none yet. Raises: ClientError where there is no such package, or more than one."""
+        fields = f"spec.packageName={text}" if _selectable(text) else ""
+        if _is_object_name(text) and (package := self._object("packages", text)):
+            spec = package["spec"]
+            fields = f"spec.repository={spec['repository']},spec.packageName={spec['packageName']}"
+        found = self.list("packagerevisions", fields=fields) if fields else ()
+        packages = sorted({f"{one['spec']['repository']}.{one['spec']['packageName']}" for one in found})
+        if len(packages) > 1:
+            names = ", ".join(name.replace("/", ".") for name in packages[:_SHOWN])
+            raise ClientError(f"package {text} is there {len(packages)} times; name one of {names}")
+        if not found:
+            self.get("packages", text)  # which refuses, in words that help
+            raise ClientError(f"package {text} has no revision")
+        return sorted(found, key=_height, reverse=True)
+
+    def _object(self, resource: str, name: str) -> Object | None:
+        try:
+            return self.get(resource, name)
+        except RefusedError as exc:
+            if exc.reason != "NotFound":
+                raise
+            return None
+
+
+def _version(there: Sequence[Object], named: str, version: str) -> Object:
+    for field in ("version", "revision", "workspaceName"):
+        found = [one for one in there if one["spec"].get(field) == version]
+        if found:
+            return _only(found, f"{named}@{version}")
+    raise ClientError(f"{named} has no version {version}; it has {_some(there)}")
+
+
+def _some(there: Sequence[Object]) -> str:
+    more = ", ..." if len(there) > _SHOWN else ""
+    return ", ".join(said_version(one) for one in there[:_SHOWN]) + more
+
+
+def said_version(revision: Mapping[str, Any]) -> str:
+    """By which people call it: its version, else its revision, else its workspace."""
+    spec = revision["spec"]
+    return str(spec.get("version") or spec.get("revision") or spec.get("workspaceName") or "")
+
+
+def _selectable(text: str) -> bool:
+    """Whether it may stand in a field selector as it is."""
+    return bool(text) and not set(text) & set(",=!\\")
+
+
+def _is_object_name(text: str) -> bool:
+    """Whether it may be one: those begin with their repository's name and a dot. Else a question is saved."""
+    return "." in text and "/" not in text
+
+
+def _only(found: Sequence[Object], what: str) -> Object:
+    if len(found) == 1:
+        return found[0]
+    names = [one["metadata"]["name"] for one in found]
+    more = ", ..." if len(names) > _SHOWN else ""
+    raise ClientError(f"{what} is there {len(names)} times; name one of {', '.join(names[:_SHOWN])}{more}")
+
+
+def _height(revision: Object) -> tuple[object, ...]:
+    """Sorts versions as people read them: numbers by value, a prerelease below its release, drafts on top."""
+    if revision["spec"].get("lifecycle") in ("Draft", "Proposed"):
+        return (2, revision["metadata"]["creationTimestamp"])
+    text = said_version(revision).partition("+")[0]
+    if not any(digit.isdigit() for digit in text):
+        return (0, text)  # a branch
+    core, dash, pre = text.lstrip("v").partition("-")
+    return (1, _natural(core), not dash, _natural(pre), said_version(revision))
+
+
+def _natural(text: str) -> tuple[tuple[bool, int, str], ...]:
+    parts = (part for part in _PARTS.split(text) if part not in ("", "."))
+    return tuple((not part.isdigit(), int(part[:20]) if part.isdigit() else 0, part) for part in parts)
