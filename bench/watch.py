@@ -23,11 +23,12 @@ _SETTLE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """So many watchers, and writes at a rate (0: as fast as they go)."""
+    """So many watchers, in chunks or over WebSocket, and writes at a rate (0: as fast as they go)."""
 
     watchers: int
     writes: int
     rate: float = 0.0
+    websocket: bool = False
 
 
 Churned = fill.Churned
@@ -69,6 +70,9 @@ def measure(options: Options, report: Report, etcd: Etcd) -> None:
                 report.add(what, dataclasses.replace(throughput(run(spread, options, write, target)), aim=""))
             burst = run(Load(options.watchers, options.burst), options, write, target)
             report.add(f"fan-out to {options.watchers} watchers, a burst of {options.burst} writes", throughput(burst))
+            over = run(Load(options.watchers, options.burst, websocket=True), options, write, target)
+            what = f"fan-out to {options.watchers} watchers over WebSocket, a burst of {options.burst} writes"
+            report.add(what, throughput(over))
             paced = run(_paced(options.watchers, 2 * options.write_rate, options), options, write, target)
             rate = f"{2 * options.write_rate:.0f} writes/s"
             report.add(f"fan-out to {options.watchers} watchers, {rate}", throughput(paced))
@@ -89,7 +93,7 @@ def run(wanted: Load, options: Options, write: Write, target: Target, *, settle_
         expect=wanted.watchers * wanted.writes,
         longest_s=(wanted.writes / wanted.rate if wanted.rate else 0) + settle_s,
         sample_every=max(1, wanted.watchers // _SAMPLED_STREAMS),
-        headers=target.headers,
+        headers={**target.headers, **(watchers.HANDSHAKE if wanted.websocket else {})},
         ca=target.ca,
         certificate=target.certificate,
         key=target.key,

@@ -26,7 +26,16 @@ STAMP_DIGITS: Final = 20
 
 _STAMP_BYTES: Final = len(STAMP) + STAMP_DIGITS
 _EVENT_END: Final = b"}\n"
-"""JSON holds no raw newline, and the chunked framing puts one behind a digit or another newline, never behind `}`."""
+"""JSON holds no raw newline, and the chunked framing puts one behind a digit or another newline, never behind `}`; a
+WebSocket's frame does where an event has 32,010 bytes."""
+
+HANDSHAKE: Final[Mapping[str, str]] = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+"""Headers that ask for a watch over WebSocket."""
 
 _BRACE: Final = _EVENT_END[0]
 _MOST_SAMPLES = 2_000_000
@@ -251,7 +260,7 @@ class _Stream(asyncio.BufferedProtocol):
             return end
         self._head = None
         self.answered.set()
-        if head[9:12] != b"200":
+        if head[9:12] not in (b"200", b"101"):
             self.close()
             self._run.lost(head[:300].decode(errors="replace"))
             return end

@@ -28,6 +28,7 @@ from cacheserver.api.http.negotiate import (
     wants_pretty,
 )
 from cacheserver.api.http.reply import Reply, Stream, served_from_memory, whole
+from cacheserver.api.http.websocket import stream_for
 from cacheserver.api.kinds.resource import Asking, Resource
 from cacheserver.api.meant import meant
 from cacheserver.api.options import (
@@ -57,6 +58,7 @@ from cacheserver.api.writing.writes import Writes
 from cacheserver.cache.snapshot import Entry
 from cacheserver.cache.watchcache import Page, WatchCache
 from cacheserver.errors import Expired, TooNew
+from cacheserver.security.handshake import sent_token
 from cacheserver.security.identity import Identity
 
 _READ_METHODS = "GET, HEAD"
@@ -238,4 +240,6 @@ class Verbs:
         form = form_of(accepted, call.query)
         wanted = watch_request(call.query, call.resource.all_selectable)
         namespace = call.attributes.namespace
-        return await self._watches.serve(call.request, call.resource, namespace, wanted, form)
+        known = call.identity is not None and (call.identity.proxied or bool(sent_token(call.request)))
+        stream = stream_for(call.request, known=known)
+        return await self._watches.serve(stream, call.resource, namespace, wanted, form)

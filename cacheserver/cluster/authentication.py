@@ -24,9 +24,10 @@ from cacheserver.cluster.remembered import REVIEWS_A_TURN, Remembered
 from cacheserver.cluster.trust import Published, Trust
 from cacheserver.errors import KubernetesError
 from cacheserver.memo import Memo
+from cacheserver.security.handshake import sent_token
 from cacheserver.security.identity import Identity
 from cacheserver.security.tls import Peer, peer_of
-from cacheserver.security.users import bearer_token, of_certificate, with_authenticated
+from cacheserver.security.users import of_certificate, with_authenticated
 from cacheserver.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class Authentication:
                     return proxied
             if now < rights.user_until:
                 return rights.identity
-        token = bearer_token(request.headers.get("Authorization", ""))
+        token = sent_token(request)
         return await self._tokens.identity(token) if token else None
 
     def _rights_of(self, peer: Peer) -> _PeerRights:

@@ -17,10 +17,11 @@ from weakref import WeakKeyDictionary
 from aiohttp import web
 
 from cacheserver.security.authorities import Bundle
+from cacheserver.security.handshake import sent_token
 from cacheserver.security.identity import Attributes, Identity, Verdict
 from cacheserver.security.tls import Peer, peer_of
 from cacheserver.security.tokenfile import Tokens
-from cacheserver.security.users import bearer_token, of_certificate
+from cacheserver.security.users import of_certificate
 
 _READS: Final = frozenset(("get", "list", "watch", "head"))
 _NOBODY: Final = Verdict(allowed=False, reason="not a member of a group that may read here (--readers)")
@@ -75,7 +76,7 @@ class FileAuthentication:
             until, identity = self._standing(peer)
             if self._now() < until:
                 return identity
-        token = bearer_token(request.headers.get("Authorization", ""))
+        token = sent_token(request)
         return self._tokens.identity(token) if token else None
 
     def _standing(self, peer: Peer) -> tuple[float, Identity]:

@@ -1,5 +1,5 @@
-"""Random writes to a real etcd, two servers on it, many watchers that filter, break off, resume, dawdle: nobody misses,
-repeats or reorders anything, judged by etcd's own history.
+"""Random writes to a real etcd, two servers on it, many watchers that filter, break off, resume, dawdle, in chunks or
+over WebSocket: nobody misses, repeats or reorders anything, judged by etcd's own history.
 
 Seconds in the suite; minutes on demand: WATCH_SECONDS=120 WATCH_SEEDS=1,2,3 pytest tests/e2e/test_watch_correctness.py
 """
@@ -11,8 +11,8 @@ import functools
 import os
 import random
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,7 @@ class Watcher:
         self.query, self.match = self.random.choice(self.selectors)
         self.namespace = self.random.choice(self.namespaces)
         self.habit = self.random.choice(["steady", "breaks off", "breaks off", "dawdles", "initial"])
+        self.websocket = self.random.random() < 0.5
 
     def selects(self, namespace: str, name: str, labels: Any) -> bool:
         return (self.namespace is None or namespace == self.namespace) and self.match(namespace, name, labels)
@@ -126,18 +127,35 @@ class Watcher:
         if self.random.random() < 0.3:
             query += "&timeoutSeconds=1"
         leave_after = self.random.randrange(1, 60) if self.habit == "breaks off" else 1 << 60
-        async with session.get(f"{url}{self.path}?{query}") as response:
-            if response.status in (429, 503):  # starting or stopping: every client tries again
-                response.raise_for_status()
-            assert response.status == 200, await response.text()
-            async for line in response.content:
-                if not self._take(orjson.loads(line)):
+        async with aclosing(self._events(session, f"{url}{self.path}?{query}")) as events:
+            async for event in events:
+                if not self._take(event):
                     return
                 leave_after -= 1
                 if leave_after <= 0:
                     return
                 if self.habit == "dawdles" and not self.hurry and self.random.random() < 0.05:
                     await asyncio.sleep(self.random.random() * 0.3)
+
+    async def _events(self, session: aiohttp.ClientSession, url: str) -> AsyncGenerator[dict[str, Any], None]:
+        """Raises: ClientError, also when the server starts or stops: every client tries again then."""
+        if self.websocket:
+            try:
+                async with session.ws_connect(url) as socket:
+                    async for message in socket:
+                        assert message.data.endswith("}\n")
+                        yield orjson.loads(message.data)  # one a frame, or this fails
+            except aiohttp.WSServerHandshakeError as exc:
+                if exc.status not in (429, 503):
+                    raise AssertionError(url) from exc
+                raise
+            return
+        async with session.get(url) as response:
+            if response.status in (429, 503):
+                response.raise_for_status()
+            assert response.status == 200, await response.text()
+            async for line in response.content:
+                yield orjson.loads(line)
 
     def _take(self, event: dict[str, Any]) -> bool:
         """False when the stream is over: 410."""
@@ -159,11 +177,10 @@ class Watcher:
     async def _start_over(self, session: aiohttp.ClientSession) -> None:
         """As an informer's WatchList: the state as ADDED events, the closing bookmark, then what follows."""
         query = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
-        async with session.get(f"{self.random.choice(self.urls)}{self.path}?{query}&{self.query}") as response:
-            response.raise_for_status()  # a server that starts says 429: asked again
-            initial: list[Seen] = []
-            async for line in response.content:
-                event = orjson.loads(line)
+        initial: list[Seen] = []
+        url = f"{self.random.choice(self.urls)}{self.path}?{query}&{self.query}"
+        async with aclosing(self._events(session, url)) as events:
+            async for event in events:
                 metadata = event["object"]["metadata"]
                 if event["type"] == "BOOKMARK":
                     self.position = int(metadata["resourceVersion"])

@@ -16,6 +16,7 @@ from typing import Any
 
 import aiohttp
 import orjson
+from yarl import URL
 
 from cacheserver.api import PROJECTIONS, Acceptor, Api, Gate, HealthCheck, Route, make_server
 from cacheserver.api.http.connection import Server
@@ -31,6 +32,16 @@ CREATED = 1767323045
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
 METADATA = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
+
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+"""RFC 6455, section 1.3, whose answer is ACCEPTED."""
+
+ACCEPTED = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 assert NOW == "2026-01-02T03:04:05Z"
 
@@ -69,6 +80,28 @@ class Lines:
         return [await self.next() for _ in range(count)]
 
 
+class Frames:
+    """The events of an open watch over WebSocket: each in a text frame of its own."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+        self.response: aiohttp.ClientResponse = socket._response
+
+    async def next(self) -> Any:
+        """The next event. Raises EOFError at a clean end."""
+        async with asyncio.timeout(5):
+            message = await self._socket.receive()
+        if message.type is aiohttp.WSMsgType.CLOSE:
+            assert message.data in (1000, 1001)
+            raise EOFError
+        assert message.type is aiohttp.WSMsgType.TEXT, message
+        assert message.data.endswith("}\n")
+        return orjson.loads(message.data)
+
+    async def take(self, count: int) -> list[Any]:
+        return [await self.next() for _ in range(count)]
+
+
 class World:
     def __init__(self, feed: FakeFeed, cache: WatchCache, blobs: FakeBlobs) -> None:
         self.feed = feed
@@ -76,6 +109,8 @@ class World:
         self.blobs = blobs
         self.time = float(CREATED + 300)
         self.url = ""
+        self.websocket = False
+        """Whether watches are asked for over WebSocket."""
         self.api: Api
         self.session: aiohttp.ClientSession
         self.server: Server
@@ -140,9 +175,21 @@ class World:
         ) as response:
             return Answer(response.status, response.headers, await response.read())
 
+    async def asked_to_watch(self, *, accept: str = "*/*", query: Mapping[str, str] | None = None) -> Answer:
+        """The answer to a watch of packages that is not let in."""
+        headers = HANDSHAKE if self.websocket else {}
+        return await self.get("packages", accept=accept, headers=headers, query=query, watch="true")
+
     @asynccontextmanager
-    async def watch(self, path: str = "packages", *, accept: str = "*/*", **parameters: str) -> AsyncIterator[Lines]:
+    async def watch(
+        self, path: str = "packages", *, accept: str = "*/*", **parameters: str
+    ) -> AsyncIterator[Lines | Frames]:
         url = f"{BASE}/{path}"
+        if self.websocket:
+            asked = str(URL(url).with_query({"watch": "1", **parameters}))
+            async with self.session.ws_connect(asked, headers={"Accept": accept}) as socket:
+                yield Frames(socket)
+            return
         async with self.session.get(url, headers={"Accept": accept}, params={"watch": "1", **parameters}) as response:
             assert response.status == 200, await response.text()
             yield Lines(response)

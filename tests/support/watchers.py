@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import orjson
 
+from cacheserver.api.http.reply import Framing
 from cacheserver.api.selectors import EVERYTHING, Selection
 from cacheserver.api.watching.channel import Batch, Channel
 from cacheserver.cache.watchcache import Watch
@@ -22,7 +23,7 @@ class Client:
         self.got: list[tuple[str, int]] = []
         self.alone = 0
         self._channel = channel
-        self._audience = channel.join(namespace, selection)
+        self._audience = channel.join(namespace, selection, Framing.NONE)
         self._free = asyncio.Event()
 
     @property

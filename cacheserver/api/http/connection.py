@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -50,6 +50,7 @@ LINGERING_S: Final = 1.0
 _receive: Final = web.RequestHandler.data_received
 _TOO_LARGE: Final = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
 _NO_REQUEST: Final = Exception("no request")
+_QUIET_BYTES: Final = 1 << 10  # of one read of a conversation; who sends more reads on in turn
 _READ_BYTES: Final = 64 << 10  # four records of TLS; what is more comes with the next call
 _FAREWELL_S: Final = 0.5  # Go's net/http: rstAvoidanceDelay
 _REASON_MOST: Final = 100  # characters of what is wrong with a request: they may be the client's
@@ -69,15 +70,43 @@ def require_compiled_parser() -> None:
         )
 
 
+class Conversation(Protocol):
+    """What goes on in another protocol behind a request that asked for one; aiohttp knows the first two."""
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """What came from the client."""
+        ...
+
+    def feed_eof(self) -> None:
+        """The connection is gone."""
+        ...
+
+    def answer(self) -> None:
+        """The client takes what it is sent again."""
+        ...
+
+
 class Connection(web.RequestHandler):
     """A connection as the server and the API know it."""
 
-    __slots__ = ("_all", "_awaited", "_body", "_body_most", "_deaf", "_unfinished", "large", "since", "unauthenticated")
+    __slots__ = (
+        "_all",
+        "_awaited",
+        "_body",
+        "_body_most",
+        "_conversation",
+        "_deaf",
+        "_unfinished",
+        "large",
+        "since",
+        "unauthenticated",
+    )
 
     def __init__(self, manager: Server, **kwargs: Any) -> None:
         super().__init__(manager, **kwargs)
         self._all = manager.pool
         self._unfinished = 0  # bytes of the header that is not complete yet, or of a body
+        self._conversation: Conversation | None = None
         self._body: StreamReader | None = None  # of the last request, while it is not complete
         self._body_most = BODY_BYTES
         self._deaf = False  # nothing more is parsed; the connection ends with the next answer
@@ -124,6 +153,11 @@ class Connection(web.RequestHandler):
         """asyncio: takes what came; nothing more once the connection is turned away, as one that begins too much is."""
         if self._deaf:
             self._put_off()
+            return
+        if self._conversation is not None:
+            self._conversation.feed_data(data)
+            if len(data) > _QUIET_BYTES:
+                self._put_off()
             return
         known = self._request_count
         _receive(self, data)
@@ -186,6 +220,29 @@ class Connection(web.RequestHandler):
         held = self._buffer_paused or self._reading_paused
         if self.transport is not None and not self.transport.is_closing() and not held:
             self.transport.resume_reading()
+
+    # --- another protocol ---
+
+    @property
+    def upgradable(self) -> bool:
+        """Whether the last request asked for another protocol, and nothing behind it was read as a request."""
+        return self._upgraded and self._conversation is None
+
+    def converse(self, conversation: Conversation) -> None:
+        """What comes from now on, and came behind the request that is being answered, is not HTTP. It stays so: the
+        answer to that request is the connection's last."""
+        self._all.heard(self)  # no header is awaited any more
+        self._unfinished = 0
+        self._conversation = conversation
+        self.set_parser(conversation)  # type: ignore[arg-type] # aiohttp asks nothing else of its own reader
+
+    def resume_writing(self) -> None:
+        """asyncio: the client takes what it is sent again."""
+        super().resume_writing()
+        if self._conversation is not None:
+            self._conversation.answer()
+
+    # --- the body ---
 
     def take_body(self, most: int) -> None:
         """Somebody reads the body of the request that is being answered, as it comes, and ends at `most` bytes."""
@@ -322,8 +379,8 @@ class Server(web.Server):
         task: asyncio.Task[None],
     ) -> web.BaseRequest:
         if message.upgrade:
-            # aiohttp loses what came behind a request that asks for another protocol. We speak no other; so its answer
-            # says that it is the last one, and the client asks the rest again (RFC 9112, section 9.3.2).
+            # aiohttp loses what came behind a request that asks for another protocol. Whether that is spoken or not
+            # (websocket.py), its answer is the last one, and the client asks the rest again (RFC 9112, section 9.3.2).
             message = message._replace(should_close=True)
         return web.BaseRequest(message, payload, protocol, writer, task, self._loop)
 

@@ -263,6 +263,10 @@ class Connections:
         connection.large = large
         return True
 
+    def heard(self, connection: Member) -> None:
+        """What it sends from now on is no header."""
+        self._forget_header(connection)
+
     def _await_header(self, connection: Member, size: int) -> None:
         if not connection.since:
             connection.since = self._loop.time()

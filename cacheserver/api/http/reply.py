@@ -11,8 +11,9 @@ import itertools
 import re
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from email.utils import formatdate
+from enum import Enum
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
@@ -64,8 +65,8 @@ _audit_prefix = str(uuid.uuid4())[:24].encode()
 _audit_count = itertools.count(int.from_bytes(uuid.uuid4().bytes[:5], "big"))
 
 
-def _audit_id(request: web.BaseRequest) -> bytes:
-    """The request's Audit-Id, or a new one in the form of a UUID: the process's random part and a count."""
+def audit_id(request: web.BaseRequest) -> bytes:
+    """A header line: the request's, or a new one in the form of a UUID: the process's random part and a count."""
     given = request.headers.get("Audit-Id")
     if given is not None and _AUDIT_ID.match(given):
         return f"Audit-Id: {given}\r\n".encode()
@@ -155,7 +156,7 @@ class Reply(web.StreamResponse):  # aiohttp wants one returned; all it calls is 
             body, self._parts = self._parts, ()
         pieces = (
             _fixed_lines(self._status, self._type, self._cache_control),
-            _audit_id(request),
+            audit_id(request),
             _date.line(),
             self.extra,
             _connection(request, framed=True),
@@ -230,6 +231,16 @@ def _slices(transport: asyncio.Transport, data: bytes) -> Iterable[bytes | memor
     return [view[at : at + step] for at in range(0, len(view), step)]
 
 
+class Framing(Enum):
+    """How pieces of a stream are told apart on the wire."""
+
+    NONE = "none"
+    CHUNKS = "chunks"
+    """Of HTTP/1.1; several pieces are one."""
+    FRAMES = "frames"
+    """Of WebSocket; each piece is a text frame."""
+
+
 class Stream(web.StreamResponse):
     """An answer whose end is not known when it begins: chunked, headers sent at once.
 
@@ -244,7 +255,9 @@ class Stream(web.StreamResponse):
         self._protocol = request.protocol
         self._type = content_type
         self._cache_control = cache_control
-        self.chunked_body = request.version >= HttpVersion11
+        self.framing = Framing.CHUNKS if request.version >= HttpVersion11 else Framing.NONE
+        self.leave: Callable[[], None] = lambda: None
+        """To be called when the client says that it wants no more; whoever writes this stream sets it."""
         self.is_head = request.method == "HEAD"
         self.started = False
         self.size = 0
@@ -252,19 +265,19 @@ class Stream(web.StreamResponse):
     @property
     def keep_alive(self) -> bool:
         """For aiohttp: whether the connection goes on; not where only its end marks the end of the body."""
-        return self.chunked_body and self._request.keep_alive
+        return self.framing is Framing.CHUNKS and self._request.keep_alive
 
     def start(self, extra: bytes = b"") -> None:
         """Send the headers. Raises ConnectionResetError when the client is gone, as every write does."""
         self.started = True
-        framing = b"Transfer-Encoding: chunked\r\n" if self.chunked_body else b""
+        chunked = self.framing is Framing.CHUNKS
         head = b"%b%b%b%b%b%b\r\n" % (
             _fixed_lines(200, self._type, self._cache_control),
-            _audit_id(self._request),
+            audit_id(self._request),
             _date.line(),
             extra,
-            _connection(self._request, framed=self.chunked_body),
-            framing,
+            _connection(self._request, framed=chunked),
+            b"Transfer-Encoding: chunked\r\n" if chunked else b"",
         )
         transport = self._protocol.transport
         if transport is None or transport.is_closing():
@@ -299,12 +312,12 @@ class Stream(web.StreamResponse):
     async def write(self, *pieces: bytes | bytearray | memoryview) -> None:
         """Write the pieces as one, and wait while the client does not take it."""
         if any(pieces):
-            await self.send(framed(pieces, chunked=self.chunked_body))
+            await self.send(framed(pieces, self.framing))
 
-    def end(self) -> None:
-        """The clean last chunk; nothing happens when the client has gone."""
+    def end(self, *, going_away: bool = False) -> None:
+        """The clean last chunk; nothing happens when the client has gone. going_away: the server stops."""
         transport = self._request.transport
-        if self.chunked_body and not self.is_head and transport is not None and not transport.is_closing():
+        if self.framing is Framing.CHUNKS and not self.is_head and transport is not None and not transport.is_closing():
             transport.write(b"0\r\n\r\n")
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
@@ -316,9 +329,22 @@ class Stream(web.StreamResponse):
         return
 
 
-def framed(pieces: Sequence[bytes | bytearray | memoryview], *, chunked: bool) -> bytes:
-    """The pieces as a stream takes them: one chunk, where bodies are chunked. Worth sharing by streams."""
-    return b"".join((b"%x\r\n" % sum(map(len, pieces)), *pieces, b"\r\n") if chunked else pieces)
+def framed(pieces: Sequence[bytes | bytearray | memoryview], framing: Framing) -> bytes:
+    """The pieces as a stream takes them: one chunk, or each a frame of text. Worth sharing by streams."""
+    if framing is Framing.CHUNKS:
+        return b"".join((b"%x\r\n" % sum(map(len, pieces)), *pieces, b"\r\n"))
+    if framing is Framing.FRAMES:
+        return b"".join(part for piece in pieces for part in (_frame_head(len(piece)), piece))
+    return b"".join(pieces)
+
+
+def _frame_head(size: int) -> bytes:
+    """Of a whole, unmasked message of text (RFC 6455, section 5.2)."""
+    if size < 126:  # what seven bits say is the size, or how many bytes of it follow
+        return bytes((0x81, size))
+    if size < 1 << 16:
+        return b"\x81\x7e" + size.to_bytes(2, "big")
+    return b"\x81\x7f" + size.to_bytes(8, "big")
 
 
 def whole(body: bytes, *, status: int = 200, content_type: str = JSON, extra: bytes = b"") -> Reply:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from cacheserver.api.http.reply import Framing
 from cacheserver.api.selectors import Must, Selection
 from cacheserver.cache.index import Index
 from cacheserver.cache.snapshot import Entry
@@ -21,13 +22,14 @@ _SET_MOST: Final = 16  # values of a set that an audience is found by, each a pl
 
 
 class Audience:
-    """All who watch one namespace (None: all) and selection of a channel, by what they have been sent."""
+    """All who watch one namespace (None: all) and selection of a channel in a framing, by what they have been sent."""
 
-    __slots__ = ("found_by", "level", "namespace", "selection", "users", "waiting")
+    __slots__ = ("found_by", "framing", "level", "namespace", "selection", "users", "waiting")
 
-    def __init__(self, namespace: str | None, selection: Selection) -> None:
+    def __init__(self, namespace: str | None, selection: Selection, framing: Framing) -> None:
         self.namespace = namespace
         self.selection = selection
+        self.framing = framing
         self.users = 0
         self.level: dict[Follower, None] = {}
         """Level with the channel's cursor."""

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from cacheserver.api.forms import Form, Framer
 from cacheserver.api.http.accounting import WatchMeters
-from cacheserver.api.http.reply import framed
+from cacheserver.api.http.reply import Framing, framed
 from cacheserver.api.kinds.resource import Resource
 from cacheserver.api.selectors import Selection
 from cacheserver.api.watching.audience import Audience, Audiences
@@ -98,15 +98,12 @@ _TYPES: Final = (EventType.ADDED, EventType.MODIFIED, EventType.DELETED)
 class Channel:
     """See the module. `run` is a task of the owner's."""
 
-    def __init__(
-        self, resource: Resource, form: Form, meters: WatchMeters, shared: Shared, cursor: Watch, *, chunked: bool
-    ) -> None:
-        """cursor: of the resource's events, from now on. chunked: whether the bodies are."""
+    def __init__(self, resource: Resource, form: Form, meters: WatchMeters, shared: Shared, cursor: Watch) -> None:
+        """cursor: of the resource's events, from now on."""
         self.framer = Framer(resource, form)
         self._meters = meters
         self._shared = shared
-        self._chunked = chunked
-        self._audiences: dict[tuple[str, str], Audience] = {}
+        self._audiences: dict[tuple[str, str, str], Audience] = {}
         self._index = Audiences()
         # `_taken` has the events that are being matched. `_cursor` has them once they are. Every follower is in one of
         # three places: `level` in its audience: with the cursor; `waiting` for its turn, level with `_before`;
@@ -124,12 +121,12 @@ class Channel:
 
     # --- who follows ---
 
-    def join(self, namespace: str, selection: Selection) -> Audience:
-        """The audience of all who watch this; needs its quit(). namespace: empty for all."""
-        key = (namespace, selection.text)
+    def join(self, namespace: str, selection: Selection, framing: Framing) -> Audience:
+        """The audience of all who watch this so; needs its quit(). namespace: empty for all."""
+        key = (namespace, selection.text, framing.value)
         audience = self._audiences.get(key)
         if audience is None:
-            audience = self._audiences[key] = Audience(namespace or None, selection)
+            audience = self._audiences[key] = Audience(namespace or None, selection, framing)
             self._index.add(audience)
         audience.users += 1
         return audience
@@ -139,7 +136,7 @@ class Channel:
         audience.users -= 1
         if not audience.users:
             self._index.remove(audience)
-            del self._audiences[audience.namespace or "", audience.selection.text]
+            del self._audiences[audience.namespace or "", audience.selection.text, audience.framing.value]
 
     def follow(self, follower: Follower, audience: Audience) -> bool:
         """Send it from now on what comes behind its `watch`, until it is let go of or leaves.
@@ -204,7 +201,7 @@ class Channel:
         if not selection.everything:
             await self._shared.turns.spend(2 * len(events) * selection.cost)
         sights = [sight for n, event in enumerate(events) if (sight := _sight(n, event, audience)) is not None]
-        made = self._join(events, tuple(sights), {}, columns=columns)
+        made = self._join(events, tuple(sights), audience.framing, {}, columns=columns)
         self._shared.batches.put(key, made, len(made.chunk) + 2 * (events[0].size + events[-1].size) + selection.size)
         return made
 
@@ -217,20 +214,20 @@ class Channel:
             audience.waiting, audience.level = audience.level, {}
         self._waiting = list(concerned)
         reached = await self._deliver_ahead(events)
-        joined: dict[_Sights, Batch] = {}
+        joined: dict[tuple[str, _Sights], Batch] = {}
         frames: dict[int, bytes] = {}
         kept = turn = written = 0
         for audience, seen in concerned.items():
             if not audience.waiting:
                 continue
-            sights = tuple(seen)
-            batch = joined.get(sights)
+            sights, framing = tuple(seen), audience.framing
+            batch = joined.get((framing.value, sights))
             if batch is None:
-                batch = self._join(events, sights, frames)
+                batch = self._join(events, sights, framing, frames)
                 kept += len(batch.chunk)
                 if kept > _JOINED_BYTES:
                     joined, kept = {}, len(batch.chunk)
-                joined[sights] = batch
+                joined[framing.value, sights] = batch
             while audience.waiting:
                 follower, _ = audience.waiting.popitem()
                 audience.level[follower] = None
@@ -303,7 +300,13 @@ class Channel:
             await asyncio.sleep(pause_s)
 
     def _join(
-        self, events: Sequence[Event], sights: _Sights, frames: dict[int, bytes], *, columns: bool = False
+        self,
+        events: Sequence[Event],
+        sights: _Sights,
+        framing: Framing,
+        frames: dict[int, bytes],
+        *,
+        columns: bool = False,
     ) -> Batch:
         """frames: what was made of these events before, without columns, by sight; added to."""
         if not sights:
@@ -318,7 +321,7 @@ class Channel:
                 frame = frames[sight] = self._frame(events, sight)
             pieces.append(frame)
         last = events[sights[-1] // len(_TYPES)].resource_version
-        return Batch(framed(pieces, chunked=self._chunked), len(pieces), last)
+        return Batch(framed(pieces, framing), len(pieces), last)
 
     def _frame(self, events: Sequence[Event], sight: int, *, columns: bool = False) -> bytes:
         event, type_ = events[sight // len(_TYPES)], _TYPES[sight % len(_TYPES)]

@@ -7,14 +7,13 @@ Protocol: k8s.io/apiserver/pkg/endpoints/handlers/watch.go and pkg/storage/cache
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
-
-from aiohttp import web
 
 from cacheserver.api.forms import Form, error_frame
 from cacheserver.api.http.accounting import Accounting, WatchMeters
@@ -35,7 +34,7 @@ _BEFORE_END_S: Final = 2.0  # kube: a last bookmark so long before the deadline
 _INITIAL_BYTES: Final = 128 << 10  # of initial events joined in one turn of the loop
 
 
-_ChannelKey = tuple[str, Form, bool]
+_ChannelKey = tuple[str, Form]
 
 
 @dataclass(slots=True)
@@ -62,19 +61,18 @@ class Watches:
 
     async def serve(
         self,
-        request: web.BaseRequest,
+        stream: Stream,
         resource: Resource,
         namespace: str,
         wanted: WatchRequest,
         form: Form,
     ) -> Stream:
-        """Run one watch to its end.
+        """Run one watch to its end, written to `stream`, which is returned.
 
         Raises: StatusError 503 when stopping; NotReady, EtcdError; all before anything was sent.
         """
         if self._stopping:
             raise shutting_down()
-        stream = Stream(request)
         meters = self._accounting.watches(resource)
         try:
             watch = await self._cache.watch(
@@ -106,15 +104,15 @@ class Watches:
         self, resource: Resource, namespace: str, selection: Selection, form: Form, stream: Stream, watch: Watch
     ) -> Iterator[tuple[Channel, Audience]]:
         """The channel that all watches of a resource and form share; it runs as long as one of them does."""
-        key = (resource.plural, form, stream.chunked_body)
+        key = (resource.plural, form)
         open_ = self._channels.get(key)
         if open_ is None:
-            meters, chunked = self._accounting.watches(resource), stream.chunked_body
-            channel = Channel(resource, form, meters, self._shared, watch.from_now(), chunked=chunked)
+            meters = self._accounting.watches(resource)
+            channel = Channel(resource, form, meters, self._shared, watch.from_now())
             task = asyncio.create_task(channel.run(), name=f"channel: {resource.plural}")
             open_ = self._channels[key] = _Open(channel, task)
         open_.users += 1
-        audience = open_.channel.join(namespace, selection)
+        audience = open_.channel.join(namespace, selection, stream.framing)
         try:
             yield open_.channel, audience
         finally:
@@ -142,6 +140,7 @@ class Watches:
         try:
             async with asyncio.timeout(timeout_s) as deadline:
                 self._deadlines[stream] = deadline
+                stream.leave = functools.partial(_bring_forward, deadline, 0.0)
                 stream.start(extra)
                 await session.run(end_bookmark=wanted.end_bookmark)
         except TimeoutError:
@@ -152,10 +151,11 @@ class Watches:
         except ConnectionError:
             return  # the client left, which is how most watches end
         finally:
+            stream.leave = _nothing
             self._deadlines.pop(stream, None)
             if not self._deadlines:
                 self._none_left.set()
-        stream.end()
+        stream.end(going_away=self._stopping)
 
     def begin_shutdown(self) -> None:
         """Refuse new watches."""
@@ -167,7 +167,7 @@ class Watches:
         deadlines = list(self._deadlines.values())
         begun = asyncio.get_running_loop().time()
         for i, deadline in enumerate(deadlines):
-            deadline.reschedule(begun + grace_s * i / len(deadlines))
+            _bring_forward(deadline, begun + grace_s * i / len(deadlines))
         if deadlines:
             self._none_left.clear()
             try:
@@ -175,6 +175,16 @@ class Watches:
                     await self._none_left.wait()
             except TimeoutError:
                 pass  # a client that takes nothing any more; closing the listener ends it
+
+
+def _bring_forward(deadline: asyncio.Timeout, when: float) -> None:
+    """when: on the loop's clock; what is past is now. Nothing happens to one that is over."""
+    if not deadline.expired():
+        deadline.reschedule(when)
+
+
+def _nothing() -> None:
+    """Nobody waits for the client any more."""
 
 
 class _Session:

@@ -13,6 +13,7 @@ import pytest
 
 from cacheserver.api.forms import OBJECT
 from cacheserver.api.http.accounting import Accounting
+from cacheserver.api.http.reply import Framing
 from cacheserver.api.kinds.package import PACKAGE
 from cacheserver.api.selectors import EVERYTHING, parse_selection
 from cacheserver.api.watching.audience import Audience, Audiences
@@ -136,9 +137,7 @@ async def test_each_of_many_sees_exactly_what_a_plain_model_says(monkeypatch: py
     async with running(WatchCache(feed, PROJECTIONS, window_events=5_000)) as cache:
         monkeypatch.setattr(cache, "turns", Turns(40))
         cursor = await _watch(cache)
-        channel = Channel(
-            PACKAGE, OBJECT, Accounting().watches(PACKAGE), Shared(cache.turns, lambda: 0.0), cursor, chunked=False
-        )
+        channel = Channel(PACKAGE, OBJECT, Accounting().watches(PACKAGE), Shared(cache.turns, lambda: 0.0), cursor)
         wishes = [wish(choose) for _ in range(15)]
         clients: list[Wishing] = []
         tasks = [asyncio.create_task(channel.run())]
@@ -212,7 +211,7 @@ async def held(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[FakeFeed,
     feed, turns = FakeFeed(), Held()
     async with running(WatchCache(feed, PROJECTIONS)) as cache:
         shared = Shared(turns, lambda: 0.0)
-        channel = Channel(PACKAGE, OBJECT, Accounting().watches(PACKAGE), shared, await _watch(cache), chunked=False)
+        channel = Channel(PACKAGE, OBJECT, Accounting().watches(PACKAGE), shared, await _watch(cache))
         task = asyncio.create_task(channel.run())
         try:
             yield feed, cache, channel, turns
@@ -253,7 +252,7 @@ async def test_one_that_comes_while_events_are_matched_misses_none(
         feed.put("x", "a")
         await turns.reached.wait()
         second = Wishing(channel, await _watch(cache, since), _lacking("q"))
-        assert not channel.follow(second, channel.join("", EVERYTHING))
+        assert not channel.follow(second, channel.join("", EVERYTHING, Framing.NONE))
         async with _at_work(second):
             turns.go.set()
             assert await _has(first, 1) == await _has(second, 1) == [since + 1]
@@ -310,7 +309,7 @@ def _entry(name: str, labels: Labels, package: str) -> Entry:
 
 
 def _audience(index: Audiences, labels: str = "", fields: str = "", namespace: str | None = None) -> Audience:
-    audience = Audience(namespace, parse_selection(labels, fields, SELECTABLE))
+    audience = Audience(namespace, parse_selection(labels, fields, SELECTABLE), Framing.NONE)
     index.add(audience)
     return audience
 

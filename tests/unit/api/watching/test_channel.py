@@ -36,7 +36,7 @@ class Crowd:
 
     async def open(self) -> Channel:
         meters, shared = Accounting().watches(PACKAGE), Shared(self.cache.turns, lambda: 0.0)
-        return Channel(PACKAGE, OBJECT, meters, shared, await self.cursor(), chunked=False)
+        return Channel(PACKAGE, OBJECT, meters, shared, await self.cursor())
 
     def write(self, count: int = 1) -> None:
         for _ in range(count):

@@ -1,4 +1,4 @@
-"""Watches as clients see them: beginnings, transitions, bookmarks, ends."""
+"""Watches as clients see them, in chunks and over WebSocket: beginnings, transitions, bookmarks, ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from cacheserver import metrics
 from cacheserver.turns import Turns
-from tests.fakes.api import METADATA, TABLE, World
+from tests.fakes.api import METADATA, TABLE, Lines, World
 from tests.support.waiting import eventually
 
 WATCH_LIST = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "allowWatchBookmarks": "true"}
@@ -23,8 +23,9 @@ def _seen(events: list[Any]) -> list[tuple[str, str]]:
 
 async def test_a_plain_watch_begins_with_what_is_there(six: World) -> None:
     async with six.watch("namespaces/other/packages") as lines:
-        assert lines.response.headers["Content-Type"] == "application/json"
-        assert lines.response.headers["Transfer-Encoding"] == "chunked"
+        if isinstance(lines, Lines):
+            assert lines.response.headers["Content-Type"] == "application/json"
+            assert lines.response.headers["Transfer-Encoding"] == "chunked"
         assert _seen(await lines.take(2)) == [("ADDED", "s.e"), ("ADDED", "s.f")]
         six.package("g", namespace="other")
         assert _seen(await lines.take(1)) == [("ADDED", "r.g")]
@@ -198,13 +199,13 @@ async def test_timeout_seconds_end_a_watch_cleanly(six: World) -> None:
 async def test_bad_watches_are_refused_before_the_stream(
     six: World, parameters: dict[str, str], status: int, fields: list[str]
 ) -> None:
-    answer = await six.get("packages", watch="true", query=parameters)
+    answer = await six.asked_to_watch(query=parameters)
     assert answer.status == status
     assert [cause["field"] for cause in answer.json.get("details", {}).get("causes", [])] == fields
 
 
 async def test_there_is_no_yaml_stream(six: World) -> None:
-    assert (await six.get("packages", watch="true", accept="application/yaml")).status == 406
+    assert (await six.asked_to_watch(accept="application/yaml")).status == 406
 
 
 async def test_a_watcher_that_leaves_is_forgotten(six: World) -> None:
@@ -233,7 +234,7 @@ async def test_a_quiet_watch_is_told_how_far_it_is_and_goes_on(six: World, monke
 async def test_shutting_down_refuses_new_watches_and_ends_the_others_cleanly(six: World) -> None:
     async with six.watch(resourceVersion="16") as one, six.watch(resourceVersion="16") as two:
         six.api.begin_shutdown()
-        refused = await six.get("packages", watch="true")
+        refused = await six.asked_to_watch()
         assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
         assert (await six.get("/readyz")).status == 500
         assert (await six.get("/livez")).status == 200
