@@ -176,6 +176,9 @@ async def _cluster(settings: Settings) -> Sequence[Finding]:
         findings += found
         findings += await _rights(api, settings, namespace)
         findings += await _repositories(api, settings)
+        from cacheserver.cli import doors  # noqa: PLC0415  it reads this module
+
+        findings += await doors.clustercatalogs(api, settings)
     return findings
 
 
@@ -330,11 +333,14 @@ async def _repositories(api: KubeAPI, settings: Settings) -> Sequence[Finding]:
     troubled = [finding for item in items for finding in _trouble(item)]
     if not items:
         return [Finding("repositories", Level.WARNING, "there are none", "apply one (docs/cluster.md)")]
-    pushes = _pushes(await _tried(settings, _configs(items, settings), api))
+    from cacheserver.cli import doors  # noqa: PLC0415  it reads this module
+
+    configs = _configs(items, settings)
+    beside = [*_pushes(await _tried(settings, configs, api)), *doors.published(configs)]
     if not troubled:
-        return [Finding("repositories", *_good(f"all {len(items)} are ready")), *pushes]
+        return [Finding("repositories", *_good(f"all {len(items)} are ready")), *beside]
     more = Finding("repositories", Level.WARNING, f"{len(troubled) - _SHOWN} more", "kubectl get crepo -A")
-    return [*troubled[:_SHOWN], *([more] if len(troubled) > _SHOWN else []), *pushes]
+    return [*troubled[:_SHOWN], *([more] if len(troubled) > _SHOWN else []), *beside]
 
 
 def _trouble(item: Mapping[str, Any]) -> Iterable[Finding]:
