@@ -91,8 +91,8 @@ class _One:
     told: set[str] = field(default_factory=set)
 
 
-class _NotOursError(Exception):
-    """Another process leads, or a catalogd came, while one was worked on."""
+class _OvertakenError(Exception):
+    """While one was worked on another process came to lead, a catalogd came, or it went."""
 
 
 class ClusterCatalogs:
@@ -190,8 +190,9 @@ class ClusterCatalogs:
             self._wake(name)
 
     def _wake(self, name: str) -> None:
-        self._due[name] = None
-        self._came.set()
+        if name in self._ones:
+            self._due[name] = None
+            self._came.set()
 
     # --- what is to be done ---
 
@@ -223,13 +224,15 @@ class ClusterCatalogs:
 
     async def _one(self, name: str) -> None:
         """Bring one in step; what is refused, or fails, is tried again later."""
-        one = self._ones[name]
+        one = self._ones.get(name)
+        if one is None:
+            return  # it went before its turn
         try:
             if await self._settle(name, one):
                 one.pause_s = 0.0
             else:
                 self._later(name, one)
-        except _NotOursError:
+        except _OvertakenError:
             self._wake(name)
         except KubernetesError as exc:
             # 409 and 404: it is another by now, and the watch shows which.
@@ -245,24 +248,25 @@ class ClusterCatalogs:
     def _later(self, name: str, one: _One) -> None:
         one.pause_s = min(max(one.pause_s * 2, self._again_s), _AGAIN_MOST_S)
         one.try_at = time.monotonic() + one.pause_s
-        if self._ones.get(name) is one:
-            self._wake(name)
+        self._wake(name)
 
     async def _settle(self, name: str, one: _One) -> bool:
-        """False where it has to be tried again. Raises: KubernetesError, _NotOursError."""
+        """False where it has to be tried again. Raises: KubernetesError, _OvertakenError."""
         settled = True
         if one.catalog is None or _leaves(one.catalog):
             await self._let_go(name, one)
         else:
+            if marks := self._marks(name, one.catalog, one.found):
+                await self._patch(name, one, one.catalog, marks)
             settled = await self._own(name, one)
         if one.catalog is not None:
-            await self._say(name, one)
+            await self._say(name, one, one.catalog)
         return settled
 
     def _check(self) -> None:
-        """Before each write. Raises: _NotOursError."""
+        """Before each write. Raises: _OvertakenError."""
         if not self.acts:
-            raise _NotOursError
+            raise _OvertakenError
 
     async def _let_go(self, name: str, one: _One) -> None:
         """It goes, and so does what was made of it; never a Repository that somebody else made."""
@@ -274,23 +278,21 @@ class ClusterCatalogs:
             await self._api.delete(f"{collection(self._namespace)}/{name}", body=body)
             log.info("a Repository went with its ClusterCatalog", extra=self._about(name))
         if one.catalog is not None:
-            metadata = one.catalog["metadata"]
-            rest = [each for each in metadata.get("finalizers") or () if each != CATALOGD_FINALIZER]
-            if len(rest) < len(metadata.get("finalizers") or ()):
-                await self._patch(one, name, {"finalizers": rest})
+            finalizers = one.catalog["metadata"].get("finalizers") or ()
+            if CATALOGD_FINALIZER in finalizers:
+                rest = [each for each in finalizers if each != CATALOGD_FINALIZER]
+                await self._patch(name, one, one.catalog, {"finalizers": rest})
 
     async def _own(self, name: str, one: _One) -> bool:
-        """Its labels, and its Repository; why it has none is kept. False where that may change by itself."""
-        assert one.catalog is not None
-        marks = self._marks(name, one.catalog, one.found)
-        if marks:
-            await self._patch(one, name, marks)
-        one.refused, one.final = "", True
+        """Its Repository; why it has none is kept. False where that may change by itself."""
         self._check()
+        if one.catalog is None:
+            raise _OvertakenError
+        one.refused, one.final = "", True
         try:
             asked = wanted.repository(one.catalog, self._namespace)
             if one.found is None:
-                one.found = _kept(await self._api.create(collection(self._namespace), asked))
+                self._answered(one, "found", await self._api.create(collection(self._namespace), asked))
                 log.info("a Repository was made of a ClusterCatalog", extra=self._about(name))
             elif not wanted.is_made_of(one.found, name):
                 raise ValueError(
@@ -298,10 +300,12 @@ class ClusterCatalogs:
                     " is: delete one of the two, or make the ClusterCatalog anew under another name"
                 )
             elif not _leaves(one.found) and (change := wanted.patch(one.found, asked)):
-                one.found = _kept(await self._api.patch(f"{collection(self._namespace)}/{name}", change))
+                self._answered(one, "found", await self._api.patch(f"{collection(self._namespace)}/{name}", change))
         except ValueError as exc:
             one.refused = str(exc)
         except KubernetesError as exc:
+            if exc.code == 404 and one.found is not None:
+                one.found = None  # it went, or its namespace is not there
             if exc.code not in (400, 403, 422):
                 raise
             one.refused, one.final = f"its Repository is refused: {exc}", exc.code != 403
@@ -320,16 +324,14 @@ class ClusterCatalogs:
             marks["annotations"] = {IMAGE_DIGEST: digest}
         return marks
 
-    async def _patch(self, one: _One, name: str, metadata: dict[str, Any]) -> None:
-        assert one.catalog is not None
+    async def _patch(self, name: str, one: _One, catalog: Mapping[str, Any], metadata: dict[str, Any]) -> None:
         self._check()
-        version = one.catalog["metadata"]["resourceVersion"]
+        version = catalog["metadata"]["resourceVersion"]
         body = {"metadata": {"resourceVersion": version, **metadata}}
-        self._answered(one, await self._api.patch(f"{PATH}/{name}", body))
+        self._answered(one, "catalog", await self._api.patch(f"{PATH}/{name}", body))
 
-    async def _say(self, name: str, one: _One) -> None:
+    async def _say(self, name: str, one: _One, catalog: Mapping[str, Any]) -> None:
         """Its status, where that is another."""
-        assert one.catalog is not None
         key = RepositoryKey(self._namespace, name)
         ours = one.found is not None and wanted.is_made_of(one.found, name)
         facts = Facts(
@@ -341,14 +343,14 @@ class ClusterCatalogs:
             one.refused,
             one.final,
         )
-        before = one.catalog.get("status") or {}
-        after = status.wanted(one.catalog, facts, time.time())
+        before = catalog.get("status") or {}
+        after = status.wanted(catalog, facts, time.time())
         change = status.merge_patch(before, after)
         if not change or not self._may_mend(name, one, after):
             return
         self._check()
-        body = {"metadata": {"resourceVersion": one.catalog["metadata"]["resourceVersion"]}, "status": change}
-        self._answered(one, await self._api.patch(f"{PATH}/{name}/status", body))
+        body = {"metadata": {"resourceVersion": catalog["metadata"]["resourceVersion"]}, "status": change}
+        self._answered(one, "catalog", await self._api.patch(f"{PATH}/{name}/status", body))
         metrics.clustercatalog_statuses.inc()
         one.written, one.mend_at = after, 0.0
 
@@ -370,9 +372,13 @@ class ClusterCatalogs:
         self._wake(name)
         return False
 
-    def _answered(self, one: _One, catalog: Mapping[str, Any]) -> None:
-        if one.catalog is not None and one.catalog["metadata"].get("uid") == catalog["metadata"].get("uid"):
-            one.catalog = _kept(catalog)
+    def _answered(self, one: _One, part: str, manifest: Mapping[str, Any]) -> None:
+        """What a write was answered with; unless the watch has told of something newer, or that it went, meanwhile."""
+        known: Mapping[str, Any] | None = getattr(one, part)
+        if known is None and part == "found":  # it was made
+            one.found = _kept(manifest)
+        elif known is not None and _same(manifest, known) and not _older(manifest, known):
+            setattr(one, part, _kept(manifest))
 
     # --- words ---
 
@@ -391,10 +397,13 @@ def _leaves(manifest: Mapping[str, Any]) -> bool:
     return "deletionTimestamp" in manifest["metadata"]
 
 
+def _same(manifest: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    return bool(manifest["metadata"].get("uid") == known["metadata"].get("uid"))
+
+
 def _older(manifest: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
     """Of one object: Kubernetes 1.35 (KEP-5504) says that its versions are numbers that grow."""
-    new, old = manifest["metadata"], known["metadata"]
-    return new.get("uid") == old.get("uid") and _version(new) < _version(old)
+    return _same(manifest, known) and _version(manifest["metadata"]) < _version(known["metadata"])
 
 
 def _version(metadata: Mapping[str, Any]) -> int:

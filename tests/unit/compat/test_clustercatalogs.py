@@ -19,8 +19,8 @@ from cacheserver.cluster.kubeapi import KubeAPI
 from cacheserver.compat.clustercatalogs.controller import CATALOGD_FINALIZER, IMAGE_DIGEST, LABEL, PATH, ClusterCatalogs
 from cacheserver.compat.clustercatalogs.rival import DEPLOYMENT
 from cacheserver.compat.clustercatalogs.wanted import MADE_OF
-from cacheserver.model import Digest, RepositoryKey
-from cacheserver.store.published import PublishedCatalog
+from cacheserver.model import Digest
+from tests.fakes.contents import CHANGED, Contents
 from tests.fakes.kube import KubeStandIn
 from tests.support.waiting import eventually
 
@@ -29,58 +29,14 @@ REPOSITORIES = f"/apis/config.cacheserver.dev/v1alpha1/namespaces/{NAMESPACE}/re
 CATALOGD = f"/apis/apps/v1/namespaces/olmv1-system/deployments/{DEPLOYMENT}"
 IMAGE = "quay.io/operatorhubio/catalog:latest"
 ONE, TWO = (Digest(f"sha256:{digit * 64}") for digit in "12")
-CHANGED = 1_790_000_000
 MANY = 40  # five times as many as are worked on at the same time
-
-
-class Contents:
-    """What is served, as a test says."""
-
-    def __init__(self) -> None:
-        self.served: dict[RepositoryKey, PublishedCatalog] = {}
-        self._known = asyncio.Event()
-        self._known.set()
-        self._followers: list[asyncio.Queue[RepositoryKey]] = []
-
-    @property
-    def known(self) -> bool:
-        return self._known.is_set()
-
-    def forget(self) -> None:
-        self._known.clear()
-
-    def know(self) -> None:
-        self._known.set()
-
-    async def wait_known(self) -> None:
-        await self._known.wait()
-
-    def get(self, key: RepositoryKey) -> PublishedCatalog | None:
-        return self.served.get(key) if self.known else None
-
-    def serve(self, name: str, revision: Digest | None, changed: int = CHANGED) -> None:
-        key = RepositoryKey(NAMESPACE, name)
-        if revision is None:
-            self.served.pop(key, None)
-        else:
-            self.served[key] = PublishedCatalog(key, revision, changed, ())
-        for follower in self._followers:
-            follower.put_nowait(key)
-
-    async def changes(self) -> AsyncIterator[RepositoryKey]:
-        mine: asyncio.Queue[RepositoryKey] = asyncio.Queue()
-        self._followers.append(mine)
-        for key in self.served:
-            mine.put_nowait(key)
-        while True:
-            yield await mine.get()
 
 
 @dataclass
 class World:
     kube: KubeStandIn
     api: KubeAPI
-    contents: Contents = field(default_factory=Contents)
+    contents: Contents = field(default_factory=lambda: Contents(NAMESPACE))
     leader: int = 0
 
     def catalog(self, name: str = "hub", ref: str = IMAGE, mode: str = "Available", **image: Any) -> dict[str, Any]:
@@ -533,3 +489,26 @@ async def test_many_are_all_followed_by_few_calls_each(world: World) -> None:
     assert world.kube.calls[f"POST {REPOSITORIES}"] == MANY
     # The label, the Repository, a status that nothing is there yet, one that says what, and the image's digest.
     assert world.writes() <= 5 * MANY
+
+
+async def test_an_answer_that_comes_behind_newer_news_is_not_believed(world: World) -> None:
+    def shown(version: int, uid: str = "u") -> dict[str, Any]:
+        return {"metadata": {"name": "hub", "uid": uid, "resourceVersion": str(version)}, "status": {"at": version}}
+
+    async with world.running() as controller:
+        controller._take("catalog", "hub", shown(7))
+        one = controller._ones["hub"]
+
+        def known() -> int:
+            return 0 if one.catalog is None else one.catalog["status"]["at"]
+
+        for late in (shown(6), shown(9, uid="another")):
+            controller._answered(one, "catalog", late)
+            assert known() == 7
+        controller._answered(one, "catalog", shown(8))
+        assert known() == 8
+        controller._take("catalog", "hub", shown(7))
+        assert known() == 8
+        controller._take("catalog", "hub", None)
+        controller._answered(one, "catalog", shown(10))
+        assert known() == 0
