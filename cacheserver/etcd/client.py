@@ -18,7 +18,8 @@ from google.protobuf.message import DecodeError
 from cacheserver.etcd import etcd_pb2 as pb
 from cacheserver.etcd import lease as leases
 from cacheserver.etcd import wire
-from cacheserver.etcd.direct import DirectCall, DirectCallError
+from cacheserver.etcd.direct import DirectCall
+from cacheserver.etcd.http2 import DirectCallError
 from cacheserver.etcd.lease import Lease
 from cacheserver.etcd.transport import Transport
 from cacheserver.etcd.values import (

@@ -84,6 +84,7 @@ class Endpoint:
         self.probed = False
         self.version: Version | None = None  # None also when only root may ask for it
         self.progress_trusted = False
+        self.indirect = False  # its last watch could be read through grpc.aio alone, see stream.py
         self._retired: list[grpc.aio.Channel] = []
         self._unary: dict[str, object] = {}
         self._channel = self._open(credentials)

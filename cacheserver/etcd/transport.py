@@ -75,7 +75,8 @@ class Transport:
         self._addresses = [parse_address(url) for url in urls]
         if tls is not None and not any(address.secure for address in self._addresses):
             raise ConfigError("etcd TLS files are given, but no endpoint is https://")
-        self._credentials = Credentials(tls or TLSFiles())
+        self.tls = tls or TLSFiles()
+        self._credentials = Credentials(self.tls)
         self._tls_checked_at = self._logged_at = float("-inf")
         self._user, self._password = user, password
         # Where there is another member to ask, one that knows no leader shall refuse at once rather than hang. Costs a

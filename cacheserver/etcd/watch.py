@@ -8,19 +8,15 @@ caller knows what it has applied and opens a new watch from there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 from time import perf_counter
-from typing import TypeAlias, cast
-
-import grpc
-import grpc.aio
 
 from cacheserver import metrics
 from cacheserver.errors import Compacted, EtcdError, EtcdPermissionDenied, Unavailable
 from cacheserver.etcd import etcd_pb2 as pb
 from cacheserver.etcd import wire
-from cacheserver.etcd.endpoint import Endpoint, Metadata, StreamCall
-from cacheserver.etcd.faults import error_of
+from cacheserver.etcd.endpoint import Endpoint, Metadata
+from cacheserver.etcd.stream import Stream, open_stream
 from cacheserver.etcd.transport import REQUIRE_LEADER, Transport
 from cacheserver.etcd.values import WatchBatch, WatchEvent
 
@@ -34,7 +30,6 @@ _LOOK_INTERVAL_S = 0.1  # at the connection's state, 1 us each
 _BUFFER_EVENTS = 16_384
 _BUFFER_BYTES = 16 << 20
 
-_Stream: TypeAlias = "StreamCall[pb.WatchRequest, pb.WatchResponse]"
 _PROGRESS = pb.WatchRequest(progress_request=pb.WatchProgressRequest())
 
 
@@ -50,17 +45,18 @@ class Watch:
         self,
         transport: Transport,
         endpoint: Endpoint,
-        stream: _Stream,
+        stream: Stream,
         create: pb.WatchCreateRequest,
-        stays: Callable[[], bool],
+        begun: Sequence[pb.WatchResponse],
     ) -> None:
+        """begun: what came with etcd's word that the watch is there."""
         self._transport = transport
         self._endpoint = endpoint
         self._stream = stream
         self._create = create
-        self._stays = stays
+        self._begun = begun
         self._recreated = False
-        self._writing = asyncio.Lock()  # gRPC allows one write at a time on a stream
+        self._writing = asyncio.Lock()  # one at a time is allowed
         self.progress_trusted = endpoint.progress_trusted
         self._fragments: list[WatchEvent] = []
         self._events: list[WatchEvent] = []
@@ -115,7 +111,7 @@ class Watch:
         """
         try:
             await self._write(_PROGRESS)
-        except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError) as exc:
+        except TimeoutError as exc:
             raise Unavailable(f"etcd watch at {self._endpoint.address.url}: the stream takes no request") from exc
 
     async def _write(self, request: pb.WatchRequest) -> None:
@@ -124,22 +120,19 @@ class Watch:
 
     async def _read(self) -> None:
         try:
+            responses = self._begun
             while True:
-                response = await self._stream.read()
-                if response is grpc.aio.EOF:
-                    raise self._unavailable("the stream ended")
-                self._unanswered = 0
-                await self._take(cast("pb.WatchResponse", response))
+                for response in responses:
+                    await self._take(response)
                 while self._full():
                     self._taken.clear()
                     # No limit: the consumer decides; closing the watch cancels us.
                     await self._taken.wait()
                     self._unanswered = 0  # answers may be waiting behind what we did not read
+                responses = await self._stream.read()
+                self._unanswered = 0
         except EtcdError as exc:
             await self._fail(exc)
-        except grpc.aio.AioRpcError as exc:
-            details = exc.details() or ""
-            await self._fail(error_of(exc.code(), details, operation="watch", endpoint=self._endpoint.address.url))
         finally:
             self._over()
 
@@ -189,6 +182,7 @@ class Watch:
                 else:
                     # 3.5.8 to 3.5.12 leave an idle watch without an answer, so ask the server, not the stream.
                     await self._transport.probe(self._endpoint, _UNANSWERED_LIMIT * LIVENESS_INTERVAL_S)
+                    self._stream.tick()
                     self._unanswered = 0
                     self._fresh = True  # a sign of life for the consumer: a batch of nothing new
                     self._arrived.set()
@@ -198,7 +192,7 @@ class Watch:
             self._over()
 
     async def _let_go(self) -> None:
-        while self._stays():  # noqa: ASYNC110 - see Endpoint.stays
+        while self._stream.stays():  # noqa: ASYNC110 - see Endpoint.stays
             await asyncio.sleep(_LOOK_INTERVAL_S)
         await self._fail(self._unavailable("etcd closes the connection"))
         self._over()
@@ -279,23 +273,15 @@ async def _create(
     early.start_revision = max(create.start_revision - 1, 1)
     # A member cut off from the others must end the watch, not answer progress requests for ever.
     with_leader = metadata if REQUIRE_LEADER[0] in metadata else metadata + REQUIRE_LEADER
-    stream, stays = endpoint.stream(wire.WATCH, with_leader), endpoint.stays()
     url = endpoint.address.url
     try:
-        async with asyncio.timeout(timeout):
-            await stream.write(pb.WatchRequest(create_request=early))
-            response = await stream.read()
-        if response is grpc.aio.EOF:
-            raise Unavailable(f"etcd watch at {url}: the stream ended")
-        created = cast("pb.WatchResponse", response)
-        if created.canceled:
-            raise cancelled(created, url)
-    except BaseException as exc:
+        first = pb.WatchRequest(create_request=early)
+        # etcd says that a watch is there before it says anything of it.
+        stream, (created, *more) = await open_stream(transport, endpoint, first, with_leader, timeout)
+    except TimeoutError as exc:
+        raise Unavailable(f"etcd watch at {url}: not confirmed within the deadline") from exc
+    if created.canceled:
         stream.cancel()
-        if isinstance(exc, grpc.aio.AioRpcError):
-            raise error_of(exc.code(), exc.details() or "", operation="watch", endpoint=url) from exc
-        if isinstance(exc, TimeoutError):
-            raise Unavailable(f"etcd watch at {url}: not confirmed within the deadline") from exc
-        raise
+        raise cancelled(created, url)
     transport.cluster_id = created.header.cluster_id
-    return Watch(transport, endpoint, stream, create, stays)
+    return Watch(transport, endpoint, stream, create, more)

@@ -11,83 +11,39 @@ from typing import Any
 
 import pytest
 
-from cacheserver.etcd.direct import DirectCall, DirectCallError
+from cacheserver.etcd.direct import DirectCall
 from cacheserver.etcd.endpoint import parse_address
+from cacheserver.etcd.http2 import DirectCallError
 from cacheserver.etcd.values import TLSFiles
-
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
-END_STREAM, ACK, PADDED = 1, 1, 8
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
-
-
-def message(body: bytes) -> bytes:
-    return b"\0" + len(body).to_bytes(4, "big") + body
-
-
-def answer(stream: int, body: bytes) -> bytes:
-    """As etcd sends it: headers, the message, trailers."""
-    return frame(HEADERS, 4, stream, b"h") + frame(DATA, 0, stream, message(body)) + frame(HEADERS, 5, stream, b"t")
-
-
-class Etcd:
-    """The far end of one connection."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    async def next(self) -> tuple[int, int, int, bytes]:
-        """(kind, flags, stream, payload) of what the client sent."""
-        head = await self._reader.readexactly(9)
-        payload = await self._reader.readexactly(int.from_bytes(head[:3], "big"))
-        return head[3], head[4], int.from_bytes(head[5:], "big"), payload
-
-    async def begun(self) -> None:
-        """The preface was right."""
-        assert await self._reader.readexactly(len(PREFACE)) == PREFACE
-        assert [(await self.next())[0] for _ in range(2)] == [SETTINGS, WINDOW_UPDATE]
-
-    async def question(self) -> int:
-        """The stream of the client's next question."""
-        kind, _, stream, _ = await self.next()
-        while kind != DATA:
-            kind, _, stream, _ = await self.next()
-        return stream
-
-    def say(self, *frames: bytes) -> None:
-        self._writer.write(b"".join(frames))
-
-    def hang_up(self) -> None:
-        self._writer.close()
+from tests.fakes.frames import (
+    ACK,
+    DATA,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    PADDED,
+    PING,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    Etcd,
+    answer,
+    frame,
+    message,
+    playing,
+)
 
 
 @asynccontextmanager
 async def lines(play: Callable[[Etcd], Awaitable[Any]]) -> AsyncIterator[tuple[DirectCall, Sequence[object]]]:
     """A line to an etcd that plays `play` on each connection, and one object for every connection so far."""
-    seen: list[object] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        seen.append(object())
+    async with playing(play) as (url, seen):
+        line = DirectCall(parse_address(url), TLSFiles(), "/path", b"question")
         try:
-            await play(Etcd(reader, writer))
-        except asyncio.IncompleteReadError:  # the client has gone
-            pass
+            async with asyncio.timeout(10):
+                yield line, seen
         finally:
-            writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    line = DirectCall(parse_address(url), TLSFiles(), "/path", b"question")
-    try:
-        async with asyncio.timeout(10):
-            yield line, seen
-    finally:
-        line.close()
-        server.close()
+            line.close()
 
 
 async def answering(etcd: Etcd) -> None:
