@@ -449,6 +449,17 @@ clustercatalog_contested = Counter(
     "cacheserver_clustercatalog_contested",
     "Times that somebody else changed the status of a ClusterCatalog that was written here.",
 )
+door_seconds = Histogram(
+    "cacheserver_door_request_duration_seconds",
+    "Time of an answer to a client of another system until it was taken, by door (Catalog, ...) and code.",
+    ("door", "code"),
+    buckets=_SECONDS,
+)
+door_bytes = Counter(
+    "cacheserver_door_sent_bytes",
+    "Bytes of bodies sent to clients of other systems, as they were packed, by door.",
+    ("door",),
+)
 build = Gauge("cacheserver_build_info", "Always 1; the version is the label.", ("version",))
 
 

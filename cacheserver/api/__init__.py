@@ -1,6 +1,6 @@
 """The HTTP API: Kubernetes get, list and watch over the watch cache, discovery, OpenAPI, content, health, metrics."""
 
-from cacheserver.api.app import Api, make_server
+from cacheserver.api.app import Api, bounded_server, make_server
 from cacheserver.api.auth import Gate, Identity, ReviewingGate
 from cacheserver.api.content import Blobs
 from cacheserver.api.health import HealthCheck
@@ -21,6 +21,7 @@ __all__ = [
     "ReviewingGate",
     "Route",
     "Shelf",
+    "bounded_server",
     "make_server",
     "require_compiled_parser",
 ]

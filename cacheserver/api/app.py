@@ -9,7 +9,7 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -292,9 +292,19 @@ def make_server(api: Api, *, secure: bool = False, connections: int = CONNECTION
 
     secure: for a listener with TLS. connections: open at the same time.
     """
+    return bounded_server(api.handle, ConnectionLimits.of(connections), secure=secure)
+
+
+def bounded_server(
+    handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    limits: ConnectionLimits,
+    *,
+    secure: bool = False,
+) -> Server:
+    """An aiohttp server of what answers requests, whose connections are bounded. secure: for a listener with TLS."""
     return (SecureServer if secure else Server)(
-        api.handle,
-        ConnectionLimits.of(connections),
+        handle,
+        limits,
         access_log=None,
         # A watch whose client went away while nothing happens would otherwise live on to its deadline.
         handler_cancellation=True,

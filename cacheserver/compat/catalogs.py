@@ -2,17 +2,19 @@
 
 One a process, in every replica. It keeps what etcd said last, so doors go on while etcd is away, and shows of a
 repository what its last finished sync left, never anything in between. Nothing is followed until a repository names a
-door. Documents are content in etcd, read when they are asked for and not kept here. Knows no door.
+door. Documents are content in etcd, read when they are asked for (frames.py). Knows no door.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Final, NoReturn, Protocol
+from typing import Final, NoReturn
 
+from cacheserver.compat.frames import Content, Frames
 from cacheserver.config import Door, RepositoryConfig
 from cacheserver.errors import EtcdError
 from cacheserver.model import Digest, RepositoryKey
@@ -28,30 +30,19 @@ _READS_AT_ONCE: Final = 4
 _SPLIT_INLINE_BYTES: Final = 256 << 10
 
 
-class Content(Protocol):
-    """Content by digest (store/blobs.py)."""
-
-    def read(self, digest: Digest) -> AsyncIterator[bytes]:
-        """Uncompressed bytes in pieces of 128 KiB at most. Raises: BlobMissingError, EtcdError."""
-        ...
-
-    def packed(self, digest: Digest) -> AsyncIterator[bytes]:
-        """As it is stored: one zstd frame, in pieces of 512 KiB at most. Raises: as read."""
-        ...
-
-
 class Catalogs:
     """See the module. Safe to share between tasks. configs: of every repository that there is, as they are at each
-    look; note() is to be called when one changed."""
+    look; note() is to be called when one changed. frames: documents by digest."""
 
     def __init__(
         self, published: Published, content: Content, configs: Mapping[RepositoryKey, RepositoryConfig]
     ) -> None:
         self._published = published
-        self._content = content
+        self.frames = Frames(content)
         self._configs = configs
         self._values: dict[RepositoryKey, bytes] = {}  # as stored, some 50 bytes a package: most are never asked for
         self._decoded: dict[RepositoryKey, PublishedCatalog] = {}
+        self._since: dict[RepositoryKey, float] = {}
         self._known = asyncio.Event()
         self._wanted = asyncio.Event()  # a repository named a door
         self._followers: set[_Changes] = set()
@@ -70,6 +61,10 @@ class Catalogs:
     def published(self, door: Door) -> Sequence[RepositoryKey]:
         """Repositories that name the door, sorted; get() may have nothing of one, for it never finished a sync."""
         return sorted(key for key, config in self._configs.items() if door in config.publish)
+
+    def since(self, key: RepositoryKey) -> float:
+        """Unix time from which on this process knows what get() gives: until then it may have been anything."""
+        return self._since.get(key, 0.0)
 
     def is_published(self, key: RepositoryKey, door: Door) -> bool:
         """Whether the repository names the door."""
@@ -112,26 +107,26 @@ class Catalogs:
         """As lines, of the documents of no package."""
         return await self._lines(catalog.others) if catalog.others else ()
 
-    async def frames(self, catalog: PublishedCatalog) -> AsyncGenerator[bytes, None]:
+    async def packed(self, catalog: PublishedCatalog) -> AsyncGenerator[bytes, None]:
         """All documents as zstd frames that join to one body, as they are stored: packages by name, then the others.
 
         In pieces of 512 KiB at most. Raises: BlobMissingError, EtcdError.
         """
         for digest in blobs_of(catalog):
-            async with aclosing(self._content.packed(digest)) as pieces:  # type: ignore[type-var] # a generator, there and in fakes
+            async with aclosing(self.frames.packed(digest)) as pieces:
                 async for piece in pieces:
                     yield piece
 
     async def pieces(self, catalog: PublishedCatalog) -> AsyncGenerator[bytes, None]:
-        """All documents, a line each, in the order of frames(), in pieces of 128 KiB at most. Raises: as frames."""
+        """All documents, a line each, in the order of packed(), in pieces of 128 KiB at most. Raises: as packed."""
         for digest in blobs_of(catalog):
-            async with aclosing(self._content.read(digest)) as pieces:  # type: ignore[type-var] # as above
+            async with aclosing(self.frames.read(digest)) as pieces:
                 async for piece in pieces:
                     yield piece
 
     async def _lines(self, digest: Digest) -> Sequence[bytes]:
         async with self._reading:
-            text = b"".join([piece async for piece in self._content.read(digest)])
+            text = b"".join([piece async for piece in self.frames.read(digest)])
             if len(text) <= _SPLIT_INLINE_BYTES:
                 return text.splitlines()  # in JSON, a line break inside of a text is escaped
             return await asyncio.to_thread(text.splitlines)
@@ -177,9 +172,9 @@ class Catalogs:
             return
         self._decoded.pop(key, None)
         if value is None:
-            del self._values[key]
+            del self._values[key], self._since[key]
         else:
-            self._values[key] = value
+            self._values[key], self._since[key] = value, time.time()
         self._tell(key)
 
     def _tell(self, key: RepositoryKey) -> None:

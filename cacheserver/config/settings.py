@@ -227,6 +227,14 @@ class ServingSettings:
         "Address of the API. Other than loopback only with a certificate, and a cluster or files that say who may "
         "read: without them whoever can connect may read everything.",
     )  # 8001: kubectl proxy's port, so its habits carry over
+    catalogs_listen: Address | None = setting(
+        "catalogs-listen",
+        quantities.optional(ADDRESS),
+        None,
+        "Address for clients of catalogd (HTTP, with TLS where the API has it), who are not asked who they are: they "
+        "read repositories with publish: [Catalog], whole. Unset: none; without a cluster these are below /catalogs "
+        "of the API as well.",
+    )
     tls_cert_file: Path | None = setting(
         "tls-cert-file",
         quantities.optional(PATH),

@@ -6,26 +6,45 @@ Every replica has all of them. What a door needs is imported where it is asked f
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
 
+from cacheserver.api import Acceptor, Route, bounded_server
+from cacheserver.api.http.connections import ConnectionLimits
+from cacheserver.api.http.reply import TEXT, Reply, Stream, whole
+from cacheserver.api.paths import PathRequest
 from cacheserver.compat.catalogs import Catalogs
-from cacheserver.config import Settings
+from cacheserver.config import Door, Settings
 from cacheserver.ingest import Ingest
+from cacheserver.server.listener import Listener
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.objects import Store
 
 if TYPE_CHECKING:
     from cacheserver.cluster.kubeapi import KubeAPI
+    from cacheserver.compat.catalogd.door import Catalogd
+
+log = logging.getLogger(__name__)
+
+_STRANGERS: Final = ConnectionLimits(connections=1024, handshakes=128, unauthenticated=1024)
+"""Of a listener where nobody is asked who he is. Past them the oldest go, of the address that has most."""
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+"""The door says itself what it does not do."""
 
 
 class Doors:
-    """catalogs: what all of them read. loops: to be run from when etcd answers, until the server stops."""
+    """catalogs: what all of them read. routes: paths of theirs on the API's listener. loops: to be run from when etcd
+    answers, until the server stops."""
 
-    def __init__(self, store: Store, blobs: Blobs, ingest: Ingest) -> None:
+    def __init__(self, settings: Settings, store: Store, blobs: Blobs, ingest: Ingest) -> None:
+        self._settings = settings
         self.catalogs = Catalogs(store.published, blobs, ingest.repositories)
         ingest.follow(self.catalogs.note)
         self.loops: list[Callable[[], Coroutine[Any, Any, None]]] = [self.catalogs.run]
+        below = Route("catalogs", self._below_catalogs, below=True, methods=_METHODS, listed=())
+        self.routes = () if settings.from_cluster else (below,)
 
     def follow_clustercatalogs(self, settings: Settings, kubernetes: KubeAPI | None, ingest: Ingest) -> None:
         """Where the settings say so: ClusterCatalogs become Repositories, and say what is served of these."""
@@ -38,3 +57,36 @@ class Doors:
         base = functools.partial(base_url, url, settings.content.namespace)
         controller = ClusterCatalogs(kubernetes, self.catalogs, lambda: ingest.leads, namespace=namespace, base=base)
         self.loops.append(controller.run)
+
+    @functools.cached_property
+    def catalogd(self) -> Catalogd:
+        """The door for clients of catalogd."""
+        from cacheserver.compat.catalogd.door import Catalogd  # noqa: PLC0415 - see the module
+
+        return Catalogd(self.catalogs, namespace=self._settings.content.namespace)
+
+    async def _below_catalogs(self, asked: PathRequest) -> Reply | Stream:
+        if not self.catalogs.published(Door.CATALOG):
+            return whole(b"404 page not found\n", status=404, content_type=TEXT)
+        return await self.catalogd.route(asked)
+
+
+@asynccontextmanager
+async def open_doors(
+    settings: Settings, store: Store, blobs: Blobs, ingest: Ingest, main: Listener
+) -> AsyncIterator[Doors]:
+    """Doors, with the listeners of their own that the settings ask for. main: the API's, whose TLS these speak as well.
+
+    Raises: OSError when an address is taken.
+    """
+    doors = Doors(settings, store, blobs, ingest)
+    doors.follow_clustercatalogs(settings, main.kubernetes, ingest)
+    tls = main.context
+    async with AsyncExitStack() as stack:
+        if (address := settings.serving.catalogs_listen) is not None:
+            server = bounded_server(doors.catalogd.handle, _STRANGERS, secure=tls is not None)
+            acceptor = Acceptor(server, tls)
+            await acceptor.open(address.host, address.port)
+            stack.push_async_callback(acceptor.close)
+            log.info("listening for clients of catalogd", extra={"port": acceptor.addresses[0][1]})
+        yield doors

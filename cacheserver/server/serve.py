@@ -75,7 +75,7 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
     """
     from cacheserver.api import PROJECTIONS, Api, require_compiled_parser  # noqa: PLC0415 - costs `ingest` half its time
     from cacheserver.cache.watchcache import WatchCache  # noqa: PLC0415 - as above
-    from cacheserver.server.doors import Doors  # noqa: PLC0415 - as above
+    from cacheserver.server.doors import open_doors  # noqa: PLC0415 - as above
     from cacheserver.server.listener import open_listener  # noqa: PLC0415 - as above
 
     require_compiled_parser()
@@ -92,8 +92,7 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
         services = _services(client, store, blobs, workers, scratch, settings)
         looks = FirstLooks([config.key for config in settings.repositories], progress)
         ingest, followers = _ingestion(services, settings, listener.kubernetes, space, looks, cache)
-        doors = Doors(store, blobs, ingest)
-        doors.follow_clustercatalogs(settings, listener.kubernetes, ingest)
+        doors = await stack.enter_async_context(open_doors(settings, store, blobs, ingest, listener))
         api = Api(
             cache,
             blobs,
@@ -101,6 +100,7 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
             version=cacheserver.__version__,
             checks={**listener.checks, "etcd": opening},
             notes={"etcd-space": lambda: space.trouble},
+            routes=doors.routes,
             gate=listener.gate,
             author=_author(client, services, cache, ingest, settings, listener.kubernetes),
             nobody=settings.authoring.author,

@@ -13,7 +13,8 @@ import hashlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,33 +69,9 @@ class Blobs:
         """
         head, chunk = await self._begin(digest)
         try:
-            decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES).decompressobj()
-            blocks = Blocks()
-            left = head.about.size
-            for index in range(head.chunks):
-                if index:
-                    chunk = _chunk(digest, index, await self._client.range(_chunk_key(digest, index)))
-                unyielding = 0
-                for step in _steps(digest, blocks, chunk.value):
-                    try:
-                        piece = decompressor.decompress(step)
-                    except zstandard.ZstdError as exc:
-                        raise BlobMissingError(
-                            f"content {digest} is damaged in the store: chunk {index}: {exc}"
-                        ) from exc
-                    left -= len(piece)
-                    unyielding += len(piece)
-                    if left < 0:
-                        raise BlobMissingError(
-                            f"content {digest} is damaged in the store: over its {head.about.size} bytes"
-                        )
-                    if piece:
-                        yield piece
-                    if unyielding >= _TURN_BYTES:
-                        await asyncio.sleep(0)  # a chunk can stand for gigabytes, and a reader may take them as fast
-                        unyielding = 0
-            if left:
-                raise BlobMissingError(f"content {digest} is damaged in the store: {left} bytes are missing at its end")
+            async with aclosing(unpacked(digest, head.about.size, self._chunks(digest, head, chunk))) as pieces:
+                async for piece in pieces:
+                    yield piece
         except BlobMissingError:
             self._heads.pop(digest, None)
             raise
@@ -102,10 +79,14 @@ class Blobs:
     async def packed(self, digest: Digest) -> AsyncIterator[bytes]:
         """The blob as it is stored: one zstd frame, in pieces of 512 KiB at most. Raises: as read."""
         head, chunk = await self._begin(digest)
-        for index in range(head.chunks):
-            if index:
-                chunk = _chunk(digest, index, await self._client.range(_chunk_key(digest, index)))
-            yield chunk.value
+        async with aclosing(self._chunks(digest, head, chunk)) as chunks:
+            async for each in chunks:
+                yield each
+
+    async def _chunks(self, digest: Digest, head: _Head, first: KeyValue) -> AsyncGenerator[bytes, None]:
+        yield first.value
+        for index in range(1, head.chunks):
+            yield _chunk(digest, index, await self._client.range(_chunk_key(digest, index))).value
 
     async def _begin(self, digest: Digest) -> tuple[_Head, KeyValue]:
         """The head and the first chunk that belong together. Raises: BlobMissingError."""
@@ -313,6 +294,34 @@ class Collected:
 
     deleted: int
     lost: set[Digest]
+
+
+async def unpacked(digest: Digest, size: int, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The `size` bytes that the frame in `chunks` stands for, in pieces of 128 KiB at most; closes `chunks`.
+
+    Raises: BlobMissingError where the frame is damaged, or longer or shorter than that; what `chunks` raises.
+    """
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES).decompressobj()
+    blocks = Blocks()
+    left, unyielding = size, 0
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            for step in _steps(digest, blocks, chunk):
+                try:
+                    piece = decompressor.decompress(step)
+                except zstandard.ZstdError as exc:
+                    raise BlobMissingError(f"content {digest} is damaged in the store: {exc}") from exc
+                left -= len(piece)
+                unyielding += len(piece)
+                if left < 0:
+                    raise BlobMissingError(f"content {digest} is damaged in the store: over its {size} bytes")
+                if piece:
+                    yield piece
+                if unyielding >= _TURN_BYTES:
+                    await asyncio.sleep(0)  # a chunk can stand for gigabytes, and a reader may take them as fast
+                    unyielding = 0
+    if left:
+        raise BlobMissingError(f"content {digest} is damaged in the store: {left} bytes are missing at its end")
 
 
 def _steps(digest: Digest, blocks: Blocks, compressed: bytes) -> Iterator[bytes]:

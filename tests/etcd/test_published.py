@@ -288,11 +288,14 @@ async def test_documents_are_read_as_lines_as_pieces_and_as_frames_that_join(wor
     everything = [*lines[0], *lines[1], *await replica.catalogs.other_lines(catalog)]
     body = b"".join([piece async for piece in replica.catalogs.pieces(catalog)])
     assert body == b"".join(line + b"\n" for line in everything)
-    packed = b"".join([piece async for piece in replica.catalogs.frames(catalog)])
+    packed = b"".join([piece async for piece in replica.catalogs.packed(catalog)])
     assert zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True).read() == body
     await lose(world, blobs_of(catalog)[1])
+    again = b"".join([piece async for piece in replica.catalogs.packed(catalog)])
+    assert again == packed, "what was asked for a moment ago is kept"
+    anew = Replica(world, Door.CATALOG)
     with pytest.raises(BlobMissingError):
-        [piece async for piece in replica.catalogs.frames(catalog)]
+        [piece async for piece in anew.catalogs.packed(catalog)]
 
 
 async def test_nothing_is_followed_until_a_repository_names_a_door(world: World) -> None:

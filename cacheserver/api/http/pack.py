@@ -63,12 +63,31 @@ def join(pieces: Sequence[Packed], separator: Packed = COMMA) -> Packed:
     return Packed(separator.deflated.join(piece.deflated for piece in pieces), crc, size)
 
 
+class Member:
+    """A gzip member that is written piece by piece: begin(), what add() was told of, end()."""
+
+    def __init__(self) -> None:
+        self._crc = self._size = 0
+
+    def begin(self) -> bytes:
+        """Its first bytes."""
+        return _HEADER
+
+    def add(self, piece: Packed) -> None:
+        """The piece's bytes come next."""
+        self._crc = isal_zlib.crc32_combine(self._crc, piece.crc, piece.size)
+        self._size += piece.size
+
+    def end(self) -> bytes:
+        """Its last bytes."""
+        return _FINAL + self._crc.to_bytes(4, "little") + (self._size & 0xFFFFFFFF).to_bytes(4, "little")
+
+
 def member(pieces: Sequence[Packed]) -> Iterator[bytes]:
     """A gzip member of the pieces, in parts that join to it; no bytes of theirs are copied."""
-    yield _HEADER
-    crc = size = 0
+    written = Member()
+    yield written.begin()
     for piece in pieces:
         yield piece.deflated
-        crc = isal_zlib.crc32_combine(crc, piece.crc, piece.size)
-        size += piece.size
-    yield _FINAL + crc.to_bytes(4, "little") + (size & 0xFFFFFFFF).to_bytes(4, "little")
+        written.add(piece)
+    yield written.end()

@@ -242,20 +242,30 @@ class Framing(Enum):
 
 
 class Stream(web.StreamResponse):
-    """An answer whose end is not known when it begins: chunked, headers sent at once.
+    """An answer that is written while it is made: headers sent at once, chunked unless its length is known.
 
     Whoever holds it writes, then ends it; an error in between leaves the connection broken off, which the client
     can distinguish from a clean end. A HEAD request gets the headers only; HTTP/1.0 gets plain bytes and a
     closed connection.
     """
 
-    def __init__(self, request: web.BaseRequest, *, content_type: str = JSON, cache_control: str = NO_CACHE) -> None:
-        super().__init__(status=200)
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        *,
+        content_type: str = JSON,
+        cache_control: str = NO_CACHE,
+        status: int = 200,
+        length: int | None = None,
+    ) -> None:
+        """length: of the body, where it is known; so much has to be written, or the connection broken off."""
+        super().__init__(status=status)
+        self._length = length
         self._request = request
         self._protocol = request.protocol
         self._type = content_type
         self._cache_control = cache_control
-        self.framing = Framing.CHUNKS if request.version >= HttpVersion11 else Framing.NONE
+        self.framing = Framing.CHUNKS if request.version >= HttpVersion11 and length is None else Framing.NONE
         self.leave: Callable[[], None] = lambda: None
         """To be called when the client says that it wants no more; whoever writes this stream sets it."""
         self.is_head = request.method == "HEAD"
@@ -265,19 +275,25 @@ class Stream(web.StreamResponse):
     @property
     def keep_alive(self) -> bool:
         """For aiohttp: whether the connection goes on; not where only its end marks the end of the body."""
-        return self.framing is Framing.CHUNKS and self._request.keep_alive
+        return self._framed and self._request.keep_alive
+
+    @property
+    def _framed(self) -> bool:
+        return self.framing is Framing.CHUNKS or self._length is not None
 
     def start(self, extra: bytes = b"") -> None:
         """Send the headers. Raises ConnectionResetError when the client is gone, as every write does."""
         self.started = True
-        chunked = self.framing is Framing.CHUNKS
+        framing = b"Transfer-Encoding: chunked\r\n" if self.framing is Framing.CHUNKS else b""
+        if self._length is not None:
+            framing = b"Content-Length: %d\r\n" % self._length
         head = b"%b%b%b%b%b%b\r\n" % (
-            _fixed_lines(200, self._type, self._cache_control),
+            _fixed_lines(self.status, self._type, self._cache_control),
             audit_id(self._request),
             _date.line(),
             extra,
-            _connection(self._request, framed=chunked),
-            b"Transfer-Encoding: chunked\r\n" if chunked else b"",
+            _connection(self._request, framed=self._framed),
+            framing,
         )
         transport = self._protocol.transport
         if transport is None or transport.is_closing():
