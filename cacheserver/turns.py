@@ -7,12 +7,13 @@ next turn.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Hashable
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Hashable, Sequence
 from contextlib import asynccontextmanager
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
+_FIRST: Final = object()
 
 TURN_COST = 8192
 """Of a Selector's cost: about 1.5 ms."""
@@ -30,8 +31,19 @@ class _Rounds(Generic[T]):
     def put(self, client: Hashable, item: T) -> None:
         self._waiting.setdefault(client, deque()).append(item)
 
-    def take(self) -> T:
-        client, waiting = self._waiting.popitem(last=False)
+    def clients(self) -> Sequence[Hashable]:
+        """Whose turn it is, in order."""
+        return list(self._waiting)
+
+    def has(self, client: Hashable) -> bool:
+        """Whether one of this client's waits."""
+        return client in self._waiting
+
+    def take(self, client: Hashable = _FIRST) -> T:
+        """The next, or the next of a client's."""
+        if client is _FIRST:
+            client = next(iter(self._waiting))
+        waiting = self._waiting.pop(client)
         item = waiting.popleft()
         if waiting:
             self._waiting[client] = waiting  # behind all others
@@ -75,15 +87,18 @@ class Turns:
 class Places:
     """So much that takes many turns is done at the same time. Whoever waits is let in in rounds of the clients."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, of_one: int = 0) -> None:
+        """of_one: of a client at the same time; 0: as many as there are."""
         self._free = most
+        self._of_one = of_one or most
+        self._taken: Counter[Hashable] = Counter()
         self._waiting: _Rounds[asyncio.Future[None]] = _Rounds()  # a task each, which connections bound
 
     @asynccontextmanager
     async def place(self, client: Hashable = None) -> AsyncIterator[None]:
         """Once there is one. client: as for Turns."""
-        if self._free:
-            self._free -= 1
+        if self._free and self._taken[client] < self._of_one:
+            self._take(client)
         else:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.put(client, future)
@@ -91,17 +106,26 @@ class Places:
                 await future
             except asyncio.CancelledError:
                 if not future.cancelled():  # it was given one in the same moment
-                    self._leave()
+                    self._leave(client)
                 raise
         try:
             yield
         finally:
-            self._leave()
+            self._leave(client)
 
-    def _leave(self) -> None:
-        while self._waiting:
-            future = self._waiting.take()
-            if not future.done():
-                future.set_result(None)
-                return
+    def _take(self, client: Hashable) -> None:
+        self._free -= 1
+        self._taken[client] += 1
+
+    def _leave(self, client: Hashable) -> None:
         self._free += 1
+        self._taken[client] -= 1
+        if not self._taken[client]:
+            del self._taken[client]
+        for waiting in self._waiting.clients():
+            while self._taken[waiting] < self._of_one and self._waiting.has(waiting):
+                future = self._waiting.take(waiting)
+                if not future.done():
+                    self._take(waiting)
+                    future.set_result(None)
+                    return

@@ -124,13 +124,14 @@ class Parting:
             log.debug("a Repository's finalizer waits", extra={**_about(key), "error": str(exc)})
             return
         except KubernetesError as exc:
-            if exc.code not in (404, 409):  # 409: it changed, and the watch shows how
+            if exc.code not in (404, 409):  # it went, or changed, and the watch shows how
                 log.warning("a Repository's finalizer cannot be changed", extra={**_about(key), "error": str(exc)})
                 seen.try_at = self._now() + _REFUSED_S
                 return
+        else:
+            log.info("finalizer", extra={**_about(key), "set": not seen.held})
         if self._open.get(key) is seen:
             seen.try_at = self._now() + self._look_s  # by then the watch has shown it
-        log.info("finalizer", extra={**_about(key), "set": not seen.held})
 
     async def _missing(self, key: RepositoryKey) -> list[str]:
         """Names of what git does not have, or has not done yet."""

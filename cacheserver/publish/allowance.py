@@ -111,7 +111,8 @@ class Allowance:
         """Room for content of a draft, `size` bytes packed. Raises: RefusedError 403, 429; EtcdError."""
         await self._take(key, size)
         repository = RepositoryKey(key.namespace, key.repository)
-        self._stocks[repository].since += size
+        if (stock := self._stocks.get(repository)) is not None:
+            stock.since += size
         self._sizes[digest] = size
         while len(self._sizes) > _SIZES:
             self._sizes.popitem(last=False)
@@ -197,6 +198,8 @@ class Allowance:
             if now < max(found.at + (_FRESH_NEAR_S if near else _FRESH_S), found.rest):
                 return found
         ledger, total = await self._ledger(namespace, anew=anew), 0
+        for gone in self._stocks.keys() - self._repositories.keys():
+            del self._stocks[gone]
         keys = {*ledger.written, *(key for key in self._stocks if key.namespace == namespace)}
         for key in sorted(keys):
             total += (await self._stock(key, self._namespace_bytes)).total

@@ -171,7 +171,7 @@ class Author:
             base, base_revision = await self._place(wanted)
             if wanted.git is not None:
                 await who.fetch()
-            start, files = await self._beginning.of(wanted, config)
+            start, files = await self._beginning.of(wanted, config, who.user)
             if wanted.gates:
                 files = await asyncio.to_thread(tasks.with_gates, files, wanted.gates, wanted.key.name)
             judged = await self._content.judge(
@@ -237,9 +237,8 @@ class Author:
         Raises: RefusedError; BlobMissingError, EtcdError.
         """
         async with self._told("Save", key, who, dry_run=dry_run):
-            for attempt in range(_TRIES):
-                await pause(attempt)
-                held = await self._authored.read(key)
+
+            async def once(held: Held) -> Written | None:
                 stored = present(held)
                 manifest = orjson.loads(stored.value)
                 self._writable(key)
@@ -252,10 +251,9 @@ class Author:
                 if judged.facts is None:
                     return Written(stored)
                 draft = await self._edited_draft(held, manifest, who)
-                written = await self._write_content(held, manifest, judged, draft, dry_run=dry_run)
-                if written is not None:
-                    return written
-            raise refusals.conflict(key.name)
+                return await self._write_content(held, manifest, judged, draft, dry_run=dry_run)
+
+            return await self._tried(key, once)
 
     async def rebase(self, key: Key, who: Who, preconditions: Preconditions, *, dry_run: bool = False) -> Written:
         """Bring a draft onto the newest published revision of its package, and what was changed on the branch by hand
@@ -264,9 +262,8 @@ class Author:
         Raises: RefusedError, 422 with every file that both changed; BlobMissingError, EtcdError.
         """
         async with self._told("Rebase", key, who, dry_run=dry_run):
-            for attempt in range(_TRIES):
-                await pause(attempt)
-                held = await self._authored.read(key)
+
+            async def once(held: Held) -> Written | None:
                 stored = present(held)
                 manifest = orjson.loads(stored.value)
                 check_preconditions(stored, manifest, preconditions)
@@ -282,9 +279,9 @@ class Author:
                 files = await asyncio.to_thread(rebase.merged, key.name, original, *sides)
                 judged = await self._judged(key, files, "", "spec.resources", dry_run=dry_run)
                 written = await self._write_content(held, manifest, judged, wanted.based(draft), dry_run=dry_run)
-                if written is not None:
-                    return replace(written, created=True)
-            raise refusals.conflict(key.name)
+                return replace(written, created=True) if written is not None else None
+
+            return await self._tried(key, once)
 
     async def _write_content(
         self, held: Held, manifest: Mapping[str, Any], judged: Judged, draft: Draft, *, dry_run: bool
@@ -400,9 +397,8 @@ class Author:
         everything that needs it is allowed.
         Raises: RefusedError; BlobMissingError, EtcdError; what `revise` and who.approve raise.
         """
-        for attempt in range(_TRIES):
-            await pause(attempt)
-            held = await self._authored.read(key)
+
+        async def once(held: Held) -> Written | None:
             stored = present(held)
             manifest = orjson.loads(with_resource_version(Kind.REVISION, stored.value, stored.mod_revision))
             wanted = revise(manifest)
@@ -427,9 +423,9 @@ class Author:
                     conditions.check_gates(key.name, manifest, held.draft)
                 version = await self._version(key, manifest, change, step)
                 written = await self._apply(held, manifest, change, step, who, version, dry_run=dry_run)
-            if written is not None:
-                return replace(written, warnings=change.warnings)
-        raise refusals.conflict(key.name)
+            return replace(written, warnings=change.warnings) if written is not None else None
+
+        return await self._tried(key, once)
 
     async def _version(self, key: Key, manifest: Mapping[str, Any], change: changes.Change, step: Step | None) -> str:
         """The version that the revision has then (versions.chosen)."""
@@ -527,9 +523,8 @@ class Author:
         Raises: RefusedError; EtcdError.
         """
         async with self._told("Delete", key, who, dry_run=dry_run):
-            for attempt in range(_TRIES):
-                await pause(attempt)
-                held = await self._authored.read(key)
+
+            async def once(held: Held) -> Written | None:
                 stored = present(held)
                 manifest = orjson.loads(stored.value)
                 check_preconditions(stored, manifest, preconditions)
@@ -540,10 +535,9 @@ class Author:
                 if held.operation is not None and held.operation.step is Step.DELETE:
                     return await self._settled(held, held.operation, "")
                 check_idle(held)
-                written = await self._delete(held, manifest, who, known=known, dry_run=dry_run)
-                if written is not None:
-                    return written
-            raise refusals.conflict(key.name)
+                return await self._delete(held, manifest, who, known=known, dry_run=dry_run)
+
+            return await self._tried(key, once)
 
     async def _delete(
         self, held: Held, manifest: Mapping[str, Any], who: Who, *, known: bool, dry_run: bool
@@ -621,6 +615,17 @@ class Author:
 
     # --- what many need ---
 
+    async def _tried(self, key: Key, once: Callable[[Held], Awaitable[Written | None]]) -> Written:
+        """What `once` makes of the revision; asked again, of what there is then, where it says that somebody else was
+        faster (None). Raises: RefusedError 404, 409; whatever `once` raises."""
+        for attempt in range(_TRIES):
+            await _pause(attempt)
+            held = await self._authored.read(key)
+            present(held)
+            if (written := await once(held)) is not None:
+                return written
+        raise refusals.conflict(key.name)
+
     def _writable(self, key: Key) -> RepositoryConfig:
         """The repository. Raises: RefusedError 404, 403 with the reason."""
         config = self._repositories.get(_of(key))
@@ -686,7 +691,7 @@ def _of(key: Key) -> RepositoryKey:
     return RepositoryKey(key.namespace, key.repository)
 
 
-async def pause(attempt: int) -> None:
+async def _pause(attempt: int) -> None:
     """Before the next try: writers who meet again and again must not go on in step."""
     if attempt:
         await asyncio.sleep(random.uniform(0, 0.005 * 2**attempt))  # noqa: S311  no secret
@@ -700,7 +705,7 @@ def present(held: Held) -> Stored:
 
 
 def _digest(stored: Stored) -> Digest:
-    return Digest(orjson.loads(stored.value)["status"]["content"]["digest"])
+    return served.digest_of(orjson.loads(stored.value))
 
 
 def _commit_of(manifest: bytes | None) -> tuple[str, str]:
@@ -708,7 +713,7 @@ def _commit_of(manifest: bytes | None) -> tuple[str, str]:
     if manifest is None:
         return "", ""
     found = orjson.loads(manifest)
-    return found["status"].get("selfLock", {}).get("git", {}).get("commit", ""), found["spec"]["revision"]
+    return served.commit_of(found), found["spec"]["revision"]
 
 
 def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:

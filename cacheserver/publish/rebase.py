@@ -18,6 +18,7 @@ from cacheserver.errors import Cause
 from cacheserver.model import LABEL_LATEST, Digest
 from cacheserver.publish import changes, refusals
 from cacheserver.publish.package import File, Files
+from cacheserver.publish.served import commit_of, digest_of
 from cacheserver.store.authored import Draft
 
 _NAMED: Final = 20
@@ -52,39 +53,35 @@ def onto(manifests: Sequence[bytes], branch: str, draft: Draft) -> Onto | None:
     served = [orjson.loads(value) for value in manifests]
     newest = next((each for each in served if each["metadata"].get("labels", {}).get(LABEL_LATEST) == "true"), None)
     here = next((each for each in served if _is_branch(each, branch)), None)
-    by_hand = here is not None and "publishedAt" not in here["status"] and _digest(here) != _digest(newest)
-    if by_hand and here is not None and (commit := _commit(here)) and commit != draft.rebased:
+    by_hand = (
+        here is not None
+        and "publishedAt" not in here["status"]
+        and (newest is None or digest_of(here) != digest_of(newest))
+    )
+    if by_hand and here is not None and (commit := commit_of(here)) and commit != draft.rebased:
         known = newest or {"spec": {}, "status": {}}
         return Onto(
-            known["spec"].get("revision", ""), _commit(known), commit, Digest(_digest(here)), _original(served, draft)
+            known["spec"].get("revision", ""), commit_of(known), commit, digest_of(here), _original(served, draft)
         )
-    if newest is None or (_commit(newest), newest["spec"]["revision"]) == (draft.base, draft.base_revision):
+    if newest is None or (commit_of(newest), newest["spec"]["revision"]) == (draft.base, draft.base_revision):
         return None
-    return Onto(newest["spec"]["revision"], _commit(newest), "", Digest(_digest(newest)), _original(served, draft))
+    return Onto(newest["spec"]["revision"], commit_of(newest), "", digest_of(newest), _original(served, draft))
 
 
 def _original(served: Sequence[Mapping[str, Any]], draft: Draft) -> Digest | None:
     """Of what the draft began with. A tag that was moved since names other files."""
     if draft.rebased:
         found = [
-            each for each in served if each["status"].get("revisionNumber") == -1 and _commit(each) == draft.rebased
+            each for each in served if each["status"].get("revisionNumber") == -1 and commit_of(each) == draft.rebased
         ]
     else:
         began = draft.base_revision, draft.base
-        found = [each for each in served if draft.base and (each["spec"]["revision"], _commit(each)) == began]
-    return Digest(_digest(found[0])) if found else None
+        found = [each for each in served if draft.base and (each["spec"]["revision"], commit_of(each)) == began]
+    return digest_of(found[0]) if found else None
 
 
 def _is_branch(manifest: Mapping[str, Any], branch: str) -> bool:
     return bool(manifest["spec"]["revision"] == branch and manifest["status"].get("revisionNumber") == -1)
-
-
-def _commit(manifest: Mapping[str, Any]) -> str:
-    return str(manifest["status"].get("selfLock", {}).get("git", {}).get("commit", ""))
-
-
-def _digest(manifest: Mapping[str, Any] | None) -> str:
-    return str(manifest["status"]["content"]["digest"]) if manifest is not None else ""
 
 
 def merged(name: str, original: Files, theirs: Files, ours: Files) -> dict[str, File]:

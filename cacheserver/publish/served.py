@@ -1,13 +1,24 @@
-"""The served object of a revision as the write side changes it: lifecycle and operations. Pure, over bytes."""
+"""The served object of a revision as the write side reads and changes it. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
-from cacheserver.model import LABEL_LIFECYCLE, UserMetadata, edited
+from cacheserver.model import LABEL_LIFECYCLE, Digest, UserMetadata, edited
 from cacheserver.store.authored import Operation
+
+
+def digest_of(manifest: Mapping[str, Any]) -> Digest:
+    """Of its content."""
+    return Digest(manifest["status"]["content"]["digest"])
+
+
+def commit_of(manifest: Mapping[str, Any]) -> str:
+    """Where it lies in git; empty where that is not known."""
+    return str(manifest["status"].get("selfLock", {}).get("git", {}).get("commit", ""))
 
 
 def with_lifecycle(value: bytes, lifecycle: str) -> bytes:

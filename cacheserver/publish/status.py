@@ -14,10 +14,9 @@ import orjson
 
 from cacheserver.model import Key, Kind, Lifecycle, Stored, edited, with_resource_version
 from cacheserver.publish import conditions, refusals
-from cacheserver.publish.author import Author, Revise, Who, Written, check_idle, check_version, pause, present
+from cacheserver.publish.author import Author, Revise, Who, Written, check_idle, check_version, present
+from cacheserver.store.authored import Held
 
-_TRIES: Final = 10
-"""As of every write (author.py)."""
 _OF_DRAFTS: Final = (Lifecycle.DRAFT, Lifecycle.PROPOSED)
 
 
@@ -38,9 +37,8 @@ async def tell(
     Raises: RefusedError; EtcdError; what `revise` raises.
     """
     async with author._told("Status", key, who, dry_run=dry_run):
-        for attempt in range(_TRIES):
-            await pause(attempt)
-            held = await author._authored.read(key)
+
+        async def once(held: Held) -> Written | None:
             stored = present(held)
             manifest = orjson.loads(with_resource_version(Kind.REVISION, stored.value, stored.mod_revision))
             wanted = revise(manifest)
@@ -58,9 +56,9 @@ async def tell(
             draft = replace(await author._draft(held, manifest), conditions=after)
             content = None if held.draft is not None else manifest["status"]["content"]["digest"]
             written = await author._authored.write(held, value=value, draft=draft, content=content)
-            if written is not None and written.served is not None:
-                return Written(written.served)
-        raise refusals.conflict(key.name)
+            return Written(written.served) if written is not None and written.served is not None else None
+
+        return await author._tried(key, once)
 
 
 def _check_lifecycle(name: str, manifest: Mapping[str, Any]) -> None:

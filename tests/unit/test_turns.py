@@ -108,3 +108,32 @@ def test_who_gives_up_while_waiting_takes_no_place_along() -> None:
         return done[0]
 
     assert asyncio.run(served()) >= 11
+
+
+def test_a_client_has_no_more_places_than_are_for_one_and_the_rest_are_for_others() -> None:
+    async def seen() -> tuple[list[str], list[str]]:
+        places, inside, go = Places(4, 2), list[str](), asyncio.Event()
+
+        async def work(client: str) -> None:
+            async with places.place(client):
+                inside.append(client)
+                await go.wait()
+
+        tasks = [asyncio.create_task(work(client)) for client in ("much",) * 6 + ("once", "other", "more")]
+        await asyncio.sleep(0)
+        before = sorted(inside)
+        tasks[0].cancel()
+        tasks[6].cancel()  # a place is free, and whose turn it is has as many as one may have
+        for _ in range(3):
+            await asyncio.sleep(0)
+        after = sorted(inside)
+        go.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert len(inside) == 9
+        async with asyncio.timeout(5), places.place("much"), places.place("much"), places.place("a"), places.place("b"):
+            pass
+        return before, after
+
+    before, after = asyncio.run(seen())
+    assert before == ["much", "much", "once", "other"]
+    assert after == ["more", "much", "much", "much", "once", "other"]

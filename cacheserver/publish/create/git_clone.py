@@ -1,7 +1,7 @@
 """Packages of git repositories that are no Repositories here, as the beginning of a draft: fetched, then forgotten.
 
 Whatever holds for a Repository's source holds here: which URLs there may be, git's limits, the Secrets. Called by
-beginning, for who has the right to make Repositories; so nobody reaches a host by it that he could not reach anyway.
+origin.py, for who has the right to make Repositories; so nobody reaches a host by it that he could not reach anyway.
 """
 
 from __future__ import annotations
@@ -34,10 +34,13 @@ from cacheserver.publish import package, refusals
 from cacheserver.publish.create import tasks
 from cacheserver.publish.package import File
 from cacheserver.sources import Access, Limits
+from cacheserver.turns import Places
 
 FIELD: Final = "spec.source.clone.git"
 _AT_ONCE: Final = 4
 """Fetches of one process: each may take as much of the disk as a source's."""
+_OF_ONE: Final = 2
+"""Of one user among them: a server that is slow on purpose holds a place for as long as a fetch may take."""
 _WITHIN_S: Final = 25.0
 """As an operation's (author.py). What takes longer is a Repository's to fetch."""
 _COMMIT: Final = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})\Z")
@@ -86,16 +89,18 @@ class GitClones:
         self._access = access
         self._is_local = is_local
         self._within_s = within_s
-        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._places = Places(_AT_ONCE, _OF_ONE)
 
-    async def read(self, key: Key, asked: Asked, most: package.Limits) -> tuple[Mapping[str, str], dict[str, File]]:
-        """Where it lies (Lock's fields), and its files.
+    async def read(
+        self, key: Key, asked: Asked, most: package.Limits, user: str
+    ) -> tuple[Mapping[str, str], dict[str, File]]:
+        """Where it lies (Lock's fields), and its files. user: who asks; the others' fetches do not wait for all of his.
 
         Raises: RefusedError: 422 with the field; 503 where the server is away; 504 where it takes too long.
         """
         source = self._source(key, asked)
         try:
-            async with asyncio.timeout(self._within_s), self._places:
+            async with asyncio.timeout(self._within_s), self._places.place(user):
                 commit, files = await self._fetched(key, asked, source, most)
         except TimeoutError:
             why = f"Timeout: {asked.url} is not fetched within {self._within_s:.0f} s; {_INSTEAD}"

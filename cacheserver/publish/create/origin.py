@@ -49,14 +49,14 @@ class Beginning:
         self._clones = clones
 
     async def of(
-        self, wanted: Wanted, config: RepositoryConfig
+        self, wanted: Wanted, config: RepositoryConfig, user: str
     ) -> tuple[tasks.Start | upgrade.Upgrade, dict[str, File]]:
-        """Raises: RefusedError 422 with the field; BlobMissingError, EtcdError."""
+        """user: who asks. Raises: RefusedError 422 with the field; BlobMissingError, EtcdError."""
         key = wanted.key
         if wanted.upgrade is not None:
             return await self._upgraded(key, wanted.upgrade, config)
         if wanted.git is not None:
-            return await self._cloned(key, wanted.git, config)
+            return await self._cloned(key, wanted.git, config, user)
         if not (name := wanted.copy or wanted.clone):
             init = wanted.init or tasks.Init(key.package)
             return init, init.files()
@@ -72,11 +72,13 @@ class Beginning:
         clone = tasks.Clone(key.package, name, _origin(source), deployment=config.deployment)
         return clone, await asyncio.to_thread(clone.files, files)
 
-    async def _cloned(self, key: Key, asked: Asked, config: RepositoryConfig) -> tuple[tasks.Start, dict[str, File]]:
+    async def _cloned(
+        self, key: Key, asked: Asked, config: RepositoryConfig, user: str
+    ) -> tuple[tasks.Start, dict[str, File]]:
         """From a repository elsewhere."""
         if self._clones is None:
             raise refusals.wrong(key.name, FIELD, asked.url, "this server clones revisions that it serves, and no URL")
-        origin, files = await self._clones.read(key, asked, self._content.limits)
+        origin, files = await self._clones.read(key, asked, self._content.limits, user)
         clone = GitClone(key.package, asked.url, origin, deployment=config.deployment)
         return clone, await asyncio.to_thread(clone.files, files)
 

@@ -180,3 +180,16 @@ async def test_a_replica_that_stands_by_changes_nothing(running: Running) -> Non
     assert world.kube.calls[f"PATCH {PATH}"] == 0
     world.leads = True
     await eventually(lambda: world.finalizers() == [FINALIZER])
+
+
+@pytest.mark.parametrize("code", [404, 409])
+async def test_a_finalizer_is_said_to_be_set_when_it_was(
+    running: Running, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    world, _ = running
+    with caplog.at_level("INFO"):
+        world.kube.deny(PATH, code)
+        world.put(finalizers=("others/own",))
+        asked = world.leads_asked
+        await eventually(lambda: world.leads_asked > asked + 3)
+        assert [each.getMessage() for each in caplog.records if each.getMessage() == "finalizer"] == []

@@ -123,3 +123,14 @@ async def test_an_hour_has_its_bytes_and_a_deletion_is_always_taken() -> None:
     for at in range(10):
         await room.admit(KEY, digest(at), 9 * MIB)
         room.give_back(KEY, 9 * MIB, 0)
+
+
+async def test_a_repository_that_went_is_forgotten() -> None:
+    etcd = Etcd()
+    room = etcd.room()
+    await room.admit(KEY, digest(1), MIB)
+    del etcd.known[RepositoryKey("team", "edge")]
+    etcd.clock += HISTORY_S
+    core = Key(Kind.REVISION, "team", "core", "p", "w1")
+    await room.admit(core, digest(2), MIB)
+    assert room._stocks.keys() == {RepositoryKey("team", "core")}
