@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from cacheserver.api.status import bad_request, brief
+from cacheserver.cache.several import Several
 
 SELECTOR_CHARACTERS: Final = 8 << 10
 """Of a label or field selector. kube has no limit but its header's, and spends 31,000 terms on whoever sends them."""
@@ -66,11 +67,18 @@ class Term(NamedTuple):
     values: Collection[str] = ()
 
     def holds(self, value: str | None) -> bool:
-        """Whether an object with this value fulfils the term; value: None where it has no such label."""
+        """Whether an object with this value fulfils the term; value: None where it has no such label.
+
+        Of several values one has to be asked for, or none may be what it must not be.
+        """
         must = self.must
         if must is Must.BE_ONE_OF:
+            if isinstance(value, Several):
+                return not value.values.isdisjoint(self.values)
             return value in self.values
         if must is Must.NOT_BE_ANY_OF:
+            if isinstance(value, Several):
+                return value.values.isdisjoint(self.values)
             return value not in self.values
         if must is Must.BE_THERE:
             return value is not None

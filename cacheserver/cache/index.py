@@ -6,10 +6,11 @@ Used for the objects of a kind, by what selectors require (here), and for watche
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from cacheserver.cache.several import Several
 from cacheserver.cache.snapshot import Entry, Name
 from cacheserver.model import LABEL_PACKAGE
 
@@ -68,22 +69,83 @@ BY_PACKAGE: Final = Indexed(("spec.packageName", LABEL_PACKAGE), _package)
 """By package, which most selectors name. By repository needs none: names begin with it (page.py)."""
 
 
+PROVIDES: Final = "status.provides"
+"""Field path of what an object provides: a field with several values."""
+_GROUPS_MOST: Final = 1_000
+"""Different sets of values with one in common that are looked at; with more the index finds nothing, and all objects
+are gone through, in turns. 1,000 take 0.1 ms."""
+
+
+class BySeveral:
+    """Names by any value of a field with several.
+
+    What has the same values is one group, found by each of them: 100,000 revisions of 5,000 packages that each provide
+    ten kinds are some 5,000 groups under 20 values, and not two million places. Measured: bench/finding.py.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._groups = Index[str, str]()
+        self._names = Index[str, Name]()
+
+    def replace(self, old: Entry | None, new: Entry | None) -> None:
+        """`new` is in the place of `old`, of the same name; None: nothing."""
+        before, after = (entry.fields.get(self._path, "") if entry is not None else "" for entry in (old, new))
+        if before == after:
+            return
+        if old is not None and isinstance(before, Several):
+            self._names.remove(old.name, (before,))
+            if self._names.get(before) is None:
+                self._groups.remove(before, before.values)
+        if new is not None and isinstance(after, Several):
+            if self._names.get(after) is None:
+                self._groups.add(after, after.values)
+            self._names.add(new.name, (after,))
+
+    def candidates(self, value: str) -> Collection[Name] | None:
+        """All that have the value; None: too many groups to say."""
+        groups = self._groups.get(value) or ()
+        if len(groups) > _GROUPS_MOST:
+            return None
+        return _Joined([self._names.get(group) or {} for group in groups])
+
+
+class _Joined(Collection[Name]):
+    """What several collections hold that have nothing in common."""
+
+    def __init__(self, parts: Sequence[Collection[Name]]) -> None:
+        self._parts = parts
+        self._count = sum(map(len, parts))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Name]:
+        return (name for part in self._parts for name in part)
+
+    def __contains__(self, name: object) -> bool:
+        return any(name in part for part in self._parts)
+
+
 class Indexes:
     """Names of the objects of one kind, by each of some indexes."""
 
     def __init__(self, declared: Sequence[Indexed] = (BY_PACKAGE,)) -> None:
         self._declared = declared
         self._indexes: Sequence[tuple[Indexed, Index[str, Name]]] = ()
+        self._provides = BySeveral(PROVIDES)
         self.load(())
 
     def load(self, entries: Iterable[Entry]) -> None:
         """Begin anew with these."""
         self._indexes = [(declared, Index()) for declared in self._declared]
+        self._provides = BySeveral(PROVIDES)
         for entry in entries:
             self.replace(None, entry)
 
     def replace(self, old: Entry | None, new: Entry | None) -> None:
         """`new` is in the place of `old`, of the same name; None: nothing."""
+        self._provides.replace(old, new)
         for declared, index in self._indexes:
             before = declared.values(old) if old is not None else ()
             after = declared.values(new) if new is not None else ()
@@ -103,4 +165,8 @@ class Indexes:
                     found = index.get(value) or ()
                     if best is None or len(found) < len(best):
                         best = found
+        if wanted := required.get(PROVIDES):
+            provided = self._provides.candidates(wanted)
+            if provided is not None and (best is None or len(provided) < len(best)):
+                best = provided
         return best

@@ -512,7 +512,7 @@ async def test_an_object_with_more_than_it_can_hold_is_served_and_its_content_ha
     bundle["properties"] += apis
     world.files.file("app/catalog.yaml", b"---\n".join([*lines[:-1], orjson.dumps(bundle)]))
     report = await world.sync()
-    assert [finding.reason for finding in report.findings] == ["Truncated"]
+    assert [finding.reason for finding in report.findings] == ["Truncated"] * 2
     status = (await world.objects())["repo.app.1.0.0"]["status"]
     assert status["truncated"] == ["providedAPIs"]
     whole = b"".join([piece async for piece in world.blobs.read(status["content"]["digest"])])

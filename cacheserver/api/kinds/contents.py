@@ -90,7 +90,7 @@ def _entry(revision: Entry, head: BlobHead | None) -> Entry:
         metadata_start=len(_OPEN),
         metadata_end=len(_OPEN) + len(parts.metadata) - 1,
         labels=revision.labels,
-        fields=revision.fields,
+        fields={path: revision.fields.get(path, "") for path in PACKAGE_REVISION_RESOURCES.all_selectable},
         cells=cells,
         created=revision.created,
     )
@@ -179,7 +179,7 @@ PACKAGE_REVISION_RESOURCES: Final = Resource(
     verbs=(*READ, "patch", "update"),
     source=Kind.REVISION,
     view=Projected(_made, _with_files, _get),
-    selectable=PACKAGE_REVISION.selectable,
+    selectable=tuple(path for path in PACKAGE_REVISION.selectable if path.startswith("spec.")),
     columns=(
         name_column(),
         PACKAGE_COLUMN,

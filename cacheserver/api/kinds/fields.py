@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
 from cacheserver.api.kinds.resource import (
     Column,
+    Field,
     Manifest,
     look,
     look_number,
@@ -62,10 +63,42 @@ CONDITIONS_OF_CONTENT: Final = replace(
 )
 
 
+PROVIDES: Final = "status.provides"
+CHANNELS: Final = "status.channels"
+"""Paths that are selected by, each of several values; the fields are lists of objects (docs/api.md, Selectors)."""
+
+
+def apis(name: str, description: str) -> Field:
+    """A list of kinds."""
+    return records(
+        name,
+        description,
+        text("group", "API group."),
+        text("version", "API version."),
+        text("kind", "Kind."),
+    )
+
+
+def provided(manifest: Manifest) -> Iterator[str]:
+    """KIND.GROUP and KIND.VERSION.GROUP of each kind that it provides; of the core group without its name."""
+    for api in manifest.get("status", {}).get("providedAPIs") or ():
+        kind, version, group = (str(api.get(name, "")) for name in ("kind", "version", "group"))
+        yield f"{kind}.{group}" if group else kind
+        yield f"{kind}.{version}.{group}" if group else f"{kind}.{version}"
+
+
+def channels(manifest: Manifest) -> Iterator[str]:
+    """Names of its channels."""
+    for channel in manifest.get("status", {}).get("channels") or ():
+        yield str(channel.get("name", ""))
+
+
+SEVERAL: Final = ((PROVIDES, provided), (CHANNELS, channels))
+
+
 def channel_names(manifest: Manifest) -> str:
     """Of all channels in the status, joined by commas."""
-    channels: Sequence[Mapping[str, str]] = manifest.get("status", {}).get("channels") or ()
-    return ",".join(str(channel.get("name", "")) for channel in channels)
+    return ",".join(channels(manifest))
 
 
 def content_size(manifest: Manifest) -> str:

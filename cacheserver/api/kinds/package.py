@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Final
 
 from cacheserver.api.kinds.fields import (
+    CHANNELS,
     DEPRECATION,
     FORMAT,
     PACKAGE_COLUMN,
     PACKAGE_NAME,
+    PROVIDES,
     READ,
     REPOSITORY_NAME,
+    SEVERAL,
     TRUNCATED,
+    apis,
     channel_names,
 )
 from cacheserver.api.kinds.resource import (
@@ -48,7 +52,8 @@ PACKAGE: Final = Resource(
     description="A package of a repository: what it is, its channels, and its latest revision.",
     verbs=READ,
     source=Kind.PACKAGE,
-    selectable=("spec.repository", "spec.packageName", "spec.format"),
+    selectable=("spec.repository", "spec.packageName", "spec.format", PROVIDES, CHANNELS),
+    several=SEVERAL,
     columns=(
         name_column(),
         Column("Repository", "Repository that it comes from.", lambda m: look(m, "spec", "repository")),
@@ -98,6 +103,7 @@ PACKAGE: Final = Resource(
             text("version", "Its version."),
         ),
         number("revisions", "How many revisions there are."),
+        apis("providedAPIs", "APIs that its latest revision brings; what `status.provides` selects by."),
         record(
             "icon",
             "The icon, served by the icon subresource; absent when the package has none.",

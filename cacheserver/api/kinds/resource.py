@@ -5,7 +5,7 @@ Everything that speaks of kinds in general (discovery, OpenAPI, tables, projecti
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from cacheserver.cache.several import several
 from cacheserver.cache.snapshot import Entry
 from cacheserver.cache.view import Completed
 from cacheserver.cache.watchcache import Projection
@@ -167,7 +168,8 @@ class Resource:
     """One row: all that is particular to one served kind.
 
     source: the stored kind that it is served from. view: how its objects are made of those; None: they are those.
-    selectable: field paths for fieldSelector. hidden: further paths that `born` needs.
+    selectable: field paths for fieldSelector. several: of those, what has several values, each of which finds it; from
+    the manifest. hidden: further paths that `born` needs.
     instead: what whoever tries to write one is told to do.
     born: when the age column's age began, in seconds since the epoch; 0 for never.
     """
@@ -187,6 +189,7 @@ class Resource:
     view: Projected | None = None
     instead: str = "it is read from its source: change it there"
     hidden: tuple[str, ...] = ()
+    several: tuple[tuple[str, Callable[[Manifest], Iterable[str]]], ...] = ()
     born: Callable[[Entry], int] = created
     version: str = VERSION
     categories: tuple[str, ...] = field(default=("catalog",))
@@ -241,7 +244,8 @@ class Resource:
     @cached_property
     def projection(self) -> Projection:
         """For the watch cache: (labels, selectable fields, cells around the age)."""
-        paths = [(path, tuple(path.split("."))) for path in (*self.all_selectable, *self.hidden)]
+        own = {path for path, _ in self.several}
+        paths = [(path, tuple(path.split("."))) for path in (*self.all_selectable, *self.hidden) if path not in own]
         age_at = next(i for i, column in enumerate(self.columns) if column.value is None)
         before = [column.value for column in self.columns[:age_at] if column.value]
         after = [column.value for column in self.columns[age_at + 1 :] if column.value]
@@ -249,6 +253,8 @@ class Resource:
         def project(manifest: Manifest) -> tuple[Mapping[str, str], Mapping[str, str], tuple[bytes, bytes]]:
             labels: Mapping[str, str] = manifest["metadata"].get("labels") or {}
             fields = {path: look(manifest, *steps) for path, steps in paths}
+            for path, values in self.several:
+                fields[path] = several(values(manifest))
             head = b"".join(orjson.dumps(value(manifest)) + b"," for value in before) + b'"'
             tail = b'"' + b"".join(b"," + orjson.dumps(value(manifest)) for value in after)
             return labels, fields, (head, tail)

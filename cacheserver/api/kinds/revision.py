@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import Final
 
 from cacheserver.api.kinds.fields import (
+    CHANNELS,
     CONDITIONS_OF_CONTENT,
     CONTENT,
     DEPRECATION,
     FORMAT,
     PACKAGE_COLUMN,
     PACKAGE_NAME,
+    PROVIDES,
     READ,
     REPOSITORY_NAME,
+    SEVERAL,
     TRUNCATED,
     WRITE,
+    apis,
     channel_names,
     content_size,
 )
@@ -58,16 +62,6 @@ def _lock(name: str, description: str) -> Field:
             text("ref", "Branch or tag."),
             text("commit", "Commit hash."),
         ),
-    )
-
-
-def _apis(name: str, description: str) -> Field:
-    return records(
-        name,
-        description,
-        text("group", "API group."),
-        text("version", "API version."),
-        text("kind", "Kind."),
     )
 
 
@@ -141,7 +135,10 @@ PACKAGE_REVISION: Final = Resource(
         "spec.version",
         "spec.lifecycle",
         "spec.format",
+        PROVIDES,
+        CHANNELS,
     ),
+    several=SEVERAL,
     columns=(
         name_column(),
         PACKAGE_COLUMN,
@@ -167,8 +164,18 @@ PACKAGE_REVISION: Final = Resource(
             text("skipRange", "Range of versions that upgrade to it directly."),
         ),
         text("image", "Bundle image (FBC)."),
-        _apis("providedAPIs", "APIs that it brings (FBC)."),
-        _apis("requiredAPIs", "APIs that must be there (FBC)."),
+        records(
+            "relatedImages",
+            "Images that it runs or may run, as its bundle lists them (FBC).",
+            text("name", "What the image is for, where the author says so."),
+            text("image", "The image."),
+        ),
+        apis(
+            "providedAPIs",
+            "APIs that it brings, as its bundle says (FBC) or by the CustomResourceDefinitions among its files (KRM); "
+            "what `status.provides` selects by.",
+        ),
+        apis("requiredAPIs", "APIs that must be there (FBC)."),
         records(
             "dependencies",
             "Packages that must be there (FBC).",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from cacheserver.api.http.reply import Framing
 from cacheserver.api.selectors import Must, Selection
 from cacheserver.cache.index import Index
+from cacheserver.cache.several import Several
 from cacheserver.cache.snapshot import Entry
 from cacheserver.cache.watchcache import Event
 
@@ -103,7 +104,10 @@ def _facts(namespace: str, entry: Entry | None) -> Iterator[_Place]:
     yield _NAMESPACE, "", namespace
     if entry is not None:
         for key, value in entry.fields.items():
-            yield _FIELD, key, value
+            if isinstance(value, Several):
+                yield from ((_FIELD, key, each) for each in value.values)
+            else:
+                yield _FIELD, key, value
         for key, value in entry.labels.items():
             yield _LABEL, key, value
             yield _LABELLED, key, ""

@@ -80,8 +80,8 @@ def read(document: Object, package: str, name: str, limits: ParseLimits) -> Read
     """The bundle's facts and content. Raises: ShapeError for a field of the wrong type."""
     problems: list[Problem] = []
     image = text(document, "image")
-    images = [("image", image)]
-    images += [(f"relatedImages[{at}]", text(r, "image")) for at, r in enumerate(children(document, "relatedImages"))]
+    related = [(text(each, "name"), text(each, "image")) for each in children(document, "relatedImages")]
+    images = [("image", image), *((f"relatedImages[{at}]", spec) for at, (_, spec) in enumerate(related))]
     for where, spec in images:
         try:
             # declcfg validateImagePullSpec: empty ones pass here.
@@ -121,6 +121,7 @@ def read(document: Object, package: str, name: str, limits: ParseLimits) -> Read
         provided=cutter.items("providedAPIs", found.provided),
         required=cutter.items("requiredAPIs", found.required),
         dependencies=cutter.items("dependencies", found.dependencies),
+        related_images=cutter.items("relatedImages", (each for each in related if each[1])),
         about=_about(found, cutter),
         content=(digest_of(tar), len(tar), len(files)),
     )

@@ -20,8 +20,8 @@ _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?\Z")
 _FORMAT = str(Format.FBC)
 
 
-_OF_REVISION: Final = ("providedAPIs", "requiredAPIs", "dependencies")
-_OF_PACKAGE: Final = ("keywords", "categories")
+_OF_REVISION: Final = ("relatedImages", "providedAPIs", "requiredAPIs", "dependencies")
+_OF_PACKAGE: Final = ("keywords", "categories", "providedAPIs")
 """Lists whose whole is in the content of the revision, or of the latest one. Channels do not: never cut."""
 
 
@@ -85,6 +85,7 @@ def _revision(
     status = {
         "channels": channels,
         "image": said.image,
+        "relatedImages": [_present({"name": name, "image": image}) for name, image in said.related_images],
         "providedAPIs": [_api(api) for api in said.provided],
         "requiredAPIs": [_api(api) for api in said.required],
         "dependencies": [{"package": package, "versionRange": wanted} for package, wanted in said.dependencies],
@@ -147,6 +148,7 @@ def _package(
         "channels": channels,
         "latest": {"revision": latest, "version": versions[latest]},
         "revisions": len(package.bundles),
+        "providedAPIs": [_api(api) for api in head.provided],
         "icon": {"mediaType": media_type, "digest": digest, "size": size} if said.icon else None,
         "deprecation": _deprecation(deprecated.get((f.PACKAGE, ""))),
         "documents": {"digest": raw} if raw else None,

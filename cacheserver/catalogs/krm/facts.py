@@ -14,7 +14,7 @@ import orjson
 
 from cacheserver.catalogs.catalog import Problem
 
-FORMAT_VERSION: Final = 4
+FORMAT_VERSION: Final = 5
 """Part of every index and input hash: raise it when facts, rules or records change, and everything is read again."""
 
 KPTFILE: Final = "Kptfile"
@@ -54,6 +54,8 @@ class Facts:
     conditions: tuple[Condition, ...] = ()
     readiness_gates: tuple[str, ...] = ()
     upstream_lock: Lock | None = None
+    provided: tuple[tuple[str, str, str], ...] = ()
+    """(group, version, kind) of the definitions among its files"""
     warnings: tuple[Problem, ...] = ()
     pipeline: bool = False
     """Whether it has functions that are to be run, in a subpackage or in itself."""
@@ -81,6 +83,7 @@ def decode(line: str) -> Facts:
         conditions=tuple(Condition(**condition) for condition in written["conditions"]),
         readiness_gates=_tuples(written["readiness_gates"]),
         upstream_lock=Lock(**lock) if lock else None,
+        provided=_tuples(written["provided"]),
         warnings=tuple(Problem(*problem) for problem in written["warnings"]),
         pipeline=written["pipeline"],
         cut=_tuples(written["cut"]),

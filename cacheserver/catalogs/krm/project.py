@@ -26,9 +26,9 @@ _Rank = tuple[semver.Version, bool, str]
 _NOTHING: Final = Condition(RENDERED, "True", "NoPipeline", "it has no functions to run")
 _UNKNOWN: Final = Condition(RENDERED, "Unknown", "NoRunner", "its pipeline was not run: there is no function runner")
 
-_OF_REVISION: Final = ("conditions", "readinessGates")
-_OF_PACKAGE: Final = ("keywords",)
-"""Lists whose whole is in the Kptfile, which is part of the content."""
+_OF_REVISION: Final = ("conditions", "readinessGates", "providedAPIs")
+_OF_PACKAGE: Final = ("keywords", "providedAPIs")
+"""Lists whose whole is in the content, all but one in its Kptfile."""
 
 
 def records(
@@ -161,6 +161,7 @@ def revision_record(
     }
     status = {
         "revisionNumber": revision_number(revision),
+        "providedAPIs": _apis(facts),
         "upstreamLock": _lock(facts.upstream_lock),
         "selfLock": _lock(revision.lock),
         "nonce": revision.nonce if revision.origin in (Origin.DRAFT, Origin.PROPOSED) else "",
@@ -210,6 +211,7 @@ def _package(
         "keywords": facts.keywords,
         "latest": {"revision": latest.name, "version": version_of(latest)} if latest else None,
         "revisions": len(ordered),
+        "providedAPIs": _apis(facts),
     }
     return Record(
         key=Key(Kind.PACKAGE, repository.namespace, repository.name, package),
@@ -240,6 +242,10 @@ def _own_labels(repository: RepositoryKey, package: str) -> dict[str, str]:
 def _labels(facts: Facts, own: Mapping[str, str]) -> dict[str, str]:
     """The Kptfile's (valid ones, none of our domain: kptfile.py) and ours, which are left out where no value."""
     return {**dict(facts.labels), **{name: value for name, value in own.items() if value and _LABEL_VALUE.match(value)}}
+
+
+def _apis(facts: Facts) -> list[dict[str, str]]:
+    return [{"group": group, "version": version, "kind": kind} for group, version, kind in facts.provided]
 
 
 def _lock(lock: Lock | None) -> dict[str, Any] | None:

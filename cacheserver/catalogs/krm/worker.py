@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -19,8 +20,8 @@ from cacheserver.catalogs import bounds
 from cacheserver.catalogs.blobs import BlobWriter
 from cacheserver.catalogs.catalog import Finding, Problem
 from cacheserver.catalogs.documents.document import DocumentError
+from cacheserver.catalogs.krm import crds, kptfile, project
 from cacheserver.catalogs.krm import facts as f
-from cacheserver.catalogs.krm import kptfile, project
 from cacheserver.catalogs.krm.wire import Assemble, Described, Pack, Packed, Wanted, decode_job, encode_packed
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.catalogs.summary import LONGEST_NAME, clip
@@ -29,6 +30,7 @@ from cacheserver.model import BlobHead, Digest, RepositoryKey
 
 _MEDIA_TYPE: Final = "application/x-tar"
 _CUT: Final = "{}: too long for one object and cut there (status.truncated); all of it is in the Kptfile"
+_PROVIDED: Final = "providedAPIs"
 _MOST_CUTS: Final = 50
 """Ours: warnings of one package."""
 
@@ -82,6 +84,7 @@ def _packed(wanted: Wanted, root: Path, blobs: BlobWriter | None, limits: ParseL
         if digest == wanted.known:
             return Packed(digest)
         facts = _facts(dict(contents)[f.KPTFILE], wanted, (digest, size, len(contents)), limits)
+        facts = _with_provided(facts, contents, limits)
         below = [content for path, content in contents if path.endswith(f"/{f.KPTFILE}")]
         if not facts.pipeline and any(kptfile.has_pipeline(content, limits) for content in below):
             facts = replace(facts, pipeline=True)
@@ -96,6 +99,14 @@ def _packed(wanted: Wanted, root: Path, blobs: BlobWriter | None, limits: ParseL
     except MemoryError:
         return Packed(refusal=Problem("TooLarge", "does not fit into the worker's memory"))
     return Packed(digest, f.encode(facts), blob)
+
+
+def _with_provided(facts: f.Facts, contents: Sequence[tuple[str, bytes]], limits: ParseLimits) -> f.Facts:
+    found, complete = crds.provided(contents, limits)
+    cutter = bounds.Cutter(limits)
+    apis = cutter.items(_PROVIDED, found)
+    cut = facts.cut if complete and not cutter.cut else tuple(sorted({*facts.cut, _PROVIDED}))
+    return replace(facts, provided=apis, cut=cut)
 
 
 class _FileError(DocumentError):

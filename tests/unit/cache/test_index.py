@@ -40,7 +40,7 @@ def test_an_item_is_found_under_each_of_its_keys_until_it_goes() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_candidates_are_all_that_have_a_value_whatever_changed(seed: int) -> None:
     choose, held = random.Random(seed), dict[str, Entry]()
-    indexes = Indexes((Indexed(("status.provides",), _provided),))
+    indexes = Indexes((Indexed(("status.kinds",), _provided),))
     for _ in range(300):
         name = f"n{choose.randrange(10)}"
         new = _entry(name, choose.sample("abc", choose.randrange(4))) if choose.random() < 0.8 else None
@@ -50,10 +50,10 @@ def test_candidates_are_all_that_have_a_value_whatever_changed(seed: int) -> Non
         if choose.random() < 0.05:
             indexes.load(held.values())
         for value in "abcd":
-            found = indexes.candidates({"status.provides": value, "else": "1"})
+            found = indexes.candidates({"status.kinds": value, "else": "1"})
             assert set(found or ()) == {("x", n) for n, entry in held.items() if value in _provided(entry)}
     assert indexes.candidates({"else": "1"}) is None
-    assert indexes.candidates({"status.provides": ""}) is None
+    assert indexes.candidates({"status.kinds": ""}) is None
 
 
 def test_the_index_that_leaves_fewest_is_taken() -> None:

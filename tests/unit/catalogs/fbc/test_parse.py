@@ -21,6 +21,7 @@ from cacheserver.errors import CatalogError
 from cacheserver.model import Digest, Format, Kind, Record
 from cacheserver.sources import Tree
 from tests.support.archive import untar
+from tests.support.fbc import bundle
 from tests.unit.catalogs.conftest import KEY, Parse
 
 FIXTURES = Path(__file__).parents[3] / "fixtures" / "fbc"
@@ -67,6 +68,25 @@ def copied(case: str, root: Path) -> Path:
     return root
 
 
+async def test_images_that_a_bundle_may_run_are_served_once_each(parsed: Parse, tmp_path: Path) -> None:
+    document = bundle("app", "1.0.0") | {
+        "relatedImages": [
+            {"name": "", "image": "registry.example.com/app:v1.0.0"},
+            {"name": "proxy", "image": "registry.example.com/proxy:v2"},
+            {"name": "proxy", "image": "registry.example.com/proxy:v2"},
+            {"name": "nothing", "image": ""},
+        ]
+    }
+    said = [{"schema": "olm.package", "name": "app", "defaultChannel": "stable"}, document]
+    said.append({"schema": "olm.channel", "package": "app", "name": "stable", "entries": [{"name": "app.v1.0.0"}]})
+    (tmp_path / "catalog.json").write_bytes(b"".join(map(orjson.dumps, said)))
+    images = status(the(await parsed(tmp_path), Kind.REVISION))["relatedImages"]
+    assert images == [
+        {"image": "registry.example.com/app:v1.0.0"},
+        {"name": "proxy", "image": "registry.example.com/proxy:v2"},
+    ]
+
+
 async def test_a_package_is_served_with_every_field(parsed: Parse) -> None:
     catalog = await parsed(FIXTURES, "good/everything.yaml")
     package = the(catalog, Kind.PACKAGE)
@@ -92,6 +112,7 @@ async def test_a_package_is_served_with_every_field(parsed: Parse) -> None:
         "latest": {"revision": "lamp.v1.1.0", "version": "1.1.0"},
         "revisions": 2,
         "icon": icon,
+        "providedAPIs": [{"group": "example.com", "version": "v1", "kind": "Lamp"}],
         "deprecation": {"message": "use torch"},
         "documents": documents,
     }

@@ -181,3 +181,17 @@ async def test_the_seed_of_the_conformance_suite_is_served_as_it_expects(parsed:
     packages: list[Any] = [package.records[-1] for package in catalog.packages]
     assert [record.name for record in packages] == [f"community.{n}" for n in range(6)]
     assert {(record.labels["chk"], record.labels["i"]) for record in packages} == {("1", "0"), ("1", "1")}
+
+
+async def test_definitions_among_the_files_are_what_a_package_and_its_revisions_provide(
+    parsed: Parse, tmp_path: Path
+) -> None:
+    definition = (
+        b"kind: CustomResourceDefinition\nspec:\n  group: example.com\n  names:\n    kind: Lamp\n"
+        b"  versions:\n  - name: v1\n"
+    )
+    put(tmp_path, {"app/Kptfile": kptfile("app"), "app/crds/lamp.yaml": definition})
+    [package] = (await parsed(tmp_path)).packages
+    for record in package.records:
+        provided = orjson.loads(record.status)["providedAPIs"]
+        assert provided == [{"group": "example.com", "version": "v1", "kind": "Lamp"}]

@@ -1,0 +1,39 @@
+"""A field with several values: what is selected by any of them, such as the kinds that a package provides.
+
+Objects that have the same values share them: of 20 versions of a package they are nearly always the same.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Final
+
+_BREAK: Final = "\n"
+
+
+class Several(str):
+    """All values in one text, for comparing and for finding by; `values` to look one up in."""
+
+    __slots__ = ("__weakref__", "values")
+
+    values: frozenset[str]
+
+
+_known: Final[weakref.WeakValueDictionary[str, Several]] = weakref.WeakValueDictionary()
+
+
+def several(values: Iterable[str]) -> str:
+    """The field of these values; empty for none. The same object as long as anybody else has the same values.
+
+    A value with a line break is left out: nothing that can be selected has one, and it would pass for two.
+    """
+    text = _BREAK.join(sorted({value for value in values if value and _BREAK not in value}))
+    if not text:
+        return ""
+    found = _known.get(text)
+    if found is None:
+        found = Several(text)
+        found.values = frozenset(text.split(_BREAK))
+        _known[found] = found
+    return found
