@@ -17,6 +17,7 @@ from aiohttp import web
 
 from cacheserver.api.attributes import Attributes, Query, check_size, parse_query, read_attributes
 from cacheserver.api.auth import OPEN_PATHS, Gate, Identity, privileged
+from cacheserver.api.beside import KindBeside
 from cacheserver.api.content import Blobs
 from cacheserver.api.describe.discovery import Discovery
 from cacheserver.api.describe.openapi import OpenAPI
@@ -110,6 +111,7 @@ class Api:
         gate: Gate | None = None,
         author: Author | None = None,
         nobody: str = AUTHOR,
+        beside: Sequence[KindBeside] = (),
         list_cache_bytes: int = MEMO_BYTES,
         max_reads: int = READS,
         max_watches: int = WATCHES,
@@ -119,10 +121,13 @@ class Api:
 
         routes: of other protocols, served beside the API's own paths. gate: who may what; None: everybody everything.
         author: takes what is written; None: nothing is. nobody: whose name it has where there is no gate.
-        list_cache_bytes: finished lists kept. max_reads, max_watches: at the same time, of resources. now: Unix time.
+        beside: kinds of other systems that answer by themselves. list_cache_bytes: finished lists kept.
+        max_reads, max_watches: at the same time, of resources. now: Unix time.
         """
         resources = served(standalone=standalone)
-        self._resources = {(row.group, row.version, row.plural): row for row in resources}
+        self._beside_kinds = {kind.resource.plural: kind for kind in beside}
+        described = (*resources, *(kind.resource for kind in beside))
+        self._resources = {(row.group, row.version, row.plural): row for row in described}
         self._cache = cache
         self._gate = gate
         self._now = now
@@ -138,12 +143,15 @@ class Api:
             "watch-cache": lambda: None if cache.ready else "the store has not been read yet"
         }
         self._health = Health({**filled, **(checks or {})}, live_checks or {}, notes)
-        self._paths = Paths(self._all_routes(resources, version, tuple(routes)))
+        self._paths = Paths(self._all_routes(resources, described, version, tuple(routes)))
         self._known = Memo[tuple[str, str], _Asked](REMEMBERED_BYTES)
         self._long = Turns(_LONG_CHARACTERS)
 
-    def _all_routes(self, resources: Sequence[Resource], version: str, others: Sequence[Route]) -> Sequence[Route]:
-        """What every server of Kubernetes answers besides its resources, and what others bring."""
+    def _all_routes(
+        self, resources: Sequence[Resource], described: Sequence[Resource], version: str, others: Sequence[Route]
+    ) -> Sequence[Route]:
+        """What every server of Kubernetes answers besides its resources, and what others bring. described: in
+        discovery."""
         health, openapi, release = self._health, OpenAPI(resources, version), version_document(version)
 
         async def healthy(asked: PathRequest) -> Reply:
@@ -161,7 +169,7 @@ class Api:
         routes = [Route(name, healthy, below=True) for name in health.names]
         routes.append(Route("openapi", describe, below=True, listed=("/openapi/v2", "/openapi/v3")))
         routes += (Route("version", tell_version), METRICS, *others)
-        discovery = Discovery(resources, listed(routes))
+        discovery = Discovery(described, listed(routes))
         return [*routes, *(Route(first, discover, below=True) for first in ("", "api", "apis"))]
 
     # --- shutdown ---
@@ -170,6 +178,8 @@ class Api:
         """/readyz fails and new watches are refused from now on; all else goes on."""
         self._health.begin_shutdown()
         self._watches.begin_shutdown()
+        for kind in self._beside_kinds.values():
+            kind.end()
 
     async def shut_down(self, *, grace_s: float) -> None:
         """begin_shutdown, then end every watch cleanly, spread over grace_s; returns when all have ended."""
@@ -247,11 +257,13 @@ class Api:
             if asked.resource is None:
                 raise no_such_path()
             call = Call(request, attributes, asked.query, asked.resource, user, identity)
+            beside = self._beside_kinds.get(asked.resource.plural)
+            answer = self._verbs.answer if beside is None else beside.answer
             if asked.is_watch or "timeout" not in asked.query:
-                reply = await self._verbs.answer(call)  # the cache bounds its own waits
+                reply = await answer(call)  # the cache bounds its own waits
             else:
                 async with asyncio.timeout(request_timeout_s(asked.query)):
-                    reply = await self._verbs.answer(call)
+                    reply = await answer(call)
             if isinstance(reply, Reply) and not reply.start(request):
                 await reply.rest()  # in flight until it is taken
             return reply

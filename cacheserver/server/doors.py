@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,11 +18,14 @@ from cacheserver.api.paths import PathRequest
 from cacheserver.compat.catalogs import Catalogs
 from cacheserver.config import Door, Settings
 from cacheserver.ingest import Ingest
+from cacheserver.model import Kind
 from cacheserver.server.listener import Listener
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.objects import Store
 
 if TYPE_CHECKING:
+    from cacheserver.api.beside import KindBeside
+    from cacheserver.cache.watchcache import WatchCache
     from cacheserver.cluster.kubeapi import KubeAPI
     from cacheserver.compat.catalogd.door import Catalogd
 
@@ -40,6 +43,7 @@ class Doors:
 
     def __init__(self, settings: Settings, store: Store, blobs: Blobs, ingest: Ingest) -> None:
         self._settings = settings
+        self._url = ""
         self.catalogs = Catalogs(store.published, blobs, ingest.repositories)
         ingest.follow(self.catalogs.note)
         self.loops: list[Callable[[], Coroutine[Any, Any, None]]] = [self.catalogs.run]
@@ -57,6 +61,33 @@ class Doors:
         base = functools.partial(base_url, url, settings.content.namespace)
         controller = ClusterCatalogs(kubernetes, self.catalogs, lambda: ingest.leads, namespace=namespace, base=base)
         self.loops.append(controller.run)
+
+    def opened(self, url: str) -> str:
+        """Take note of where the API listens; returns it."""
+        self._url = url
+        return url
+
+    def show_clustercatalogs(self, cache: WatchCache, ingest: Ingest) -> Sequence[KindBeside]:
+        """Without a cluster, and where a catalog is published for clients of catalogd: the kind that leads them to it.
+        Its URLs are right once `opened` was called."""
+        settings = self._settings
+        if settings.from_cluster or not any(Door.CATALOG in each.publish for each in settings.repositories):
+            return ()
+        from cacheserver.api.selectors import EVERYTHING  # noqa: PLC0415 - see the module
+        from cacheserver.compat.clustercatalogs.status import base_url, called  # noqa: PLC0415 - as above
+        from cacheserver.compat.clustercatalogs.view import ClusterCatalogView  # noqa: PLC0415 - as above
+
+        namespace, kind = settings.content.namespace, Kind.REPOSITORY
+        view = ClusterCatalogView(
+            self.catalogs,
+            ingest.repositories,
+            lambda key: base_url(settings.serving.catalogs_url or self._url, namespace, key),
+            functools.partial(called, namespace),
+            lambda key: cache.held(kind, (key.namespace, key.name)),
+            functools.partial(cache.watch, kind, since=None, initial=None, namespace=None, selector=EVERYTHING),
+        )
+        self.loops.append(view.run)
+        return (view,)
 
     @functools.cached_property
     def catalogd(self) -> Catalogd:

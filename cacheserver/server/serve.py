@@ -79,8 +79,7 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
     from cacheserver.server.listener import open_listener  # noqa: PLC0415 - as above
 
     require_compiled_parser()
-    _settle_in()
-    stop = _asked_to_stop()
+    stop = _settle_in()
     async with AsyncExitStack() as stack:
         workers = await stack.enter_async_context(limits.workers(settings.parsing))
         client = await stack.enter_async_context(_etcd(settings))
@@ -101,6 +100,7 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
             checks={**listener.checks, "etcd": opening},
             notes={"etcd-space": lambda: space.trouble},
             routes=doors.routes,
+            beside=doors.show_clustercatalogs(cache, ingest),
             gate=listener.gate,
             author=_author(client, services, cache, ingest, settings, listener.kubernetes),
             nobody=settings.authoring.author,
@@ -110,11 +110,11 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
         )
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, ingest.request_sync)
         acceptor = await stack.enter_async_context(_listening(api, settings.serving, listener.context))
-        log.info("listening", extra={"url": (url := _url(acceptor, listener.context))})
+        log.info("listening", extra={"url": (url := doors.opened(_url(acceptor, listener.context)))})
         async with asyncio.TaskGroup() as group:
             opened = functools.partial(_open_for, ingest, store, client, settings)
-            loops = (*followers, *doors.loops)
-            work = group.create_task(_work(opened, cache, ingest, loops, opening), name="server: work")
+            working = _work(opened, cache, ingest, (*followers, *doors.loops), opening)
+            work = group.create_task(working, name="server: work")
             guard = group.create_task(listener.run(), name="server: listener")
             tidy = group.create_task(_hold_little(cache), name="server: memory")
             first = functools.partial(begun, url, [config.key for config in settings.repositories], cache, looks)
@@ -246,11 +246,12 @@ async def _announce(cache: WatchCache, first: Callable[[], Awaitable[Begun]], re
     ready(await first())
 
 
-def _settle_in() -> None:
-    """What a process that serves has differently."""
+def _settle_in() -> asyncio.Event:
+    """What a process that serves has differently; the event that it is asked to stop."""
     memory.keep_little()
     sys.setswitchinterval(_SWITCH_S)
     metrics.build.labels(cacheserver.__version__).set(1)
+    return _asked_to_stop()
 
 
 def _asked_to_stop() -> asyncio.Event:

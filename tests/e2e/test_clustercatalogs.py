@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -22,8 +24,10 @@ from cacheserver.compat.clustercatalogs.rival import DEPLOYMENT
 from cacheserver.errors import KubernetesError
 from cacheserver.model import Digest
 from tests.fakes.contents import Contents
+from tests.support.asking import ask
 from tests.support.kube import KubeAPIServer, Kubectl, find_kube
-from tests.support.waiting import eventually
+from tests.support.server import ServerProcess
+from tests.support.waiting import eventually, until
 
 pytestmark = pytest.mark.e2e
 
@@ -292,3 +296,71 @@ def test_the_kind_of_the_fixture_refuses_what_the_real_one_refuses(kube: tuple[K
     for name, status in bad.items():
         patch = ("patch", "clustercatalog", "checked", "--subresource=status", "--type=merge", "-p")
         assert "is invalid" in admin.refused(*patch, json.dumps({"status": status})), name
+
+
+# --- a server of one's own ----------------------------------------------------------------------------------------
+
+
+def test_without_a_cluster_they_are_read_with_kubectl_and_lead_to_the_catalog(
+    start_server: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    catalog_of(tmp_path / "one", "1.0.0")
+    (tmp_path / "repositories.yaml").write_text(
+        "apiVersion: config.cacheserver.dev/v1alpha1\nkind: Repository\n"
+        "metadata: {name: two, namespace: other, labels: {tier: gold}, annotations: {cacheserver.dev/priority: '7'}}\n"
+        "spec: {source: {directory: {path: ./one}}, publish: [Catalog], interval: 10s}\n"
+    )
+    server = start_server(
+        *("--catalog", f"one={tmp_path / 'one'}", "--publish", "one=Catalog"),
+        *("--repositories", str(tmp_path / "repositories.yaml")),
+    )
+
+    def listed() -> list[dict[str, Any]]:
+        answer = ask(f"{server.url}{PATH}").json
+        return [each for each in answer["items"] if "resolvedSource" in each.get("status", {})]
+
+    until(lambda: len(listed()) == 2, within_s=20)
+    one, two = listed()
+    assert (one["metadata"]["name"], two["metadata"]["name"]) == ("one", "two.other")
+    assert (one["spec"]["priority"], two["spec"]["priority"]) == (0, 7)
+    assert two["metadata"]["labels"] == {"tier": "gold", LABEL: "two.other"}
+    # Equal content, and yet a name of its own each: clients keep what they got by it.
+    refs = [each["status"]["resolvedSource"]["image"]["ref"] for each in (one, two)]
+    assert refs[0].partition("@")[2] == refs[1].partition("@")[2]
+    assert refs[0].partition("@")[0] != refs[1].partition("@")[0]
+    for each in (one, two):
+        answer = ask(f"{each['status']['urls']['base']}/api/v1/all")
+        assert answer.status == 200
+        assert b'"schema":"olm.package"' in answer.body
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("NO KUBECTL FOUND: ClusterCatalogs were read without it")
+    ran = subprocess.run(
+        [kubectl, "--server", server.url, "--cache-dir", str(tmp_path / "cache"), "get", "clustercatalogs"],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+    )
+    assert ran.returncode == 0, ran.stderr
+    header, first, second = ran.stdout.splitlines()
+    assert header.split() == ["NAME", "LASTUNPACKED", "SERVING", "AGE"]
+    assert [first.split()[0], second.split()[0]] == ["one", "two.other"]
+
+
+def catalog_of(directory: Path, version: str) -> None:
+    """A catalog with one package."""
+    directory.mkdir()
+    documents = [
+        {"schema": "olm.package", "name": "app", "defaultChannel": "stable"},
+        {"schema": "olm.channel", "package": "app", "name": "stable", "entries": [{"name": f"app.v{version}"}]},
+        {
+            "schema": "olm.bundle",
+            "package": "app",
+            "name": f"app.v{version}",
+            "image": f"r.example/app:v{version}",
+            "properties": [{"type": "olm.package", "value": {"packageName": "app", "version": version}}],
+        },
+    ]
+    (directory / "catalog.json").write_text("\n".join(json.dumps(document) for document in documents))

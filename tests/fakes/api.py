@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ import orjson
 from yarl import URL
 
 from cacheserver.api import PROJECTIONS, Acceptor, Api, Gate, HealthCheck, Route, make_server
+from cacheserver.api.beside import KindBeside
 from cacheserver.api.http.connection import Server
 from cacheserver.cache.watchcache import WatchCache
 from cacheserver.model import Digest, Kind
@@ -184,7 +185,7 @@ class World:
     async def watch(
         self, path: str = "packages", *, accept: str = "*/*", **parameters: str
     ) -> AsyncIterator[Lines | Frames]:
-        url = f"{BASE}/{path}"
+        url = path if path.startswith("/") else f"{BASE}/{path}"
         if self.websocket:
             asked = str(URL(url).with_query({"watch": "1", **parameters}))
             async with self.session.ws_connect(asked, headers={"Accept": accept}) as socket:
@@ -206,6 +207,7 @@ async def api_world(
     max_reads: int = 400,
     max_watches: int = 10_000,
     tls: ssl.SSLContext | None = None,
+    beside: Sequence[KindBeside] = (),
 ) -> AsyncIterator[World]:
     feed, blobs = FakeFeed(), FakeBlobs()
     feed.away = away
@@ -219,6 +221,7 @@ async def api_world(
         checks=checks,
         routes=routes,
         gate=gate,
+        beside=beside,
         max_reads=max_reads,
         max_watches=max_watches,
         now=lambda: world.time,

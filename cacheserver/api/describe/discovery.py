@@ -101,7 +101,7 @@ def _resource_discovery(row: Resource) -> dict[str, object]:
     found: dict[str, object] = {
         "resource": row.plural,
         "responseKind": kind,
-        "scope": "Namespaced",
+        "scope": "Namespaced" if row.namespaced else "Cluster",
         "singularResource": row.singular,
         "verbs": sorted(row.verbs),
         "shortNames": row.short_names,
@@ -122,7 +122,7 @@ def _resource_list(rows: Sequence[Resource]) -> dict[str, object]:
             {
                 "name": row.plural,
                 "singularName": row.singular,
-                "namespaced": True,
+                "namespaced": row.namespaced,
                 "kind": row.kind,
                 "verbs": sorted(row.verbs),
                 "shortNames": row.short_names,
@@ -135,7 +135,7 @@ def _resource_list(rows: Sequence[Resource]) -> dict[str, object]:
             {
                 "name": f"{row.plural}/{sub.name}",
                 "singularName": "",
-                "namespaced": True,
+                "namespaced": row.namespaced,
                 "kind": row.kind,
                 "verbs": sorted(sub.verbs),
             }

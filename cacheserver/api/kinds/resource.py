@@ -193,6 +193,7 @@ class Resource:
     born: Callable[[Entry], int] = created
     version: str = VERSION
     categories: tuple[str, ...] = field(default=("catalog",))
+    namespaced: bool = True
 
     @cached_property
     def api_version(self) -> str:

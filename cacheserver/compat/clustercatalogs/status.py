@@ -56,9 +56,14 @@ def reference(key: RepositoryKey, revision: str) -> str:
 
 
 def base_url(url: str, namespace: str, key: RepositoryKey) -> str:
-    """`urls.base`: where catalogd's API has this repository's catalog. namespace: whose repositories go by their name
-    alone; others are NAME.NAMESPACE, which nobody else can be, since neither holds a dot."""
-    return f"{url}/catalogs/{key.name}" + ("" if key.namespace == namespace else f".{key.namespace}")
+    """`urls.base`: where catalogd's API has this repository's catalog. namespace: see called."""
+    return f"{url}/catalogs/{called(namespace, key)}"
+
+
+def called(namespace: str, key: RepositoryKey) -> str:
+    """A repository's name where there are no namespaces. namespace: whose repositories go by their name alone; others
+    are NAME.NAMESPACE, which nobody else can be, since neither holds a dot."""
+    return key.name if key.namespace == namespace else f"{key.name}.{key.namespace}"
 
 
 def wanted(catalog: Object, facts: Facts, now: float) -> dict[str, Any]:
