@@ -30,31 +30,45 @@ class Pod:
 
     def __init__(self, cluster: Kube, directory: Path) -> None:
         """Raises: BenchError where a program cannot have a mount namespace, or the apiserver refuses."""
-        self._unshare = [shutil.which("unshare") or "unshare", "--map-root-user", "--mount", "sh", "-c"]
-        try:
-            subprocess.run([*self._unshare, "mount -t tmpfs none /run"], check=True, capture_output=True, timeout=10)
-        except (OSError, subprocess.SubprocessError) as exc:
-            raise BenchError(f"no mount namespace can be had here to be in for a Pod's: {exc}") from exc
-        self._secrets = directory / "serviceaccount"
-        self._secrets.mkdir(exist_ok=True)
-        token = _token(cluster, "bench-pod")
-        for name, content in (
-            ("token", token.encode()),
-            ("ca.crt", cluster.client.authority.read_bytes()),
-            ("namespace", b"default"),
-        ):
-            (self._secrets / name).write_bytes(content)
-        self._port = urlsplit(cluster.url).port
+        self._url = cluster.url
+        self._secrets = secrets(directory, _token(cluster, "bench-pod"), cluster.client.authority)
 
     def command(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> list[str]:
         """The command line that runs the program so."""
-        variables = {
-            "KUBERNETES_SERVICE_HOST": "127.0.0.1",
-            "KUBERNETES_SERVICE_PORT": str(self._port),
-            **(environment or {}),
-        }
-        named = [f"{name}={value}" for name, value in variables.items()]
-        return [*self._unshare, _SCRIPT, "pod", str(self._secrets), *named, *arguments]
+        return inside(self._secrets, self._url, arguments, environment)
+
+
+def secrets(directory: Path, token: str, authority: Path) -> Path:
+    """The folder of a service account. authority: the file whose certificate the apiserver's leads to.
+
+    Raises: BenchError where a program cannot have a mount namespace.
+    """
+    try:
+        subprocess.run([*_unshare(), "mount -t tmpfs none /run"], check=True, capture_output=True, timeout=10)
+    except (OSError, subprocess.SubprocessError) as exc:
+        raise BenchError(f"no mount namespace can be had here to be in for a Pod's: {exc}") from exc
+    made = directory / "serviceaccount"
+    made.mkdir(exist_ok=True)
+    for name, content in (("token", token.encode()), ("ca.crt", authority.read_bytes()), ("namespace", b"default")):
+        (made / name).write_bytes(content)
+    return made
+
+
+def inside(
+    account: Path, url: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None
+) -> list[str]:
+    """The command line that runs a program as in a Pod of that service account's folder; url: of the apiserver."""
+    variables = {
+        "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+        "KUBERNETES_SERVICE_PORT": str(urlsplit(url).port),
+        **(environment or {}),
+    }
+    named = [f"{name}={value}" for name, value in variables.items()]
+    return [*_unshare(), _SCRIPT, "pod", str(account), *named, *arguments]
+
+
+def _unshare() -> list[str]:
+    return [shutil.which("unshare") or "unshare", "--map-root-user", "--mount", "sh", "-c"]
 
 
 def _token(cluster: Kube, name: str) -> str:
