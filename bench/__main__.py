@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import authoring, catalog, compare, herd, scale, secured, serve, sources, watch
+from bench import authoring, catalog, compare, doors, herd, scale, secured, serve, sources, watch
 from bench.errors import BenchError
 from bench.load import fbc, fill
 from bench.options import Options
@@ -34,6 +34,8 @@ Measure cacheserver from outside, on loopback: etcd, the server and the load eac
             (--peer kube-apiserver=PATH or $KUBEBUILDER_ASSETS; without one it is left out of `all`)
   olm       the same catalogs beside opm, which has the reference loader, OLM's package-server, and catalogd: ratios
             (--peer opm=PATH, package-server=PATH, catalogd=PATH; without any it is left out of `all`)
+  doors     what clients of OLM ask, of us and of the programs that they ask today, in one run: ratios by CPU, memory
+            (the peers of olm; not part of `all`)
   secured   the questions of serve and watch over TLS, by a user whom kube-apiserver is asked about, with two replicas
             (needs a kube-apiserver as compare does; not part of `all`)
   scale     growth by revisions, watchers and processes, with exponents; at most --minutes; not part of `all`
@@ -50,6 +52,7 @@ _PARTS = (
     "memory",
     "compare",
     "olm",
+    "doors",
     "secured",
     "scale",
     "all",
@@ -117,12 +120,15 @@ def _measure(what: str, options: Options, report: Report) -> None:
     if what in ("memory", "all"):
         _say("memory")
         scale.per_ten_thousand(options, report)
-    if what in ("compare", "olm", "all"):
+    if what in ("compare", "olm", "doors", "all"):
         known.note_absent(report, options)
     if what in ("compare", "secured", "all"):
         _with_kube(what, options, report)
     if what in ("olm", "all"):
         _with_olm(what, options, report)
+    if what == "doors":
+        _say("doors")
+        doors.measure(options, report)
     if what == "scale":
         _say("scale")
         scale.measure(options, report)

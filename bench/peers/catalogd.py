@@ -49,16 +49,21 @@ def measure(options: Options, report: Report, binary: Path, kube_binary: kube.Bi
     images = Registry()
     images.publish(catalog.path)
     with images.serving(), kube.running(kube_binary, options) as cluster:
-        kube.define(cluster, _GROUP, "clustercatalogs", "ClusterCatalog", "v1", namespaced=False, status=True)
-        kube.post(cluster, f"/apis/{_GROUP}/v1/clustercatalogs", _cluster_catalog(images.image))
+        define(cluster, images.image)
         pod = Pod(cluster, options.work)
         for number in range(options.rounds):
             # One after the other: each has the machine while it reads the image, and is asked while the other is idle.
             with (
-                _theirs(binary, cluster, pod, images.image, options) as theirs,
+                serving(binary, cluster, pod, images.image, options) as theirs,
                 _ours(cluster, images.image, number, options) as ours,
             ):
                 _round(ours, theirs, options, report)
+
+
+def define(cluster: Kube, image: str) -> None:
+    """The kind it reads, and one of it. Raises: BenchError."""
+    kube.define(cluster, _GROUP, "clustercatalogs", "ClusterCatalog", "v1", namespaced=False, status=True)
+    kube.post(cluster, f"/apis/{_GROUP}/v1/clustercatalogs", _cluster_catalog(image))
 
 
 def _cluster_catalog(image: str) -> dict[str, object]:
@@ -75,7 +80,7 @@ def _cluster_catalog(image: str) -> dict[str, object]:
 
 
 @contextmanager
-def _theirs(binary: Path, cluster: Kube, pod: Pod, image: str, options: Options) -> Iterator[Server]:
+def serving(binary: Path, cluster: Kube, pod: Pod, image: str, options: Options) -> Iterator[Server]:
     """catalogd with an empty cache, ready when it serves the catalog. Raises: BenchError."""
     home = options.work / "catalogd"
     shutil.rmtree(home, ignore_errors=True)
@@ -109,12 +114,13 @@ def _theirs(binary: Path, cluster: Kube, pod: Pod, image: str, options: Options)
 
 def _serves(url: str, cluster: Kube) -> bool:
     time.sleep(_LOOK_EVERY_S)
-    one_schema = f"{url}{_path('metas')}?schema=olm.package"  # small, and there when all is
+    one_schema = f"{url}{path('metas')}?schema=olm.package"  # small, and there when all is
     return processes.http_ok(one_schema, cluster.client)
 
 
-def _path(of: str) -> str:
-    return f"/catalogs/{opm.REPOSITORY}/api/v1/{of}"
+def path(of: str, catalog: str = opm.REPOSITORY) -> str:
+    """Of `all` or `metas`, with a query."""
+    return f"/catalogs/{catalog}/api/v1/{of}"
 
 
 @contextmanager
@@ -157,23 +163,23 @@ def _round(ours: Server, theirs: Server, options: Options, report: Report) -> No
     if not name:
         raise BenchError(f"{options.catalog}: no package in it")
     selected = f"{NAMESPACED}/packagerevisions?labelSelector={quote(f'cacheserver.dev/package={name}')}"
-    for what, path, peer, compared in (
+    for what, mine, its, compared in (
         (
             "read of a whole catalog",
             f"{NAMESPACED}/packagerevisions",
-            _path("all"),
+            path("all"),
             "ours: every revision's summary; the peer: every document whole, from a file",
         ),
         (
             "read of one package's revisions",
             selected,
-            f"{_path('metas')}?package={quote(name)}",
+            f"{path('metas')}?package={quote(name)}",
             "ours: its revisions' summaries; the peer: its documents whole",
         ),
     ):
         samples = {
             side: serve.ask(Question(what, [asked], "req/s", connections=_READERS), server.target, options)
-            for (side, server), asked in zip(sides, (path, peer), strict=True)
+            for (side, server), asked in zip(sides, (mine, its), strict=True)
         }
         said = f"{compared}; kB_each says how much"
         compare.add(report, what, samples, "per_server_cpu_s", aim=0, compared=said)

@@ -47,16 +47,16 @@ def measure(options: Options, report: Report, binary: Path, opm_binary: Path, ku
         opm.kept(catalog, options) as etcd,
         opm.registry(catalog, opm_binary, cache, options) as registry,
     ):
-        _defined(cluster, registry)
+        define(cluster, registry)
         pod = Pod(cluster, options.work)
         for _ in range(options.rounds):
             with processes.server(etcd, options.work, cluster.cacheserver_flags(options.work), cluster.client) as ours:
                 names = opm.packages(ours)
-                with _running(binary, cluster, pod, len(names), options) as theirs:
+                with serving(binary, cluster, pod, len(names), options) as theirs:
                     _round(ours, theirs, names, options, report)
 
 
-def _defined(cluster: Kube, registry: Registry) -> None:
+def define(cluster: Kube, registry: Registry) -> None:
     """The kinds it reads, and a CatalogSource whose registry is that. Raises: BenchError."""
     kube.define(cluster, _GROUP, "catalogsources", "CatalogSource", "v1alpha1")
     kube.define(cluster, _GROUP, "olmconfigs", "OLMConfig", "v1", namespaced=False)
@@ -72,7 +72,7 @@ def _defined(cluster: Kube, registry: Registry) -> None:
 
 
 @contextmanager
-def _running(binary: Path, cluster: Kube, pod: Pod, count: int, options: Options) -> Iterator[Server]:
+def serving(binary: Path, cluster: Kube, pod: Pod, count: int, options: Options) -> Iterator[Server]:
     """package-server, ready when it lists `count` packages. Raises: BenchError."""
     certificate, key = cluster.certificates.server()
     port = processes.free_port()
