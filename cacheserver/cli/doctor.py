@@ -336,7 +336,7 @@ async def _repositories(api: KubeAPI, settings: Settings) -> Sequence[Finding]:
     from cacheserver.cli import doors  # noqa: PLC0415  it reads this module
 
     configs = _configs(items, settings)
-    beside = [*_pushes(await _tried(settings, configs, api)), *doors.published(configs)]
+    beside = [*_pushes(await _tried(settings, configs, api)), *doors.published(configs, settings)]
     if not troubled:
         return [Finding("repositories", *_good(f"all {len(items)} are ready")), *beside]
     more = Finding("repositories", Level.WARNING, f"{len(troubled) - _SHOWN} more", "kubectl get crepo -A")

@@ -26,12 +26,15 @@ _SHOWN: Final = 10
 _COMPONENT: Final = "add components/clustercatalogs of configs/kubernetes"
 
 
-def published(configs: Iterable[RepositoryConfig]) -> Sequence[Finding]:
-    """How many repositories each door shows; nothing where none is shown."""
+def published(configs: Iterable[RepositoryConfig], settings: Settings) -> Sequence[Finding]:
+    """How many repositories each door shows, in a cluster; nothing where none is shown."""
     counts = Counter(door for config in configs for door in config.publish)
     if not counts:
         return []
     said = ", ".join(f"{counts[door]} by {door}" for door in Door if counts[door])
+    if counts[Door.CATALOG] and settings.serving.catalogs_listen is None:
+        remedy = "add components/catalogs of configs/kubernetes, or --catalogs-listen"
+        return [Finding("published", Level.WARNING, f"{said}, and nobody listens for clients of catalogd", remedy)]
     return [Finding("published", Level.OK, said)]
 
 

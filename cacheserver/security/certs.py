@@ -191,13 +191,14 @@ def plan(namespace: str) -> tuple[Planned, ...]:
     if not NAMESPACE.match(namespace):
         raise ConfigError(f"{namespace!r} is not a namespace: 1 to 63 lower-case letters, digits and hyphens")
     members = tuple(f"{member}.etcd-peers.{namespace}.svc" for member in MEMBERS)
-    host = f"{SERVICE}.{namespace}.svc"
+    host, catalogs = f"{SERVICE}.{namespace}.svc", f"{SERVICE}-catalogs.{namespace}.svc"
     return (
         # kube-aggregator asks for <service>.<namespace>.svc and looks at no common name.
         Planned(
             "cacheserver-serving-tls",
             "serving",
-            Subject(SERVICE, Usage.SERVER, dns=(host, f"{host}.cluster.local", "localhost")),
+            # Clients of catalogd come by a Service of their own (configs/kubernetes/components/catalogs).
+            Subject(SERVICE, Usage.SERVER, dns=(host, f"{host}.cluster.local", catalogs, "localhost")),
         ),
         Planned(
             "etcd-server-tls",

@@ -31,7 +31,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 KUBERNETES = CONFIGS / "kubernetes"
 FILES = sorted(KUBERNETES.rglob("*.yaml"))
 OVERLAYS = ("default", "production", "namespaced")
-DOORS = ("clustercatalogs",)  # components that let clients of other systems in
+DOORS = ("catalogs", "clustercatalogs", "registry")  # components that let clients of other systems in
 GROUP = "config.cacheserver.dev"
 
 # Left out of the CRD on purpose: what lies on the server's own disk is not a user's to read; archives are not read yet.
@@ -142,7 +142,40 @@ def test_the_doors_together_set_what_the_server_takes(tmp_path: Path) -> None:
     check_listen(settings)
     namespaces = {d["metadata"]["name"] for d in found if d["kind"] == "Namespace"}
     assert settings.serving.cluster_catalogs in namespaces
+    # What ClusterCatalogs name is the Service, under a name that the certificate has.
+    [service] = [d for d in found if d["kind"] == "Service" and d["metadata"]["name"] == "cacheserver-catalogs"]
+    host = f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc"
+    assert settings.serving.catalogs_url == f"https://{host}"
+    assert {host, "localhost"} <= set(certs.plan("cacheserver")[0].subject.dns)
+    assert settings.serving.catalogs_listen is not None
+    [port] = service["spec"]["ports"]
+    assert (port["port"], port["targetPort"]) == (443, settings.serving.catalogs_listen.port)
     assert all(d["metadata"]["labels"]["app.kubernetes.io/part-of"] == "cacheserver" for d in found)
+
+
+@pytest.mark.parametrize("component", ["catalogs", "registry"])
+def test_who_is_not_asked_who_he_is_comes_from_named_namespaces_to_the_doors_port(component: str) -> None:
+    found = objects(f"components/{component}")
+    [policy] = [d for d in found if d["kind"] == "NetworkPolicy"]
+    services = [d for d in found if d["kind"] == "Service"]
+    assert policy["spec"]["policyTypes"] == ["Ingress"]
+    [ingress] = policy["spec"]["ingress"]
+    [peer] = ingress["from"]
+    [named] = peer["namespaceSelector"]["matchExpressions"]
+    assert (named["key"], named["operator"]) == ("kubernetes.io/metadata.name", "In")
+    [ports] = ingress["ports"]
+    let_in = range(ports["port"], ports.get("endPort", ports["port"]) + 1)
+    for service in services:
+        for port in service["spec"]["ports"]:
+            # NetworkPolicies see the pod's port, and clients that forward one take a number alone.
+            assert isinstance(port["targetPort"], int)
+            assert port["targetPort"] in let_in
+        labels = deployment()["spec"]["template"]["metadata"]["labels"]
+        assert service["spec"]["selector"].items() <= labels.items()
+    assert policy["spec"]["podSelector"]["matchLabels"] == services[0]["spec"]["selector"]
+    # The API's own port is let in from anywhere: it asks everybody who he is.
+    [api] = container()["ports"]
+    assert api["containerPort"] not in let_in
 
 
 def test_clustercatalogs_are_read_marked_and_told_of_and_nothing_else() -> None:

@@ -14,7 +14,7 @@ from cacheserver.cli.doctor import Finding, Level
 from cacheserver.cluster.kubeapi import KubeAPI
 from cacheserver.compat.clustercatalogs.controller import PATH
 from cacheserver.compat.clustercatalogs.rival import DEPLOYMENT
-from cacheserver.config import Door, RepositoryConfig, Settings, parse_source
+from cacheserver.config import Address, Door, RepositoryConfig, Settings, parse_source
 from cacheserver.config.settings import ServingSettings
 from cacheserver.model import RepositoryKey
 from tests.fakes.kube import KubeStandIn
@@ -77,6 +77,10 @@ def test_a_clustercatalog_is_judged_by_its_conditions(item: Mapping[str, Any], l
 def test_what_is_published_is_counted_by_door() -> None:
     config = RepositoryConfig(RepositoryKey("n", "r"), parse_source("/x", Path("/")))
     both = replace(config, publish=frozenset({Door.CATALOG, Door.REGISTRY}))
-    [finding] = doors.published([config, both, replace(config, publish=frozenset({Door.CATALOG}))])
-    assert finding.found == "2 by Catalog, 1 by Registry"
-    assert doors.published([config]) == []
+    shown = [config, both, replace(config, publish=frozenset({Door.CATALOG}))]
+    heard = Settings(serving=ServingSettings(catalogs_listen=Address("0.0.0.0", 8444)))
+    [finding] = doors.published(shown, heard)
+    assert (finding.level, finding.found) == (Level.OK, "2 by Catalog, 1 by Registry")
+    [finding] = doors.published(shown, Settings())
+    assert (finding.level, "components/catalogs" in finding.remedy) == (Level.WARNING, True)
+    assert doors.published([config], heard) == []
