@@ -107,12 +107,15 @@ class Measured:
     seconds: float = 0.0
     logged: str = ""
     """What the server's log said."""
+    waited_s: float = 0.0
+    """That the server's loop was ready to run and had no processor: what others felt then is the machine's doing."""
 
     def __str__(self) -> str:
         p99 = ", ".join(f"{question} {ms:.0f} ms" for question, ms in self.felt.p99_ms.items())
         return (
             f"{self.name}: {self.seconds:.1f} s, at most {self.memory.peak >> 20} MiB, p99 of others {p99}, "
-            f"refused of others {dict(self.felt.failed)}, log {len(self.logged) >> 10} KiB"
+            f"refused of others {dict(self.felt.failed)}, log {len(self.logged) >> 10} KiB, "
+            f"without a processor {self.waited_s:.1f} s"
         )
 
 
@@ -218,6 +221,7 @@ class Arena:
         with Memory(self.server.pid) as held:
             found = Measured(name, held)
             begun, logged = time.monotonic(), log.stat().st_size
+            waited_s = _waited_s(self.server.pid)
             honest = await self.child("tests.hostile.honest", {"every_s": ASKED_EVERY_S})
             try:
                 yield found
@@ -226,6 +230,7 @@ class Arena:
                 told, _ = await honest.communicate(b"\n")
                 found.felt = Felt(**json.loads(told))
                 found.seconds = time.monotonic() - begun
+                found.waited_s = _waited_s(self.server.pid) - waited_s
                 found.logged = log.read_bytes()[logged:].decode(errors="replace")
                 self.told.append(found)
                 print(found)
@@ -277,6 +282,14 @@ class Arena:
     async def change(self, text: str, packages: int = PACKAGES) -> None:
         """A new honest catalog: the first revision of so many packages says `text`."""
         await self.image("good", honest_image(self.directory / "honest", text, packages), HONEST)
+
+
+def _waited_s(pid: int) -> float:
+    """Seconds that its main thread spent waiting on a run queue (Linux: Documentation/scheduler/sched-stats.rst)."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):  # another system, or it was killed
+        return 0.0
 
 
 async def _modified(watching: aiohttp.ClientResponse, name: str) -> None:
