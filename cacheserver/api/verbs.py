@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Final
 
 import orjson
 from aiohttp import web
@@ -29,6 +30,7 @@ from cacheserver.api.http.negotiate import (
 )
 from cacheserver.api.http.reply import Reply, Stream, served_from_memory, whole
 from cacheserver.api.http.websocket import stream_for
+from cacheserver.api.kinds.package import PACKAGE
 from cacheserver.api.kinds.resource import Asking, Resource
 from cacheserver.api.meant import meant
 from cacheserver.api.options import (
@@ -40,6 +42,7 @@ from cacheserver.api.options import (
     watch_request,
 )
 from cacheserver.api.render import Listing, Renderer
+from cacheserver.api.searching import Searching
 from cacheserver.api.status import (
     StatusError,
     bad_request,
@@ -55,13 +58,17 @@ from cacheserver.api.views import Views
 from cacheserver.api.watching.watch import Watches
 from cacheserver.api.writing.writes import VERBS as WRITES
 from cacheserver.api.writing.writes import Writes
-from cacheserver.cache.snapshot import Entry
-from cacheserver.cache.watchcache import Page, WatchCache
+from cacheserver.cache.snapshot import Entry, Run
+from cacheserver.cache.watchcache import Freshness, Page, WatchCache
 from cacheserver.errors import Expired, TooNew
+from cacheserver.model import Kind
 from cacheserver.security.handshake import sent_token
 from cacheserver.security.identity import Identity
 
 _READ_METHODS = "GET, HEAD"
+SEARCH_LIMIT: Final = 100
+"""Packages that a search lists where no `limit` is given; 1,000 at most are ranked."""
+_MATCHED: Final = 32  # objects between two turns; each costs 50 us with the longest selector
 _PATCH_TYPES = ("application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml")
 
 
@@ -100,6 +107,7 @@ class Verbs:
         self._now = now
         self._writes = writes
         self._finding = Finding(cache)
+        self._searching = Searching(cache)
 
     def answer(self, call: Call) -> Awaitable[Reply | Stream]:
         """Raises, also when awaited: StatusError, NotReady, TooNew, Expired, BlobMissingError, EtcdError."""
@@ -191,19 +199,47 @@ class Verbs:
         accepted = negotiate(headers.get("Accept", ""), Answer.LIST)
         form = form_of(accepted, call.query)
         wanted = list_request(call.query, resource.all_selectable, namespace)
-        page = await self._page(call, wanted)
+        if "search" in call.query:
+            page = await self._ranked(call, wanted)
+        else:
+            page = await self._page(call, wanted)
         extra, runs = self._staleness(stale=page.stale), page.runs
         if (view := self._views.of(resource, form)) is not None:
             runs = await view.runs(runs)
         token = encode_token(page.resource_version, page.next_after) if page.next_after else ""
         envelope = forms.list_envelope(resource, form, page.resource_version, token, page.remaining)
-        whole_list = wanted.selection.everything and not token and wanted.after is None
+        whole_list = wanted.selection.everything and not token and wanted.after is None and "search" not in call.query
         listing = Listing(resource, namespace, form, runs, envelope, whole_list)
         pretty = wants_pretty(call.query, headers.get("User-Agent", ""), accepted=accepted.pretty)
         if (pretty or accepted.encoding is Encoding.YAML) and call.request.method != "HEAD":
             return await self._readable_list(call, listing, accepted, extra)
         gzip = accepts_gzip(headers.get("Accept-Encoding", ""))
         return await self._renderer.reply(listing, gzip=gzip, extra=extra)
+
+    async def _ranked(self, call: Call, wanted: ListRequest) -> Page:
+        """Packages that have the words of `search`, the best first, and are selected; as they are now.
+
+        Raises: StatusError 400 with what a ranked list cannot have, and for other kinds; NotReady.
+        """
+        if call.resource is not PACKAGE:
+            raise bad_request(f"{call.resource.plural} are not searched: search packages, and select their revisions")
+        if wanted.paged or wanted.at.freshness is Freshness.EXACT:
+            raise bad_request("a search has no pages and no past: continue and an exact version are not taken with it")
+        await self._cache.reach(wanted.at)
+        namespace, most = call.attributes.namespace or None, wanted.limit or SEARCH_LIMIT
+        client = call.user or client_of(call.request)
+        found = await self._searching.search(call.query["search"], namespace, client=client)
+        entries: list[Entry] = []
+        for at, hit in enumerate(found.hits):
+            if not at % _MATCHED:
+                await self._cache.turns.spend(_MATCHED * wanted.selection.cost, client)
+            entry = self._cache.held(Kind.PACKAGE, hit.facts.name)
+            if entry is not None and wanted.selection.matches(entry.labels, entry.fields):
+                entries.append(entry)
+            if len(entries) == most:
+                break
+        runs = [Run(tuple(entries), None)] if entries else []
+        return Page(runs, self._cache.resource_version, stale=self._cache.away)
 
     async def _page(self, call: Call, wanted: ListRequest) -> Page:
         """Raises: StatusError 410 with a fresh token where there is one to give, or to a token of another etcd."""
@@ -236,6 +272,10 @@ class Verbs:
     # --- watch ---
 
     async def _watch(self, call: Call) -> Stream:
+        if "search" in call.query:
+            raise bad_request(
+                "a search cannot be watched: watch with a selector, and search anew when something changed"
+            )
         accepted = negotiate(call.request.headers.get("Accept", ""), Answer.WATCH)
         form = form_of(accepted, call.query)
         wanted = watch_request(call.query, call.resource.all_selectable)

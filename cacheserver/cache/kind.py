@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn, Protocol
 
 from cacheserver.cache.index import Indexes
 from cacheserver.cache.snapshot import Entry, Name, State
@@ -39,6 +40,22 @@ class Waiters:
                 future.set_result(None)
 
 
+class Listener(Protocol):
+    """Who keeps something of a kind's objects in step with them. It is told while the cache changes: it only notes."""
+
+    def loaded(self, entries: Sequence[Entry]) -> None:
+        """Everything is read anew: these are all."""
+        ...
+
+    def replaced(self, name: Name, entry: Entry | None) -> None:
+        """The object is this one now, or (None) gone."""
+        ...
+
+    async def run(self) -> NoReturn:
+        """Its own work, until cancelled, between that of others."""
+        ...
+
+
 class CachedKind:
     """See the module. max_events, max_bytes: of the window."""
 
@@ -51,6 +68,7 @@ class CachedKind:
         self.shadowed: dict[Name, dict[bytes, Entry]] = {}
         self.window = Window(max_events, max_bytes)
         self.watchers = Waiters()
+        self.listeners: list[Listener] = []
 
     def load(self, entries: Sequence[Entry], floor: int) -> None:
         """entries: in any order; of those with one name the latest is served."""
@@ -62,6 +80,8 @@ class CachedKind:
         self.state.load(entries)
         self.indexes.load(entries)
         self.window.reset(floor)
+        for listener in self.listeners:
+            listener.loaded(entries)
 
     def written(self, entry: Entry) -> Entry | None:
         """Its key has this entry now, and is the owner of its name; returns what was served under the name."""
@@ -106,4 +126,6 @@ class CachedKind:
         elif old is not None:
             self.state.remove(name)
             del self.by_name[name]
+        for listener in self.listeners:
+            listener.replaced(name, entry)
         return old

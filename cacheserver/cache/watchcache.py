@@ -18,7 +18,7 @@ import orjson
 
 from cacheserver import metrics
 from cacheserver.cache.freshness import Feed, Freshness, Position, ReadAt
-from cacheserver.cache.kind import CachedKind
+from cacheserver.cache.kind import CachedKind, Listener
 from cacheserver.cache.page import Page, cut_page
 from cacheserver.cache.past import Past
 from cacheserver.cache.snapshot import Entry, Name, Run, Snapshot
@@ -151,6 +151,10 @@ class WatchCache:
         self.past = Past()
         metrics.cache_capacity.set(window_events)
 
+    def listen(self, kind: Kind, listener: Listener) -> None:
+        """Tell it of every object of the kind from now on, and run it while this runs; before run()."""
+        self._kinds[kind].listeners.append(listener)
+
     # --- state of the cache itself ---
 
     @property
@@ -186,6 +190,10 @@ class WatchCache:
         """
         await self._at.reach(at)
         return self._kinds[kind].by_name.get(name)
+
+    async def reach(self, at: ReadAt) -> None:
+        """Returns when what is here is as fresh as that, or the store is away. Raises: NotReady, TooNew, StoreSlow."""
+        await self._at.reach(at)
 
     def held(self, kind: Kind, name: Name) -> Entry | None:
         """The object in memory, however old."""
@@ -292,6 +300,9 @@ class WatchCache:
             group.create_task(self._at.doubt(), name="watch cache: is the store away")
             group.create_task(self._at.press_on(), name="watch cache: start")
             group.create_task(self._clock(), name="watch cache: clock")
+            for kind, cached in self._kinds.items():
+                for listener in cached.listeners:
+                    group.create_task(listener.run(), name=f"watch cache: beside {kind}")
         raise AssertionError("the loops above never end")
 
     async def _follow_for_ever(self) -> NoReturn:

@@ -1,0 +1,118 @@
+"""Keeps the index of packages in step with the cache, and searches it in steps between other work.
+
+Filled as objects enter the cache, a package at a time; a search waits a moment until it has all of them. Holds no
+objects, so what was found is looked up again. Called by verbs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable, Sequence
+from typing import Final, NoReturn
+
+import orjson
+
+from cacheserver.api.status import bad_request
+from cacheserver.cache.snapshot import Entry, Name
+from cacheserver.cache.watchcache import WatchCache
+from cacheserver.errors import NotReady
+from cacheserver.model import Kind
+from cacheserver.query.search import TEXT_CHARACTERS, Filter, Found, SearchIndex, Steps
+
+_WAIT_S: Final = 3.0
+"""For the index to have what the cache has, as long as a read waits for a revision (cache/freshness.py)."""
+_TURN: Final = 2_048
+"""Entries that are looked at in one turn: 0.4 ms."""
+_COST: Final = 2
+"""Of an entry, in the units of turns.py: 0.3 us."""
+_BYTES_A_COST: Final = 4
+"""Of a package that is put in: 0.05 us a byte."""
+
+
+class Searching:
+    """One per process. As a listener of the cache it is told of every package."""
+
+    def __init__(self, cache: WatchCache) -> None:
+        self._cache = cache
+        self._index = SearchIndex()
+        self._pending: dict[Name, Entry | None] = {}  # at most one of each package that is cached
+        self._wake = asyncio.Event()
+        self._whole = asyncio.Event()
+        self._was_whole = False  # since everything was read
+        cache.listen(Kind.PACKAGE, self)
+
+    # --- what the cache tells ---
+
+    def loaded(self, entries: Sequence[Entry]) -> None:
+        """Begin anew with these."""
+        self._index = SearchIndex()
+        self._pending = {entry.name: entry for entry in entries}
+        self._was_whole = False
+        self._changed()
+
+    def replaced(self, name: Name, entry: Entry | None) -> None:
+        """A package is another one now, or (None) gone."""
+        self._pending[name] = entry
+        self._changed()
+
+    def _changed(self) -> None:
+        self._whole.clear()
+        self._wake.set()
+
+    async def run(self) -> NoReturn:
+        """Take in what changed, until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._pending:
+                name = next(iter(self._pending))
+                entry = self._pending[name]
+                await self._cache.turns.spend(entry.size // _BYTES_A_COST if entry is not None else 100)
+                # Others may have put something else there in the meantime: what is there now counts.
+                if name in self._pending:
+                    self._take(name, self._pending.pop(name))
+            self._whole.set()
+            self._was_whole = True
+
+    def _take(self, name: Name, entry: Entry | None) -> None:
+        if entry is None:
+            self._index.remove(name)
+        else:
+            self._index.put(orjson.loads(entry.body))
+
+    # --- searches ---
+
+    async def search(
+        self,
+        text: str,
+        namespace: str | None,
+        keep: Filter | None = None,
+        *,
+        facets: bool = False,
+        client: Hashable = None,
+    ) -> Found:
+        """See SearchIndex.search. client: whose turns it takes.
+
+        Raises: StatusError 400 for a text that is longer than anybody's; NotReady while the index is being made.
+        """
+        if len(text) > TEXT_CHARACTERS:
+            raise bad_request(f"search has {len(text)} characters, at most {TEXT_CHARACTERS} are read")
+        try:
+            async with asyncio.timeout(_WAIT_S):
+                await self._whole.wait()
+        except TimeoutError:
+            if not self._was_whole:  # else changes come without end, and what there is of them will do
+                raise NotReady("the index of packages is being made; try again in a moment") from None
+        return await self._driven(self._index.search(text, namespace, keep, facets=facets), client)
+
+    async def _driven(self, steps: Steps, client: Hashable) -> Found:
+        owed = 0
+        while True:
+            try:
+                owed += next(steps)
+            except StopIteration as end:
+                found: Found = end.value
+                return found
+            if owed >= _TURN:
+                await self._cache.turns.spend(owed * _COST, client)
+                owed = 0
