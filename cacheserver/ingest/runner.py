@@ -525,12 +525,21 @@ class Ingest:
         """Write the Repository object if it says anything new; returns what is served now. answers: as
         status.repository_record."""
         record = status.repository_record(
-            life.config, phase, report, previous, now=time.time(), answers=answers, pushing=life.pushing
-        )
+            life.config, phase, report, previous, now=time.time(), answers=answers, pushing=life.pushing,
+            publishing=await self._shown(life.config),
+        )  # fmt: skip
         _measure(life, phase, status.served(record, previous))
         if record is None:
             return previous
         return await self._statuses.write(await hold.status_claim(), record, previous) or previous
+
+    async def _shown(self, config: RepositoryConfig) -> status.Says | None:
+        """What doors show of it, as a condition; None where it names none, or etcd does not say."""
+        if not config.publish:
+            return None
+        with contextlib.suppress(EtcdError):
+            return status.publishing(config, await self._services.store.published.read(config.key))
+        return None
 
 
 def _publishing(publisher: Publisher | None, services: SyncServices) -> Publishing | None:

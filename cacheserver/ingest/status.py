@@ -20,10 +20,12 @@ from cacheserver.catalogs.fbc.held import REASON as HELD_BACK
 from cacheserver.catalogs.krm.packages import IGNORED_TAG
 from cacheserver.catalogs.summary import LONGEST_NAME, clip, counted, first_of
 from cacheserver.config import RepositoryConfig
+from cacheserver.config.doors import in_order
 from cacheserver.config.sources import GitSource
 from cacheserver.errors import CacheServerError, CatalogError, EtcdError, NoSpace, SourceError
 from cacheserver.ingest.sync import ASKS_AT_ONCE, SLOW_AT_ONCE, Outcome, SyncReport
 from cacheserver.model import Key, Kind, Record, Stored
+from cacheserver.store.published import PublishedCatalog
 
 REJECTED_SHOWN = 20
 _TAGS_SHOWN = 20
@@ -64,6 +66,7 @@ _REMEDIES = {
 }
 _LONGEST_CAUSE = 700
 _PUSHED = "Pushed"
+_PUBLISHED = "Published"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,17 @@ def pushing(error: SourceError | None) -> tuple[bool, str, str]:
     remedy = _REMEDIES.get(error.reason, "")
     parts = (str(error)[:_LONGEST_CAUSE], remedy, "drafts can be saved meanwhile, and wait")
     return False, error.reason, "; ".join(filter(None, parts))
+
+
+def publishing(config: RepositoryConfig, catalog: PublishedCatalog | None) -> Says | None:
+    """The condition Published of a repository that names doors. catalog: what its last finished sync left for them."""
+    if not config.publish:
+        return None
+    doors = ", ".join(in_order(config.publish))
+    if catalog is None:
+        why = "no finished sync has left a file-based catalog, and nothing else (KRM) is shown there"
+        return False, "NothingPublished", f"behind {doors}: nothing; {why}"
+    return True, _PUBLISHED, f"behind {doors}: {counted(len(catalog.packages), 'package')}, as {catalog.revision}"
 
 
 _LEAVING = (
@@ -300,12 +314,14 @@ def repository_record(
     *,
     now: float,
     answers: str | None = None,
-    pushing: tuple[bool, str, str] | None = None,
+    pushing: Says | None = None,
+    publishing: Says | None = None,
 ) -> Record | None:
     """The object to serve; None when nothing but the clock would change.
 
     report: of the look that ended with this, if it did not fail. answers: the annotation requestedAt (model.py) as it
-    was when that look began, empty without one; None where no look ended. pushing: see pushing(); None: as it was.
+    was when that look began, empty without one; None where no look ended. pushing, publishing: see these; None: as they
+    were.
     """
     old: dict[str, Any] = orjson.loads(previous.value) if previous else {}
     before: dict[str, Any] = old.get("status", {})
@@ -318,9 +334,7 @@ def repository_record(
     stamp = _stamp(now)
     status: dict[str, Any] = {
         "observedGeneration": generation,
-        "conditions": _conditions(
-            phase, pushing, before, generation, stamp, writable=config.writable, leaving=config.leaving
-        ),
+        "conditions": _conditions(phase, _beside(config, pushing, publishing, before), before, generation, stamp),
         **_facts(before, report, stamp),
         "summary": clip(" ".join(phase.ready[2].split()), _SUMMARY_CHARACTERS),
     }
@@ -348,22 +362,26 @@ def _same_metadata(metadata: Mapping[str, Any], config: RepositoryConfig) -> boo
     return bool(labels == dict(config.labels) and annotations == dict(config.annotations))
 
 
+def _beside(
+    config: RepositoryConfig, pushing: Says | None, publishing: Says | None, before: Mapping[str, Any]
+) -> list[tuple[str, Says]]:
+    """Conditions that not every repository has, by name."""
+    old = {each["type"]: each for each in before.get("conditions", ())}
+    told: list[tuple[str, Says]] = []
+    for name, has, says in ((_PUSHED, config.writable, pushing), (_PUBLISHED, bool(config.publish), publishing)):
+        if has and says is None and (kept := old.get(name)) is not None:
+            says = (kept["status"] == "True", kept["reason"], kept["message"])
+        if has and says is not None:
+            told.append((name, says))
+    return [*told, ("Leaving", _LEAVING)] if config.leaving else told
+
+
 def _conditions(
-    phase: Phase,
-    pushing: tuple[bool, str, str] | None,
-    before: Mapping[str, Any],
-    generation: int,
-    stamp: str,
-    *,
-    writable: bool,
-    leaving: bool,
+    phase: Phase, told: Sequence[tuple[str, Says]], before: Mapping[str, Any], generation: int, stamp: str
 ) -> list[dict[str, Any]]:
+    """told: beside those that every repository has."""
     old = {condition["type"]: condition for condition in before.get("conditions", ())}
     conditions = []
-    if writable and pushing is None and (kept := old.get(_PUSHED)) is not None:
-        pushing = (kept["status"] == "True", kept["reason"], kept["message"])
-    told = [(_PUSHED, pushing)] if writable and pushing is not None else []
-    told += [("Leaving", _LEAVING)] if leaving else []
     for name, said in (
         ("Ready", phase.ready),
         ("Reconciling", phase.reconciling),

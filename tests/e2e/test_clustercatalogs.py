@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -332,6 +334,16 @@ def test_without_a_cluster_they_are_read_with_kubectl_and_lead_to_the_catalog(
         answer = ask(f"{each['status']['urls']['base']}/api/v1/all")
         assert answer.status == 200
         assert b'"schema":"olm.package"' in answer.body
+    # Other content from the same source: another name, for both.
+    catalog_of(tmp_path / "one", "1.0.1")
+    os.kill(server.pid, signal.SIGHUP)
+
+    def fresh() -> bool:
+        return not set(refs) & {each["status"]["resolvedSource"]["image"]["ref"] for each in listed()}
+
+    until(fresh, within_s=20)
+    base = listed()[0]["status"]["urls"]["base"]
+    assert b"app.v1.0.1" in ask(f"{base}/api/v1/all").body
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("NO KUBECTL FOUND: ClusterCatalogs were read without it")
@@ -351,7 +363,7 @@ def test_without_a_cluster_they_are_read_with_kubectl_and_lead_to_the_catalog(
 
 def catalog_of(directory: Path, version: str) -> None:
     """A catalog with one package."""
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)
     documents = [
         {"schema": "olm.package", "name": "app", "defaultChannel": "stable"},
         {"schema": "olm.channel", "package": "app", "name": "stable", "entries": [{"name": f"app.v{version}"}]},

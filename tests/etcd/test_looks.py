@@ -17,6 +17,7 @@ from cacheserver.ingest.sync import ASKS_AT_ONCE
 from cacheserver.model import ANNOTATION_ALLOW_EMPTY, ANNOTATION_REQUESTED, Key, Kind
 from tests.etcd.test_life import NotedPace, files, world
 from tests.fakes.source import FakeSource
+from tests.support.krm import kptfile
 from tests.support.waiting import eventually
 from tests.support.world import World, running
 
@@ -106,7 +107,20 @@ async def test_other_doors_count_at_once_and_nothing_is_read_again_for_them(worl
             return stored is not None and orjson.loads(stored.value)["spec"].get("publish") == ["Catalog"]
 
         await eventually(shown)
+        state, reason, message = await world.condition("Published")
+        assert (state, reason) == ("True", "Published")
+        assert message.startswith("behind Catalog: 1 package, as sha256:")
     assert source.fetched == fetched
+
+
+async def test_packages_that_no_door_can_show_are_served_and_said_not_to_be_published(world: World) -> None:
+    source, ingest = FakeSource({"pkg/Kptfile": kptfile(), "pkg/a.yaml": b"kind: A\n"}), world.ingest()
+    ingest.put(world.config(publish=frozenset({Door.CATALOG, Door.REGISTRY})), lambda: source)
+    async with running(ingest):
+        await eventually(lambda: world.says("Synced"))
+        state, reason, message = await world.condition("Published")
+    assert (state, reason) == ("False", "NothingPublished")
+    assert message.startswith("behind Catalog, Registry: nothing; no finished sync has left a file-based catalog")
 
 
 @pytest.mark.parametrize(

@@ -305,10 +305,12 @@ class ClusterCatalogs:
             one.refused = str(exc)
         except KubernetesError as exc:
             if exc.code == 404 and one.found is not None:
-                one.found = None  # it went, or its namespace is not there
-            if exc.code not in (400, 403, 422):
+                one.found = None  # it went: the watch says so in a moment
                 raise
-            one.refused, one.final = f"its Repository is refused: {exc}", exc.code != 403
+            if exc.code not in (400, 403, 404, 422):
+                raise
+            # Rights may come, and the namespace.
+            one.refused, one.final = f"its Repository is refused: {exc}", exc.code not in (403, 404)
         if one.refused:
             self._tell(one, name, "a ClusterCatalog cannot be followed", one.refused)
         return one.final

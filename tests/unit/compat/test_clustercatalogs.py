@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from cacheserver.cluster.kubeapi import KubeAPI
 from cacheserver.compat.clustercatalogs.controller import CATALOGD_FINALIZER, IMAGE_DIGEST, LABEL, PATH, ClusterCatalogs
 from cacheserver.compat.clustercatalogs.rival import DEPLOYMENT
 from cacheserver.compat.clustercatalogs.wanted import MADE_OF
+from cacheserver.errors import KubernetesError
 from cacheserver.model import Digest
 from tests.fakes.contents import CHANGED, Contents
 from tests.fakes.kube import KubeStandIn
@@ -472,6 +473,24 @@ async def test_a_right_that_lacks_is_said_and_found_when_it_comes(world: World) 
         await world.until(lambda: world.kube.calls[f"PATCH {PATH}/hub/status"] > 2)
         world.kube.deny(f"{PATH}/hub/status", 0)
         await world.served()
+
+
+class _WithoutNamespace(KubeAPI):
+    """A list of what is in a namespace that is not there is empty; only a create is told."""
+
+    async def create(self, path: str, body: dict[str, Any], query: Mapping[str, str] | None = None) -> dict[str, Any]:
+        if path == REPOSITORIES:
+            raise KubernetesError(f'namespaces "{NAMESPACE}" not found', code=404)
+        return await super().create(path, body, query)
+
+
+async def test_a_namespace_that_is_not_there_is_said(tmp_path: Path) -> None:
+    async with KubeStandIn() as kube, _WithoutNamespace(kube.kubeconfig(tmp_path)) as api:
+        world = World(kube, api)
+        world.catalog()
+        async with world.running():
+            await world.until(lambda: world.says("Progressing")[:2] == ("True", "Retrying"))
+    assert f'namespaces "{NAMESPACE}" not found' in world.says("Progressing")[2]
 
 
 async def test_many_are_all_followed_by_few_calls_each(world: World) -> None:
