@@ -31,6 +31,10 @@ MOST_OF_PIPELINES = 32 << 20
 SLOW_READERS = 200
 BIG = Shape(packages=3000, repositories=10)  # a list of 10 MB
 HEAD = "Host: x\r\nAccept: application/json\r\n"
+UPGRADE = (
+    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
 GRACE_S = 1
 STOPS_WITHIN_S = 20  # a client that takes nothing is waited for 60 s where nobody ends it
 
@@ -98,6 +102,10 @@ async def _stuck(clients: RawClients) -> None:
     await clients.send(
         5, f"GET {API}/packages?watch=1 HTTP/1.1\r\n{HEAD}\r\n", paused=True
     )  # ten megabytes to begin with
+    await clients.send(5, f"GET {API}/packages?watch=1 HTTP/1.1\r\n{HEAD}{UPGRADE}\r\n", paused=True)
+    await clients.send(
+        5, f"GET {API}/packages?watch=1 HTTP/1.1\r\n{HEAD}{UPGRADE}\r\n".encode() + b"\x82\xff", paused=True
+    )  # and half a frame, of which nothing more comes
     await clients.send(5, f"GET /openapi/v2 HTTP/1.1\r\n{HEAD}\r\n" * 200, paused=True)
     await clients.send(5, f"GET {API}/packages?resourceVersion=9999999999 HTTP/1.1\r\n{HEAD}\r\n")  # waits for it
 
