@@ -278,6 +278,39 @@ async def slow_bodies(enemy: Enemy, *, user: str, connections: int, hold_s: floa
     return {"statuses": statuses, "broken": broken}
 
 
+async def talkers(enemy: Enemy, *, user: str, watches: int, frames: str, hold_s: float) -> Told:
+    """Watches over WebSocket whose clients talk as fast as they can, each in the largest pieces that are let pass."""
+    statuses: Counter[int] = Counter()
+    ends: Counter[str] = Counter()
+    mask = bytes(4)
+    ping, message = b"\x89\xfd" + mask + bytes(125), b"\x82\xfe\xff\xff" + mask + bytes(0xFFFF)
+    said = {"pings": ping * 200, "messages": message, "specks": (b"\x8a\x80" + mask) * 250}[frames]
+    upgrade = (
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    )
+    path = f"{API}/namespaces/tenant/packages?watch=1"
+
+    async def talk(client: RawClient, _: int) -> None:
+        await client.send(enemy.head(path, user, *upgrade))
+        statuses[await client.status()] += 1
+        try:
+            async with asyncio.timeout(hold_s):
+                while not client.writer.is_closing():
+                    await client.send(said)
+                    await asyncio.sleep(0)
+        except TimeoutError:
+            ends["it was heard to the end"] += 1
+        except OSError:
+            ends["it was ended"] += 1
+
+    async with enemy.clients() as clients:
+        broken = await _each(clients, watches, talk)
+    return {"statuses": statuses, "ends": ends, "broken": broken}
+
+
 def _half_a_hello(size: int) -> bytes:
     """A handshake's first message without its end, in records of 16 KiB; 128 KiB is the most that OpenSSL takes."""
     message = b"\x01\x01\xff\xff\x03\x03" + bytes(size)
@@ -315,6 +348,7 @@ _ATTACKS: Mapping[str, Callable[..., Awaitable[Told]]] = {
         malformed,
         stalled_readers,
         slow_bodies,
+        talkers,
         unfinished_handshakes,
     )
 }

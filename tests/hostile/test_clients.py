@@ -149,6 +149,13 @@ async def test_bodies_that_nobody_asked_for_are_not_kept(arena: Arena, user: str
     await attack(arena, "slow_bodies", user=user, connections=100, hold_s=HOLD_S)
 
 
+@whole_only
+@pytest.mark.parametrize("frames", ["pings", "messages", "specks"])
+async def test_who_talks_on_a_watch_is_heard_in_turn(arena: Arena, frames: str) -> None:
+    told = await attack(arena, "talkers", user="tenant", watches=100, frames=frames, hold_s=HOLD_S)
+    assert told["statuses"] == {"101": 100}
+
+
 @pytest.mark.parametrize("hello", [1, 127 << 10])
 async def test_connections_that_do_not_say_who_they_are_keep_nobody_out(arena: Arena, hello: int) -> None:
     await attack(arena, "unfinished_handshakes", connections=4000 if WHOLE else 600, hello=hello, hold_s=HOLD_S)

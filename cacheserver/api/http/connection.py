@@ -201,9 +201,9 @@ class Connection(web.RequestHandler):
             self._body = None
             self._unfinished = 0
         elif self._unfinished > self._body_most:
-            self._hear_no_more()
+            self.hear_no_more()
 
-    def _hear_no_more(self) -> None:
+    def hear_no_more(self) -> None:
         """Nothing more is parsed; the connection ends with the next answer."""
         self._deaf = True
         self._put_off()
@@ -250,7 +250,7 @@ class Connection(web.RequestHandler):
 
     def _malformed(self, exc: BaseException) -> None:
         """What came last is not a request; its answer is all that is kept of it."""
-        self._hear_no_more()
+        self.hear_no_more()
         # Its traceback leads to a frame that leads to it, and both to all that was read: megabytes, until the garbage
         # collector comes by, which on a server that holds much is seldom (server/serve.py).
         exc.__traceback__ = None
@@ -265,7 +265,7 @@ class Connection(web.RequestHandler):
 
     def refuse(self, why: Refusal) -> None:
         """Answer, behind what is being answered, that the header is too much; nothing more is read."""
-        self._hear_no_more()
+        self.hear_no_more()
         self._all.refused(why)
         self._messages.append((_ErrInfo(_TOO_LARGE, _NO_REQUEST, why.value), EMPTY_PAYLOAD))
         self._request_count += 1

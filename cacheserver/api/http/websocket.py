@@ -29,11 +29,15 @@ from cacheserver.security.handshake import asks_for_websocket, subprotocols
 MESSAGE_BYTES: Final = 64 << 10
 """Of a message that a client sends, though nobody reads it; x/net/websocket takes 32 MB."""
 
-FRAMES: Final = 256
-"""That come in one read of a connection (64 KiB), small ones; who pings once a second sends so many in minutes."""
+FRAMES: Final = 64
+"""That come in one read of a connection (64 KiB), small ones, at 2 us each; who pings once a second sends so many in a
+minute."""
 
 GOODBYE_S: Final = 1.0
 """For the client to answer a close frame; a connection that is closed before may lose what it has not read yet."""
+
+FAREWELL_S: Final = 0.5
+"""For who said what it may not, to take the close frame; what it goes on to say is not read (connection.py)."""
 
 _CONTROL_MOST: Final = 125  # RFC 6455, section 5.5
 _MAGIC: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # section 1.3
@@ -159,7 +163,7 @@ class Incoming:
     aiohttp takes it for its own reader of WebSockets (web_protocol.py: set_parser), and parses no more HTTP.
     """
 
-    __slots__ = ("_fragmented", "_held", "_message", "_need", "_skip", "close", "ping")
+    __slots__ = ("_fragmented", "_held", "_message", "_need", "_skip", "close", "ping", "said_goodbye")
 
     def __init__(self) -> None:
         self._held = bytearray()
@@ -168,7 +172,8 @@ class Incoming:
         self._message = 0  # bytes of the message so far
         self._fragmented = False
         self.ping: bytes | None = None
-        """What the last ping said, while it is not answered (section 5.5.3: the last one is enough)."""
+        """The mask and the words of the last ping, while it is not answered (section 5.5.3: the last is enough)."""
+        self.said_goodbye = False
         self.close = 0
         """What to end with: the client's word, or what it did wrong. 0: it goes on."""
 
@@ -219,12 +224,11 @@ class Incoming:
         held = self._held
         first, size = held[0], held[1] & 0x7F
         if first & _CONTROL:
-            mask, body = held[2:6], held[6:]
-            said = bytes(byte ^ mask[n % 4] for n, byte in enumerate(body))
             if first & 0x0F == _Opcode.PING:
-                self.ping = said
+                self.ping = bytes(held[2:])
             elif first & 0x0F == _Opcode.CLOSE:
-                self.close = _answer_to(said)
+                self.said_goodbye = True
+                self.close = _answer_to(unmasked(held[2:]))
             return
         if size > _CONTROL_MOST:
             size = int.from_bytes(held[2:-4], "big")
@@ -233,6 +237,13 @@ class Incoming:
         self._fragmented = not first & _LAST
         if self._message > MESSAGE_BYTES:
             self.close = Close.TOO_BIG
+
+
+def unmasked(said: bytes | bytearray) -> bytes:
+    """What is behind a mask of four bytes (RFC 6455, section 5.3)."""
+    size = len(said) - 4
+    key = (said[:4] * (size // 4 + 1))[:size]
+    return (int.from_bytes(said[4:], "big") ^ int.from_bytes(key, "big")).to_bytes(size, "big")
 
 
 def _answer_to(said: bytes) -> int:
@@ -293,6 +304,8 @@ class WebSocket(Stream):
                 self._close(self._incoming.close)
                 self.leave()
             self._gone.set()
+            assert isinstance(self._protocol, Connection)
+            self._protocol.hear_no_more()
         return False, b""
 
     def feed_eof(self) -> None:
@@ -305,7 +318,8 @@ class WebSocket(Stream):
         if ping is None or self._ended or transport is None or self._protocol.writing_paused:
             return
         self._incoming.ping = None
-        transport.write(bytes((_LAST | _Opcode.PONG, len(ping))) + ping)
+        said = unmasked(ping)
+        transport.write(bytes((_LAST | _Opcode.PONG, len(said))) + said)
 
     # --- the end ---
 
@@ -322,7 +336,12 @@ class WebSocket(Stream):
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Wait a moment for the client's goodbye. Called by aiohttp when the handler has returned this."""
-        if self.started:
+        if self._incoming.close and not self._incoming.said_goodbye:
+            await asyncio.sleep(FAREWELL_S)
+        elif self._incoming.close:
+            await asyncio.sleep(0)  # the loop writes what there is
+            await asyncio.sleep(0)
+        elif self.started:
             with suppress(TimeoutError):
                 async with asyncio.timeout(GOODBYE_S):
                     await self._gone.wait()

@@ -21,7 +21,7 @@ from cacheserver.api.forms import Framer
 from cacheserver.api.http.connection import Connection
 from cacheserver.api.http.connections import HEADER_WITHIN_S
 from cacheserver.api.http.reply import UNSENT_BYTES, Framing, framed
-from cacheserver.api.http.websocket import FRAMES, MESSAGE_BYTES, Incoming
+from cacheserver.api.http.websocket import FRAMES, MESSAGE_BYTES, Incoming, unmasked
 from cacheserver.security.handshake import sent_token
 from cacheserver.security.identity import Attributes, Identity
 from tests.fakes.api import ACCEPTED, BASE, HANDSHAKE, World, api_world
@@ -104,6 +104,12 @@ async def quiet(world: World) -> AsyncIterator[Talk]:
     async with talking(world, request(f"packages?watch=1&resourceVersion={world.feed.revision}")) as talk:
         assert (await talk.head())[0] == 101
         yield talk
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients here have said all that they say."""
+    monkeypatch.setattr("cacheserver.api.http.websocket.FAREWELL_S", 0.05)
 
 
 def _connection(world: World) -> Connection:
@@ -471,7 +477,7 @@ async def test_pings_of_a_client_that_takes_nothing_are_answered_once_when_it_do
             await world.settled()
         for n in range(50):
             await talk.raw.send(frame(9, b"%d" % n))
-        await eventually(lambda: _incoming(world).ping == b"49")
+        await eventually(lambda: unmasked(_incoming(world).ping or MASK) == b"49")
         talk.raw.writer.transport.resume_reading()  # type: ignore[attr-defined] # a socket's transport reads, too
         pongs: list[bytes] = []
         while not pongs:
