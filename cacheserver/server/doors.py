@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_STRANGERS: Final = ConnectionLimits(connections=1024, handshakes=128, unauthenticated=1024)
-"""Of a listener where nobody is asked who he is. Past them the oldest go, of the address that has most."""
+_STRANGERS: Final = ConnectionLimits(connections=1280, handshakes=128, unauthenticated=1024)
+"""Of a listener where nobody is asked who he is: past 1,024 the oldest go, of the address that has most. There have to
+be more connections than strangers: who finds no connection free is turned away, whoever has all of them."""
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 """The door says itself what it does not do."""
 

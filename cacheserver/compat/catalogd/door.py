@@ -25,8 +25,7 @@ from aiohttp import web
 
 from cacheserver import metrics
 from cacheserver.api.content import gzipped
-from cacheserver.api.http.budget import READER_BYTES, Budget
-from cacheserver.api.http.connection import client_of
+from cacheserver.api.http.budget import READER_BYTES
 from cacheserver.api.http.reply import TEXT, Reply, Stream
 from cacheserver.api.paths import PathRequest
 from cacheserver.api.status import StatusError
@@ -34,6 +33,7 @@ from cacheserver.compat.catalogd import conditions
 from cacheserver.compat.catalogd.bodies import CATALOG_BYTES, Bodies, batches
 from cacheserver.compat.catalogd.conditions import Encoding, Unsatisfiable, Verdict, Version
 from cacheserver.compat.catalogd.metas import Metas, Question
+from cacheserver.compat.catalogd.readers import Reader, Readers
 from cacheserver.compat.catalogs import Catalogs
 from cacheserver.config import Door
 from cacheserver.errors import BlobMissingError, EtcdError
@@ -81,13 +81,13 @@ class _Refused(Exception):  # noqa: N818 - never leaves this file
 
 
 class Catalogd:
-    """See the module. One a process: its listeners share what readers may hold. budget: see api/http/budget.py."""
+    """See the module. One a process: its listeners share what readers may hold."""
 
-    def __init__(self, catalogs: Catalogs, *, namespace: str, budget: Budget | None = None) -> None:
+    def __init__(self, catalogs: Catalogs, *, namespace: str, readers: Readers | None = None) -> None:
         """namespace: whose repositories go by their name alone."""
         self._catalogs = catalogs
         self._namespace = namespace
-        self._budget = budget or Budget()
+        self._readers = readers or Readers()
         self._bodies = Bodies(catalogs.frames)
         self._metas = Metas(catalogs.frames)
         self._sent = metrics.door_bytes.labels(Door.CATALOG)
@@ -189,19 +189,18 @@ class Catalogd:
         asks_ranges = ranges and "Range" in request.headers  # of what is packed there are none
         encoding = Encoding.IDENTITY if asks_ranges or size < _PACK_FROM_BYTES else accepted
         about = _about(version, encoding)
-        client = client_of(request)
         if encoding is not Encoding.IDENTITY:
             pieces = self._bodies.zstd(catalog) if encoding is Encoding.ZSTD else self._bodies.gzip(sizes)
-            async with self._budget.hold(client, _PACKED_READER_BYTES):
-                return await self._send(_stream(request), about, pieces)
+            async with self._readers.place(request, _PACKED_READER_BYTES) as reader:
+                return await self._send(_stream(request), about, pieces, reader)
         first, behind = part or (0, size)
         if ranges:
             about.append(("Accept-Ranges", "bytes"))
         if part:
             about.append(("Content-Range", f"bytes {first}-{behind - 1}/{size}"))
         stream = _stream(request, status=206 if part else 200, length=behind - first if ranges else None)
-        async with self._budget.hold(client, _identity_bytes(each for _, each in sizes)):
-            return await self._send(stream, about, self._bodies.identity(sizes, first, behind))
+        async with self._readers.place(request, _identity_bytes(each for _, each in sizes)) as reader:
+            return await self._send(stream, about, self._bodies.identity(sizes, first, behind), reader)
 
     def _part(self, request: web.BaseRequest, version: Version, size: int) -> tuple[int, int] | None:
         """Raises: _Refused."""
@@ -214,11 +213,12 @@ class Catalogd:
         self, request: web.BaseRequest, catalog: PublishedCatalog, version: Version, question: Question
     ) -> Stream:
         """What answers a question; packed for who asks, since nobody may ask it again."""
-        client = client_of(request)
         encoding = conditions.encoding_for(request.headers.get("Accept-Encoding", ""))
         holds = _identity_bytes(package.size for package in catalog.packages)
-        found = self._metas.answer(catalog, question, client)
-        async with self._budget.hold(client, holds), aclosing(found):
+        async with (
+            self._readers.place(request, holds) as reader,
+            aclosing(self._metas.answer(catalog, question, reader)) as found,
+        ):
             beginning = await _begin(found)
             pieces = _behind(beginning, found)
             if sum(map(len, beginning)) < _PACK_FROM_BYTES:
@@ -227,10 +227,14 @@ class Catalogd:
                 pieces = gzipped(batches(pieces))
             elif encoding is Encoding.ZSTD:
                 pieces = _zstd(batches(pieces))
-            return await self._send(_stream(request), _about(version, encoding), pieces)
+            return await self._send(_stream(request), _about(version, encoding), pieces, reader)
 
     async def _send(
-        self, stream: Stream, about: Sequence[tuple[str, str]], pieces: AsyncGenerator[bytes, None]
+        self,
+        stream: Stream,
+        about: Sequence[tuple[str, str]],
+        pieces: AsyncGenerator[bytes, None],
+        reader: Reader,
     ) -> Stream:
         """All of it, in chunks of some 64 KiB, and the clean end. Nothing is read for a HEAD request; `pieces` is
         closed."""
@@ -240,8 +244,11 @@ class Catalogd:
                 async for gathered in _gathered(source):
                     if not stream.started:
                         stream.start(extra)
+                    size = sum(map(len, gathered))
+                    await reader.turn(size)
                     await stream.write(*gathered)
-                    self._sent.inc(sum(map(len, gathered)))
+                    reader.took()
+                    self._sent.inc(size)
         if not stream.started:
             stream.start(extra)
         stream.end()

@@ -7,6 +7,7 @@ question that names its package, or an olm.package, looks at that package's blob
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from cacheserver.compat.catalogd.bodies import batches
+from cacheserver.compat.catalogd.readers import Reader
 from cacheserver.compat.frames import Frames
 from cacheserver.memo import Memo
 from cacheserver.model import Digest
@@ -26,6 +28,8 @@ INDEX_BYTES: Final = 8 << 20
 _PLACE_BYTES: Final = 240
 _READS_AT_ONCE: Final = 2
 """Blobs that are read for where their documents stand, at the same time."""
+_INLINE_PLACES: Final = 2000
+"""Looked through on the loop: 0.5 ms. The largest real package has some 200 documents."""
 _PACKAGE: Final = "olm.package"
 
 
@@ -61,13 +65,18 @@ class Metas:
         self._places = Memo[Digest, Sequence[_Place]](INDEX_BYTES)
         self._reading = Places(_READS_AT_ONCE)
 
-    async def answer(self, catalog: PublishedCatalog, question: Question, client: str) -> AsyncGenerator[bytes, None]:
+    async def answer(
+        self, catalog: PublishedCatalog, question: Question, reader: Reader
+    ) -> AsyncGenerator[bytes, None]:
         """The lines that answer it, in the catalog's order, in pieces of 128 KiB at most.
 
-        client: whose turn it is; clients are served in rounds. Raises: BlobMissingError, EtcdError.
+        reader: who asks; clients are served in rounds. Raises: BlobMissingError, EtcdError.
         """
         for digest in _candidates(catalog, question):
-            wanted = _runs(await self._where(digest, client), question)
+            places = await self._where(digest, reader.client)
+            await reader.turn(len(places) * _PLACE_BYTES)
+            look = functools.partial(_runs, places, question)
+            wanted = look() if len(places) <= _INLINE_PLACES else await asyncio.to_thread(look)
             if wanted:
                 async with aclosing(_cut(self._frames.read(digest), wanted)) as pieces:
                     async for piece in pieces:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from cacheserver.api.http.budget import Budget
 from cacheserver.api.http.connections import ConnectionLimits
 from cacheserver.compat.catalogd.bodies import CATALOG_BYTES
 from cacheserver.compat.catalogd.door import Catalogd
+from cacheserver.compat.catalogd.readers import Readers
 from cacheserver.config import Door
 from cacheserver.model import RepositoryKey
 from tests.fakes.published import NAMESPACE, Published, lines, published
@@ -72,9 +74,9 @@ class World:
 
 
 @asynccontextmanager
-async def served(budget: Budget | None = None) -> AsyncIterator[World]:
+async def served(readers: Readers | None = None) -> AsyncIterator[World]:
     async with published() as catalogs:
-        door = Catalogd(catalogs.catalogs, namespace=NAMESPACE, budget=budget)
+        door = Catalogd(catalogs.catalogs, namespace=NAMESPACE, readers=readers)
         acceptor = Acceptor(bounded_server(door.handle, ConnectionLimits()))
         await acceptor.open("127.0.0.1", 0)
         url = f"http://127.0.0.1:{acceptor.addresses[0][1]}"
@@ -390,7 +392,7 @@ async def test_a_catalog_that_stands_for_gigabytes_is_refused_by_name(world: Wor
 async def test_readers_who_take_nothing_hold_their_share_and_no_more() -> None:
     """Others are told to come back at once, or read."""
     budget = Budget(8 << 20, each=2 << 20, wait_s=0.05)
-    async with served(budget) as world:
+    async with served(Readers(budget)) as world:
         world.published.publish("community", {f"p{seed}": large(seed) for seed in range(8)})
         await world.published.settled()
         for encoding, at_once in (("zstd", 8), ("gzip", 8), ("identity", 1)):
@@ -402,6 +404,26 @@ async def test_readers_who_take_nothing_hold_their_share_and_no_more() -> None:
                 assert (codes.count(200), codes.count(429)) == (at_once, 20 - at_once)
                 assert (await world.get(path, Accept_Encoding=encoding)).status == 200  # of another address
             await eventually(lambda: budget._held == 0)
+
+
+async def test_who_takes_nothing_makes_room_for_who_finds_none() -> None:
+    """However many addresses they have: those of the address with most go first."""
+    budget = Budget(2 << 20, each=1 << 20, wait_s=0.05)
+    async with served(Readers(budget, slow_s=0.0)) as world, contextlib.AsyncExitStack() as stack:
+        world.published.publish("community", {f"p{seed}": large(seed) for seed in range(8)})
+        await world.published.settled()
+        asked = "GET /catalogs/community/api/v1/all HTTP/1.1\r\nHost: x\r\nAccept-Encoding: zstd\r\n\r\n"
+        strangers = []
+        for address, count in (("127.0.0.2", 4), ("127.0.0.3", 1), ("127.0.0.4", 3)):
+            clients = await stack.enter_async_context(raw_clients(world.url, address=address))
+            strangers.append(await clients.send(count, asked))
+        for clients_of_one in strangers:
+            assert {await client.status() for client in clients_of_one} == {200}
+        assert budget._held == 2 << 20
+        answer = await world.get("community/api/v1/all", Accept_Encoding="zstd")
+        assert answer.status == 200
+        await eventually(lambda: budget._held == (2 << 20) - (256 << 10))
+        assert [budget._held_by[f"127.0.0.{n}"] >> 18 for n in (2, 3, 4)] == [3, 1, 3]
 
 
 async def test_documents_of_every_kind_of_text_are_sent_as_they_are_kept(world: World) -> None:
