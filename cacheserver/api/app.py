@@ -202,7 +202,10 @@ class Api:
         is_watch = asked.is_watch
         self._accounting.in_flight += not is_watch
         try:
-            reply = await self._answer(request, asked)
+            # Not raised again: its traceback would have frames that have what was asked, which has it, so that all of
+            # it would wait for the garbage collector, which seldom comes (server/serve.py).
+            refused = asked.refusal
+            reply = _refused(request, asked.query, refused) if refused else await self._answer(request, asked)
         except CacheServerError as exc:
             reply = _refused(request, asked.query, from_error(exc))
         except TimeoutError:
@@ -226,7 +229,8 @@ class Api:
             check_cost(attributes.label_selector, attributes.field_selector)
         except StatusError as exc:
             nothing = Attributes(method.lower(), "")
-            return _Asked(nothing, {}, "", None, False, self._accounting.series(nothing, None), refusal=exc)
+            said = exc.with_traceback(None)
+            return _Asked(nothing, {}, "", None, False, self._accounting.series(nothing, None), refusal=said)
         resource = self._resources.get(attributes[2:5]) if attributes.resource else None
         series = self._accounting.series(attributes, resource)
         selectors = held_bytes(attributes.label_selector, attributes.field_selector)
@@ -235,8 +239,6 @@ class Api:
         return asked
 
     async def _answer(self, request: web.BaseRequest, asked: _Asked) -> Reply | Stream:
-        if asked.refusal is not None:
-            raise asked.refusal
         attributes, gate = asked.attributes, self._gate
         identity = None
         if gate is not None and attributes.path not in OPEN_PATHS:
