@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cacheserver.catalogs.catalog import Catalog, Files, Finding, ParsedPackage, Progress
+from cacheserver.catalogs.catalog import Catalog, Files, Finding, Manifests, ParsedPackage, Progress
 from cacheserver.catalogs.fbc.facts import FORMAT_VERSION as FBC_VERSION
 from cacheserver.catalogs.krm.facts import FORMAT_VERSION as KRM_VERSION
 from cacheserver.catalogs.limits import ParseLimits
@@ -22,6 +22,7 @@ __all__ = [
     "Catalog",
     "Files",
     "Finding",
+    "Manifests",
     "ParseLimits",
     "ParsedPackage",
     "Progress",
@@ -74,6 +75,7 @@ async def parse(
     scratch: Path,
     progress: Progress = _quiet,
     write_blobs: bool = True,
+    manifests: Manifests | None = None,
 ) -> Catalog:
     """What `tree` holds: a pure function of its bytes, `format` and `key`; `known` only saves work.
 
@@ -82,6 +84,7 @@ async def parse(
     known: the `index` of an earlier parse for the same key, whose blobs are still stored; empty or foreign is fine.
     scratch: a directory private to this parse, made if need be; the blobs are in it until the caller removes it.
     write_blobs: False leaves Catalog.blobs empty, a quarter faster: for those who only want the findings.
+    manifests: what PackageManifests say of the catalog; None: none are made. `known` is of a parse with the same.
     Raises: CatalogError when no worker can be started, SourceError where a git repository cannot be
     read. Never for bad content: that is among the findings.
     """
@@ -92,7 +95,7 @@ async def parse(
 
     await asyncio.to_thread(scratch.mkdir, parents=True, exist_ok=True)
     with workers.queue() as queue:
-        given = Assignment(key, workers, queue, scratch, write_blobs)
+        given = Assignment(key, workers, queue, scratch, write_blobs, manifests)
         if isinstance(tree, Packages):
             from cacheserver.catalogs.krm import git  # noqa: PLC0415
 

@@ -38,6 +38,16 @@ class Files(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Manifests:
+    """PackageManifests are wanted of the packages (FBC), and what they say of the catalog: its names for people, and
+    labels that all of them have."""
+
+    display_name: str = ""
+    publisher: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """What is wrong with something whose place is known from elsewhere: a document, or a tree of a package's files.
 

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
+from cacheserver.catalogs.catalog import Manifests
 from cacheserver.catalogs.wire import Assembled, decode_assembled, unhurried
 from cacheserver.catalogs.workers import JobQueue, Workers
 from cacheserver.errors import CatalogError, WorkerCrashedError
@@ -43,7 +44,7 @@ def batched(items: Iterable[_B], size: Callable[[_B], int], most: int, most_item
 class Assignment:
     """What one parse is given beside the files: whose they are, who works on them, and where content is put.
 
-    scratch: a directory that is there. write_blobs: whether content is wanted.
+    scratch: a directory that is there. write_blobs: whether content is wanted. manifests: None where none are.
     """
 
     key: RepositoryKey
@@ -51,6 +52,7 @@ class Assignment:
     queue: JobQueue
     scratch: Path
     write_blobs: bool
+    manifests: Manifests | None = None
 
     @property
     def blobs(self) -> str:
@@ -64,6 +66,8 @@ class Jobs:
     def __init__(self, given: Assignment) -> None:
         self.key = given.key
         self.limits = given.workers.limits
+        self.blobs = given.blobs
+        self.manifests = given.manifests if given.write_blobs else None
         self._workers = given.workers
         self._queue = given.queue
 

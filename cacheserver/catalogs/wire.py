@@ -33,11 +33,12 @@ async def unhurried(decode: Callable[[bytes], _T], frame: bytes) -> _T:
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """A package's records, none when it is rejected, and all findings about it."""
+    """A package's records, none when it is rejected, all findings about it, and content that was made with them."""
 
     name: str
     records: Sequence[Record]
     findings: Sequence[Finding]
+    blobs: Sequence[BlobFile] = ()
 
 
 def sliced(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
@@ -71,6 +72,8 @@ def _package_lines(package: Assembled) -> Iterator[object]:
     yield [package.name]
     for findings in sliced(package.findings):
         yield [None, findings]
+    if package.blobs:
+        yield [False, package.blobs]
     for record in package.records:
         key = record.key
         spec, status = record.spec.decode(), record.status.decode()
@@ -82,21 +85,24 @@ def decode_assembled(frame: bytes, repository: RepositoryKey) -> list[Assembled]
     found: list[Assembled] = []
     records: list[Record] = []
     findings: list[Finding] = []
+    blobs: list[BlobFile] = []
     for first, *rest in read_lines(frame):
         if not rest:
-            records, findings = [], []
-            found.append(Assembled(first, records, findings))
+            records, findings, blobs = [], [], []
+            found.append(Assembled(first, records, findings, blobs))
         elif first is None:
             findings += [Finding(**finding) for finding in rest[0]]
+        elif first is False:
+            blobs += [decode_blob(blob) for blob in rest[0]]
         else:
-            revision, labels, spec, status, blobs, nonce = rest
+            revision, labels, spec, status, digests, nonce = rest
             records.append(
                 Record(
                     key=Key(Kind(first), repository.namespace, repository.name, found[-1].name, revision),
                     labels=labels,
                     spec=spec.encode(),
                     status=status.encode(),
-                    blobs=tuple(Digest(digest) for digest in blobs),
+                    blobs=tuple(Digest(digest) for digest in digests),
                     nonce=nonce,
                 )
             )

@@ -144,7 +144,7 @@ def _property(kind: str, value: JSON, found: _Properties, limits: ParseLimits) -
     elif kind == "olm.csv.metadata":
         found.csv_metadata.append(_csv_metadata(value))
     elif kind == "olm.bundle.object":
-        found.manifests.append(_manifest(value, limits))
+        found.manifests.append(manifest(value, limits))
     elif not kind:
         # property.Validate: type must be set.
         raise ShapeError("type must be set")
@@ -170,8 +170,8 @@ def _csv_metadata(value: JSON) -> Object:
     return metadata
 
 
-def _manifest(value: JSON, limits: ParseLimits) -> tuple[bytes, Object, str]:
-    """(bytes as encoded, parsed, extension). Raises: ShapeError, DocumentError."""
+def manifest(value: JSON, limits: ParseLimits) -> tuple[bytes, Object, str]:
+    """Of an olm.bundle.object: (bytes as encoded, parsed, extension). Raises: ShapeError, DocumentError."""
     entry = as_object(value, "value") or {}
     if text(entry, "ref"):
         raise ShapeError("`ref` is no longer supported by OLM; carry the manifest in `data`")

@@ -73,7 +73,7 @@ class Jobs(jobs.Jobs):
         """The records of each package; of one that kills its worker none, and a finding. Raises: CatalogError."""
 
         async def ask(some: Sequence[Group]) -> list[Assembled]:
-            job = Assemble(self.key.namespace, self.key.name, some)
+            job = Assemble(self.key.namespace, self.key.name, some, self.blobs, self.manifests)
             few = len(some) <= LINE_ITEMS and sum(len(group.documents) for group in some) <= LINE_ITEMS
             frame = encode_job(job) if few else await asyncio.to_thread(encode_job, job)
             return await self.assembled(frame, f"package {some[0].name}")

@@ -58,6 +58,10 @@ class Lines:
             if seen.kept_bytes:
                 self._found[seen.sha256] = Kept(path, seen.kept_at, seen.kept_bytes)
 
+    def of(self, sha256: str) -> Kept | None:
+        """Where the line of a document stands; None where it was not read."""
+        return self._found.get(sha256)
+
     def missing(self, wanted: Documents) -> set[str]:
         """Paths of files with documents whose lines are still to be read. Slow for the loop."""
         return {located.path for some in wanted.values() for sha256, located in some if sha256 not in self._found}

@@ -198,7 +198,7 @@ class Parse:
         due = await asyncio.to_thread(self._due, known)
         raw = await self._raw(due.changed, known, due.rejected)
         others = await self._others(due.others, known, unreadable=due.cause is not None)
-        batches = await asyncio.to_thread(_groups, self._found.documents, due.changed.keys() - due.rejected.keys(), raw)
+        batches = await asyncio.to_thread(self._groups, due.changed.keys() - due.rejected.keys(), raw)
         assembled: list[Assembled] = await self._jobs.gather(batches, self._jobs.assemble)
         return await asyncio.to_thread(self._catalog, due, assembled, known, others)
 
@@ -224,6 +224,7 @@ class Parse:
         packages: list[ParsedPackage] = []
         for one in sorted(assembled, key=lambda one: one.name):
             self._found.findings += one.findings
+            self._found.blobs.update((blob.head.digest, blob) for blob in one.blobs)
             if one.records:
                 packages.append(ParsedPackage(one.name, hashes[one.name], one.records))
                 good[one.name] = (hashes[one.name], len(one.records) - 1)
@@ -246,6 +247,18 @@ class Parse:
             documents=documents,
             revisions=sum(revisions for _, revisions in good.values()),
         )
+
+    def _groups(self, names: Iterable[str], raw: Mapping[str, str]) -> list[list[Group]]:
+        """Packages in jobs of about _ASSEMBLE_BYTES of facts, with the lines of their documents where these are read
+        again."""
+        lines = self._lines if self._given.manifests is not None else None
+
+        def located(sha256: str, at: Located) -> Located:
+            return at if lines is None else replace(at, kept=lines.of(sha256))
+
+        found = self._found.documents
+        groups = (Group(name, [located(*each) for each in found[name]], raw.get(name, "")) for name in sorted(names))
+        return list(batched(groups, _facts_bytes, _ASSEMBLE_BYTES, _ASSEMBLE_PACKAGES))
 
     async def _raw(
         self, changed: Documents, known: index.Known, rejected: dict[str, Sequence[Finding]]
@@ -375,12 +388,6 @@ def _parts(root: Path, path: str) -> list[Part]:
             if not splitter.is_json(view):
                 return [Part(path, at, min(at + _PART_BYTES, size)) for at in range(0, size, _PART_BYTES)]
     return [Part(path, 0, size)]
-
-
-def _groups(documents: Documents, names: Iterable[str], raw: Mapping[str, str]) -> list[list[Group]]:
-    """Packages in jobs of about _ASSEMBLE_BYTES of facts."""
-    groups = (Group(name, [located for _, located in documents[name]], raw.get(name, "")) for name in sorted(names))
-    return list(batched(groups, _facts_bytes, _ASSEMBLE_BYTES, _ASSEMBLE_PACKAGES))
 
 
 def _facts_bytes(group: Group) -> int:

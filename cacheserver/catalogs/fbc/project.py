@@ -12,6 +12,7 @@ import orjson
 from cacheserver import model
 from cacheserver.catalogs import bounds
 from cacheserver.catalogs.fbc import facts as f
+from cacheserver.catalogs.fbc.manifest import Manifest
 from cacheserver.catalogs.fbc.rules import Bundle, Package
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.model import Digest, Format, Key, Kind, Record, RepositoryKey
@@ -26,9 +27,15 @@ _OF_PACKAGE: Final = ("keywords", "categories", "providedAPIs")
 
 
 def records(
-    repository: RepositoryKey, package: Package, limits: ParseLimits = bounds.DEFAULT, *, raw: str = ""
+    repository: RepositoryKey,
+    package: Package,
+    limits: ParseLimits = bounds.DEFAULT,
+    *,
+    raw: str = "",
+    manifest: Manifest | None = None,
 ) -> list[Record]:
     """Revisions from the lowest version up, the package last. raw: digest of its documents as they are written.
+    manifest: its PackageManifest, where one is wanted.
 
     Raises: BoundError for one too large to be served.
     """
@@ -41,7 +48,7 @@ def records(
         )
         for bundle in package.bundles
     ]
-    made.append(_package(repository, package, deprecated, latest, limits, raw))
+    made.append(_package(repository, package, deprecated, latest, limits, raw, manifest))
     for record in made:
         bounds.check(record, limits)
     return made
@@ -120,6 +127,7 @@ def _package(
     latest: str,
     limits: ParseLimits,
     raw: str,
+    manifest: Manifest | None,
 ) -> Record:
     said = package.said
     versions = {bundle.said.name: bundle.written for bundle in package.bundles}
@@ -152,6 +160,7 @@ def _package(
         "icon": {"mediaType": media_type, "digest": digest, "size": size} if said.icon else None,
         "deprecation": _deprecation(deprecated.get((f.PACKAGE, ""))),
         "documents": {"digest": raw} if raw else None,
+        "manifest": manifest.status if manifest else None,
     }
     cut = [name for name in head.cut if name in status]
     labels = {
@@ -164,7 +173,10 @@ def _package(
         labels=_labels(labels),
         spec=orjson.dumps({"repository": repository.name, "packageName": said.name, "format": _FORMAT}),
         status=orjson.dumps(bounds.fitted(_present(status), _OF_PACKAGE, cut, limits)),
-        blobs=tuple(Digest(each) for each in (digest, raw) if each),
+        blobs=(
+            *(Digest(each) for each in (digest, raw) if each),
+            *(head.digest for head, _ in (manifest.content if manifest else ())),
+        ),
     )
 
 

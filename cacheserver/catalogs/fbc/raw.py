@@ -68,6 +68,11 @@ def join(lines: Sequence[Kept], blobs: BlobWriter) -> BlobFile:
     return blobs.write(head, _pieces(lines))
 
 
+def read_line(line: Kept) -> bytes:
+    """One document's line. Raises: OSError."""
+    return b"".join(_pieces([line]))
+
+
 def _pieces(lines: Sequence[Kept]) -> Iterator[bytes]:
     path, file = "", None
     try:

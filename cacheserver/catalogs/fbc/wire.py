@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
-from cacheserver.catalogs.catalog import Finding
+from cacheserver.catalogs.catalog import Finding, Manifests
 from cacheserver.catalogs.wire import decode_blob, read_lines, sliced, write_lines
 from cacheserver.model import BlobFile
 
@@ -64,22 +64,23 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
-    """A document of a package: its facts, and where it is in its file."""
-
-    facts: str
-    path: str
-    document: int
-    line: int
-
-
-@dataclass(frozen=True, slots=True)
 class Kept:
     """Where the line of a document stands: file in scratch, first byte, bytes."""
 
     path: str
     at: int
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A document of a package: its facts, and where it is in its file. kept: its line, where it is to be read."""
+
+    facts: str
+    path: str
+    document: int
+    line: int
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +119,16 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Assemble:
-    """Judge packages and make their records. Answered with one Assembled each, as krm/wire.Assemble is."""
+    """Judge packages and make their records. Answered with one Assembled each, as krm/wire.Assemble is.
+
+    manifests: make these too, with content in scratch.
+    """
 
     namespace: str
     repository: str
     groups: Sequence[Group]
+    scratch: str = ""
+    manifests: Manifests | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +155,9 @@ def encode_job(job: Job) -> bytes:
         return orjson.dumps([_NAMES[type(job)], job])
     documents = [one for group in job.groups for one in sliced(group.documents)]
     names = [(group.name, group.raw, len(group.documents)) for group in job.groups]
-    return write_lines([[_NAMES[Assemble], job.namespace, job.repository, names], *documents])
+    return write_lines(
+        [[_NAMES[Assemble], job.namespace, job.repository, names, job.scratch, job.manifests], *documents]
+    )
 
 
 def decode_job(frame: bytes) -> Job:
@@ -164,11 +172,20 @@ def decode_job(frame: bytes) -> Job:
         scratch, names = written
         kept = (Kept(**one) for line in lines for one in line)
         return Join(scratch, [Bound(package, [next(kept) for _ in range(count)]) for package, count in names])
-    namespace, repository, names = written
-    documents = (Located(**document) for line in lines for document in line)
+    namespace, repository, names, scratch, manifests = written
+    documents = (_located(document) for line in lines for document in line)
     return Assemble(
-        namespace, repository, [Group(n, [next(documents) for _ in range(count)], raw) for n, raw, count in names]
+        namespace,
+        repository,
+        [Group(n, [next(documents) for _ in range(count)], raw) for n, raw, count in names],
+        scratch,
+        Manifests(**manifests) if manifests else None,
     )
+
+
+def _located(written: dict[str, Any]) -> Located:
+    kept = written.pop("kept")
+    return Located(**written, kept=Kept(**kept) if kept else None)
 
 
 def encode_joined(joined: Sequence[Joined]) -> bytes:

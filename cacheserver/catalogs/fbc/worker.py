@@ -18,10 +18,12 @@ from cacheserver.catalogs.blobs import BlobWriter
 from cacheserver.catalogs.catalog import Finding
 from cacheserver.catalogs.documents.document import DocumentError
 from cacheserver.catalogs.fbc import facts, ignore, project, rules
-from cacheserver.catalogs.fbc.raw import join
+from cacheserver.catalogs.fbc import manifest as manifests
+from cacheserver.catalogs.fbc.raw import join, read_line
 from cacheserver.catalogs.fbc.scan import scan
 from cacheserver.catalogs.fbc.wire import (
     Assemble,
+    Group,
     Join,
     Joined,
     Scan,
@@ -32,7 +34,7 @@ from cacheserver.catalogs.fbc.wire import (
 )
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.catalogs.wire import Assembled, encode_assembled
-from cacheserver.model import Record, RepositoryKey
+from cacheserver.model import BlobFile, Record, RepositoryKey
 
 _MOST_CUTS: Final = 50
 """Ours: warnings of one package, as its other findings (rules.py)."""
@@ -72,19 +74,68 @@ def _join(job: Join) -> list[Joined]:
 
 def _assemble(job: Assemble, limits: ParseLimits) -> list[Assembled]:
     repository = RepositoryKey(job.namespace, job.repository)
+    writer = BlobWriter(Path(job.scratch)) if job.manifests is not None else None
     made: list[Assembled] = []
     for group in job.groups:
         placed = [rules.Placed(facts.decode(d.facts), d.path, d.document, d.line) for d in group.documents]
         package, findings = rules.check(group.name, placed)
         records: list[Record] = []
+        blobs: list[BlobFile] = []
         if package is not None:
             try:
-                records = project.records(repository, package, limits, raw=group.raw)
+                manifest = _manifest(job, group, package, placed, findings, limits)
+                records = project.records(repository, package, limits, raw=group.raw, manifest=manifest)
                 findings += _cuts(group.name, records, placed)
+                blobs = [writer.write(*each) for each in manifest.content] if manifest and writer else []
             except bounds.BoundError as exc:
                 findings.append(_of_package(exc.reason, str(exc), group.name, placed[0], warning=False))
-        made.append(Assembled(group.name, records, findings))
+            except DocumentError as exc:
+                records = []
+                findings.append(_of_package(exc.reason, str(exc), group.name, placed[0], warning=False))
+        made.append(Assembled(group.name, records, findings, blobs))
     return made
+
+
+def _manifest(
+    job: Assemble,
+    group: Group,
+    package: rules.Package,
+    placed: Sequence[rules.Placed],
+    findings: list[Finding],
+    limits: ParseLimits,
+) -> manifests.Manifest | None:
+    """None where none is wanted, or there is nothing to show; with a warning where it is too large, or not whole.
+
+    Raises: DocumentError.
+    """
+    if job.manifests is None:
+        return None
+    kept = {_title(one.facts.subject): at.kept for one, at in zip(placed, group.documents, strict=True)}
+
+    def line(schema: str, name: str) -> bytes:
+        where = kept.get((schema, name))
+        if where is None:
+            raise OSError(f"the line of {schema} {name} is not there")
+        return read_line(where)
+
+    try:
+        made = manifests.make(package, job.manifests, line, limits)
+    except manifests.TooLargeError as exc:
+        findings.append(_of_package("ManifestTooLarge", str(exc), group.name, placed[0], warning=True))
+        return None
+    except OSError as exc:
+        raise DocumentError("ScratchFailed", f"its documents cannot be read again: {exc}") from exc
+    if made is not None and made.left_out:
+        said = f"{made.left_out} labels of its PackageManifest are left out: {manifests.LABELS_BYTES} bytes are taken"
+        findings.append(_of_package("ManifestLabels", said, group.name, placed[0], warning=True))
+    return made
+
+
+def _title(subject: facts.Subject) -> tuple[str, str]:
+    """(schema, name) of the documents that a manifest is made of."""
+    if isinstance(subject, facts.Package):
+        return facts.PACKAGE, subject.name
+    return (facts.BUNDLE, subject.name) if isinstance(subject, facts.Bundle) else ("", "")
 
 
 def _cuts(package: str, records: Sequence[Record], placed: Sequence[rules.Placed]) -> list[Finding]:
