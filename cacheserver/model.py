@@ -28,6 +28,9 @@ LABEL_FORMAT: Final = f"{GROUP}/format"
 LABEL_LATEST: Final = f"{GROUP}/latest"
 LABEL_LIFECYCLE: Final = f"{GROUP}/lifecycle"
 ANNOTATION_ALLOW_EMPTY: Final = f"{GROUP}/allow-empty"
+ANNOTATION_DISPLAY_NAME: Final = f"{GROUP}/display-name"
+ANNOTATION_PUBLISHER: Final = f"{GROUP}/publisher"
+"""Of a Repository: its catalog's names for people, which PackageManifests carry."""
 ANNOTATION_REQUESTED: Final = f"{GROUP}/requestedAt"
 
 Digest = NewType("Digest", str)

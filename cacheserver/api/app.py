@@ -112,6 +112,7 @@ class Api:
         author: Author | None = None,
         nobody: str = AUTHOR,
         beside: Sequence[KindBeside] = (),
+        more: Sequence[Resource] = (),
         list_cache_bytes: int = MEMO_BYTES,
         max_reads: int = READS,
         max_watches: int = WATCHES,
@@ -121,10 +122,11 @@ class Api:
 
         routes: of other protocols, served beside the API's own paths. gate: who may what; None: everybody everything.
         author: takes what is written; None: nothing is. nobody: whose name it has where there is no gate.
-        beside: kinds of other systems that answer by themselves. list_cache_bytes: finished lists kept.
+        beside: kinds of other systems that answer by themselves. more: those that are served like our own.
+        list_cache_bytes: finished lists kept.
         max_reads, max_watches: at the same time, of resources. now: Unix time.
         """
-        resources = served(standalone=standalone)
+        resources = (*served(standalone=standalone), *more)
         self._beside_kinds = {kind.resource.plural: kind for kind in beside}
         described = (*resources, *(kind.resource for kind in beside))
         self._resources = {(row.group, row.version, row.plural): row for row in described}

@@ -59,8 +59,8 @@ class WatchRequest:
     timeout_s: int
 
 
-def list_request(query: Query, selectable: Collection[str], namespace: str) -> ListRequest:
-    """Raises: StatusError 400, 422."""
+def list_request(query: Query, selectable: Collection[str], namespace: str, behind: str = "") -> ListRequest:
+    """behind: a second namespace that the list goes on in. Raises: StatusError 400, 422."""
     selection = parse_selection(query.get("labelSelector", ""), query.get("fieldSelector", ""), selectable)
     limit = max(_integer(query, "limit"), 0)
     version, match, token = (query.get(k, "") for k in ("resourceVersion", "resourceVersionMatch", "continue"))
@@ -82,7 +82,7 @@ def list_request(query: Query, selectable: Collection[str], namespace: str) -> L
     if token:
         if version not in ("", "0"):
             raise bad_request("specifying resource version is not allowed when using continue")
-        at, after = decode_token(token, namespace)
+        at, after = decode_token(token, namespace, behind)
         return ListRequest(selection, at, limit, after, True)
     wanted = resource_version(version)
     if not version:
@@ -175,7 +175,7 @@ def fresh_token(after: Name) -> str:
     return encode_token(_INCONSISTENT, after)
 
 
-def decode_token(token: str, namespace: str) -> tuple[ReadAt, Name]:
+def decode_token(token: str, namespace: str, behind: str = "") -> tuple[ReadAt, Name]:
     """Raises: StatusError 400 for anything that encode_token did not make for this namespace (empty: all)."""
     if len(token) > _TOKEN_CHARACTERS:
         raise bad_request("invalid continue token: it is longer than any that this server gives out")
@@ -190,7 +190,7 @@ def decode_token(token: str, namespace: str) -> tuple[ReadAt, Name]:
     dots = {".", ".."} & {found, name}
     if not (found and slash and name) or "/" in name or dots or not start.endswith("\0"):
         raise bad_request("invalid continue token: the start key is not a namespace and a name")
-    if namespace and found != namespace:
+    if namespace and found not in (namespace, behind):
         raise bad_request("invalid continue token: it belongs to another namespace")
     at = CONSISTENT if version == _INCONSISTENT else ReadAt(Freshness.EXACT, version)
     return at, (found, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import orjson
 import yaml
@@ -11,6 +12,7 @@ from cacheserver.api.forms import item_maker
 from cacheserver.api.http.negotiate import Encoding
 from cacheserver.api.http.reply import Stream
 from cacheserver.api.render import Listing
+from cacheserver.cache.snapshot import Run
 
 _YAML_MOST = 1 << 20  # bytes of JSON; PyYAML writes about 1 MB/s
 _SLICE = 64 << 10  # bytes of JSON printed in one turn of the loop: about 1 ms
@@ -42,15 +44,22 @@ def to_yaml(body: bytes) -> bytes:
     return text
 
 
-async def send_list(stream: Stream, listing: Listing, encoding: Encoding, now: int) -> None:
+async def send_list(
+    stream: Stream,
+    listing: Listing,
+    encoding: Encoding,
+    now: int,
+    whole: Callable[[Run], Awaitable[Run]] | None = None,
+) -> None:
     """Write the list and the clean end.
 
+    whole: makes each run of the listing before it is written, for lists that are not in memory.
     Ours: a YAML list over 1 MiB comes as indented JSON, which is YAML too: the YAML writer would take seconds.
     """
     envelope, runs = listing.envelope, listing.runs
     make = item_maker(listing.resource, listing.form)
-    items = (make(entry, now)[0] for run in runs for entry in run.entries)
-    if encoding is Encoding.YAML:
+    if encoding is Encoding.YAML and whole is None:
+        items = (make(entry, now)[0] for run in runs for entry in run.entries)
         batch = list(items) if sum(e.size for run in runs for e in run.entries) <= _YAML_MOST else None
         if batch is not None:
             body = b"".join((envelope.head, b",".join(batch), envelope.tail))
@@ -63,15 +72,17 @@ async def send_list(stream: Stream, listing: Listing, encoding: Encoding, now: i
     separator = b"\n    "
     gathered: list[bytes] = []
     size = 0
-    for item in items:
-        printed = orjson.dumps(orjson.loads(item), option=orjson.OPT_INDENT_2)
-        gathered += (separator, printed.replace(b"\n", b"\n    "))
-        separator = b",\n    "
-        size += len(item)
-        if size >= _SLICE:
-            await stream.write(b"".join(gathered))
-            await asyncio.sleep(0)
-            gathered, size = [], 0
+    for run in runs:
+        for entry in (run if whole is None else await whole(run)).entries:
+            item, _ = make(entry, now)
+            printed = orjson.dumps(orjson.loads(item), option=orjson.OPT_INDENT_2)
+            gathered += (separator, printed.replace(b"\n", b"\n    "))
+            separator = b",\n    "
+            size += len(item)
+            if size >= _SLICE:
+                await stream.write(b"".join(gathered))
+                await asyncio.sleep(0)
+                gathered, size = [], 0
     gathered.append(b"\n  ]\n}\n" if separator.startswith(b",") else b"]\n}\n")
     await stream.write(b"".join(gathered))
     stream.end()

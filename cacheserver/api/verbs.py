@@ -31,9 +31,10 @@ from cacheserver.api.http.negotiate import (
 from cacheserver.api.http.reply import Reply, Stream, served_from_memory, whole
 from cacheserver.api.http.websocket import stream_for
 from cacheserver.api.kinds.package import PACKAGE
-from cacheserver.api.kinds.resource import Asking, Resource
+from cacheserver.api.kinds.resource import Asking, Gathered, Resource
 from cacheserver.api.meant import meant
 from cacheserver.api.options import (
+    CONSISTENT,
     ListRequest,
     encode_token,
     fresh_token,
@@ -156,11 +157,30 @@ class Verbs:
             raise bad_request(f'Name parameter invalid: "{brief(name)}": {problem}')
         if "export" in call.query:
             raise bad_request("the export parameter, deprecated since v1.14, is no longer supported")
+        if resource.gathered is not None:
+            return await self._gathered_entry(call, resource.gathered)
         entry = await self._cache.get(resource.source, (attributes.namespace, name), get_freshness(call.query))
         if entry is None:
             hint = meant(self._cache, resource.source, attributes.namespace, resource.plural, name)
             raise not_found(resource.group, resource.plural, name, hint)
         return entry
+
+    async def _gathered_entry(self, call: Call, gathered: Gathered) -> Entry:
+        """The first of those with the name, those of the namespace itself first. Raises: StatusError 400, 404."""
+        attributes, resource = call.attributes, call.resource
+        # What clients write into resourceVersion for a part of an object is a mark of theirs, and no version.
+        at = CONSISTENT if attributes.subresource else get_freshness(call.query)
+        page = await self._cache.list(
+            resource.source,
+            at,
+            namespace=attributes.namespace,
+            selector=gathered.selector(attributes.namespace, gathered.named(attributes.name, call.query)),
+            limit=0,
+            behind=gathered.behind(attributes.namespace),
+        )
+        for run in page.runs:
+            return run.entries[0]
+        raise not_found(resource.group, resource.plural, attributes.name)
 
     async def _get(self, call: Call) -> Reply | Stream:
         resource, headers = call.resource, call.request.headers
@@ -169,11 +189,14 @@ class Verbs:
         entry = await self._entry(call)
         extra = self._staleness(stale=self._cache.away)
         pretty = wants_pretty(call.query, headers.get("User-Agent", ""), accepted=accepted.pretty)
-        if (view := resource.view) is not None:
+        namespace = call.attributes.namespace
+        if (view := resource.gathered.shown(namespace) if resource.gathered else resource.view) is not None:
             if form.shape is Shape.OBJECT:
-                asking = Asking(call.request, self._blobs, self._share(call), accepted.encoding, pretty, extra)
-                return await view.get(asking, entry)
-            entry = view.make(entry)
+                return await view.get(self._asking(call, accepted.encoding, pretty=pretty, extra=extra), entry)
+            made = view.make(entry)
+            if made is None:
+                raise not_found(resource.group, resource.plural, call.attributes.name)
+            entry = made
         body = forms.one(resource, form, entry, int(self._now()))
         if pretty or accepted.encoding is Encoding.YAML:
             body = readable.readable(body, accepted.encoding, pretty=pretty)
@@ -181,6 +204,8 @@ class Verbs:
 
     async def _subresource(self, call: Call) -> Reply | Stream:
         entry = await self._entry(call)
+        if (gathered := call.resource.gathered) is not None:
+            return await gathered.icon(self._asking(call, Encoding.JSON, pretty=False, extra=b""), entry)
         found = self._finding.answer(call.attributes.subresource)
         if found is not None:
             who, extra = call.user or client_of(call.request), self._staleness(stale=self._cache.away)
@@ -188,6 +213,9 @@ class Verbs:
         manifest = orjson.loads(entry.body)
         answer = content.icon if call.attributes.subresource == "icon" else content.files
         return await answer(call.request, self._blobs, manifest, self._share(call))
+
+    def _asking(self, call: Call, encoding: Encoding, *, pretty: bool, extra: bytes) -> Asking:
+        return Asking(call.request, self._blobs, self._share(call), encoding, pretty, extra)
 
     def _share(self, call: Call) -> Share:
         return self._budget.share(call.user or client_of(call.request))
@@ -198,19 +226,25 @@ class Verbs:
         resource, namespace, headers = call.resource, call.attributes.namespace, call.request.headers
         accepted = negotiate(headers.get("Accept", ""), Answer.LIST)
         form = form_of(accepted, call.query)
-        wanted = list_request(call.query, resource.all_selectable, namespace)
+        gathered = resource.gathered
+        behind = gathered.behind(namespace) if gathered is not None else ""
+        wanted = list_request(call.query, resource.all_selectable, namespace, behind)
         if "search" in call.query:
             page = await self._ranked(call, wanted)
         else:
-            page = await self._page(call, wanted)
+            page = await self._page(call, wanted, behind)
         extra, runs = self._staleness(stale=page.stale), page.runs
-        if (view := self._views.of(resource, form)) is not None:
+        if gathered is not None:
+            runs = runs if form.shape is Shape.OBJECT else await gathered.runs(namespace, runs)
+        elif (view := self._views.of(resource, form, namespace)) is not None:
             runs = await view.runs(runs)
         token = encode_token(page.resource_version, page.next_after) if page.next_after else ""
         envelope = forms.list_envelope(resource, form, page.resource_version, token, page.remaining)
         whole_list = wanted.selection.everything and not token and wanted.after is None and "search" not in call.query
         listing = Listing(resource, namespace, form, runs, envelope, whole_list)
         pretty = wants_pretty(call.query, headers.get("User-Agent", ""), accepted=accepted.pretty)
+        if gathered is not None and form.shape is Shape.OBJECT:
+            return await gathered.send(self._asking(call, accepted.encoding, pretty=pretty, extra=extra), listing)
         if (pretty or accepted.encoding is Encoding.YAML) and call.request.method != "HEAD":
             return await self._readable_list(call, listing, accepted, extra)
         gzip = accepts_gzip(headers.get("Accept-Encoding", ""))
@@ -241,16 +275,18 @@ class Verbs:
         runs = [Run(tuple(entries), None)] if entries else []
         return Page(runs, self._cache.resource_version, stale=self._cache.away)
 
-    async def _page(self, call: Call, wanted: ListRequest) -> Page:
+    async def _page(self, call: Call, wanted: ListRequest, behind: str) -> Page:
         """Raises: StatusError 410 with a fresh token where there is one to give, or to a token of another etcd."""
+        gathered, selection = call.resource.gathered, wanted.selection
         try:
             return await self._cache.list(
                 call.resource.source,
                 wanted.at,
                 namespace=call.attributes.namespace or None,
-                selector=wanted.selection,
+                selector=gathered.selector(call.attributes.namespace, selection) if gathered else selection,
                 limit=wanted.limit,
                 after=wanted.after,
+                behind=behind,
             )
         except (Expired, TooNew) as exc:
             if isinstance(exc, TooNew) and not (exc.unknown and wanted.paged):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -31,21 +32,27 @@ class Page:
 
 
 async def cut_page(
-    snapshot: Snapshot, namespace: str | None, selector: Selector, limit: int, after: Name | None, turns: Turns
+    snapshot: Snapshot,
+    namespace: str | None,
+    selector: Selector,
+    limit: int,
+    after: Name | None,
+    turns: Turns,
+    behind: str = "",
 ) -> Page:
     """Cut one page out of a snapshot. Kubernetes: a page with a selector is filled up to the limit.
 
-    turns: whose work this is part of.
+    turns: whose work this is part of. behind: a second namespace, whose entries follow those of the first.
     """
     runs: list[Run] = []
     room = limit or len(snapshot)
-    async with aclosing(_matching(snapshot, namespace, selector, after, turns)) as matching:
+    async with aclosing(_matching(snapshot, namespace, selector, after, turns, behind)) as matching:
         async for run in matching:
             if len(run.entries) > room:  # at least one more: this page ends here
                 if room:
                     runs.append(Run(run.entries[:room], None))
                 last = runs[-1].entries[-1].name
-                remaining = snapshot.count_after(namespace, last) if selector.everything else None
+                remaining = snapshot.count_after(namespace, last) if selector.everything and not behind else None
                 return Page(runs, snapshot.resource_version, last, remaining)
             runs.append(run)
             room -= len(run.entries)
@@ -71,13 +78,19 @@ async def rewind(present: Snapshot, events: Sequence[Event], resource_version: i
 
 
 async def _matching(
-    snapshot: Snapshot, namespace: str | None, selector: Selector, after: Name | None, turns: Turns
+    snapshot: Snapshot, namespace: str | None, selector: Selector, after: Name | None, turns: Turns, behind: str
 ) -> AsyncGenerator[Run, None]:
     """Runs of what matches, in order; lets the loop turn between slices, which an immutable snapshot allows."""
     owed = 0
     # Names begin with their repository's, so one repository is a range; a repository object is not in such a range.
     repository = selector.required.get("spec.repository") or selector.required.get(LABEL_REPOSITORY)
-    for run in snapshot.runs(namespace, after, prefix=f"{repository}." if repository else ""):
+    prefix = f"{repository}." if repository else ""
+    parts = [snapshot.runs(namespace, after, prefix=prefix)]
+    if behind:
+        # A mark in the second of them has the first one behind it; one in the first has all of the second before it.
+        in_second = after is not None and after[0] == behind
+        parts = [*([] if in_second else parts), snapshot.runs(behind, after if in_second else None, prefix=prefix)]
+    for run in itertools.chain.from_iterable(parts):
         if selector.everything:
             yield run
             continue

@@ -41,16 +41,25 @@ class View:
     """
 
     def __init__(
-        self, make: Callable[[Entry], Entry], complete: Callable[[Sequence[Entry]], Awaitable[Completed]] | None = None
+        self,
+        make: Callable[[Entry], Entry | None],
+        complete: Callable[[Sequence[Entry]], Awaitable[Completed]] | None = None,
+        *,
+        memo_bytes: int = _MEMO_BYTES,
+        by_run: bool = False,
     ) -> None:
-        """make: from a stored entry, by that alone, in under 50 us. What it gives decides whether there is a change.
+        """make: from a stored entry, by that alone, in under 50 us; None: it is not shown. What it gives decides
+        whether there is a change.
 
-        complete: from stored entries, with what has to be read for it; None: `make` says all. Raises: EtcdError.
+        complete: from stored entries that are shown, with what has to be read for it; None: `make` says all. Raises:
+        EtcdError. memo_bytes: of objects, and as much of events. by_run: objects are large, so that a watcher's initial
+        state is made a run at a time, while it is sent.
         """
         self._make = make
         self._complete = complete
-        self._objects = Memo[Entry, Entry](_MEMO_BYTES)
-        self._events = Memo[Event, Event](_MEMO_BYTES)
+        self._objects = Memo[Entry, Entry](memo_bytes)
+        self._events = Memo[Event, Event](memo_bytes)
+        self.by_run = by_run
 
     def forget(self) -> None:
         """Nobody watches any more."""
@@ -70,6 +79,11 @@ class View:
                 await asyncio.sleep(0)
             out.append(Run(known.entries, known if run.segment is not None else None))
         return out
+
+    async def at_last(self, run: Run) -> Run:
+        """A run of this kind for one of its source's, of which all are shown: asked for again while the store does not
+        answer; kept nowhere."""
+        return Run(tuple(await self._whole_at_last(run.entries)), None)
 
     async def events(self, events: Sequence[Event]) -> Sequence[Event]:
         """What the first of these events are to this kind, one for one, at the same versions; see Event.unseen.
@@ -92,10 +106,11 @@ class View:
         made = [known or self._changed(source) for source, known in zip(sources, found, strict=True)]
         lacking = [at for at, event in enumerate(made) if found[at] is None and not event.unseen]
         if self._complete is not None and lacking:
-            wanted = [entry for at in lacking for entry in (sources[at].old, sources[at].new) if entry is not None]
-            whole = iter(await self._whole_at_last(wanted))
-            for at in lacking:
-                old, new = (next(whole) if entry is not None else None for entry in (sources[at].old, sources[at].new))
+            # What is shown of each: never both of nothing, for then nobody sees a change.
+            parts = {at: (_if(sources[at].old, made[at].old), _if(sources[at].new, made[at].new)) for at in lacking}
+            whole = iter(await self._whole_at_last([entry for pair in parts.values() for entry in pair if entry]))
+            for at, pair in parts.items():
+                old, new = (next(whole) if entry is not None else None for entry in pair)
                 made[at] = Event(sources[at].resource_version, old, new)
         for source, event, known in zip(sources, made, found, strict=True):
             if known is None:
@@ -117,21 +132,29 @@ class View:
 
     async def _whole(self, entries: Sequence[Entry]) -> Completed:
         if self._complete is None:
-            return Completed([self._made(entry) for entry in entries])
+            return Completed([made for entry in entries if (made := self._made(entry)) is not None])
         return await self._complete(entries)
 
     def _changed(self, source: Event) -> Event:
         old, new = (self._made(entry) if entry is not None else None for entry in (source.old, source.new))
+        if old is None and new is None:
+            hidden = source.new or source.old
+            return Event(source.resource_version, hidden, hidden)
         if old is not None and new is not None and _alike(old, new):
             old = new
         return Event(source.resource_version, old, new)
 
-    def _made(self, entry: Entry) -> Entry:
+    def _made(self, entry: Entry) -> Entry | None:
         made = self._objects.get(entry)
         if made is None:
             made = self._make(entry)
-            self._objects.put(entry, made, entry.size + made.size + 1000)
+            if made is not None:
+                self._objects.put(entry, made, entry.size + made.size + 1000)
         return made
+
+
+def _if(source: Entry | None, shown: Entry | None) -> Entry | None:
+    return source if shown is not None else None
 
 
 def _alike(old: Entry, new: Entry) -> bool:

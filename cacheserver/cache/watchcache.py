@@ -75,6 +75,10 @@ class Watch:
             self.position = shown[-1].resource_version
         return shown
 
+    async def shown(self, run: Run) -> Run:
+        """A run of `initial`, as it is to be sent. Waits for the store where it has to be read."""
+        return run if self._view is None or not self._view.by_run else await self._view.at_last(run)
+
     async def begun(self) -> None:
         """Returns once there is what the watch was to begin behind, or may be. Raises: Expired when there is not."""
         await self._at.expect(self.position)
@@ -216,9 +220,11 @@ class WatchCache:
         selector: Selector,
         limit: int = 0,
         after: Name | None = None,
+        behind: str = "",
     ) -> Page:
         """Entries that match, by namespace and name, all as of one resource version.
 
+        behind: a second namespace, whose entries follow those of `namespace`.
         Waits at most 3 s for freshness; while the store is away not at all.
         Raises: NotReady before the first sync; TooNew or StoreSlow if the wait runs out; Expired when an EXACT version
         is gone.
@@ -229,9 +235,9 @@ class WatchCache:
             snapshot = await self.past.at(cached, at.resource_version, lambda: self._present(cached), self.turns)
         else:
             snapshot = self._present(cached)
-            if not limit and (runs := self._indexed(cached, namespace, selector)) is not None:
+            if not limit and (runs := self._indexed(cached, namespace, selector, behind)) is not None:
                 return Page(runs, snapshot.resource_version, stale=stale)
-        page = await cut_page(snapshot, namespace, selector, limit, after, self.turns)
+        page = await cut_page(snapshot, namespace, selector, limit, after, self.turns, behind)
         if stale:
             page = replace(page, stale=True)
         if page.next_after is not None:
@@ -247,11 +253,13 @@ class WatchCache:
         namespace: str | None,
         selector: Selector,
         view: View | None = None,
+        behind: str = "",
     ) -> Watch:
         """A watcher of events behind `since`, or (since None) of `initial` state first and then what follows.
 
         since in the future: silent until then, see Watch.begun. Neither: from now on. view: to see the kind as it shows
-        it. Raises: NotReady; Expired when `since` lies before the window; TooNew or StoreSlow when `initial` does not
+        it. behind: as list() has it, for the initial state.
+        Raises: NotReady; Expired when `since` lies before the window; TooNew or StoreSlow when `initial` does not
         come within 3 s; EtcdError when the view cannot read what `initial` needs.
         """
         await self._at.reach(initial or ReadAt(Freshness.ANY))
@@ -264,14 +272,17 @@ class WatchCache:
         snapshot = self._present(cached)
         watch = Watch(self._at, cached, snapshot.resource_version, view)
         if initial is not None:
-            page = await cut_page(snapshot, namespace, selector, 0, None, self.turns)
-            watch.initial = page if view is None else replace(page, runs=await view.runs(page.runs))
+            page = await cut_page(snapshot, namespace, selector, 0, None, self.turns, behind)
+            at_once = view is not None and not view.by_run
+            watch.initial = replace(page, runs=await view.runs(page.runs)) if view and at_once else page
         return watch
 
     def _present(self, cached: CachedKind) -> Snapshot:
         return cached.state.snapshot(self.resource_version)
 
-    def _indexed(self, cached: CachedKind, namespace: str | None, selector: Selector) -> Sequence[Run] | None:
+    def _indexed(
+        self, cached: CachedKind, namespace: str | None, selector: Selector, behind: str
+    ) -> Sequence[Run] | None:
         """The answer from an index, when the selector names one object, or something indexed; None: scan."""
         required = selector.required
         if namespace is not None and "metadata.name" in required:
@@ -279,14 +290,15 @@ class WatchCache:
         elif (candidates := cached.indexes.candidates(required)) is not None:
             if len(candidates) * selector.cost > TURN_COST:
                 return None
-            names = sorted(candidates)
+            names = sorted(candidates, key=lambda name: (bool(behind) and name[0] != namespace, name))
         else:
             return None
         found = [entry for name in names if (entry := cached.by_name.get(name)) is not None]
         matching = tuple(
             entry
             for entry in found
-            if (namespace is None or entry.name[0] == namespace) and selector.matches(entry.labels, entry.fields)
+            if (namespace is None or entry.name[0] in (namespace, behind))
+            and selector.matches(entry.labels, entry.fields)
         )
         return [Run(matching, None)] if matching else []
 

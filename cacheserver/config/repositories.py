@@ -91,8 +91,8 @@ class RepositoryConfig:
     what is asked of who approves. render: whether what is proposed has to be rendered.
     versioning: what published ones are called. suspend: the source is not asked; what is there stays.
     allow_empty: a catalog without packages may replace one that has some. publish: the doors that its catalog is
-    published through (FBC); changing them changes nothing about a sync. Of an object in a cluster also: generation
-    (metadata.generation; 0 where we count it ourselves), uid, the names of the Secrets in its namespace
+    published through (FBC); of them only PackageManifest changes what a sync makes. Of an object in a cluster also:
+    generation (metadata.generation; 0 where we count it ourselves), uid, the names of the Secrets in its namespace
     with credentials and with the authority to trust, and leaving: it is being deleted, and takes nothing new.
     """
 

@@ -68,6 +68,7 @@ def _parse_kubernetes(text: str, base: Path) -> Path | Kubernetes:
 KUBERNETES: Final[Kind[Path | Kubernetes]] = Kind("off|in-cluster|PATH", _parse_kubernetes)
 CATALOG: Final[Kind[str]] = Kind("NAME=SOURCE", TEXT.parse)
 PUBLISH: Final[Kind[str]] = Kind("NAME=DOOR,...", doors.parse)
+MAYBE_NAMESPACE: Final[Kind[str]] = Kind("NAME", lambda text, _base: check_namespace(text) if text else "")
 NAMESPACE: Final[Kind[str]] = Kind("NAME", lambda text, _base: check_namespace(text))
 
 
@@ -322,6 +323,20 @@ class ServingSettings:
         "Most watches open at the same time, half of them by one user; one more gets 429 and comes back. "
         "Fewer where the limit of open files is too low, which the log says.",
     )  # a watch over TLS holds 35 KB (measured): 10,000 are 350 MB
+    packagemanifests: bool = setting(
+        "packagemanifests",
+        SWITCH,
+        False,
+        "Serve PackageManifests of repositories that publish them, as OLM's package-server does: the group "
+        "packages.operators.coreos.com. Not beside a package-server in the same cluster.",
+    )
+    packagemanifests_namespace: str = setting(
+        "packagemanifests-namespace",
+        MAYBE_NAMESPACE,
+        "",
+        "The namespace whose PackageManifests are shown in all others too, whoever may read these; OLM's is often olm. "
+        "Without it, none is.",
+    )
     shutdown_grace_s: float = setting(
         "shutdown-grace",
         quantities.duration(least_s=0, most_s=600),

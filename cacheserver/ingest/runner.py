@@ -209,7 +209,7 @@ class Ingest:
         """Keep this repository in step from now on.
 
         A changed source, setting or `access` (whatever stands for its credentials) starts it anew; a change of labels,
-        annotations (requestedAt) or doors alone is taken at once, and only asks for a look.
+        annotations (requestedAt) or doors alone is taken at once, and only asks for a look; see sync.py: _made.
         """
         life = self._tracked.get(config.key)
         self._removals.cancel(config.key)
@@ -555,7 +555,7 @@ def _log_standing_by(leader: str) -> None:
 
 
 def _decisive(config: RepositoryConfig) -> RepositoryConfig:
-    """The configuration less what changes nothing about a sync."""
+    """The configuration less what starts no sync anew: the next one takes it as it is."""
     return replace(config, labels={}, annotations={}, generation=0, leaving=False, publish=frozenset())
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import shutil
 import tempfile
@@ -17,12 +18,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
+from typing import Final
+
+import orjson
 
 from cacheserver import catalogs, metrics
-from cacheserver.catalogs import Catalog, Finding, parse
+from cacheserver.catalogs import Catalog, Finding, Manifests, parse
 from cacheserver.catalogs.summary import clip, counted
 from cacheserver.catalogs.workers import Workers
-from cacheserver.config import RepositoryConfig, Validation
+from cacheserver.config import Door, RepositoryConfig, Validation
 from cacheserver.config.sources import GitSource
 from cacheserver.errors import BlobMissingError, NoSpace, SyncTooLongError
 from cacheserver.ingest.apply import Apply, Served, Writes
@@ -30,7 +34,14 @@ from cacheserver.ingest.disk import Mirrors, ScratchSpace
 from cacheserver.ingest.published import Publication
 from cacheserver.ingest.shares import Shares
 from cacheserver.ingest.storage import Storage
-from cacheserver.model import ANNOTATION_ALLOW_EMPTY, OBJECT_VERSION, Digest, RepositoryKey
+from cacheserver.model import (
+    ANNOTATION_ALLOW_EMPTY,
+    ANNOTATION_DISPLAY_NAME,
+    ANNOTATION_PUBLISHER,
+    OBJECT_VERSION,
+    Digest,
+    RepositoryKey,
+)
 from cacheserver.sources import Progress, Source, Tree
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.claims import Claim
@@ -38,6 +49,9 @@ from cacheserver.store.keys import IngestState
 from cacheserver.store.objects import Store
 
 log = logging.getLogger(__name__)
+
+_NAME_CHARACTERS: Final = 256  # of a catalog's names for people: they are in each of its packages
+_SHORT_DIGEST: Final = 16
 
 
 class Outcome(Enum):
@@ -287,6 +301,7 @@ class Sync:
             known=known,
             scratch=scratch,
             progress=self._progress,
+            manifests=_manifests(self._config),
         )
 
     async def _known(self) -> bytes:
@@ -398,7 +413,25 @@ def _settings(config: RepositoryConfig, release: str) -> str:
 
 
 def _made(config: RepositoryConfig, release: str) -> str:
-    return f"{release}/{config.format or 'Auto'}/"
+    manifests = _manifests(config)
+    # Content of one sync that made manifests, and of one that did not, are not each other's.
+    with_manifests = f"manifests:{_digest_of(manifests)}/" if manifests is not None else ""
+    return f"{release}/{config.format or 'Auto'}/{with_manifests}"
+
+
+def _manifests(config: RepositoryConfig) -> Manifests | None:
+    """What PackageManifests of the repository's packages say of it; None where it publishes none."""
+    if Door.PACKAGE_MANIFEST not in config.publish:
+        return None
+    display_name, publisher = (
+        config.annotations.get(name, "")[:_NAME_CHARACTERS] for name in (ANNOTATION_DISPLAY_NAME, ANNOTATION_PUBLISHER)
+    )
+    return Manifests(display_name, publisher, config.labels)
+
+
+def _digest_of(manifests: Manifests) -> str:
+    written = orjson.dumps(manifests, option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(written).hexdigest()[:_SHORT_DIGEST]
 
 
 def _fits(state: IngestState, config: RepositoryConfig, release: str) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,14 +18,15 @@ from cacheserver.api.paths import PathRequest
 from cacheserver.compat.catalogs import Catalogs
 from cacheserver.config import Door, Settings
 from cacheserver.ingest import Ingest
-from cacheserver.model import Kind
+from cacheserver.model import Kind, RepositoryKey
 from cacheserver.server.listener import Listener
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.objects import Store
 
 if TYPE_CHECKING:
     from cacheserver.api.beside import KindBeside
-    from cacheserver.cache.watchcache import WatchCache
+    from cacheserver.api.kinds.resource import Resource
+    from cacheserver.cache.watchcache import Projection, WatchCache
     from cacheserver.cluster.kubeapi import KubeAPI
     from cacheserver.compat.catalogd.door import Catalogd
 
@@ -38,6 +39,15 @@ _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "
 """The door says itself what it does not do."""
 
 
+def projections(of_kinds: Mapping[Kind, Projection], settings: Settings) -> Mapping[Kind, Projection]:
+    """What the watch cache makes of stored kinds, with what doors need of these."""
+    if not settings.serving.packagemanifests:
+        return of_kinds
+    from cacheserver.compat import packagemanifests  # noqa: PLC0415 - where asked for
+
+    return packagemanifests.projections(of_kinds)
+
+
 class Doors:
     """catalogs: what all of them read. routes: paths of theirs on the API's listener. loops: to be run from when etcd
     answers, until the server stops."""
@@ -45,6 +55,7 @@ class Doors:
     def __init__(self, settings: Settings, store: Store, blobs: Blobs, ingest: Ingest) -> None:
         self._settings = settings
         self._url = ""
+        self._blobs, self._ingest = blobs, ingest
         self.catalogs = Catalogs(store.published, blobs, ingest.repositories)
         ingest.follow(self.catalogs.note)
         self.loops: list[Callable[[], Coroutine[Any, Any, None]]] = [self.catalogs.run]
@@ -101,6 +112,19 @@ class Doors:
         if not self.catalogs.published(Door.CATALOG):
             return whole(b"404 page not found\n", status=404, content_type=TEXT)
         return await self.catalogd.route(asked)
+
+    def kinds(self) -> Sequence[Resource]:
+        """Kinds of other systems, which the API serves like its own."""
+        if not self._settings.serving.packagemanifests:
+            return ()
+        from cacheserver.compat.packagemanifests import PackageManifests  # noqa: PLC0415 - where asked for
+
+        def published(key: RepositoryKey) -> bool:
+            # What nobody knows yet, as at a start in a cluster, was published when it was last synced.
+            config = self._ingest.repositories.get(key)
+            return config is None or Door.PACKAGE_MANIFEST in config.publish
+
+        return [PackageManifests(self._blobs, published, self._settings.serving.packagemanifests_namespace).row]
 
 
 @asynccontextmanager

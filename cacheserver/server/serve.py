@@ -75,7 +75,7 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
     """
     from cacheserver.api import PROJECTIONS, Api, require_compiled_parser  # noqa: PLC0415 - costs `ingest` half its time
     from cacheserver.cache.watchcache import WatchCache  # noqa: PLC0415 - as above
-    from cacheserver.server.doors import open_doors  # noqa: PLC0415 - as above
+    from cacheserver.server.doors import open_doors, projections  # noqa: PLC0415 - as above
     from cacheserver.server.listener import open_listener  # noqa: PLC0415 - as above
 
     require_compiled_parser()
@@ -84,7 +84,8 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
         workers = await stack.enter_async_context(limits.workers(settings.parsing))
         client = await stack.enter_async_context(_etcd(settings))
         store, blobs, kept = Store(client), Blobs(client), settings.cache
-        cache = WatchCache(store, PROJECTIONS, window_events=kept.window_events, window_bytes=kept.window_bytes)
+        made = projections(PROJECTIONS, settings)
+        cache = WatchCache(store, made, window_events=kept.window_events, window_bytes=kept.window_bytes)
         listener = await stack.enter_async_context(open_listener(settings.serving))
         opening = _Opening(space := Space())
         scratch = stack.enter_context(scratch_directory())
@@ -104,6 +105,7 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
             gate=listener.gate,
             author=_author(client, services, cache, ingest, settings, listener.kubernetes),
             nobody=settings.authoring.author,
+            more=doors.kinds(),
             list_cache_bytes=kept.list_cache_bytes,
             max_reads=settings.serving.max_reads,
             max_watches=limits.watches_that_fit(settings.serving.max_watches),

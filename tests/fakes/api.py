@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,8 @@ from yarl import URL
 from cacheserver.api import PROJECTIONS, Acceptor, Api, Gate, HealthCheck, Route, make_server
 from cacheserver.api.beside import KindBeside
 from cacheserver.api.http.connection import Server
-from cacheserver.cache.watchcache import WatchCache
+from cacheserver.api.kinds.resource import Resource
+from cacheserver.cache.watchcache import Projection, WatchCache
 from cacheserver.model import Digest, Kind
 from tests.fakes.blobs import FakeBlobs
 from tests.fakes.feed import NOW, FakeFeed, running
@@ -208,10 +209,12 @@ async def api_world(
     max_watches: int = 10_000,
     tls: ssl.SSLContext | None = None,
     beside: Sequence[KindBeside] = (),
+    projections: Mapping[Kind, Projection] = PROJECTIONS,
+    more: Callable[[FakeBlobs], Sequence[Resource]] = lambda _: (),
 ) -> AsyncIterator[World]:
     feed, blobs = FakeFeed(), FakeBlobs()
     feed.away = away
-    cache = cache_type(feed, PROJECTIONS)
+    cache = cache_type(feed, projections)
     world = World(feed, cache, blobs)
     world.api = Api(
         cache,
@@ -222,6 +225,7 @@ async def api_world(
         routes=routes,
         gate=gate,
         beside=beside,
+        more=more(blobs),
         max_reads=max_reads,
         max_watches=max_watches,
         now=lambda: world.time,

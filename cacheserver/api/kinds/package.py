@@ -31,6 +31,7 @@ from cacheserver.api.kinds.resource import (
     record,
     records,
     text,
+    text_map,
     texts,
 )
 from cacheserver.model import GROUP, Kind
@@ -115,6 +116,22 @@ PACKAGE: Final = Resource(
             "documents",
             "The package's documents in its catalog, also those that nothing is served of (FBC).",
             text("digest", "sha256 of them all: it changes whenever one of them does."),
+        ),
+        record(
+            "manifest",
+            "What its PackageManifest is made of, where the repository publishes one (FBC).",
+            text("digest", "sha256 of most of it: it changes whenever its channels do."),
+            number("size", "Bytes of that."),
+            text("displayName", "The catalog's name for people."),
+            text("publisher", "Who publishes the catalog."),
+            text_map("labels", "Labels that it has, less those that name the catalog."),
+            record(
+                "icon",
+                "Its icon: of the CSV of its default channel.",
+                text("mediaType", "Media type of the image."),
+                text("digest", "sha256 of the image."),
+                number("size", "Bytes of the image."),
+            ),
         ),
         DEPRECATION,
         TRUNCATED,

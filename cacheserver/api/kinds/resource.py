@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
 from cacheserver.cache.several import several
-from cacheserver.cache.snapshot import Entry
+from cacheserver.cache.snapshot import Entry, Run
 from cacheserver.cache.view import Completed
 from cacheserver.cache.watchcache import Projection
 from cacheserver.model import VERSION, Kind
@@ -23,10 +23,14 @@ from cacheserver.model import VERSION, Kind
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from cacheserver.api.attributes import Query
     from cacheserver.api.content import Blobs
     from cacheserver.api.http.budget import Share
     from cacheserver.api.http.negotiate import Encoding
     from cacheserver.api.http.reply import Reply, Stream
+    from cacheserver.api.render import Listing
+    from cacheserver.api.selectors import Selection
+    from cacheserver.cache.window import Selector
 
 Manifest = Mapping[str, Any]
 """A decoded served object."""
@@ -142,18 +146,53 @@ def created(entry: Entry) -> int:
 class Projected:
     """How the objects of a view are made of stored ones: one of each, with its name, version, labels and fields.
 
-    make: from a stored object alone, for metadata and cells (cache/view.py: View). complete: whole objects, as a list
-    has them. get: the answer to a get of one, which may hold more; it raises as Verbs.answer does.
+    make: from a stored object alone, for metadata and cells; None: it is not shown (cache/view.py: View).
+    complete: whole objects, as a list has them. get: the answer to a get of one, which may hold more; it raises as
+    Verbs.answer does.
     """
 
-    make: Callable[[Entry], Entry]
+    make: Callable[[Entry], Entry | None]
     complete: Callable[[Blobs, Sequence[Entry]], Awaitable[Completed]]
     get: Callable[[Asking, Entry], Awaitable[Reply | Stream]]
 
 
+class Gathered(Protocol):
+    """A view whose objects have names and labels of their own, and of which those of one namespace may be shown in the
+    others as well. namespace: that of the request, empty for all of them."""
+
+    def behind(self, namespace: str) -> str:
+        """The namespace whose objects follow those of `namespace`; empty for none."""
+        ...
+
+    def selector(self, namespace: str, selection: Selection) -> Selector:
+        """What matches stored objects as `selection` matches what is shown of them, and nothing that is not shown."""
+        ...
+
+    def named(self, name: str, query: Query) -> Selection:
+        """Of the objects of this name, of which there can be several, those that a request for one of them means."""
+        ...
+
+    def shown(self, namespace: str) -> Projected:
+        """How the objects are made as they are shown there."""
+        ...
+
+    async def runs(self, namespace: str, runs: Sequence[Run]) -> Sequence[Run]:
+        """Runs of this view for runs of stored objects, for metadata and cells."""
+        ...
+
+    async def send(self, asking: Asking, listing: Listing) -> Stream:
+        """A list of whole objects, made while it is sent. listing: of runs of stored objects. Raises: StatusError 429,
+        EtcdError."""
+        ...
+
+    async def icon(self, asking: Asking, entry: Entry) -> Reply:
+        """The icon subresource of a stored object. Raises: StatusError 429; BlobMissingError, EtcdError."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """A get of one object of a view, and what the answer is made with. extra: header lines."""
+    """A request for what a view shows, and what the answer is made with. extra: header lines."""
 
     request: web.BaseRequest
     blobs: Blobs
@@ -168,6 +207,7 @@ class Resource:
     """One row: all that is particular to one served kind.
 
     source: the stored kind that it is served from. view: how its objects are made of those; None: they are those.
+    gathered: set for a view whose objects are named and selected otherwise; `view` is of all namespaces then.
     selectable: field paths for fieldSelector. several: of those, what has several values, each of which finds it; from
     the manifest. hidden: further paths that `born` needs.
     instead: what whoever tries to write one is told to do.
@@ -187,6 +227,7 @@ class Resource:
     status: Field
     subresources: tuple[Subresource, ...] = ()
     view: Projected | None = None
+    gathered: Gathered | None = None
     instead: str = "it is read from its source: change it there"
     hidden: tuple[str, ...] = ()
     several: tuple[tuple[str, Callable[[Manifest], Iterable[str]]], ...] = ()

@@ -34,7 +34,7 @@ _BEFORE_END_S: Final = 2.0  # kube: a last bookmark so long before the deadline
 _INITIAL_BYTES: Final = 128 << 10  # of initial events joined in one turn of the loop
 
 
-_ChannelKey = tuple[str, Form]
+_ChannelKey = tuple[str, Form, str]
 
 
 @dataclass(slots=True)
@@ -74,14 +74,16 @@ class Watches:
         if self._stopping:
             raise shutting_down()
         meters = self._accounting.watches(resource)
+        gathered = resource.gathered
         try:
             watch = await self._cache.watch(
                 resource.source,
                 since=wanted.since,
                 initial=wanted.initial,
                 namespace=namespace or None,
-                selector=wanted.selection,
-                view=self._views.of(resource, form),
+                selector=gathered.selector(namespace, wanted.selection) if gathered else wanted.selection,
+                view=self._views.of(resource, form, namespace),
+                behind=gathered.behind(namespace) if gathered else "",
             )
         except (Expired, StoreSlow, TooNew) as exc:  # kube sends these inside the stream, clients expect them there
             stream.start()
@@ -103,8 +105,11 @@ class Watches:
     def _joined(
         self, resource: Resource, namespace: str, selection: Selection, form: Form, stream: Stream, watch: Watch
     ) -> Iterator[tuple[Channel, Audience]]:
-        """The channel that all watches of a resource and form share; it runs as long as one of them does."""
-        key = (resource.plural, form)
+        """The channel that all watches of a resource and form share; it runs as long as one of them does.
+
+        Where objects are shown in other namespaces, those of one namespace share it.
+        """
+        key = (resource.plural, form, namespace if resource.gathered is not None else "")
         open_ = self._channels.get(key)
         if open_ is None:
             meters = self._accounting.watches(resource)
@@ -121,7 +126,7 @@ class Watches:
             if not open_.users:
                 open_.task.cancel()
                 del self._channels[key]
-                if (view := self._views.of(resource, form)) is not None:
+                if (view := self._views.of(resource, form, namespace)) is not None:
                     view.forget()
 
     async def _run(
@@ -278,7 +283,8 @@ class _Session:
         frame, now = self._channel.framer.frame, int(self._now())
         gathered: list[bytes] = []
         size = count = 0
-        for run in page.runs:
+        for part in page.runs:
+            run = await self.watch.shown(part)
             for entry in run.entries:
                 gathered.append(frame("ADDED", entry, now, columns=self._columns))
                 self._columns = False

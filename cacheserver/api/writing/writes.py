@@ -317,6 +317,7 @@ class Writes:
         # Small ones are shown as they were sent: reading them again costs a save a third of its time.
         if form.shape is not Shape.OBJECT or options.dry_run or filer.small:
             made = view.make(entry)
+            assert made is not None  # all that can be written is shown
             body = forms.one(call.resource, form, made, int(self._now()))
             if form.shape is Shape.OBJECT:
                 body = filer.shown(body) if filer.small else await asyncio.to_thread(filer.shown, body)

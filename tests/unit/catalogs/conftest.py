@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from cacheserver.catalogs import Catalog, Workers, parse
+from cacheserver.catalogs import Catalog, Manifests, Workers, parse
 from cacheserver.model import RepositoryKey
 from cacheserver.sources import Tree
 
@@ -25,14 +25,21 @@ async def workers() -> AsyncIterator[Workers]:
 
 @pytest.fixture
 def parsed(workers: Workers, tmp_path_factory: pytest.TempPathFactory) -> Parse:
-    """parsed(root, *paths, known=b"", refused=()): the catalog in `paths` below root, all files there by default."""
+    """parsed(root, *paths, known=b"", refused=(), manifests=None): what `paths` below root hold; all files by default."""
 
     async def run(
-        root: Path, *paths: str, known: bytes = b"", refused: tuple[tuple[str, str], ...] = (), blobs: bool = True
+        root: Path,
+        *paths: str,
+        known: bytes = b"",
+        refused: tuple[tuple[str, str], ...] = (),
+        blobs: bool = True,
+        manifests: Manifests | None = None,
     ) -> Catalog:
         files = paths or tuple(sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()))
         tree = Tree(root, tuple(files), "", refused)
         scratch = tmp_path_factory.mktemp("scratch")
-        return await parse(tree, None, KEY, workers, known=known, scratch=scratch, write_blobs=blobs)
+        return await parse(
+            tree, None, KEY, workers, known=known, scratch=scratch, write_blobs=blobs, manifests=manifests
+        )
 
     return run
