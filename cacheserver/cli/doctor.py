@@ -176,9 +176,10 @@ async def _cluster(settings: Settings) -> Sequence[Finding]:
         findings += found
         findings += await _rights(api, settings, namespace)
         findings += await _repositories(api, settings)
-        from cacheserver.cli import doors  # noqa: PLC0415  it reads this module
+        from cacheserver.cli import doors, packageserver  # noqa: PLC0415  they read this module
 
         findings += await doors.clustercatalogs(api, settings)
+        findings += await packageserver.findings(api, settings)
     return findings
 
 

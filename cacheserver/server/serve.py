@@ -73,9 +73,8 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
     progress: told what the first looks at the sources do. SIGHUP: look at every source now.
     Raises: ConfigError, EtcdStartError, OSError when the address is taken.
     """
-    from cacheserver.api import PROJECTIONS, Api, require_compiled_parser  # noqa: PLC0415 - costs `ingest` half its time
-    from cacheserver.cache.watchcache import WatchCache  # noqa: PLC0415 - as above
-    from cacheserver.server.doors import open_doors, projections  # noqa: PLC0415 - as above
+    from cacheserver.api import Api, require_compiled_parser  # noqa: PLC0415 - costs `ingest` half its time
+    from cacheserver.server.doors import open_doors  # noqa: PLC0415 - as above
     from cacheserver.server.listener import open_listener  # noqa: PLC0415 - as above
 
     require_compiled_parser()
@@ -83,9 +82,8 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
     async with AsyncExitStack() as stack:
         workers = await stack.enter_async_context(limits.workers(settings.parsing))
         client = await stack.enter_async_context(_etcd(settings))
-        store, blobs, kept = Store(client), Blobs(client), settings.cache
-        made = projections(PROJECTIONS, settings)
-        cache = WatchCache(store, made, window_events=kept.window_events, window_bytes=kept.window_bytes)
+        store, blobs = Store(client), Blobs(client)
+        cache = _cache(store, settings)
         listener = await stack.enter_async_context(open_listener(settings.serving))
         opening = _Opening(space := Space())
         scratch = stack.enter_context(scratch_directory())
@@ -106,7 +104,7 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
             author=_author(client, services, cache, ingest, settings, listener.kubernetes),
             nobody=settings.authoring.author,
             more=doors.kinds(),
-            list_cache_bytes=kept.list_cache_bytes,
+            list_cache_bytes=settings.cache.list_cache_bytes,
             max_reads=settings.serving.max_reads,
             max_watches=limits.watches_that_fit(settings.serving.max_watches),
         )
@@ -287,6 +285,15 @@ async def _etcd(settings: Settings) -> AsyncIterator[Client]:
             tls = TLSFiles(etcd.ca_file, etcd.cert_file, etcd.key_file) if etcd.ca_file or etcd.cert_file else None
             client = Client(etcd.endpoints, tls=tls, user=etcd.user, password=etcd.password() if etcd.user else None)
         yield await stack.enter_async_context(client)
+
+
+def _cache(store: Store, settings: Settings) -> WatchCache:
+    from cacheserver.api import PROJECTIONS  # noqa: PLC0415 - see serve
+    from cacheserver.cache.watchcache import WatchCache  # noqa: PLC0415 - as above
+    from cacheserver.server.doors import projections  # noqa: PLC0415 - as above
+
+    made, kept = projections(PROJECTIONS, settings), settings.cache
+    return WatchCache(store, made, window_events=kept.window_events, window_bytes=kept.window_bytes)
 
 
 def _author(

@@ -25,7 +25,7 @@ async def workers() -> AsyncIterator[Workers]:
 
 @pytest.fixture
 def parsed(workers: Workers, tmp_path_factory: pytest.TempPathFactory) -> Parse:
-    """parsed(root, *paths, known=b"", refused=(), manifests=None): what `paths` below root hold; all files by default."""
+    """parsed(root, *paths, known=b"", refused=(), manifests=None): what `paths` below root hold, or all of it."""
 
     async def run(
         root: Path,

@@ -14,7 +14,7 @@ from cacheserver.api import PROJECTIONS
 from cacheserver.compat.packagemanifests import PackageManifests, projections
 from cacheserver.compat.packagemanifests import door as doors
 from cacheserver.model import RepositoryKey
-from tests.fakes.api import METADATA_LIST, TABLE, Answer, Lines, World, api_world
+from tests.fakes.api import METADATA_LIST, TABLE, Answer, Frames, Lines, World, api_world
 
 GROUP: Final = "/apis/packages.operators.coreos.com/v1"
 SVG: Final = b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>"
@@ -62,7 +62,7 @@ class Manifests:
         return await self.world.get(f"{GROUP}/namespaces/{namespace}/packagemanifests/{name}", **asked)
 
     @asynccontextmanager
-    async def watch(self, namespace: str = "", **asked: str) -> AsyncIterator[Lines]:
+    async def watch(self, namespace: str = "", **asked: str) -> AsyncIterator[Lines | Frames]:
         where = f"/namespaces/{namespace}" if namespace else ""
         async with self.world.watch(f"{GROUP}{where}/packagemanifests", **asked) as lines:
             yield lines
