@@ -414,9 +414,10 @@ def _settings(config: RepositoryConfig, release: str) -> str:
 
 def _made(config: RepositoryConfig, release: str) -> str:
     manifests = _manifests(config)
-    # Content of one sync that made manifests, and of one that did not, are not each other's.
+    # What a sync made with manifests is none that a sync without goes on from, nor the other way round: in front, since
+    # _fits() looks at how settings begin.
     with_manifests = f"manifests:{_digest_of(manifests)}/" if manifests is not None else ""
-    return f"{release}/{config.format or 'Auto'}/{with_manifests}"
+    return f"{with_manifests}{release}/{config.format or 'Auto'}/"
 
 
 def _manifests(config: RepositoryConfig) -> Manifests | None:

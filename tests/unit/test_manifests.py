@@ -31,7 +31,12 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 KUBERNETES = CONFIGS / "kubernetes"
 FILES = sorted(KUBERNETES.rglob("*.yaml"))
 OVERLAYS = ("default", "production", "namespaced")
-DOORS = ("catalogs", "clustercatalogs", "registry", "packagemanifests")  # components that let clients of other systems in
+DOORS = (
+    "catalogs",
+    "clustercatalogs",
+    "registry",
+    "packagemanifests",
+)  # components that let clients of other systems in
 GROUP = "config.cacheserver.dev"
 
 # Left out of the CRD on purpose: what lies on the server's own disk is not a user's to read; archives are not read yet.
