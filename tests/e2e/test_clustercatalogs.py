@@ -159,6 +159,7 @@ async def running(server: KubeAPIServer, contents: Contents) -> AsyncIterator[Cl
             namespace=NAMESPACE,
             base=lambda key: f"https://cacheserver-catalogs.cacheserver.svc/catalogs/{key.name}.{key.namespace}",
             again_s=0.05,
+            settle_s=0.05,
             first_pause_s=0.05,
         )
         task = asyncio.create_task(controller.run())

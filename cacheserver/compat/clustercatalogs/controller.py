@@ -44,6 +44,9 @@ _LOOK_S: Final = 2.0
 _AGAIN_S: Final = 1.0
 _AGAIN_MOST_S: Final = 300.0
 """Until what was refused, or undone by somebody else, is tried again: doubled each time."""
+_SETTLE_S: Final = 1.0
+"""From when this process knows of new content until a status names it. Clients keep what they get by that name, and
+get it from any replica: each is to have heard of it from etcd, which takes milliseconds."""
 _SLICE: Final = 50  # objects read in a turn of the loop
 _KEPT: Final = ("name", "namespace", "uid", "resourceVersion", "generation", "labels", "annotations", "finalizers")
 _KEPT_IF_THERE: Final = ("ownerReferences", "deletionTimestamp")
@@ -76,7 +79,7 @@ class _One:
 
     try_at: not before, monotonic; pause_s: how long the last pause was. refused: why it has no Repository; final: its
     user has to do something. written: the status that was written last; undone: how often somebody else changed that;
-    mend_at: when it is put right.
+    mend_at: when it is put right. revision: of the content that is served; tell_at: when it may be told.
     """
 
     catalog: Mapping[str, Any] | None = None
@@ -88,6 +91,8 @@ class _One:
     written: Mapping[str, Any] | None = None
     undone: int = 0
     mend_at: float = 0.0
+    revision: str = ""
+    tell_at: float = 0.0
     told: set[str] = field(default_factory=set)
 
 
@@ -108,6 +113,7 @@ class ClusterCatalogs:
         base: Callable[[RepositoryKey], str],
         look_s: float = _LOOK_S,
         again_s: float = _AGAIN_S,
+        settle_s: float = _SETTLE_S,
         first_pause_s: float = FIRST_PAUSE_S,
     ) -> None:
         """namespace: of the Repositories. base: the URL below which a repository's catalog is served."""
@@ -117,6 +123,7 @@ class ClusterCatalogs:
         self._namespace = namespace
         self._base = base
         self._look_s, self._again_s, self._first_pause_s = look_s, again_s, first_pause_s
+        self._settle_s = settle_s
         self._ones: dict[str, _One] = {}
         self._due: dict[str, None] = {}
         self._came = asyncio.Event()
@@ -348,13 +355,24 @@ class ClusterCatalogs:
         before = catalog.get("status") or {}
         after = status.wanted(catalog, facts, time.time())
         change = status.merge_patch(before, after)
-        if not change or not self._may_mend(name, one, after):
+        if not change or not self._has_settled(name, one, facts) or not self._may_mend(name, one, after):
             return
         self._check()
         body = {"metadata": {"resourceVersion": catalog["metadata"]["resourceVersion"]}, "status": change}
         self._answered(one, "catalog", await self._api.patch(f"{PATH}/{name}/status", body))
         metrics.clustercatalog_statuses.inc()
         one.written, one.mend_at = after, 0.0
+
+    def _has_settled(self, name: str, one: _One, facts: Facts) -> bool:
+        """False, for a moment, where what is served is so new that other replicas may not know it."""
+        revision, now = facts.published.revision if facts.published is not None else "", time.monotonic()
+        if revision and revision != one.revision:
+            one.revision, one.tell_at = revision, now + self._settle_s
+        if not revision or one.tell_at <= now:
+            return True
+        one.try_at = one.tell_at
+        self._wake(name)
+        return False
 
     def _may_mend(self, name: str, one: _One, after: Mapping[str, Any]) -> bool:
         """False, for now, where somebody else undid what was written: two who put each other right never end."""

@@ -100,7 +100,7 @@ class World:
         await self.until(lambda: self.status(name).get("resolvedSource", {}).get("image", {}).get("ref") == ref)
 
     @contextlib.asynccontextmanager
-    async def running(self, replica: int = 0) -> AsyncIterator[ClusterCatalogs]:
+    async def running(self, replica: int = 0, settle_s: float = 0.0) -> AsyncIterator[ClusterCatalogs]:
         controller = ClusterCatalogs(
             self.api,
             self.contents,
@@ -109,6 +109,7 @@ class World:
             base=lambda key: f"https://doors.cacheserver.svc/catalogs/{key.name}.{key.namespace}",
             look_s=0.02,
             again_s=0.02,
+            settle_s=settle_s,
             first_pause_s=0.02,
         )
         task = asyncio.create_task(controller.run())
@@ -193,6 +194,20 @@ async def test_content_that_changes_under_one_image_is_another_reference(world: 
         world.contents.serve("hub", TWO, CHANGED + 1)
         await world.served(revision=TWO)
     assert world.status()["lastUnpacked"] == "2026-09-21T14:13:21Z"
+
+
+async def test_content_is_named_when_every_replica_has_had_time_to_hear_of_it(world: World) -> None:
+    """Clients keep what they get by the name, from whichever replica answers."""
+    world.catalog()
+    async with world.running(settle_s=3600):
+        await world.made()
+        world.synced(revision=ONE)
+        await asyncio.wait_for(_settled(world), 10)
+        assert "resolvedSource" not in world.status()
+    async with world.running(settle_s=0.01):
+        await world.served()
+        world.contents.serve("hub", TWO)
+        await world.served(revision=TWO)
 
 
 async def test_a_look_that_fails_takes_nothing_from_what_is_served(world: World) -> None:
