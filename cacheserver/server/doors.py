@@ -22,6 +22,7 @@ from cacheserver.model import Kind, RepositoryKey
 from cacheserver.server.listener import Listener
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.objects import Store
+from cacheserver.web.route import ROUTE as PAGE
 
 if TYPE_CHECKING:
     from cacheserver.api.beside import KindBeside
@@ -49,8 +50,8 @@ def projections(of_kinds: Mapping[Kind, Projection], settings: Settings) -> Mapp
 
 
 class Doors:
-    """catalogs: what all of them read. routes: paths of theirs on the API's listener. loops: to be run from when etcd
-    answers, until the server stops."""
+    """catalogs: what all of them read. routes: paths of theirs, and the page's, on the API's listener. loops: to be run
+    from when etcd answers, until the server stops."""
 
     def __init__(self, settings: Settings, store: Store, blobs: Blobs, ingest: Ingest) -> None:
         self._settings = settings
@@ -60,7 +61,7 @@ class Doors:
         ingest.follow(self.catalogs.note)
         self.loops: list[Callable[[], Coroutine[Any, Any, None]]] = [self.catalogs.run]
         below = Route("catalogs", self._below_catalogs, below=True, methods=_METHODS, listed=())
-        self.routes = () if settings.from_cluster else (below,)
+        self.routes = (PAGE,) if settings.from_cluster else (PAGE, below)
 
     def follow_clustercatalogs(self, settings: Settings, kubernetes: KubeAPI | None, ingest: Ingest) -> None:
         """Where the settings say so: ClusterCatalogs become Repositories, and say what is served of these."""

@@ -732,14 +732,19 @@ async def test_what_is_no_revision_is_a_bad_request(world: World, body: bytes) -
     assert (answer.status, answer.json["reason"]) == (400, "BadRequest")
 
 
-async def test_web_pages_do_not_write(world: World) -> None:
+async def test_web_pages_do_not_write_but_our_own(world: World) -> None:
     body = draft()
-    answer = await world.ask("POST", "packagerevisions", body, headers={"Origin": "https://evil.example"})
-    assert answer.status == 403
+    for origin in ("https://evil.example", "null", "http://evil.example:1", "http://127.0.0.1", "file://"):
+        answer = await world.ask("POST", "packagerevisions", body, headers={"Origin": origin})
+        assert answer.status == 403, origin
+    names = {"Origin": "http://evil.example:8001", "Host": "evil.example:8001"}  # a name of theirs that leads here
+    assert (await world.ask("POST", "packagerevisions", body, headers=names)).status == 403
     answer = await world.ask("POST", "packagerevisions", body, headers={"Host": "evil.example:8001"})
     assert answer.status == 403
     answer = await world.ask("POST", "packagerevisions", body, headers={"Host": "localhost:8001"})
     assert answer.status == 201
+    own = {"Origin": "http://localhost:8001", "Host": "localhost:8001"}
+    assert (await world.ask("POST", "packagerevisions", draft("other"), headers=own)).status == 201
 
 
 async def test_metadata_of_what_is_only_read_can_be_changed(world: World) -> None:

@@ -128,14 +128,17 @@ class Writes:
         raise no_such_path()
 
     def _check_origin(self, call: Call) -> None:
-        """No web page writes here. Raises: StatusError 403.
+        """No web page writes here but the one at /ui/. Raises: StatusError 403.
 
-        A browser sends Origin with every request that changes something (fetch, section 3.2). Where nobody is asked who
-        he is, a page could point a name of its own at our loopback address, so there names but localhost are refused.
+        A browser sends Origin with every request that changes something (fetch, section 3.2). Our own page's is where
+        it was asked for; anybody could point a name of his own at us and say the same, so only an address, or
+        localhost, is believed there. Where nobody is asked who he is, such a page's other requests are refused by Host.
         """
         request = call.request
-        if request.headers.get("Origin"):
-            raise StatusError(403, "Forbidden", "writes from web pages (header Origin) are not taken", details={})
+        origin, host = request.headers.get("Origin"), request.headers.get("Host", "")
+        if origin and not (origin in (f"http://{host}", f"https://{host}") and _names_this_machine(host)):
+            why = "writes from web pages (header Origin) are taken from /ui/ alone, opened by address or localhost"
+            raise StatusError(403, "Forbidden", why, details={})
         if self._gate is not None:
             return
         here = request.transport.get_extra_info("sockname") if request.transport is not None else None

@@ -1,0 +1,18 @@
+// Addresses: what is asked for stands behind the #, so every proxy and every reload keeps it.
+
+export function place() {
+  const [path, query] = location.hash.slice(1).split("?");
+  let parts = [];
+  try {
+    parts = path.split("/").filter(Boolean).map(decodeURIComponent);
+  } catch {
+    // not written by this page
+  }
+  return { screen: parts[0] || "packages", rest: parts.slice(1), query: new URLSearchParams(query || "") };
+}
+
+export function link(screen, rest = [], query = {}) {
+  const asked = new URLSearchParams(Object.entries(query).filter(([, value]) => value));
+  const path = [screen, ...rest].map(encodeURIComponent).join("/");
+  return `#/${path}${asked.size ? `?${asked}` : ""}`;
+}

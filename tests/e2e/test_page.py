@@ -1,0 +1,294 @@
+"""The page at /ui/ in a real Chromium: every screen, hostile catalogs, changes as they come, and approving a draft.
+
+Needs playwright and Chromium (`pip install playwright`, Debian's chromium-headless-shell), skipped loudly without.
+CACHESERVER_TEST_AXE names axe-core's axe.min.js, which then looks at every screen.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+import pytest
+
+from tests.e2e.conftest import StartServer
+from tests.support.fbc import catalog
+from tests.support.gitserver import GitRepository
+from tests.support.server import ServerProcess
+from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+try:
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=60_000)
+except ImportError:
+    CHROMIUM = None
+AXE = os.environ.get("CACHESERVER_TEST_AXE", "")
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(CHROMIUM is None, reason="NO CHROMIUM OR PLAYWRIGHT FOUND: the page was not looked at"),
+]
+
+EVIL: Final = "<img src=x onerror=window.hacked=1><script>window.hacked=1</script>"
+SVG: Final = b'<svg xmlns="http://www.w3.org/2000/svg"><script>window.hacked=1</script><circle r="4"/></svg>'
+REPOSITORIES = """\
+apiVersion: config.cacheserver.dev/v1alpha1
+kind: Repository
+metadata: {{name: c}}
+spec: {{source: {{directory: {{path: "{catalog}"}}}}, interval: 1h}}
+---
+apiVersion: config.cacheserver.dev/v1alpha1
+kind: Repository
+metadata: {{name: edge}}
+spec: {{source: {{git: {{url: "{url}", ref: {{branch: main}}}}}}, format: KRM, access: ReadWrite}}
+"""
+SCREENS = (
+    "#/",
+    "#/?q=app&repo=c",
+    "#/?q=nothing+of+the+kind",
+    "#/package/default/c.app",
+    "#/package/default/c.app?tab=versions",
+    "#/package/default/c.app?tab=graph",
+    "#/package/default/c.app?tab=files",
+    "#/package/default/c.app?tab=compare",
+    "#/package/default/c.evil",
+    "#/package/default/c.evil?tab=files",
+    "#/package/default/c.evil?tab=graph",
+    "#/package/default/no.such",
+    "#/repositories",
+    "#/drafts",
+    "#/drafts/default/edge.shop.w1",
+    "#/%zz/no/such/screen",
+)
+
+
+def _evil(root: Path) -> None:
+    """A package that says of itself what would be run by a page that believes it."""
+    csv = {
+        "displayName": EVIL,
+        "description": f"{EVIL}\n\n[click](javascript:window.hacked=1) <a href='javascript:window.hacked=1'>x</a>\n\n"
+        "![picture](http://127.0.0.1:9/track.png) <style>body{display:none}</style>\n\n" + "long " * 100_000,
+        "keywords": [EVIL],
+        "provider": {"name": EVIL, "url": "javascript:window.hacked=1"},
+        "annotations": {"categories": EVIL},
+    }
+    documents: list[dict[str, Any]] = [
+        {
+            "schema": "olm.package",
+            "name": "evil",
+            "defaultChannel": "a</text><script>window.hacked=1</script>",
+            "icon": {"base64data": base64.b64encode(SVG).decode(), "mediatype": "image/svg+xml"},
+        },
+        {
+            "schema": "olm.channel",
+            "package": "evil",
+            "name": "a</text><script>window.hacked=1</script>",
+            "entries": [{"name": "evil.v1.0.0"}],
+        },
+        {
+            "schema": "olm.bundle",
+            "package": "evil",
+            "name": "evil.v1.0.0",
+            "image": "registry.example.com/evil:v1",
+            "properties": [
+                {"type": "olm.package", "value": {"packageName": "evil", "version": "1.0.0"}},
+                {"type": "olm.gvk", "value": {"group": "x", "version": "v1", "kind": EVIL}},
+                {"type": "olm.csv.metadata", "value": csv},
+            ],
+        },
+    ]
+    (root / "evil").mkdir(parents=True)
+    (root / "evil" / "catalog.json").write_bytes(b"\n".join(map(orjson.dumps, documents)))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox"] if os.getuid() == 0 else []
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(browser: Browser, server: ServerProcess, *, width: int = 1440, scheme: str = "light") -> Iterator[Page]:
+    """A page that may say nothing on its console, break no policy, and ask nobody but this server."""
+    complaints: list[str] = []
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+    context.add_init_script(
+        "addEventListener('securitypolicyviolation',"
+        " (e) => console.error(`policy: ${e.violatedDirective} ${e.blockedURI}`))"
+    )
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    # What is refused is shown to the user; the browser notes it as well.
+    expected = "Failed to load resource"
+    page.on(
+        "console",
+        lambda m: complaints.append(m.text) if m.type in ("error", "warning") and expected not in m.text else None,
+    )
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda r: complaints.append(r.url) if not r.url.startswith((server.url, "data:")) else None)
+    page.on("dialog", lambda dialog: dialog.accept())
+    yield page
+    assert page.evaluate("window.hacked") is None
+    context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def git(tmp_path: Path) -> GitRepository:
+    return GitRepository(tmp_path / "edge.git")
+
+
+@pytest.fixture
+def server(start_server: StartServer, tmp_path: Path, git: GitRepository) -> ServerProcess:
+    files = catalog(tmp_path / "c").package("app", "1.0.0", "1.1.0", "1.2.0").package("db", "2.0.0")
+    _evil(files.root)
+    (tmp_path / "repositories.yaml").write_text(REPOSITORIES.format(catalog=files.root, url=git.url))
+    server = start_server("--repositories", str(tmp_path / "repositories.yaml"), "--author", "Ada <ada@example.com>")
+    until(lambda: len(server.names("packagerevisions")) == 5, within_s=30, otherwise=server.log)
+    return server
+
+
+def _draft(server: ServerProcess) -> None:
+    import urllib.request
+
+    draft = {
+        "apiVersion": "cacheserver.dev/v1alpha1",
+        "kind": "PackageRevision",
+        "metadata": {"namespace": "default"},
+        "spec": {"repository": "edge", "packageName": "shop", "workspaceName": "w1"},
+    }
+    path = "/apis/cacheserver.dev/v1alpha1/namespaces/default/packagerevisions"
+    request = urllib.request.Request(server.url + path, orjson.dumps(draft), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert answer.status == 201
+
+
+def test_every_screen_is_whole_in_light_and_dark_on_a_desk_and_in_a_hand(
+    browser: Browser, server: ServerProcess
+) -> None:
+    _draft(server)
+    for width, scheme in ((1440, "light"), (1440, "dark"), (360, "light"), (360, "dark")):
+        with opened(browser, server, width=width, scheme=scheme) as page:
+            page.goto(f"{server.url}/ui/")
+            for screen in SCREENS:
+                page.evaluate("where => { location.hash = where }", screen)
+                page.wait_for_selector("main :text-matches('.')")
+                expect(page.locator(":text('Loading…')")).to_have_count(0)
+                wide = page.evaluate("document.documentElement.scrollWidth")
+                assert wide <= width, f"{screen} is {wide} px wide where there are {width}"
+                if AXE:
+                    _judged(page, screen)
+
+
+def _judged(page: Page, screen: str) -> None:
+    page.evaluate(Path(AXE).read_text(encoding="utf-8") + ";0")
+    found = page.evaluate(
+        "axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa', 'wcag22aa']})"
+        ".then((all) => all.violations.map((one) => [one.id, one.nodes.map((node) => node.html).slice(0, 3)]))"
+    )
+    assert found == [], f"{screen}: {found}"
+
+
+def test_what_a_catalog_says_of_itself_is_shown_and_never_run(browser: Browser, server: ServerProcess) -> None:
+    with opened(browser, server) as page:
+        page.goto(f"{server.url}/ui/#/package/default/c.evil")
+        # As text, for everybody to see what it is.
+        expect(page.locator("h1")).to_have_text(EVIL)
+        expect(page.locator(".text")).to_contain_text("<script>window.hacked=1</script>")
+        expect(page.locator(".text")).to_contain_text("picture")
+        assert page.locator(".text img, .text script, .text style, .text iframe").count() == 0
+        expect(page.locator(".text")).to_contain_text("click")
+        for link in page.locator("main a[href]").all():
+            assert (link.get_attribute("href") or "").startswith(("#/", "http://", "https://", "/apis/"))
+        page.locator("text=first 200,000 characters").wait_for()
+        page.locator(".text :text('click')").first.click()
+
+
+def test_a_package_is_found_and_read_with_the_keyboard_alone(browser: Browser, server: ServerProcess) -> None:
+    with opened(browser, server) as page:
+        page.goto(f"{server.url}/ui/")
+        page.wait_for_selector(".card")
+        page.keyboard.type("app")
+        expect(page.locator(".card")).to_have_count(1)
+        assert "q=app" in page.url
+        for _ in range(20):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.className") == "card":
+                break
+        page.keyboard.press("Enter")
+        expect(page.locator("h1")).to_have_text("App")
+        page.reload()
+        expect(page.locator("h1")).to_have_text("App")
+        page.go_back()
+        expect(page.locator(".card")).to_have_count(1)
+
+
+def test_a_change_of_the_source_appears_without_a_reload(
+    browser: Browser, server: ServerProcess, tmp_path: Path
+) -> None:
+    with opened(browser, server) as page:
+        page.goto(f"{server.url}/ui/")
+        expect(page.locator("text=3 of 3 packages")).to_be_visible()
+        catalog(tmp_path / "c").package("new", "1.0.0")
+        server.signal(signal.SIGHUP)
+        expect(page.locator("text=4 of 4 packages")).to_be_visible()
+        # and after the server was away
+        server.kill()
+        expect(page.locator("[role=alert]")).to_contain_text("cannot be reached")
+        server.start()
+        expect(page.locator("[role=alert]")).to_have_count(0, timeout=60_000)
+        expect(page.locator("text=4 of 4 packages")).to_be_visible()
+
+
+def test_a_draft_is_proposed_and_approved_by_its_buttons(
+    browser: Browser, server: ServerProcess, git: GitRepository
+) -> None:
+    with opened(browser, server) as page:
+        page.goto(f"{server.url}/ui/#/drafts")
+        expect(page.locator("main")).to_contain_text("Nobody is working on anything")
+        _draft(server)
+        page.click("a:text('shop')")
+        expect(page.locator(".diff h3").first).to_contain_text("Kptfile (new)")
+        page.click("button:text('Propose')")
+        page.click("button:text('Approve and publish')", timeout=60_000)
+        expect(page.locator("main")).to_contain_text("Published as v1", timeout=60_000)
+        assert git.git("tag", "--list") == "shop/v1"
+
+
+def test_the_first_load_is_small_and_a_long_list_keeps_the_page_small(
+    browser: Browser, start_server: StartServer, tmp_path: Path
+) -> None:
+    files = catalog(tmp_path / "many")
+    for number in range(300):
+        files.package(f"package-{number:04d}", "1.0.0")
+    server = start_server("--catalog", f"many={files.root}")
+    until(lambda: len(server.names("packages")) == 300, within_s=60, otherwise=server.log)
+    with opened(browser, server) as page:
+        page.goto(f"{server.url}/ui/")
+        expect(page.locator("text=300 of 300 packages")).to_be_visible()
+        sizes = page.evaluate(
+            "performance.getEntriesByType('resource').filter((e) => e.name.includes('/ui/'))"
+            ".concat(performance.getEntriesByType('navigation')).map((e) => e.encodedBodySize)"
+        )
+        assert len(sizes) >= 6
+        assert sum(sizes) < 200_000
+        for to in (0, 5_000, 9_000, 10**9):
+            page.evaluate("to => scrollTo(0, to)", to)
+            page.wait_for_selector(".card")
+            assert page.locator(".card").count() < 100
+        expect(page.locator(".card").last).to_contain_text("Package-0299")
