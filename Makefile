@@ -83,10 +83,11 @@ audit: $(STAMP) ## known faults of the Python packages that we use, where the in
 	@$(BIN)/python -m tools.audit build/audit/found.json
 
 # By the oldest generator whose output every protobuf that pyproject.toml allows can run: newer ones demand newer runtimes.
-proto: ## generate the etcd messages anew from etcd.proto
+proto: ## generate messages anew from the .proto files
 	test -x build/proto/bin/python || $(PYTHON) -m venv build/proto
 	build/proto/bin/python -m pip install --quiet --disable-pip-version-check 'grpcio-tools==1.71.2'
-	build/proto/bin/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. cacheserver/etcd/etcd.proto
+	build/proto/bin/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. cacheserver/etcd/etcd.proto \
+		cacheserver/compat/registry/registry.proto cacheserver/compat/registry/tools.proto
 
 docs: $(STAMP) ## write docs/reference anew from the code
 	$(BIN)/python -m tools.reference

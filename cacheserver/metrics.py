@@ -482,6 +482,31 @@ def forget_repository(namespace: str, repository: str) -> None:
         family.forget(namespace, repository)
 
 
+# --- the gRPC registry ---
+registry_calls = Counter(
+    "cacheserver_registry_calls", "Calls of the gRPC registry that ended, by method and code.", ("method", "code")
+)
+registry_revisions = Counter(
+    "cacheserver_registry_revisions",
+    "Times a listener of the gRPC registry began to answer with other content, upon which clients read all of it.",
+    ("namespace", "repository"),
+)
+registry_packages = Gauge(
+    "cacheserver_registry_packages", "Packages that the gRPC registry answers with.", ("namespace", "repository")
+)
+registry_refused = Gauge(
+    "cacheserver_registry_packages_left_out",
+    "Packages that the gRPC registry leaves out, for operator-registry or its clients would refuse them.",
+    ("namespace", "repository"),
+)
+
+
+def forget_registry(namespace: str, repository: str) -> None:
+    """Drop the series of a listener that closed."""
+    for family in (registry_revisions, registry_packages, registry_refused):
+        family.forget(namespace, repository)
+
+
 # --- connections, and who may what ---
 certificate_expires = Fact(
     "cacheserver_certificate_expiration_timestamp_seconds",

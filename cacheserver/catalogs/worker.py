@@ -17,7 +17,7 @@ from typing import BinaryIO, Final
 
 import orjson
 
-from cacheserver.catalogs.frame import KRM, LENGTH
+from cacheserver.catalogs.frame import KRM, LENGTH, REGISTRY
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.priority import give_way
 
@@ -43,6 +43,10 @@ def _answer(frame: bytes, limits: ParseLimits) -> bytes:
         from cacheserver.catalogs.krm import worker as krm  # noqa: PLC0415
 
         return krm.answer(frame, limits)
+    if frame.startswith(REGISTRY):
+        from cacheserver.catalogs.fbc.registry import answers as registry  # noqa: PLC0415
+
+        return registry.answer(frame, limits)
     from cacheserver.catalogs.fbc import worker as fbc  # noqa: PLC0415
 
     return fbc.answer(frame, limits)

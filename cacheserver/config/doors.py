@@ -7,12 +7,14 @@ files, on the command line and in a cluster.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cacheserver.config import quantities
-from cacheserver.model import Format
+from cacheserver.model import Format, RepositoryKey
+from cacheserver.names import REPOSITORY_NAME as LABEL
 
 if TYPE_CHECKING:
     from cacheserver.config.documents import Value
@@ -70,6 +72,45 @@ def parse(text: str, _base: Path) -> str:
         raise ValueError(f"{text!r} names no door: write NAME=DOOR,DOOR, as in example={Door.CATALOG}")
     doors = [_DOOR.parse(part.strip(), Path()) for part in listed.split(",")]
     return f"{name}{equals}{','.join(doors)}"
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryListener:
+    """Where the gRPC registry of one repository listens. namespace: empty for that of the settings."""
+
+    namespace: str
+    name: str
+    address: quantities.Address
+
+
+def parse_listener(text: str, _base: Path) -> RegistryListener:
+    """`[NAMESPACE/]NAME=HOST:PORT`. Raises: ValueError."""
+    written, equals, address = text.partition("=")
+    namespace, slash, name = written.rpartition("/")
+    if not equals or not all(LABEL.match(part) for part in ((namespace, name) if slash else (name,))):
+        raise ValueError(
+            f"{text!r} does not say whose registry listens where: write NAME=HOST:PORT, as in example=127.0.0.1:50051, "
+            "or NAMESPACE/NAME=HOST:PORT"
+        )
+    return RegistryListener(namespace, name, quantities.parse_address(address))
+
+
+def listeners(
+    written: Iterable[RegistryListener], namespace: str, reserved: quantities.Address
+) -> dict[RepositoryKey, quantities.Address]:
+    """Repository -> where its registry listens. reserved: where the API does. Raises: ValueError where two collide."""
+    found: dict[RepositoryKey, quantities.Address] = {}
+    ports: dict[int, str] = {reserved.port: "--listen"}
+    for each in written:
+        key = RepositoryKey(each.namespace or namespace, each.name)
+        if key in found:
+            raise ValueError(f"{key.namespace}/{key.name} is there twice; a repository has one registry")
+        port = each.address.port
+        if port and port in ports:
+            raise ValueError(f"{key.namespace}/{key.name} wants port {port}, which {ports[port]} has: choose another")
+        ports[port] = f"{key.namespace}/{key.name}"
+        found[key] = each.address
+    return found
 
 
 def of_catalogs(texts: Iterable[str]) -> dict[str, frozenset[Door]]:

@@ -60,7 +60,8 @@ def load(flags: Flags, environ: Mapping[str, str], *, cwd: Path) -> Settings:
     settings = Settings(repositories=(), **subjects)
     catalogs, publish = (_texts_of(field, written) for field in ("catalogs", "publish"))
     named = _repositories(settings, catalogs)
-    settings = Settings(repositories=_published(named, settings.content.publish, catalogs, publish), **subjects)
+    named = _published(named, settings.content.publish, catalogs, publish)
+    settings = Settings(repositories=_with_registries(settings, named, len(catalogs)), **subjects)
     check_etcd(settings)
     if settings.content.watch_namespaces and not settings.from_cluster:
         raise ConfigError(
@@ -269,3 +270,30 @@ def _published(
     # Those of --catalog come first, one each.
     head = (replace(each, publish=given.get(each.key.name, frozenset())) for each in named[: len(catalogs)])
     return (*head, *named[len(catalogs) :])
+
+
+def _with_registries(
+    settings: Settings, named: tuple[RepositoryConfig, ...], catalogs: int
+) -> tuple[RepositoryConfig, ...]:
+    """The repositories, of which those of --catalog that --registry names are published so. catalogs: they come first.
+
+    Raises: ConfigError where a listener is nobody's, or two want one port.
+    """
+    try:
+        wanted = settings.registries()
+    except ValueError as exc:
+        raise ConfigError(f"--registry: {exc}") from exc
+    if not wanted or (settings.serving.kubernetes is not Kubernetes.OFF and not named):
+        return named  # a cluster's Repositories are not known yet
+    head = tuple(
+        replace(each, publish=each.publish | {doors.Door.REGISTRY}) if each.key in wanted else each
+        for each in named[:catalogs]
+    )
+    published = {each.key for each in (*head, *named[catalogs:]) if doors.Door.REGISTRY in each.publish}
+    for key in wanted:
+        if key not in published:
+            raise ConfigError(
+                f"--registry: {key.namespace}/{key.name} is no catalog of --catalog, and no manifest of that name says"
+                " publish: [Registry] in its spec"
+            )
+    return (*head, *named[catalogs:])

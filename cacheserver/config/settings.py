@@ -22,6 +22,7 @@ from cacheserver.config.declare import Setting, rows, setting, settings
 from cacheserver.config.quantities import ADDRESS, ENDPOINTS, PATH, SWITCH, TEXT, Address, Kind, count, size
 from cacheserver.config.repositories import INTERVAL, RepositoryConfig, Validation, check_namespace
 from cacheserver.errors import ConfigError
+from cacheserver.model import RepositoryKey
 
 FILE_KIND: Final = "CacheServerConfiguration"
 
@@ -69,6 +70,7 @@ KUBERNETES: Final[Kind[Path | Kubernetes]] = Kind("off|in-cluster|PATH", _parse_
 CATALOG: Final[Kind[str]] = Kind("NAME=SOURCE", TEXT.parse)
 PUBLISH: Final[Kind[str]] = Kind("NAME=DOOR,...", doors.parse)
 MAYBE_NAMESPACE: Final[Kind[str]] = Kind("NAME", lambda text, _base: check_namespace(text) if text else "")
+REGISTRY: Final[Kind[doors.RegistryListener]] = Kind("NAME=HOST:PORT", doors.parse_listener)
 NAMESPACE: Final[Kind[str]] = Kind("NAME", lambda text, _base: check_namespace(text))
 
 
@@ -308,6 +310,13 @@ class ServingSettings:
         "Where clients reach published catalogs, without /catalogs: the URL of a Service, whichever replica answers. "
         "ClusterCatalogs name it.",
     )
+    registry: tuple[doors.RegistryListener, ...] = settings(
+        "registry",
+        REGISTRY,
+        "A catalog, and where OLM v0 reads it by gRPC. Who connects there is not asked who it is, and reads this "
+        "catalog alone. A catalog of --catalog is published so by it; a Repository has to say publish: [Registry], and "
+        "is named NAMESPACE/NAME outside of --namespace. May be repeated.",
+    )
     max_reads: int = setting(
         "max-requests-inflight",
         count(least=1, most=100_000),
@@ -539,6 +548,10 @@ class Settings:
     def from_cluster(self) -> bool:
         """The repositories are the Repository objects of the cluster: there is one, and none is named here."""
         return self.serving.kubernetes is not Kubernetes.OFF and not self.repositories
+
+    def registries(self) -> dict[RepositoryKey, Address]:
+        """Repository -> where its registry listens. Raises: ValueError where two want one port."""
+        return doors.listeners(self.serving.registry, self.content.namespace, self.serving.listen)
 
 
 SUBJECTS: Final[dict[str, type[Any]]] = {

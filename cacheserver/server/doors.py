@@ -5,6 +5,7 @@ Every replica has all of them. What a door needs is imported where it is asked f
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -15,6 +16,7 @@ from cacheserver.api import Acceptor, Route, bounded_server
 from cacheserver.api.http.connections import ConnectionLimits
 from cacheserver.api.http.reply import TEXT, Reply, Stream, whole
 from cacheserver.api.paths import PathRequest
+from cacheserver.catalogs import Workers
 from cacheserver.compat.catalogs import Catalogs
 from cacheserver.config import Door, Settings
 from cacheserver.ingest import Ingest
@@ -51,7 +53,7 @@ def projections(of_kinds: Mapping[Kind, Projection], settings: Settings) -> Mapp
 
 class Doors:
     """catalogs: what all of them read. routes: paths of theirs, and the page's, on the API's listener. loops: to be run
-    from when etcd answers, until the server stops."""
+    from when etcd answers, until the server stops. checks: for readyz."""
 
     def __init__(self, settings: Settings, store: Store, blobs: Blobs, ingest: Ingest) -> None:
         self._settings = settings
@@ -60,6 +62,8 @@ class Doors:
         self.catalogs = Catalogs(store.published, blobs, ingest.repositories)
         ingest.follow(self.catalogs.note)
         self.loops: list[Callable[[], Coroutine[Any, Any, None]]] = [self.catalogs.run]
+        self.checks: dict[str, Callable[[], str | None]] = {}
+        self._close: list[Callable[[float], Coroutine[Any, Any, None]]] = []
         below = Route("catalogs", self._below_catalogs, below=True, methods=_METHODS, listed=())
         self.routes = (PAGE,) if settings.from_cluster else (PAGE, below)
 
@@ -74,6 +78,20 @@ class Doors:
         base = functools.partial(base_url, url, settings.content.namespace)
         controller = ClusterCatalogs(kubernetes, self.catalogs, lambda: ingest.leads, namespace=namespace, base=base)
         self.loops.append(controller.run)
+
+    def open_registries(self, settings: Settings, workers: Workers) -> None:
+        """Where the settings name some. Raises: ValueError where two of them want one port."""
+        if addresses := settings.registries():
+            from cacheserver.compat.registry.door import Registry  # noqa: PLC0415 - where it is asked for
+
+            registry = Registry(self.catalogs, workers, addresses)
+            self.loops.append(registry.run)
+            self.checks["registry"] = registry.check
+            self._close.append(registry.close)
+
+    async def close(self, grace_s: float) -> None:
+        """Let those go who hold a connection, to another replica; calls have the grace to end."""
+        await asyncio.gather(*(close(grace_s) for close in self._close))
 
     def opened(self, url: str) -> str:
         """Take note of where the API listens; returns it."""
@@ -130,7 +148,7 @@ class Doors:
 
 @asynccontextmanager
 async def open_doors(
-    settings: Settings, store: Store, blobs: Blobs, ingest: Ingest, main: Listener
+    settings: Settings, store: Store, blobs: Blobs, ingest: Ingest, workers: Workers, main: Listener
 ) -> AsyncIterator[Doors]:
     """Doors, with the listeners of their own that the settings ask for. main: the API's, whose TLS these speak as well.
 
@@ -138,6 +156,7 @@ async def open_doors(
     """
     doors = Doors(settings, store, blobs, ingest)
     doors.follow_clustercatalogs(settings, main.kubernetes, ingest)
+    doors.open_registries(settings, workers)
     tls = main.context
     async with AsyncExitStack() as stack:
         if (address := settings.serving.catalogs_listen) is not None:

@@ -90,13 +90,13 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
         services = _services(client, store, blobs, workers, scratch, settings)
         looks = FirstLooks([config.key for config in settings.repositories], progress)
         ingest, followers = _ingestion(services, settings, listener.kubernetes, space, looks, cache)
-        doors = await stack.enter_async_context(open_doors(settings, store, blobs, ingest, listener))
+        doors = await stack.enter_async_context(open_doors(settings, store, blobs, ingest, workers, listener))
         api = Api(
             cache,
             blobs,
             standalone=not settings.from_cluster,
             version=cacheserver.__version__,
-            checks={**listener.checks, "etcd": opening},
+            checks={**listener.checks, **doors.checks, "etcd": opening},
             notes={"etcd-space": lambda: space.trouble},
             routes=doors.routes,
             beside=doors.show_clustercatalogs(cache, ingest),
@@ -120,8 +120,8 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
             first = functools.partial(begun, url, [config.key for config in settings.repositories], cache, looks)
             announce = group.create_task(_announce(cache, first, ready), name="server: announce")
             await _stopped(stop, work)
-            log.info("stopping", extra={"grace_s": settings.serving.shutdown_grace_s})
-            await api.shut_down(grace_s=settings.serving.shutdown_grace_s)
+            log.info("stopping", extra={"grace_s": (grace_s := settings.serving.shutdown_grace_s)})
+            await asyncio.gather(api.shut_down(grace_s=grace_s), doors.close(grace_s))
             await acceptor.close()
             for task in (announce, tidy, guard, work):
                 task.cancel()

@@ -5,6 +5,7 @@ Left out: what settings do; that is tested where they act.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -121,7 +122,7 @@ def test_every_setting_has_three_spellings_that_agree(setting: config.Setting, t
     if setting.flag == "--cluster-catalogs":
         beside["--catalogs-url"] = "https://doors"
     beside.pop(setting.flag, None)
-    if setting.flag == "--publish":
+    if setting.flag in ("--publish", "--registry"):
         beside = {"--catalog": "a=./x"}
 
     def value(flags: config.Flags, environ: Mapping[str, str]) -> object:
@@ -144,6 +145,7 @@ def _example(setting: config.Setting) -> str:
         "--etcd": "https://127.0.0.1:2379",
         "--watch-namespaces": "web,db",
         "--publish": "a=Catalog",
+        "--registry": "a=127.0.0.1:50051",
         "--catalogs-url": "https://doors.example",
     }
     by_metavar = {
@@ -499,6 +501,40 @@ def test_what_has_to_be_rendered_is_said_by_a_word(tmp_path: Path) -> None:
     assert orjson.loads(repository.spec_json())["render"] == repository.render == "Require"
     wrong = written(tmp_path, manifest(spec=f"{source}\n  render: Sometimes"))
     assert "(spec.render): " in refused({"--repositories": [wrong]})
+
+
+def test_a_registry_is_a_catalogs_own_and_publishes_it(tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        manifest("c", spec="source: {directory: {path: x}}\n  publish: [Registry]")
+        + "---\n"
+        + manifest("d", spec="source: {directory: {path: x}}"),
+    )
+
+    def load(*registries: str, **more: str) -> config.Settings:
+        flags: config.Flags = {"--catalog": ["a=./x", "b=./y"], "--repositories": [file], "--registry": [*registries]}
+        return config.load({**flags, **more}, {}, cwd=tmp_path)
+
+    found = load("a=127.0.0.1:50051", "default/c=[::1]:50052")
+    assert [each.publish for each in found.repositories] == [{Door.REGISTRY}, frozenset(), {Door.REGISTRY}, frozenset()]
+    assert {key.name: str(address) for key, address in found.registries().items()} == {
+        "a": "127.0.0.1:50051",
+        "c": "[::1]:50052",
+    }
+    for registries, words in (
+        (["d=127.0.0.1:50051"], "default/d is no catalog of --catalog, and no manifest of that name says publish"),
+        (["e=127.0.0.1:50051"], "default/e is no catalog"),
+        (["a=127.0.0.1:50051", "b=0.0.0.0:50051"], "default/b wants port 50051, which default/a has"),
+        (["a=127.0.0.1:1", "default/a=127.0.0.1:2"], "default/a is there twice"),
+        (["a=127.0.0.1:8001"], "default/a wants port 8001, which --listen has"),
+        (["a"], "write NAME=HOST:PORT"),
+        (["A/b=127.0.0.1:1"], "write NAME=HOST:PORT"),
+        (["a=example.com:1"], "is neither an IP address nor localhost"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(words)):
+            load(*registries)
+    cluster = config.load({"--kubernetes": "in-cluster", "--registry": ["x/y=0.0.0.0:1"]}, {}, cwd=tmp_path)
+    assert [(key.namespace, key.name) for key in cluster.registries()] == [("x", "y")]
 
 
 def test_a_catalog_is_published_where_that_is_said_and_nowhere_else(tmp_path: Path) -> None:
