@@ -140,7 +140,7 @@ class Api:
         views = Views(blobs)
         self._watches = Watches(cache, views, self._accounting, now)
         writes = Writes(author, cache, blobs, gate, nobody, now) if author else None
-        self._verbs = Verbs(cache, blobs, views, Renderer(now, list_cache_bytes), self._watches, now, writes)
+        self._verbs = Verbs(cache, blobs, views, Renderer(now, list_cache_bytes), self._watches, now, writes, gate)
         filled: Mapping[str, HealthCheck] = {
             "watch-cache": lambda: None if cache.ready else "the store has not been read yet"
         }

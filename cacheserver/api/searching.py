@@ -89,6 +89,7 @@ class Searching:
         keep: Filter | None = None,
         *,
         facets: bool = False,
+        by_name: bool = False,
         client: Hashable = None,
     ) -> Found:
         """See SearchIndex.search. client: whose turns it takes.
@@ -103,7 +104,7 @@ class Searching:
         except TimeoutError:
             if not self._was_whole:  # else changes come without end, and what there is of them will do
                 raise NotReady("the index of packages is being made; try again in a moment") from None
-        return await self._driven(self._index.search(text, namespace, keep, facets=facets), client)
+        return await self._driven(self._index.search(text, namespace, keep, facets=facets, by_name=by_name), client)
 
     async def _driven(self, steps: Steps, client: Hashable) -> Found:
         owed = 0

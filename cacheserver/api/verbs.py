@@ -5,6 +5,7 @@ What changes something is in writing/writes.py.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -13,10 +14,14 @@ import orjson
 from aiohttp import web
 
 from cacheserver.api import content, forms, readable
+from cacheserver.api.asked import BODY_BYTES, read_spec
+from cacheserver.api.asked import Asking as SearchAsking
 from cacheserver.api.attributes import Attributes, Query
+from cacheserver.api.auth import Gate
 from cacheserver.api.content import Blobs
 from cacheserver.api.finding import Finding, Question
 from cacheserver.api.forms import Shape
+from cacheserver.api.http.body import read_body
 from cacheserver.api.http.budget import Budget, Share
 from cacheserver.api.http.connection import client_of
 from cacheserver.api.http.negotiate import (
@@ -52,13 +57,15 @@ from cacheserver.api.status import (
     expired_page,
     method_not_allowed,
     no_such_path,
+    not_acceptable,
     not_found,
     unsupported_media_type,
 )
 from cacheserver.api.views import Views
 from cacheserver.api.watching.watch import Watches
+from cacheserver.api.writing.decode import as_object, decode, media_type, strictness, write_options
 from cacheserver.api.writing.writes import VERBS as WRITES
-from cacheserver.api.writing.writes import Writes
+from cacheserver.api.writing.writes import Writes, warned
 from cacheserver.cache.snapshot import Entry, Run
 from cacheserver.cache.watchcache import Freshness, Page, WatchCache
 from cacheserver.errors import Expired, TooNew
@@ -97,8 +104,9 @@ class Verbs:
         watches: Watches,
         now: Callable[[], float],
         writes: Writes | None = None,
+        gate: Gate | None = None,
     ) -> None:
-        """now: seconds since the epoch. writes: None where nothing is written."""
+        """now: seconds since the epoch. writes: None where nothing is written. gate: for what is asked besides."""
         self._cache = cache
         self._blobs = blobs
         self._views = views
@@ -109,6 +117,8 @@ class Verbs:
         self._writes = writes
         self._finding = Finding(cache)
         self._searching = Searching(cache)
+        self._search_answers = SearchAsking(cache, self._searching)
+        self._gate = gate
 
     def answer(self, call: Call) -> Awaitable[Reply | Stream]:
         """Raises, also when awaited: StatusError, NotReady, TooNew, Expired, BlobMissingError, EtcdError."""
@@ -122,13 +132,15 @@ class Verbs:
                 raise self._refuse(call)
             if verb == "get":
                 return self._get(call) if subresource.whole else self._subresource(call)
+        if resource.virtual and verb == "create" and not attributes.subresource:
+            return self._answer_search(call)
         if verb in WRITES and verb in resource.verbs_of(attributes.subresource) and self._writes is not None:
             return self._writes.answer(call)
         if attributes.subresource:
             raise self._refuse(call)
-        if verb == "get":
+        if verb == "get" and verb in resource.verbs:
             return self._get(call)
-        if verb == "list":
+        if verb == "list" and verb in resource.verbs:
             return self._list(call)
         if verb == "watch" and verb in resource.verbs:
             return self._watch(call)
@@ -274,6 +286,35 @@ class Verbs:
                 break
         runs = [Run(tuple(entries), None)] if entries else []
         return Page(runs, self._cache.resource_version, stale=self._cache.away)
+
+    async def _answer_search(self, call: Call) -> Reply:
+        """A PackageSearch with its status. Raises: StatusError 400, 403, 413, 415, 422; NotReady, TooNew, StoreSlow."""
+        attributes, headers = call.attributes, call.request.headers
+        accepted = negotiate(headers.get("Accept", ""), Answer.OBJECT)
+        if accepted.shape is not Shape.OBJECT:
+            raise not_acceptable([each.value for each in Encoding])
+        if self._gate is not None and call.identity is not None:
+            listing = attributes._replace(verb="list", resource=PACKAGE.plural, name="")
+            await self._gate.authorize(call.identity, listing)
+        options = write_options(call.query, "CreateOptions")
+        async with read_body(call.request, BODY_BYTES, self._share(call)) as raw:
+            decoded = await decode(raw, media_type(headers.get("Content-Type", "")))
+        wanted = as_object(decoded.value, call.resource)
+        warnings = strictness(decoded, wanted, call.resource, options.validation)
+        asked = read_spec(wanted.get("spec") or {})
+        await self._cache.reach(CONSISTENT)
+        client = call.user or client_of(call.request)
+        status = await self._search_answers.answer(asked, attributes.namespace or None, client)
+        metadata = {
+            **(wanted.get("metadata") or {}),
+            **({"namespace": attributes.namespace} if attributes.namespace else {}),
+        }
+        body = orjson.dumps({**wanted, "metadata": metadata, "status": status})
+        pretty = wants_pretty(call.query, headers.get("User-Agent", ""), accepted=accepted.pretty)
+        if pretty or accepted.encoding is Encoding.YAML:
+            body = await asyncio.to_thread(readable.readable, body, accepted.encoding, pretty=pretty)
+        extra = self._staleness(stale=self._cache.away) + warned(warnings)
+        return whole(body, status=201, content_type=accepted.encoding.media_type, extra=extra)
 
     async def _page(self, call: Call, wanted: ListRequest, behind: str) -> Page:
         """Raises: StatusError 410 with a fresh token where there is one to give, or to a token of another etcd."""

@@ -278,12 +278,18 @@ class SearchIndex:
             del self._in_namespace[name[0]]
 
     def search(
-        self, text: str, namespace: str | None = None, keep: Filter | None = None, *, facets: bool = False
+        self,
+        text: str,
+        namespace: str | None = None,
+        keep: Filter | None = None,
+        *,
+        facets: bool = False,
+        by_name: bool = False,
     ) -> Steps:
         """Packages that have the words, best first; of an empty text all, by name.
 
         namespace: the scope; None: all. keep: what else they must be; what it leaves out is not counted. facets:
-        whether they are counted, which is a third of the work.
+        whether they are counted, which is a third of the work. by_name: in that order.
         """
         said = words(text)
         if said:
@@ -299,9 +305,9 @@ class SearchIndex:
             for some in _chunks([i for i, where in self._namespaces.items() if namespace in (None, where)]):
                 yield len(some)
                 scores.update(dict.fromkeys(some, _NOTHING))
-        return (yield from self._ranked(scores, one, keep, facets=facets))
+        return (yield from self._ranked(scores, one, keep, facets=facets, by_name=by_name))
 
-    def _ranked(self, scores: _Scores, one: str, keep: Filter | None, *, facets: bool) -> Steps:
+    def _ranked(self, scores: _Scores, one: str, keep: Filter | None, *, facets: bool, by_name: bool) -> Steps:
         """one: the whole query as one word."""
         hits: list[tuple[float, int, str, PackageName, int]] = []
         kept: list[Facts] = []
@@ -314,13 +320,18 @@ class SearchIndex:
                 facts = document.facts
                 score = _total(facts, scores[identity][0], one)
                 kept.append(facts)
-                hits.append((-score, len(facts.package), facts.package, facts.name, identity))
+                length = 0 if by_name else len(facts.package)
+                hits.append((0.0 if by_name else -score, length, facts.package, facts.name, identity))
         best = heapq.nsmallest(MOST_HITS, hits) if len(hits) > MOST_HITS else sorted(hits)
         yield 4 * len(hits)
         counts = (yield from _facets(kept)) if facets else {}
         found = [
-            Hit(document.facts, round(-score, 4), _matched(scores[identity][1]))
-            for score, _, _, _, identity in best
+            Hit(
+                document.facts,
+                round(_total(document.facts, scores[identity][0], one), 4),
+                _matched(scores[identity][1]),
+            )
+            for _, _, _, _, identity in best
             if (document := self._documents.get(identity)) is not None
         ]
         return Found(found, len(hits), counts)

@@ -367,8 +367,10 @@ def test_view_reads_every_kind_that_is_served_and_its_parts() -> None:
     for row in (*served(standalone=False), REPOSITORY):
         subs = [sub.name for sub in row.subresources if "get" in sub.verbs and not sub.whole]
         parts = [row.plural, *(f"{row.plural}/{sub}" for sub in subs)]
-        assert {(row.group, part, "get") for part in parts} <= granted("cacheserver:view")
-    assert {verb for _, _, verb in granted("cacheserver:view")} == {"get", "list", "watch"}
+        verb = "create" if row.virtual else "get"
+        assert {(row.group, part, verb) for part in parts} <= granted("cacheserver:view")
+    reads = {verb for _, part, verb in granted("cacheserver:view") if part != "packagesearches"}
+    assert reads == {"get", "list", "watch"}
 
 
 def test_nobody_is_given_write_verbs_on_read_only_kinds() -> None:
@@ -385,6 +387,8 @@ def test_who_writes_decides_and_judges_has_every_verb_of_that_and_none_of_the_ot
     whose = {"approval": approvers, "status": validators}
     writes = {"create", "update", "patch", "delete", "deletecollection"}
     for row in served(standalone=False):
+        if row.virtual:
+            continue  # who views creates it
         for sub in ("", *(each.name for each in row.subresources)):
             part = f"{row.plural}/{sub}" if sub else row.plural
             wanted = {(row.group, part, verb) for verb in row.verbs_of(sub) if verb in writes}

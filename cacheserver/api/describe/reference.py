@@ -20,21 +20,27 @@ def reference(resources: Iterable[Resource] = RESOURCES) -> str:
 def _section(row: Resource) -> Iterator[str]:
     yield f"## {row.kind}\n"
     yield f"{row.description}\n"
-    short = ", ".join(f"`{name}`" for name in row.short_names)
+    short = "".join(f", short `{name}`" for name in row.short_names)
     verbs = ", ".join(row.verbs)
-    yield f"`{row.plural}` in `{row.api_version}`, short {short}, namespaced; verbs {verbs}.\n"
+    yield f"`{row.plural}` in `{row.api_version}`{short}, namespaced; verbs {verbs}.\n"
     for sub in row.subresources:
         types = ", ".join(f"`{media_type}`" for media_type in sub.media_types)
         yield f"Subresource `{row.plural}/{sub.name}`: {sub.description} ({types})\n"
         if sub.parameters:
             yield "".join(f"- `?{name}=`: {said}\n" for name, said in sub.parameters)
+    if not row.virtual:
+        yield from _selected_and_shown(row)
+    yield "| field | type | meaning |\n|---|---|---|"
+    for part in (row.spec, row.status):
+        yield from _fields(part, "")
+    yield ""
+
+
+def _selected_and_shown(row: Resource) -> Iterator[str]:
     yield "Field selectors: " + ", ".join(f"`{path}`" for path in row.all_selectable) + ".\n"
     yield "| column | shown | meaning |\n|---|---|---|"
     for column in row.columns:
         yield f"| {column.name.upper()} | {'`-o wide`' if column.wide else 'always'} | {_cell(column.description)} |"
-    yield "\n| field | type | meaning |\n|---|---|---|"
-    for part in (row.spec, row.status):
-        yield from _fields(part, "")
     yield ""
 
 

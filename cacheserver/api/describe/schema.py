@@ -80,7 +80,8 @@ def components(resources: Iterable[Resource]) -> Json:
     }
     for row in resources:
         found[_name(row, row.kind)] = _kind_schema(row)
-        found[_name(row, row.list_kind)] = _list_schema(row)
+        if not row.virtual:
+            found[_name(row, row.list_kind)] = _list_schema(row)
     return found
 
 
@@ -219,6 +220,12 @@ def operations(resources: Iterable[Resource]) -> dict[str, Mapping[str, object]]
         base = f"/apis/{row.api_version}"
         paths.setdefault(f"{base}/", _discovery_item(row))
         collection = f"{base}/namespaces/{{namespace}}/{row.plural}"
+        if row.virtual:
+            everywhere, within = (_writes(row, _ON_COLLECTION, "", all_namespaces=each) for each in (True, False))
+            paths[f"{base}/{row.plural}"] = {**everywhere, "parameters": []}
+            paths[collection] = {**within, "parameters": [_NAMESPACE]}
+            paths[f"{collection}/{{name}}"] = {"patch": _refused_write(row), "parameters": [_OBJECT_NAME, _NAMESPACE]}
+            continue
         paths[f"{base}/{row.plural}"] = _list_item(row, every_namespace=True)
         paths[collection] = {**_list_item(row, every_namespace=False), **_writes(row, _ON_COLLECTION, "")}
         paths[f"{collection}/{{name}}"] = {**_get_item(row), **_writes(row, _ON_OBJECT, "")}
@@ -305,10 +312,14 @@ _MANAGER: Final = _parameter("fieldManager", "query", "string", "Who writes; has
 _PATCHES: Final = ("application/json-patch+json", "application/merge-patch+json")
 
 
-def _writes(row: Resource, verbs: Mapping[str, tuple[str, str]], subresource: str) -> Json:
+def _writes(
+    row: Resource, verbs: Mapping[str, tuple[str, str]], subresource: str, *, all_namespaces: bool = False
+) -> Json:
     """Operations that change something, as far as the resource has them."""
     found: Json = {}
     part = f"Namespaced{row.kind}{subresource.capitalize()}"
+    if all_namespaces:
+        part = f"{row.kind}ForAllNamespaces"
     whole = _reference(_name(row, row.kind))
     for verb, (method, action) in verbs.items():
         if verb not in row.verbs_of(subresource):

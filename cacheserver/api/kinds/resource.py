@@ -210,6 +210,7 @@ class Resource:
     gathered: set for a view whose objects are named and selected otherwise; `view` is of all namespaces then.
     selectable: field paths for fieldSelector. several: of those, what has several values, each of which finds it; from
     the manifest. hidden: further paths that `born` needs.
+    virtual: nothing of it is kept; it is created to be answered.
     instead: what whoever tries to write one is told to do.
     born: when the age column's age began, in seconds since the epoch; 0 for never.
     """
@@ -232,6 +233,7 @@ class Resource:
     hidden: tuple[str, ...] = ()
     several: tuple[tuple[str, Callable[[Manifest], Iterable[str]]], ...] = ()
     born: Callable[[Entry], int] = created
+    virtual: bool = False
     version: str = VERSION
     categories: tuple[str, ...] = field(default=("catalog",))
     namespaced: bool = True

@@ -10,10 +10,11 @@ from cacheserver.api.kinds.package import PACKAGE
 from cacheserver.api.kinds.repository import REPOSITORY
 from cacheserver.api.kinds.resource import Resource
 from cacheserver.api.kinds.revision import PACKAGE_REVISION
+from cacheserver.api.kinds.search import PACKAGE_SEARCH
 from cacheserver.cache.watchcache import Projection
 from cacheserver.model import GROUP, Kind
 
-RESOURCES: Final = (REPOSITORY, PACKAGE, PACKAGE_REVISION, PACKAGE_REVISION_RESOURCES)
+RESOURCES: Final = (REPOSITORY, PACKAGE, PACKAGE_REVISION, PACKAGE_REVISION_RESOURCES, PACKAGE_SEARCH)
 
 
 def served(*, standalone: bool) -> tuple[Resource, ...]:
@@ -21,5 +22,7 @@ def served(*, standalone: bool) -> tuple[Resource, ...]:
     return RESOURCES if standalone else tuple(row for row in RESOURCES if row.group == GROUP)
 
 
-PROJECTIONS: Final[Mapping[Kind, Projection]] = {row.source: row.projection for row in RESOURCES if row.view is None}
+PROJECTIONS: Final[Mapping[Kind, Projection]] = {
+    row.source: row.projection for row in RESOURCES if row.view is None and not row.virtual
+}
 """What the watch cache makes of each stored kind's manifests."""

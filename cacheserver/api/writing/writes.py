@@ -324,8 +324,8 @@ class Writes:
             body = forms.one(call.resource, form, made, int(self._now()))
             if form.shape is Shape.OBJECT:
                 body = filer.shown(body) if filer.small else await asyncio.to_thread(filer.shown, body)
-            return await self._encoded(body, accepted.encoding, pretty=pretty, extra=_warnings(filer.warnings))
-        extra = _warnings(filer.warnings)
+            return await self._encoded(body, accepted.encoding, pretty=pretty, extra=warned(filer.warnings))
+        extra = warned(filer.warnings)
         asking = Asking(call.request, self._blobs, self._share(call), accepted.encoding, pretty, extra)
         return await view.get(asking, entry)
 
@@ -370,7 +370,7 @@ class Writes:
         body = forms.one(PACKAGE_REVISION, form, self._cache.entry(written.stored), int(self._now()))
         pretty = self._pretty(call, accepted)
         status = 201 if written.created else 200
-        return await self._encoded(body, accepted.encoding, pretty=pretty, extra=_warnings(warnings), status=status)
+        return await self._encoded(body, accepted.encoding, pretty=pretty, extra=warned(warnings), status=status)
 
     def _pretty(self, call: Call, accepted: Accepted) -> bool:
         return wants_pretty(call.query, call.request.headers.get("User-Agent", ""), accepted=accepted.pretty)
@@ -386,7 +386,7 @@ class Writes:
         accepted = negotiate(call.request.headers.get("Accept", ""), Answer.LIST)
         if self._pretty(call, accepted) or accepted.encoding is Encoding.YAML:
             body = readable(body, accepted.encoding, pretty=self._pretty(call, accepted))
-        return whole(body, content_type=accepted.encoding.media_type, extra=_warnings(warnings))
+        return whole(body, content_type=accepted.encoding.media_type, extra=warned(warnings))
 
 
 def invalid_name(name: str) -> StatusError:
@@ -399,8 +399,8 @@ def _applied(manifest: Mapping[str, Any], change: Any, media: str) -> Any:
     return patch.patched(manifest, change) if media == JSON_PATCH else patch.merged(manifest, change)
 
 
-def _warnings(texts: Sequence[str]) -> bytes:
-    """RFC 7234, section 5.5: the text is a quoted string."""
+def warned(texts: Sequence[str]) -> bytes:
+    """Header lines that say them to the client. RFC 7234, section 5.5: the text is a quoted string."""
     lines = []
     for text in texts[:20]:
         plain = "".join(c if " " <= c <= "~" else "?" for c in text[:400])

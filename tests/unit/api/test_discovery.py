@@ -69,6 +69,7 @@ async def test_only_verbs_that_work_are_advertised(world: World) -> None:
         "packages/icon": ["get"],
         "packages/graph": ["get"],
         "packages/upgrades": ["get"],
+        "packagesearches": ["create"],
         "packagerevisions": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
         "packagerevisions/approval": ["get", "patch", "update"],
         "packagerevisions/rebase": ["create"],
