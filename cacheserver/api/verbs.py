@@ -6,6 +6,7 @@ What changes something is in writing/writes.py.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +19,7 @@ from cacheserver.api.asked import BODY_BYTES, read_spec
 from cacheserver.api.asked import Asking as SearchAsking
 from cacheserver.api.attributes import Attributes, Query
 from cacheserver.api.auth import Gate
+from cacheserver.api.comparing import Comparing, Pair
 from cacheserver.api.content import Blobs
 from cacheserver.api.finding import Finding, Question
 from cacheserver.api.forms import Shape
@@ -116,6 +118,7 @@ class Verbs:
         self._now = now
         self._writes = writes
         self._finding = Finding(cache)
+        self._comparing = Comparing(cache, blobs)
         self._searching = Searching(cache)
         self._search_answers = SearchAsking(cache, self._searching)
         self._gate = gate
@@ -219,8 +222,13 @@ class Verbs:
         if (gathered := call.resource.gathered) is not None:
             return await gathered.icon(self._asking(call, Encoding.JSON, pretty=False, extra=b""), entry)
         found = self._finding.answer(call.attributes.subresource)
+        who, extra = call.user or client_of(call.request), self._staleness(stale=self._cache.away)
+        if call.attributes.subresource == "diff":
+            may_read = functools.partial(self._may_read_content, call)
+            return await self._comparing.diff(
+                Pair(call.request, call.query, entry, self._share(call), who, extra, may_read)
+            )
         if found is not None:
-            who, extra = call.user or client_of(call.request), self._staleness(stale=self._cache.away)
             return await found(Question(call.request, call.query, entry, self._share(call), who, extra))
         manifest = orjson.loads(entry.body)
         answer = content.icon if call.attributes.subresource == "icon" else content.files
@@ -228,6 +236,12 @@ class Verbs:
 
     def _asking(self, call: Call, encoding: Encoding, *, pretty: bool, extra: bytes) -> Asking:
         return Asking(call.request, self._blobs, self._share(call), encoding, pretty, extra)
+
+    async def _may_read_content(self, call: Call, name: str) -> None:
+        """Raises: StatusError 403 where the caller may not read the content of the revision of this name."""
+        if self._gate is not None and call.identity is not None:
+            asked = call.attributes._replace(subresource="content", name=name)
+            await self._gate.authorize(call.identity, asked)
 
     def _share(self, call: Call) -> Share:
         return self._budget.share(call.user or client_of(call.request))

@@ -254,6 +254,15 @@ PACKAGE_REVISION: Final = Resource(
             ("delete", "update"),
         ),
         Subresource(
+            "diff",
+            "What changed between the files of another revision of the namespace and of this one.",
+            ("application/json", "text/x-diff"),
+            parameters=(
+                ("from", "Name of the PackageRevision to compare with; its content has to be readable too."),
+                ("format", "json or diff, whatever Accept says."),
+            ),
+        ),
+        Subresource(
             "content",
             "The revision's files as a tar, or as JSON.",
             ("application/gzip", "application/x-tar", "application/json"),

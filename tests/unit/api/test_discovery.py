@@ -76,6 +76,7 @@ async def test_only_verbs_that_work_are_advertised(world: World) -> None:
         "packagerevisions/status": ["get", "patch", "update"],
         "packagerevisions/files": ["delete", "update"],
         "packagerevisions/content": ["get"],
+        "packagerevisions/diff": ["get"],
         "packagerevisionresources": ["get", "list", "patch", "update", "watch"],
     }
     short = {name for resource in resources for name in resource.get("shortNames", ())}
