@@ -157,6 +157,7 @@ class ClusterCatalogs:
                     self._everything()
                 else:
                     self._take(part, new.object["metadata"]["name"], None if new.deleted else new.object)
+                metrics.clustercatalogs.set(sum(one.catalog is not None for one in self._ones.values()))
 
     async def _replace(self, part: str, objects: Sequence[Mapping[str, Any]]) -> None:
         here = set[str]()
@@ -218,7 +219,6 @@ class ClusterCatalogs:
                     for name in ready[:AT_ONCE]:
                         del self._due[name]
                         group.create_task(self._one(name), name=f"clustercatalog: {name}")
-            metrics.clustercatalogs.set(sum(one.catalog is not None for one in self._ones.values()))
 
     async def _pause(self, now: float) -> None:
         """Until something comes, or what waits may be tried, or it is time to ask again whether we lead."""

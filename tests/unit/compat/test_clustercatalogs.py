@@ -362,9 +362,12 @@ async def test_one_made_anew_during_a_sync_shows_nothing_of_the_one_before(world
 
 
 async def test_only_the_replica_that_leads_writes(world: World) -> None:
-    world.leader = 1
+    world.leader = 2
     world.catalog()
     async with world.running(0), world.running(1):
+        await world.until(lambda: metrics.clustercatalogs.value == 1)  # known by all of them
+        assert world.writes() == 0
+        world.leader = 1
         await world.made()
         world.synced()
         await world.served()
