@@ -19,12 +19,18 @@ _COLOURS: Final = {logging.WARNING: "\x1b[33m", logging.ERROR: "\x1b[31m", loggi
 _RESET: Final = "\x1b[0m"
 
 
+_NOISE: Final = frozenset(("SSL connection is closed", "socket.send() raised exception."))
+"""uvloop, of an answer to a client that has just gone: some lines for each, with which anybody could fill the log, and
+nothing that could be done. The answer ends as soon as the loop says that the connection has."""
+
+
 def configure(settings: LogSettings, stream: TextIO | None = None, *, colour: bool = False) -> None:
     """Every record of the process to `stream` (stderr), in the settings' format. colour: where it is a terminal."""
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
     terminal = stream.isatty()
     handler.setFormatter(TextFormatter(colour=colour and terminal) if is_text(settings, stream) else JSONFormatter())
+    handler.addFilter(lambda record: record.name != "asyncio" or record.msg not in _NOISE)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.value.upper())

@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Final, Protocol
 
+import zstandard
+
 from cacheserver.errors import BlobMissingError
 from cacheserver.memo import Memo
 from cacheserver.model import BlobHead, Digest
@@ -19,6 +21,8 @@ KEPT_BYTES: Final = 32 << 20
 _LARGE_BYTES: Final = 2 << 20
 """A package over it is never kept. The largest real one has 62 kB."""
 _PIECE_BYTES: Final = 128 << 10
+_WHOLE_BYTES: Final = 512 << 10
+"""Unpacked at once: 0.4 ms. In pieces, a catalog of 13 MB takes twice the time."""
 
 
 class Content(Protocol):
@@ -69,8 +73,11 @@ class Frames:
             yield piece
 
     async def read(self, digest: Digest) -> AsyncGenerator[bytes, None]:
-        """Unpacked, in pieces of 128 KiB at most. Raises: as packed."""
+        """Unpacked, in pieces of 128 KiB at most; a package of up to 512 KiB whole. Raises: as packed."""
         size = await self.size(digest)
+        if size <= _WHOLE_BYTES and (kept := self._kept.get(digest) or await self._load(digest)) is not None:
+            yield _whole(digest, size, kept)
+            return
         async with aclosing(unpacked(digest, size, self.packed(digest))) as pieces:
             async for piece in pieces:
                 yield piece
@@ -103,3 +110,16 @@ class Frames:
                 self._loading[digest] = lock, count - 1
             else:
                 del self._loading[digest]
+
+
+def _whole(digest: Digest, size: int, packed: bytes) -> bytes:
+    """Raises: BlobMissingError where it is not what it was."""
+    try:
+        if zstandard.get_frame_parameters(packed).content_size not in (size, zstandard.CONTENTSIZE_UNKNOWN):
+            raise BlobMissingError(f"content {digest} is damaged in the store: it is not of {size} bytes")
+        text = zstandard.ZstdDecompressor().decompress(packed, max_output_size=size)
+    except zstandard.ZstdError as exc:
+        raise BlobMissingError(f"content {digest} is damaged in the store: {exc}") from exc
+    if len(text) != size:
+        raise BlobMissingError(f"content {digest} is damaged in the store: {size - len(text)} bytes are missing")
+    return text

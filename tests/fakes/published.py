@@ -53,6 +53,9 @@ class FakeDocuments:
         self._blobs[digest] = len(content), zstandard.ZstdCompressor(level=3).compress(content)
         return digest
 
+    def damage(self, digest: Digest, frame: bytes) -> None:
+        self._blobs[digest] = self._blobs[digest][0], frame
+
     def lose(self, digest: Digest) -> None:
         del self._blobs[digest]
 

@@ -558,3 +558,12 @@ def test_logging_to_a_terminal_uses_colour_only_when_allowed() -> None:
     assert "\x1b[33m" in logged(LogFormat.TEXT, Screen(), colour=True)
     assert "\x1b[33m" not in logged(LogFormat.TEXT, Screen())
     assert "\x1b[33m" not in logged(LogFormat.TEXT, io.StringIO(), colour=True)
+
+
+def test_a_client_that_goes_in_the_middle_of_its_answer_fills_no_log() -> None:
+    stream = io.StringIO()
+    logs.configure(LogSettings(format=LogFormat.JSON), stream)
+    for message in ("SSL connection is closed", "socket.send() raised exception.", "Task was destroyed"):
+        logging.getLogger("asyncio").warning(message)
+    [line] = stream.getvalue().splitlines()
+    assert json.loads(line)["msg"] == "Task was destroyed"

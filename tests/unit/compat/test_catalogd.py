@@ -235,6 +235,17 @@ async def test_a_question_about_a_package_reads_that_package_alone(world: World)
     assert documents.reads == 1
 
 
+async def test_a_question_that_was_asked_reads_nothing_until_the_content_changes(world: World) -> None:
+    documents = world.published.documents
+    first = await world.get("community/api/v1/metas?schema=olm.package")
+    world.published.documents.away = True
+    assert (await world.get("community/api/v1/metas?schema=olm.package")).body == first.body
+    documents.away = False
+    world.published.publish("community", {"app": APP})
+    await world.published.settled()
+    assert (await world.get("community/api/v1/metas?schema=olm.package")).body == lines(APP[:1])
+
+
 @pytest.mark.parametrize(
     ("path", "method", "status", "text"),
     [
