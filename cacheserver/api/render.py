@@ -196,7 +196,7 @@ class Renderer:
     def _recall(self, listing: Listing, made_of: Sequence[object], now: int, *, packed: bool) -> _Remembered | None:
         if not listing.whole:
             return None
-        key = (listing.resource.plural, listing.namespace, listing.form, packed)
+        key = (listing.resource.full_name, listing.namespace, listing.form, packed)
         known = self._memo.get(key)
         if known is None or known.true_until <= now or known.made_of != made_of:
             return None
@@ -204,7 +204,7 @@ class Renderer:
         return known
 
     def _remember(self, listing: Listing, remembered: _Remembered, *, packed: bool) -> None:
-        key = (listing.resource.plural, listing.namespace, listing.form, packed)
+        key = (listing.resource.full_name, listing.namespace, listing.form, packed)
         previous = self._memo.pop(key, None)
         self._memo_cost += remembered.cost - (previous.cost if previous is not None else 0)
         self._memo[key] = remembered

@@ -32,7 +32,7 @@ class Views:
             return None
         whole = form.shape is Shape.OBJECT  # else nothing needs to be read for it
         if resource.gathered is not None:
-            key = (resource.plural, whole, namespace)
+            key = (resource.full_name, whole, namespace)
             found = self._of_namespaces.get(key)
             if found is None:
                 shown = resource.gathered.shown(namespace)
@@ -40,8 +40,8 @@ class Views:
                 found = View(shown.make, complete, memo_bytes=_MEMO_BYTES, by_run=True)
                 self._of_namespaces[key] = found
             return found
-        view = self._views.get((resource.plural, whole))
+        view = self._views.get((resource.full_name, whole))
         if view is None:
             complete = functools.partial(declared.complete, self._blobs) if whole else None
-            view = self._views[resource.plural, whole] = View(declared.make, complete)
+            view = self._views[resource.full_name, whole] = View(declared.make, complete)
         return view

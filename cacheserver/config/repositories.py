@@ -29,6 +29,7 @@ T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
 
 API_VERSION = f"{CONFIG_GROUP}/{VERSION}"
+CATALOG_SOURCE = "core.rukpak.io/v1beta1"
 INTERVAL = quantities.duration(least_s=10, most_s=7 * 24 * 3600)
 
 # What `kubectl get -o yaml` adds; accepted so that its output can be fed back, and without effect.
@@ -170,7 +171,7 @@ def from_text(text: str, base: Path, defaults: Defaults) -> RepositoryConfig:
 
 
 def from_path(path: Path, defaults: Defaults) -> Iterator[RepositoryConfig]:
-    """Every Repository in a file, or in the *.yaml, *.yml and *.json files of a directory (not below), by name.
+    """Every Repository (or CatalogSource) in a file, or in the *.yaml, *.yml and *.json files of a directory, by name.
 
     Raises: ConfigError, also for a document of another kind and when there is none at all.
     """
@@ -253,6 +254,8 @@ def check_namespace(text: str) -> str:
 
 def _from_manifest(document: Value, defaults: Defaults) -> RepositoryConfig:
     """What a document of a file says. Raises: ConfigError, also for what only a cluster can give."""
+    if (kind := document.members().get("kind")) is not None and kind.text() == "CatalogSource":
+        return _from_catalog_source(document, defaults)
     document.require({"apiVersion": API_VERSION, "kind": "Repository"})
     config = _config(document, defaults, document.file.parent.absolute())
     spec = document.members()["spec"].members()
@@ -260,6 +263,29 @@ def _from_manifest(document: Value, defaults: Defaults) -> RepositoryConfig:
         if key in spec:
             raise spec[key].error("secrets live in a cluster; repositories from files are read without them")
     return replace(config, labels=_texts(document.members()["metadata"].members(), "labels"))
+
+
+def _from_catalog_source(document: Value, defaults: Defaults) -> RepositoryConfig:
+    """A CatalogSource of rukpak-packageserver, as another way to write a Repository. Raises: ConfigError."""
+    document.require({"apiVersion": CATALOG_SOURCE})
+    top = document.members(("apiVersion", "kind", "metadata", "spec", "status"))
+    if "metadata" not in top or "spec" not in top:
+        raise document.error("a CatalogSource has metadata and spec")
+    metadata = top["metadata"].members(("name", "namespace", "labels", "annotations", *_SERVER_METADATA))
+    spec = top["spec"].members(("image", "pollingInterval"))
+    return RepositoryConfig(
+        key=RepositoryKey(
+            _one(metadata, "namespace", check_namespace, defaults.namespace),
+            _checked(_needed(top["metadata"], metadata, "name"), check_name),
+        ),
+        source=_checked(_needed(top["spec"], spec, "image"), lambda text: sources.oci_source(text, insecure=False)),
+        format=Format.FBC,
+        interval_s=_one(spec, "pollingInterval", lambda text: INTERVAL.parse(text, Path()), defaults.interval_s),
+        validation=defaults.validation,
+        publish=frozenset((Door.RUKPAK,)),
+        allow_empty=defaults.allow_empty,
+        labels=_texts(metadata, "labels"),
+    )
 
 
 def _config(document: Value, defaults: Defaults, base: Path) -> RepositoryConfig:

@@ -346,6 +346,13 @@ class ServingSettings:
         "The namespace whose PackageManifests are shown in all others too, whoever may read these; OLM's is often olm. "
         "Without it, none is.",
     )
+    rukpak: bool = setting(
+        "rukpak",
+        SWITCH,
+        False,
+        "Serve the kinds of rukpak-packageserver (core.rukpak.io: catalogsources, catalogcaches, packages) of "
+        "repositories that publish them.",
+    )
     shutdown_grace_s: float = setting(
         "shutdown-grace",
         quantities.duration(least_s=0, most_s=600),

@@ -44,11 +44,15 @@ _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "
 
 def projections(of_kinds: Mapping[Kind, Projection], settings: Settings) -> Mapping[Kind, Projection]:
     """What the watch cache makes of stored kinds, with what doors need of these."""
-    if not settings.serving.packagemanifests:
-        return of_kinds
-    from cacheserver.compat import packagemanifests  # noqa: PLC0415 - where asked for
+    if settings.serving.packagemanifests:
+        from cacheserver.compat import packagemanifests  # noqa: PLC0415 - where asked for
 
-    return packagemanifests.projections(of_kinds)
+        of_kinds = packagemanifests.projections(of_kinds)
+    if settings.serving.rukpak:
+        from cacheserver.compat import rukpak  # noqa: PLC0415 - as above
+
+        of_kinds = rukpak.projections(of_kinds)
+    return of_kinds
 
 
 class Doors:
@@ -132,8 +136,20 @@ class Doors:
             return whole(b"404 page not found\n", status=404, content_type=TEXT)
         return await self.catalogd.route(asked)
 
-    def kinds(self) -> Sequence[Resource]:
-        """Kinds of other systems, which the API serves like its own."""
+    def kinds(self, cache: WatchCache) -> Sequence[Resource]:
+        """Kinds of other systems, which the API serves like its own. cache: what it reads."""
+        rows = [*self._packagemanifests()]
+        if self._settings.serving.rukpak:
+            from cacheserver.compat import rukpak  # noqa: PLC0415 - where asked for
+
+            def published(key: RepositoryKey) -> bool:
+                config = self._ingest.repositories.get(key)
+                return config is not None and Door.RUKPAK in config.publish
+
+            rows += rukpak.kinds(self._blobs, cache, published, standalone=not self._settings.from_cluster)
+        return rows
+
+    def _packagemanifests(self) -> Sequence[Resource]:
         if not self._settings.serving.packagemanifests:
             return ()
         from cacheserver.compat.packagemanifests import PackageManifests  # noqa: PLC0415 - where asked for

@@ -103,7 +103,7 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
             gate=listener.gate,
             author=_author(client, services, cache, ingest, settings, listener.kubernetes),
             nobody=settings.authoring.author,
-            more=doors.kinds(),
+            more=doors.kinds(cache),
             list_cache_bytes=settings.cache.list_cache_bytes,
             max_reads=settings.serving.max_reads,
             max_watches=limits.watches_that_fit(settings.serving.max_watches),

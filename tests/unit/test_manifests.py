@@ -36,6 +36,7 @@ DOORS = (
     "clustercatalogs",
     "registry",
     "packagemanifests",
+    "rukpak",
 )  # components that let clients of other systems in
 GROUP = "config.cacheserver.dev"
 

@@ -244,6 +244,11 @@ class Resource:
         return f"{self.group}/{self.version}"
 
     @cached_property
+    def full_name(self) -> str:
+        """`PLURAL.GROUP`: another system's kind may have the plural of one of ours."""
+        return f"{self.plural}.{self.group}"
+
+    @cached_property
     def singular(self) -> str:
         """As discovery has it: the kind in lower case."""
         return self.kind.lower()

@@ -109,7 +109,7 @@ class Watches:
 
         Where objects are shown in other namespaces, those of one namespace share it.
         """
-        key = (resource.plural, form, namespace if resource.gathered is not None else "")
+        key = (resource.full_name, form, namespace if resource.gathered is not None else "")
         open_ = self._channels.get(key)
         if open_ is None:
             meters = self._accounting.watches(resource)

@@ -29,6 +29,7 @@ from cacheserver.config import (
     Validation,
 )
 from cacheserver.config.quantities import parse_address, parse_duration, parse_size, show_duration, show_size
+from cacheserver.config.repositories import Defaults, from_path
 from cacheserver.config.sources import parse_source
 from cacheserver.errors import ConfigError
 from cacheserver.model import Format, RepositoryKey
@@ -659,3 +660,43 @@ def test_a_size_in_another_notation_is_refused(text: str) -> None:
 def test_what_is_shown_is_read_back(number: int) -> None:
     assert parse_duration(show_duration(number / 1000)) == pytest.approx(number / 1000)
     assert parse_size(show_size(number)) == number
+
+
+CATALOG_SOURCE = """\
+apiVersion: core.rukpak.io/v1beta1
+kind: CatalogSource
+metadata:
+  name: catalogsource-sample
+  namespace: test
+spec:
+  image: docker.io/anik120/community-operator-index:v4.11
+  pollingInterval: 45m
+"""
+
+
+def test_a_catalog_source_is_another_way_to_write_a_repository(tmp_path: Path) -> None:
+    """The sample of rukpak-packageserver, as it is."""
+    (tmp_path / "sample.yaml").write_text(CATALOG_SOURCE)
+    [found] = from_path(tmp_path / "sample.yaml", Defaults())
+    assert found.key == RepositoryKey("test", "catalogsource-sample")
+    assert found.source == OCISource("docker.io/anik120/community-operator-index:v4.11")
+    assert (found.interval_s, found.format, found.publish) == (2700.0, Format.FBC, frozenset((Door.RUKPAK,)))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("core.rukpak.io", "operators.coreos.com", "core.rukpak.io/v1beta1 is needed"),
+        ("45m", "1s", "out of range"),
+        ("  image:", "  picture:", "unknown key"),
+        ("pollingInterval: 45m", "priority: 1", "unknown key"),
+        ("name: catalogsource-sample", "name: a.b", "no dots"),
+    ],
+)
+def test_a_catalog_source_that_is_none_is_refused_with_its_line(
+    before: str, after: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "sample.yaml").write_text(CATALOG_SOURCE.replace(before, after))
+    with pytest.raises(ConfigError, match=r"sample.yaml:\d+") as refused:
+        list(from_path(tmp_path / "sample.yaml", Defaults()))
+    assert said in str(refused.value)
