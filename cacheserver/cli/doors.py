@@ -32,9 +32,16 @@ def published(configs: Iterable[RepositoryConfig], settings: Settings) -> Sequen
     if not counts:
         return []
     said = ", ".join(f"{counts[door]} by {door}" for door in Door if counts[door])
-    if counts[Door.CATALOG] and settings.serving.catalogs_listen is None:
-        remedy = "add components/catalogs of configs/kubernetes, or --catalogs-listen"
-        return [Finding("published", Level.WARNING, f"{said}, and nobody listens for clients of catalogd", remedy)]
+    heard = {
+        Door.CATALOG: (
+            settings.serving.catalogs_listen,
+            "components/catalogs of configs/kubernetes: --catalogs-listen",
+        ),
+        Door.REGISTRY: (settings.serving.registry, "components/registry of configs/kubernetes: --registry"),
+    }
+    for door, (listens, remedy) in heard.items():
+        if counts[door] and not listens:
+            return [Finding("published", Level.WARNING, f"{said}; nobody listens at the door {door}", f"add {remedy}")]
     return [Finding("published", Level.OK, said)]
 
 

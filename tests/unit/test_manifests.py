@@ -156,6 +156,10 @@ def test_the_doors_together_set_what_the_server_takes(tmp_path: Path) -> None:
     assert settings.serving.catalogs_listen is not None
     [port] = service["spec"]["ports"]
     assert (port["port"], port["targetPort"]) == (443, settings.serving.catalogs_listen.port)
+    # Each registry has its Service, named as its Repository.
+    services = {d["metadata"]["name"]: d["spec"]["ports"][0] for d in found if d["kind"] == "Service"}
+    for key, address in settings.registries().items():
+        assert (services[key.name]["port"], services[key.name]["targetPort"]) == (50051, address.port)
     assert all(d["metadata"]["labels"]["app.kubernetes.io/part-of"] == "cacheserver" for d in found)
 
 

@@ -15,6 +15,7 @@ from cacheserver.cluster.kubeapi import KubeAPI
 from cacheserver.compat.clustercatalogs.controller import PATH
 from cacheserver.compat.clustercatalogs.rival import DEPLOYMENT
 from cacheserver.config import Address, Door, RepositoryConfig, Settings, parse_source
+from cacheserver.config.doors import parse_listener
 from cacheserver.config.settings import ServingSettings
 from cacheserver.model import RepositoryKey
 from tests.fakes.kube import KubeStandIn
@@ -78,7 +79,11 @@ def test_what_is_published_is_counted_by_door() -> None:
     config = RepositoryConfig(RepositoryKey("n", "r"), parse_source("/x", Path("/")))
     both = replace(config, publish=frozenset({Door.CATALOG, Door.REGISTRY}))
     shown = [config, both, replace(config, publish=frozenset({Door.CATALOG}))]
-    heard = Settings(serving=ServingSettings(catalogs_listen=Address("0.0.0.0", 8444)))
+    registry = (parse_listener("n/r=0.0.0.0:50051", Path()),)
+    heard = Settings(serving=ServingSettings(catalogs_listen=Address("0.0.0.0", 8444), registry=registry))
+    deaf = replace(heard, serving=replace(heard.serving, registry=()))
+    [finding] = doors.published(shown, deaf)
+    assert (finding.level, "components/registry" in finding.remedy) == (Level.WARNING, True)
     [finding] = doors.published(shown, heard)
     assert (finding.level, finding.found) == (Level.OK, "2 by Catalog, 1 by Registry")
     [finding] = doors.published(shown, Settings())
