@@ -1,4 +1,4 @@
-"""Upgrade paths and graphs of a package, made of its revisions as they are in memory.
+"""Upgrade paths, graphs and images of a package, made of its revisions as they are in memory.
 
 What is large is made in a thread, one at a time, in rounds of clients; what is too large is refused by name. Called by
 verbs for subresources of packages.
@@ -38,8 +38,11 @@ _FORMS: Final = {
     "svg": "image/svg+xml",
     "dot": "text/vnd.graphviz",
     "mermaid": "text/vnd.mermaid",
+    "text": "text/plain",
 }
-GRAPH_TYPES: Final = tuple(_FORMS.values())
+_GRAPHS: Final = ("json", "svg", "dot", "mermaid")
+GRAPH_TYPES: Final = tuple(_FORMS[form] for form in _GRAPHS)
+IMAGE_LIST_TYPES: Final = (_FORMS["json"], _FORMS["text"])
 _COMMON: Final = ("pretty", "resourceVersion", "timeout")
 _UPGRADES: Final = ("from", "to", "channel", "fromVersion")
 _LONGEST: Final = 1024
@@ -69,6 +72,7 @@ class Finding:
         self._answers: dict[str, Callable[[Question], Awaitable[Reply]]] = {
             "upgrades": self._upgrades,
             "graph": self._graph,
+            "images": self._images,
         }
 
     def answer(self, subresource: str) -> Callable[[Question], Awaitable[Reply]] | None:
@@ -93,8 +97,8 @@ class Finding:
         query = question.query
         _check(query, ("format",))
         form = query.get("format", "")
-        if form and form not in _FORMS:
-            raise bad_request(f"format={brief(form)}: there are {', '.join(_FORMS)}")
+        if form and form not in _GRAPHS:
+            raise bad_request(f"format={brief(form)}: there are {', '.join(_GRAPHS)}")
         if not form:
             media_type = choose(question.request.headers.get("Accept", ""), GRAPH_TYPES)
             if media_type is None:
@@ -102,6 +106,22 @@ class Finding:
             form = next(name for name, each in _FORMS.items() if each == media_type)
         body = await self._made(question, lambda package, found: answers.graph(package, found, form))
         return await _sent(question, body, form)
+
+    async def _images(self, question: Question) -> Reply:
+        query = question.query
+        _check(query, ("channel", "from", "format"))
+        form = query.get("format", "")
+        if form and form not in ("json", "text"):
+            raise bad_request(f"format={brief(form)}: there are json, text")
+        media_type = choose(question.request.headers.get("Accept", ""), IMAGE_LIST_TYPES)
+        if not form and media_type is None:
+            raise not_acceptable(IMAGE_LIST_TYPES)
+        as_text = form == "text" or (not form and media_type == _FORMS["text"])
+        channel, start = query.get("channel", ""), query.get("from", "")
+        body = await self._made(
+            question, lambda package, found: answers.images(package, found, channel, start, as_text=as_text)
+        )
+        return await _sent(question, body, "text" if as_text else "json")
 
     async def _made(self, question: Question, work: Work) -> bytes:
         package = question.package

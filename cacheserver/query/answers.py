@@ -65,6 +65,41 @@ def upgrade_paths(package: bytes, revisions: Sequence[bytes], asked: Asked) -> b
     return _document("PackageUpgrades", manifest, {"spec": spec, "status": status})
 
 
+def images(package: bytes, revisions: Sequence[bytes], channel: str, start: str, *, as_text: bool) -> bytes:
+    """The images of its bundles, once each, sorted: of those in a channel, from a version on; empty: of all.
+
+    as_text: a line each. Raises: TooMuchError; WrongQuestionError, also where an object does not hold all of them.
+    """
+    manifest = orjson.loads(package)
+    manifests = list(map(orjson.loads, revisions))
+    found = read(manifest, manifests)
+    if not found.channels:
+        raise WrongQuestionError("a KRM package lists no images: they are in its files")
+    if channel and channel not in found.channels:
+        raise WrongQuestionError(f"no channel of that name; there are {_some(found.channels)}")
+    begin = _meant("from", found, start) if start else None
+    if start and begin is None:
+        raise WrongQuestionError(f"`from` means no bundle; there are {_some(found.bundles)}")
+    wanted = found.channels[channel].entries if channel else found.bundles
+    names = {name for name in wanted if begin is None or found.bundles[name].order >= begin.order}
+    listed: set[str] = set()
+    for each in manifests:
+        status = each["status"]
+        if each["spec"]["revision"] not in names:
+            continue
+        if "relatedImages" in status.get("truncated", ()):
+            raise WrongQuestionError(
+                f"{each['metadata']['name']} has more images than its object holds: read them of its content"
+            )
+        listed.update(image["image"] for image in status.get("relatedImages", ()))
+        listed.update({status.get("image", "")} - {""})
+    if as_text:
+        return "".join(f"{image}\n" for image in sorted(listed)).encode("utf-8", "replace")
+    said = {"channel": channel, "from": start}
+    spec = {name: text for name, text in said.items() if text}
+    return _document("PackageImages", manifest, {"spec": spec, "status": {"images": sorted(listed)}})
+
+
 def _document(kind: str, manifest: Mapping[str, Mapping[str, object]], parts: Json) -> bytes:
     metadata = {name: manifest["metadata"].get(name, "") for name in ("name", "namespace", "resourceVersion")}
     return orjson.dumps({"apiVersion": f"{GROUP}/{VERSION}", "kind": kind, "metadata": metadata, **parts})

@@ -145,6 +145,16 @@ PACKAGE: Final = Resource(
             parameters=(("format", "json, svg, dot or mermaid, whatever Accept says."),),
         ),
         Subresource(
+            "images",
+            "The images that its bundles run or may run, once each: what is to be mirrored (FBC).",
+            ("application/json", "text/plain"),
+            parameters=(
+                ("channel", "Of the bundles of this channel; without it of all."),
+                ("from", "Of this bundle and those with a higher version."),
+                ("format", "json or text, a line each, whatever Accept says."),
+            ),
+        ),
+        Subresource(
             "upgrades",
             "How to get from one revision to another, by the rules of OLM v0 and v1, or why there is no way.",
             ("application/json",),

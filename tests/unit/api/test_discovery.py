@@ -68,6 +68,7 @@ async def test_only_verbs_that_work_are_advertised(world: World) -> None:
         "packages": ["get", "list", "watch"],
         "packages/icon": ["get"],
         "packages/graph": ["get"],
+        "packages/images": ["get"],
         "packages/upgrades": ["get"],
         "packagesearches": ["create"],
         "packagerevisions": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
