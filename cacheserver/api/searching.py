@@ -18,6 +18,7 @@ from cacheserver.cache.watchcache import WatchCache
 from cacheserver.errors import NotReady
 from cacheserver.model import Kind
 from cacheserver.query.search import TEXT_CHARACTERS, Filter, Found, SearchIndex, Steps
+from cacheserver.turns import TURN_COST
 
 _WAIT_S: Final = 3.0
 """For the index to have what the cache has, as long as a read waits for a revision (cache/freshness.py)."""
@@ -25,8 +26,8 @@ _TURN: Final = 2_048
 """Entries that are looked at in one turn: 0.4 ms."""
 _COST: Final = 2
 """Of an entry, in the units of turns.py: 0.3 us."""
-_BYTES_A_COST: Final = 4
-"""Of a package that is put in: 0.05 us a byte."""
+_COST_A_BYTE: Final = 2
+"""Of a package that is put in: 0.4 us, and so three to eight packages a turn. Its words are bounded, so is the cost."""
 
 
 class Searching:
@@ -67,7 +68,7 @@ class Searching:
             while self._pending:
                 name = next(iter(self._pending))
                 entry = self._pending[name]
-                await self._cache.turns.spend(entry.size // _BYTES_A_COST if entry is not None else 100)
+                await self._cache.turns.spend(min(entry.size * _COST_A_BYTE, TURN_COST) if entry is not None else 1_000)
                 # Others may have put something else there in the meantime: what is there now counts.
                 if name in self._pending:
                     self._take(name, self._pending.pop(name))

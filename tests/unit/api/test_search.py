@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
+
 import pytest
 
+from cacheserver.api.searching import Searching
+from cacheserver.api.selectors import EVERYTHING
+from cacheserver.cache.freshness import Freshness, ReadAt
+from cacheserver.cache.snapshot import Entry, Name
+from cacheserver.model import Kind
 from tests.fakes.api import TABLE, World
+from tests.support import waiting
 
 
 @pytest.fixture
@@ -76,3 +85,29 @@ async def test_any_text_is_answered(shelf: World, text: str) -> None:
 async def test_other_kinds_are_not_searched(shelf: World) -> None:
     answer = await shelf.get("packagerevisions", search="x")
     assert answer.status == 400
+
+
+async def test_few_packages_enter_the_index_in_one_turn_of_the_loop(world: World) -> None:
+    """Each takes half a millisecond."""
+    loop, turn, entered = asyncio.get_running_loop(), 0, Counter[int]()
+
+    def tick() -> None:
+        nonlocal turn
+        turn += 1
+        loop.call_soon(tick)
+
+    class Counted(Searching):
+        def _take(self, name: Name, entry: Entry | None) -> None:
+            entered[turn] += 1
+
+    for at in range(100):
+        world.package(f"p{at}", summary="word " * 200)
+    await world.settled()
+    page = await world.cache.list(Kind.PACKAGE, ReadAt(Freshness.ANY), selector=EVERYTHING)
+    index = Counted(world.cache)
+    index.loaded([entry for run in page.runs for entry in run.entries])
+    tick()
+    task = asyncio.create_task(index.run())
+    await waiting.eventually(lambda: entered.total() == 100)
+    task.cancel()
+    assert max(entered.values()) <= 8
