@@ -40,6 +40,8 @@ _CONNECTIONS: Final = 256
 _REQUEST_BYTES: Final = 64 << 10
 """The largest question has three names."""
 _HEADER_BYTES: Final = 16 << 10
+_HANDSHAKE_MS: Final = 10_000
+"""For a connection to speak HTTP/2; gRPC's own is two minutes, in which 256 that say nothing keep a port closed."""
 _KEEPALIVE_MS: Final = 60_000
 """A peer that is gone without a word is noticed, and its calls end."""
 
@@ -50,6 +52,7 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", _REQUEST_BYTES),
     ("grpc.max_metadata_size", _HEADER_BYTES),
     ("grpc.absolute_max_metadata_size", _HEADER_BYTES),
+    ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
     ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", 20_000),
 )
