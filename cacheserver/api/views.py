@@ -37,7 +37,7 @@ class Views:
             if found is None:
                 shown = resource.gathered.shown(namespace)
                 complete = functools.partial(shown.complete, self._blobs) if whole else None
-                found = View(shown.make, complete, memo_bytes=_MEMO_BYTES, by_run=True)
+                found = View(shown.make, complete, memo_bytes=_MEMO_BYTES, weigh=resource.gathered.weigh)
                 self._of_namespaces[key] = found
             return found
         view = self._views.get((resource.full_name, whole))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,20 +46,21 @@ class View:
         complete: Callable[[Sequence[Entry]], Awaitable[Completed]] | None = None,
         *,
         memo_bytes: int = _MEMO_BYTES,
-        by_run: bool = False,
+        weigh: Callable[[Entry], int] | None = None,
     ) -> None:
         """make: from a stored entry, by that alone, in under 50 us; None: it is not shown. What it gives decides
         whether there is a change.
 
         complete: from stored entries that are shown, with what has to be read for it; None: `make` says all. Raises:
-        EtcdError. memo_bytes: of objects, and as much of events. by_run: objects are large, so that a watcher's initial
-        state is made a run at a time, while it is sent.
+        EtcdError. memo_bytes: of objects, and as much of events. weigh: bytes of what is made of a stored entry, about,
+        where that can be large: then a watcher's initial state is made while it is sent, some at a time.
         """
         self._make = make
         self._complete = complete
         self._objects = Memo[Entry, Entry](memo_bytes)
         self._events = Memo[Event, Event](memo_bytes)
-        self.by_run = by_run
+        self._weigh = weigh
+        self.while_sent = weigh is not None
 
     def forget(self) -> None:
         """Nobody watches any more."""
@@ -80,10 +81,19 @@ class View:
             out.append(Run(known.entries, known if run.segment is not None else None))
         return out
 
-    async def at_last(self, run: Run) -> Run:
-        """A run of this kind for one of its source's, of which all are shown: asked for again while the store does not
-        answer; kept nowhere."""
-        return Run(tuple(await self._whole_at_last(run.entries)), None)
+    async def at_last(self, run: Run) -> AsyncGenerator[Run, None]:
+        """Runs of this kind for one of its source's, as much at once as a watcher takes, and always one; kept nowhere.
+        Asked for again while the store does not answer."""
+        part: list[Entry] = []
+        size = 0
+        for entry in run.entries:
+            weight = self._weigh(entry) if self._weigh is not None else entry.size
+            if part and size + weight > TAKE_BYTES:
+                yield Run(tuple(await self._whole_at_last(part)), None)
+                part, size = [], 0
+            part.append(entry)
+            size += weight
+        yield Run(tuple(await self._whole_at_last(part)), None)
 
     async def events(self, events: Sequence[Event]) -> Sequence[Event]:
         """What the first of these events are to this kind, one for one, at the same versions; see Event.unseen.
@@ -93,13 +103,21 @@ class View:
         """
         made: list[Event] = []
         size = 0
-        for at in range(0, len(events), _SLICE):
-            for event in await self._some(events[at : at + _SLICE]):
+        step = 1 if self._are_large(events) else _SLICE
+        for at in range(0, len(events), step):
+            for event in await self._some(events[at : at + step]):
                 size += 0 if event.unseen else event.size
                 if size > TAKE_BYTES and made:
                     return made
                 made.append(event)
         return made
+
+    def _are_large(self, events: Sequence[Event]) -> bool:
+        """Whether _SLICE of them, two objects each, are more than a watcher takes at once."""
+        weigh = self._weigh
+        return weigh is not None and any(
+            2 * _SLICE * weigh(entry) > TAKE_BYTES for event in events for entry in (event.old, event.new) if entry
+        )
 
     async def _some(self, sources: Sequence[Event]) -> Sequence[Event]:
         found = [self._events.get(source) for source in sources]

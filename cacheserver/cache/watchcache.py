@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NoReturn
@@ -75,9 +76,14 @@ class Watch:
             self.position = shown[-1].resource_version
         return shown
 
-    async def shown(self, run: Run) -> Run:
-        """A run of `initial`, as it is to be sent. Waits for the store where it has to be read."""
-        return run if self._view is None or not self._view.by_run else await self._view.at_last(run)
+    async def shown(self, run: Run) -> AsyncGenerator[Run, None]:
+        """A run of `initial`, as it is to be sent, in parts. Waits for the store where it has to be read."""
+        if self._view is None or not self._view.while_sent:
+            yield run
+            return
+        async with aclosing(self._view.at_last(run)) as parts:
+            async for part in parts:
+                yield part
 
     async def begun(self) -> None:
         """Returns once there is what the watch was to begin behind, or may be. Raises: Expired when there is not."""
@@ -273,7 +279,7 @@ class WatchCache:
         watch = Watch(self._at, cached, snapshot.resource_version, view)
         if initial is not None:
             page = await cut_page(snapshot, namespace, selector, 0, None, self.turns, behind)
-            at_once = view is not None and not view.by_run
+            at_once = view is not None and not view.while_sent
             watch.initial = replace(page, runs=await view.runs(page.runs)) if view and at_once else page
         return watch
 

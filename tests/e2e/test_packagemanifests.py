@@ -43,7 +43,7 @@ async def events_of(server: ServerProcess, namespace: str, since: str, *changes:
     They add `new0`, `new1`..."""
     events: list[Event] = []
     url = f"{server.url}{GROUP}/namespaces/{namespace}/packagemanifests?watch=1&resourceVersion={since}"
-    async with asyncio.timeout(30), aiohttp.ClientSession() as session, session.get(url) as response:
+    async with asyncio.timeout(120), aiohttp.ClientSession() as session, session.get(url) as response:
         for at, change in enumerate(changes):
             change()
             server.signal(signal.SIGHUP)
@@ -66,7 +66,7 @@ async def test_kubectl_lists_and_watches_what_is_published(start_server: StartSe
     )
     flags = ("--repositories", str(file), "--packagemanifests", "--packagemanifests-namespace", "olm")
     server = start_server(*flags)
-    until(lambda: len(names(server, "team")) == 3, within_s=20)
+    until(lambda: len(names(server, "team")) == 3, within_s=60)
 
     kubectl = Kubectl(KUBECTLS[0], server, tmp_path / "cache")
     lines = kubectl("get", "packagemanifests", "-n", "team").splitlines()

@@ -176,6 +176,10 @@ class Gathered(Protocol):
         """How the objects are made as they are shown there."""
         ...
 
+    def weigh(self, entry: Entry) -> int:
+        """Bytes of the whole object that is made of a stored one, about."""
+        ...
+
     async def runs(self, namespace: str, runs: Sequence[Run]) -> Sequence[Run]:
         """Runs of this view for runs of stored objects, for metadata and cells."""
         ...

@@ -11,7 +11,7 @@ import functools
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -283,17 +283,18 @@ class _Session:
         frame, now = self._channel.framer.frame, int(self._now())
         gathered: list[bytes] = []
         size = count = 0
-        for part in page.runs:
-            run = await self.watch.shown(part)
-            for entry in run.entries:
-                gathered.append(frame("ADDED", entry, now, columns=self._columns))
-                self._columns = False
-                size += len(gathered[-1])
-                count += 1
-            if size >= _INITIAL_BYTES:
-                await self._channel.alone.spend(size)
-                await self._stream.write(*gathered)
-                gathered, size = [], 0
+        for whole in page.runs:
+            async with aclosing(self.watch.shown(whole)) as parts:
+                async for part in parts:
+                    for entry in part.entries:
+                        gathered.append(frame("ADDED", entry, now, columns=self._columns))
+                        self._columns = False
+                        size += len(gathered[-1])
+                        count += 1
+                    if size >= _INITIAL_BYTES:
+                        await self._channel.alone.spend(size)
+                        await self._stream.write(*gathered)
+                        gathered, size = [], 0
         await self._channel.alone.spend(size)
         await self._stream.write(*gathered)
         self._meters.initial.inc(count)

@@ -71,6 +71,7 @@ class PackageManifests:
         self._pieces = Memo[tuple[str, bool, tuple[Entry, ...]], bytes | Packed](PIECES_BYTES)
         self._rows = Memo[tuple[str, tuple[Entry, ...]], Segment](ROWS_BYTES)
         self._reading = asyncio.Semaphore(_READS_AT_ONCE)
+        self._making = asyncio.Lock()
         self._compressor = zstandard.ZstdCompressor(level=1)
         self._decompressor = zstandard.ZstdDecompressor()
 
@@ -111,6 +112,10 @@ class PackageManifests:
             return await self._whole(namespace, packages)
 
         return Projected(make, complete, functools.partial(self._get, namespace))
+
+    def weigh(self, entry: Entry) -> int:
+        """By what the Package says of its blob."""
+        return _weight(entry)
 
     # --- whole objects ---
 
@@ -205,17 +210,24 @@ class PackageManifests:
     ) -> AsyncGenerator[bytes | Packed, None]:
         """Ready items of each part, joined by commas."""
         for part in parts:
-            key = (namespace, gzip, part)
-            piece = self._pieces.get(key)
+            yield self._pieces.get((namespace, gzip, part)) or await self._piece(namespace, part, gzip=gzip)
             await asyncio.sleep(0)
-            if piece is None:
-                made = await self._whole(namespace, part)
-                text = b",".join([entry.body for entry in made.entries])
-                piece = (await asyncio.to_thread(pack.pack, [text]))[0] if gzip else text
-                if made.lasting:
-                    size = len(piece.deflated) if isinstance(piece, Packed) else len(piece)
-                    self._pieces.put(key, piece, size + 100 * len(part))
-            yield piece
+
+    async def _piece(self, namespace: str, part: tuple[Entry, ...], *, gzip: bool) -> bytes | Packed:
+        """Made once for all who come for it meanwhile: of a crowd that begins together, each list is one more look-up,
+        also where its pieces are more than are remembered. Held up by the store alone, never by a client."""
+        key = (namespace, gzip, part)
+        async with self._making:
+            known = self._pieces.get(key)
+            if known is not None:
+                return known
+            made = await self._whole(namespace, part)
+            text = b",".join([entry.body for entry in made.entries])
+            piece = (await asyncio.to_thread(pack.pack, [text]))[0] if gzip else text
+            if made.lasting:
+                size = len(piece.deflated) if isinstance(piece, Packed) else len(piece)
+                self._pieces.put(key, piece, size + 100 * len(part))
+            return piece
 
     async def _send_readable(
         self, stream: Stream, asking: Asking, listing: Listing, parts: Sequence[tuple[Entry, ...]]
@@ -245,8 +257,7 @@ def _parts(packages: Sequence[Entry]) -> Iterator[tuple[tuple[Entry, ...], int]]
     part: list[Entry] = []
     gathered = 0
     for package in packages:
-        about = About.of(package.fields)
-        size = about.size + _OBJECT_BYTES if about is not None else 0
+        size = _weight(package)
         if part and gathered + size > _PIECE_BYTES:
             yield tuple(part), gathered
             part, gathered = [], 0
@@ -254,6 +265,11 @@ def _parts(packages: Sequence[Entry]) -> Iterator[tuple[tuple[Entry, ...], int]]
         gathered += size
     if part:
         yield tuple(part), gathered
+
+
+def _weight(package: Entry) -> int:
+    about = About.of(package.fields)
+    return about.size + _OBJECT_BYTES if about is not None else 0
 
 
 async def _plain(listing: Listing, made: AsyncIterator[bytes | Packed]) -> AsyncGenerator[bytes, None]:

@@ -130,6 +130,10 @@ class _View:
 
         return Projected(self._made, complete, self._get)
 
+    def weigh(self, entry: Entry) -> int:
+        """As much as what is stored."""
+        return entry.size
+
     def _made(self, stored: Entry) -> Entry | None:
         """None: it is not shown."""
         if not self._shows(stored.fields):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import orjson
 import pytest
 
-from cacheserver.api import PROJECTIONS
+from cacheserver.api import PROJECTIONS, Blobs
+from cacheserver.api.kinds.resource import Resource
+from cacheserver.cache.snapshot import Entry
+from cacheserver.cache.view import Completed
 from cacheserver.compat.packagemanifests import PackageManifests, projections
 from cacheserver.compat.packagemanifests import door as doors
 from cacheserver.model import RepositoryKey
@@ -358,6 +361,43 @@ async def test_a_lost_blob_breaks_one_object_alone(shop: Manifests) -> None:
     assert len(catalogs(listed)) == 4
     assert [item["status"]["channels"] == [] for item in listed.json["items"]] == [False, True, False, False]
     assert (await shop.get("vault")).status == 503
+
+
+class Noted(PackageManifests):
+    """Notes how many whole objects are made at once."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        super().__init__(blobs, lambda _: True, "global")
+        self.at_once: list[int] = []
+
+    async def _whole(self, namespace: str, packages: Sequence[Entry]) -> Completed:
+        self.at_once.append(len(packages))
+        return await super()._whole(namespace, packages)
+
+
+async def test_large_objects_are_made_one_at_a_time_while_they_are_sent() -> None:
+    doors: list[Noted] = []
+
+    def more(blobs: Blobs) -> Sequence[Resource]:
+        doors.append(Noted(blobs))
+        return [doors[0].row]
+
+    async with api_world(projections=projections(PROJECTIONS), more=more) as world:
+        manifests = Manifests(world, set())
+        for at in range(12):
+            await manifests.package(f"large{at:02}", "global", "main", says="x" * 100_000)
+        async with manifests.watch("team") as lines:
+            events = await lines.take(12)
+            said = [event["object"]["status"]["channels"][0]["currentCSVDesc"]["description"] for event in events]
+            assert said == ["x" * 100_000] * 12
+            assert [event["object"]["metadata"]["name"] for event in events] == [f"large{at:02}" for at in range(12)]
+            assert doors[0].at_once == [1] * 12
+            await manifests.package("large00", "global", "main", says="y" * 100_000)
+            assert (await lines.next())["type"] == "MODIFIED"
+        doors[0].at_once.clear()
+        assert len((await manifests.list("team")).json["items"]) == 12
+        assert sum(doors[0].at_once) == 12
+        assert max(doors[0].at_once) == 2
 
 
 # --- icons ---
