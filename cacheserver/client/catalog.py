@@ -44,6 +44,12 @@ class Catalog:
         found: Object = json.loads(self.connection.get(self.path(resource, name, below, **query)))
         return found
 
+    def search(self, text: str, *, fields: str = "", limit: int = 0) -> Sequence[Object]:
+        """Packages, the best first (docs/finding.md, Search)."""
+        query = {"search": text, "fieldSelector": fields, "limit": str(limit or "")}
+        found: Sequence[Object] = json.loads(self.connection.get(self.path("packages", **query)))["items"]
+        return found
+
     def list(self, resource: str, *, api: str = API, fields: str = "", labels: str = "") -> Sequence[Object]:
         """All objects of a resource that the selectors take, in the server's order, read in pages."""
         found: list[Object] = []

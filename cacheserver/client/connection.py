@@ -112,12 +112,19 @@ class Direct:
             raise ClientError(f"--server {url}: give it as http://HOST:PORT or https://HOST:PORT")
         if token and parts.scheme == "http" and host not in ("localhost", "127.0.0.1", "::1"):
             raise ClientError(f"--server {url}: a token goes over https only, or to this machine")
-        self._url, self._prefix = url, parts.path.rstrip("/")
+        self._url, self.prefix = url, parts.path.rstrip("/")
         self._host, self._port, self._authority = host, port, authority
         self._secure = parts.scheme == "https"
-        self._headers = {"Accept": "application/json", "User-Agent": "kubectl-cacheserver"}
+        self.headers = {"User-Agent": "kubectl-cacheserver"}
         if token:
-            self._headers["Authorization"] = f"Bearer {token}"
+            self.headers["Authorization"] = f"Bearer {token}"
+
+    def open(self) -> http.client.HTTPConnection:
+        """A new connection, which connects with its first request. Raises: OSError."""
+        if not self._secure:
+            return http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
+        context = ssl.create_default_context(cafile=self._authority or None)
+        return http.client.HTTPSConnection(self._host, self._port, timeout=_TIMEOUT_S, context=context)
 
     def get(self, path: str) -> bytes:
         """The body. Raises: RefusedError, ClientError."""
@@ -129,16 +136,13 @@ class Direct:
         return _object(self._ask(method, path, None if verb == "delete" else json.dumps(body).encode()))
 
     def _ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        headers = self._headers | ({"Content-Type": "application/json"} if body is not None else {})
-        connection: http.client.HTTPConnection
+        headers = {"Accept": "application/json", **self.headers}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
         try:
-            if self._secure:
-                context = ssl.create_default_context(cafile=self._authority or None)
-                connection = http.client.HTTPSConnection(self._host, self._port, timeout=_TIMEOUT_S, context=context)
-            else:
-                connection = http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
+            connection = self.open()
             try:
-                connection.request(method, self._prefix + path, body, headers)
+                connection.request(method, self.prefix + path, body, headers)
                 answer = connection.getresponse()
                 content = answer.read(_LONGEST_ANSWER + 1)
             finally:

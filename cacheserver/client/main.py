@@ -59,6 +59,18 @@ _WORKSPACE: Final = _Option(("--workspace", "-w"), "name of the draft's workspac
 _NEW: Final = (("repository", "REPOSITORY", "where it is to be published"), ("package", "PACKAGE", "its path there"))
 
 VERBS: Final[Mapping[str, _Spec]] = {
+    "search": _Spec(
+        "reading:search",
+        "packages by words, by a kind that they provide, or by a channel; the best first",
+        (("words", "[WORD]", "what is looked for"),),
+        "search postgres backup\nsearch --provides ServiceMonitor.monitoring.coreos.com -A",
+        (
+            _Option(("--provides",), "a kind that they bring: KIND.GROUP, or KIND.VERSION.GROUP"),
+            _Option(("--channel",), "a channel that they have"),
+            _Option(("--repository",), "where they come from"),
+            _Option(("--all-namespaces", "-A"), "of all namespaces", flag=True),
+        ),
+    ),
     "versions": _Spec(
         "reading:versions",
         "every revision of a package, the newest first",
@@ -204,6 +216,17 @@ VERBS: Final[Mapping[str, _Spec]] = {
         (("repository", "REPOSITORY", "its name"),),
         "sync edge",
     ),
+    "ui": _Spec(
+        "ui:ui",
+        "open the page in a browser, with your rights",
+        (),
+        "ui\nui --write --port 8080 --no-browser",
+        (
+            _Option(("--write",), "let its buttons change things", flag=True),
+            _Option(("--port",), "on this machine (default: any)"),
+            _Option(("--no-browser",), "only print the address", flag=True),
+        ),
+    ),
     "completion": _Spec(
         "completion:script",
         "print what makes a shell complete `kubectl-cacheserver`",
@@ -299,7 +322,9 @@ def common() -> ArgumentParser:
 
 
 def _add_word(one: ArgumentParser, word: str, shown: str, told: str) -> None:
-    if word == "revisions":
+    if word == "words":
+        one.add_argument(word, metavar="WORD", help=told, nargs="*")
+    elif word == "revisions":
         one.add_argument(word, metavar=shown, help=told, nargs="+")
     elif shown.startswith("["):
         one.add_argument(word, metavar=shown.strip("[]"), help=told, nargs="?", default="")

@@ -7,12 +7,25 @@ import difflib
 import json
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from cacheserver.client.catalog import LATEST, Catalog, said_version
 from cacheserver.client.connection import ClientError, Object
 from cacheserver.client.output import Column, Output, age, plain
 
+_PACKAGES: Final[Sequence[Column]] = (
+    ("PACKAGE", lambda one: one["spec"]["packageName"]),
+    ("LATEST", lambda one: _latest(one)),  # noqa: PLW0108  it stands below
+    ("REPOSITORY", lambda one: one["spec"]["repository"]),
+    ("ABOUT", lambda one: one["status"].get("summary", "")),
+)
+_PACKAGES_WIDE: Final[Sequence[Column]] = (
+    ("NAME", lambda one: f"{one['metadata']['namespace']}/{one['metadata']['name']}"),
+    ("TITLE", lambda one: one["status"].get("displayName", "")),
+    ("PROVIDER", lambda one: (one["status"].get("provider") or {}).get("name", "")),
+    ("DEPRECATED", lambda one: (one["status"].get("deprecation") or {}).get("message", "")),
+)
 _VERSIONS: Final[Sequence[Column]] = (
     ("VERSION", said_version),
     ("LIFECYCLE", lambda one: one["spec"]["lifecycle"]),
@@ -25,6 +38,24 @@ _VERSIONS_WIDE: Final[Sequence[Column]] = (
     ("DEPRECATED", lambda one: (one["status"].get("deprecation") or {}).get("message", "")),
     ("IMAGE-OR-COMMIT", lambda one: _origin(one)),  # noqa: PLW0108  it stands below
 )
+
+
+def search(catalog: Catalog, asked: Namespace, output: Output) -> int:
+    """Packages by words, the best first; by a kind that they provide, or a channel. Exit code 1 where there is none."""
+    there = replace(catalog, namespace="") if asked.all_namespaces else catalog
+    terms = {"status.provides": asked.provides, "status.channels": asked.channel, "spec.repository": asked.repository}
+    fields = ",".join(f"{name}={text}" for name, text in terms.items() if text)
+    if not asked.words and not fields:
+        raise ClientError("say what is looked for: words, --provides KIND.GROUP, --channel or --repository")
+    words = " ".join(asked.words)
+    found = there.search(words, fields=fields) if words else there.list("packages", fields=fields)
+    output.objects(found, _PACKAGES, _PACKAGES_WIDE)
+    return 0 if found else 1
+
+
+def _latest(one: Object) -> str:
+    latest = one["status"].get("latest") or {}
+    return str(latest.get("version") or latest.get("revision", ""))
 
 
 def versions(catalog: Catalog, asked: Namespace, output: Output) -> int:

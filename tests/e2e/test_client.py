@@ -149,6 +149,18 @@ def _bundle(world: World, revision: str) -> dict[str, list[dict[str, str]]]:
     return found
 
 
+def test_packages_are_searched_by_words_and_by_what_they_provide(world: World) -> None:
+    assert _first_words(world.done("search", "app")) == ["PACKAGE", "app"]
+    assert _first_words(world.done("search", "ap", "-A", "-o", "wide", how="direct")) == ["PACKAGE", "app"]
+    assert world.done("search", "--repository", "c", "-o", "name").split() == [
+        "package.cacheserver.dev/c.app",
+        "package.cacheserver.dev/c.db",
+    ]
+    nothing = world.client("search", "nothingofthekind")
+    assert (nothing.code, nothing.out, nothing.err) == (1, "", "nothing was found\n")
+    assert "say what is looked for" in world.client("search").err
+
+
 def test_what_is_not_there_or_not_understood_says_what_to_do(world: World) -> None:
     missing = world.client("versions", "nosuch")
     assert (missing.code, missing.out) == (1, "")

@@ -7,7 +7,8 @@ from importlib.resources import files
 
 import pytest
 
-from cacheserver.web.route import HEADERS, POLICY, ROUTE, documents
+from cacheserver.web.policy import HEADERS, POLICY
+from cacheserver.web.route import ROUTE, documents
 from tests.fakes.api import api_world
 
 STATIC = files("cacheserver.web") / "static"
