@@ -28,7 +28,8 @@ REAL: Final = Path(__file__).parents[3] / "shared" / "data" / "fbc" / "community
 BEFORE: Final = ["kettle", "samovar", "teapot"]  # an urn has no CSV
 AFTER: Final = ["kettle", "samovar"]
 ABOUT: Final = {"displayName": "Tea <&>", "publisher": "Example"}
-FOLLOWS_WITHIN_S: Final = 5.0
+FOLLOWS_WITHIN_S: Final = 30.0
+"""Less than a second where nothing else runs. By itself package-server would ask again after 12 hours."""
 
 
 @pytest.fixture
@@ -38,7 +39,10 @@ def binary() -> Path:
 
 @asynccontextmanager
 async def shown(binary: Path, tmp_path: Path, addresses: dict[str, str]) -> AsyncIterator[PackageServer]:
-    """package-server with a CatalogSource `tea` in each namespace, by the address of its registry."""
+    """package-server with a CatalogSource `tea` in each namespace, by the address of its registry, once that listens:
+    one of ours does when its catalog was read."""
+    for address in addresses.values():
+        await eventually(partial(olm.accepts, address), within_s=60)
     async with OLMCluster(Authority(tmp_path / "authority")) as cluster:
         for namespace, address in addresses.items():
             cluster.catalog_source(namespace, "tea", address, **ABOUT)
@@ -60,19 +64,19 @@ async def test_it_shows_of_ours_what_it_shows_of_the_reference(
         start_server("--catalog", f"tea={catalog}", "--registry", f"tea=127.0.0.1:{port}")
         async with shown(binary, tmp_path, {"theirs": reference.address, "ours": f"127.0.0.1:{port}"}) as server:
             for namespace in ("theirs", "ours"):
-                await eventually(_counted(server, namespace, count), within_s=20)
+                await eventually(_counted(server, namespace, count), within_s=60)
             theirs, ours = [await server.manifests(namespace) for namespace in ("theirs", "ours")]
     assert olm.comparable(ours) == olm.comparable(theirs)
 
 
-async def test_it_follows_a_change_within_seconds_and_never_shows_none(
+async def test_it_follows_a_change_and_never_shows_none(
     binary: Path, start_server: StartServer, tmp_path: Path
 ) -> None:
     catalog = odd_catalog.write(tmp_path / "catalog")
     port = free_ports(1)[0]
     ours = start_server("--catalog", f"tea={catalog}", "--registry", f"tea=127.0.0.1:{port}")
     async with shown(binary, tmp_path, {"ours": f"127.0.0.1:{port}"}) as server:
-        await eventually(_counted(server, "ours", len(BEFORE)))
+        await eventually(_counted(server, "ours", len(BEFORE)), within_s=60)
         seen, looking = _looking(server)
         odd_catalog.write(catalog, changed=True)
         ours.signal(signal.SIGHUP)
@@ -98,7 +102,7 @@ async def test_it_does_not_notice_a_look_that_changed_nothing(
     port = free_ports(1)[0]
     ours = start_server("--catalog", f"tea={catalog}", "--registry", f"tea=127.0.0.1:{port}")
     async with shown(binary, tmp_path, {"ours": f"127.0.0.1:{port}"}) as server:
-        await eventually(_counted(server, "ours", len(BEFORE)))
+        await eventually(_counted(server, "ours", len(BEFORE)), within_s=60)
         states, looks = server.states(), await _unchanged(ours)
 
         async def looked() -> bool:
@@ -124,11 +128,11 @@ async def test_it_shows_all_while_one_of_two_replicas_restarts(
         for port in ports
     ]
     async with Service(ports) as service, shown(binary, tmp_path, {"ours": service.address}) as server:
-        await eventually(_counted(server, "ours", len(BEFORE)))
+        await eventually(_counted(server, "ours", len(BEFORE)), within_s=60)
         seen, looking = _looking(server)
         for replica in (replicas[0], replicas[1], replicas[0]):  # whichever is asked is among them
             replica.signal(signal.SIGTERM)
-            await eventually(partial(_gone, replica), within_s=20)
+            await eventually(partial(_gone, replica), within_s=60)
             replica.spawn()
             await eventually(partial(_ready, replica), within_s=30)
         await eventually(lambda: seen[-1:] == [BEFORE], within_s=FOLLOWS_WITHIN_S)

@@ -6,7 +6,6 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -63,13 +62,14 @@ def server(binary: Path, catalog: Path, start_server: StartServer) -> ServerProc
     server = start_server(
         *(f"--catalog={name}={catalog}" for name in names), *(f"--publish={name}=Catalog" for name in names)
     )
-    for name in names:  # a catalog that was never read is not served yet
-        until(partial(_served, server, name), within_s=20)
+    # A catalog that was never read is not served yet, and what says so of it comes a moment later.
+    until(lambda: all(_served(server, name) for name in names), within_s=20)
     return server
 
 
 def _served(server: ServerProcess, name: str) -> bool:
-    return ask(f"{server.url}/catalogs/{name}/api/v1/all").status == 200
+    found = ask(f"{server.url}{CLUSTER_CATALOGS}/{name}")
+    return found.status == 200 and "resolvedSource" in found.json.get("status", {})
 
 
 def test_it_resolves_what_is_asked_for(binary: Path, server: ServerProcess) -> None:

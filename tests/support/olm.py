@@ -84,7 +84,11 @@ class OpmServe:
                 stderr=log,
                 start_new_session=True,
             )
-        until(self._ready, within_s=_READY_WITHIN_S, otherwise=self.log)
+        try:
+            until(self._ready, within_s=_READY_WITHIN_S, otherwise=self.log)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -245,7 +249,11 @@ class PackageServer:
                 stderr=log,
                 start_new_session=True,
             )
-        await eventually(self._ready, within_s=_READY_WITHIN_S)
+        try:
+            await eventually(self._ready, within_s=_READY_WITHIN_S)
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *exc: object) -> None:
