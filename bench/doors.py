@@ -216,7 +216,7 @@ def _manifests(
                             _READERS,
                         )
                         samples = {side: by_cpu(serve.ask(question, target, options)) for side, target in sides.items()}
-                        said = f"{len(listed)} of them; TLS on both; the peer indents its JSON; by the server's CPU"
+                        said = f"{len(listed)} of them; TLS on both; by the server's CPU"
                         compare.add(report, question.name, samples, "us_a_kB", aim=_SPEED_AIM, compared=said)
                     said = "the process alone, after these lists; the peer has a registry behind it"
                     opm.memory(
