@@ -98,6 +98,8 @@ class Registry:
 
     async def close(self, grace_s: float) -> None:
         """Let clients go, to another replica: nobody connects any more, and calls have the grace to end."""
+        for port in self._ports.values():
+            port.leaving = True
         await asyncio.gather(*(port.listener.close(grace_s) for port in self._ports.values()))
 
 
@@ -110,6 +112,7 @@ class _Port:
         self.key = key
         self.listener = listener
         self.changed = asyncio.Event()
+        self.leaving = False  # never to be opened again: who comes goes to another replica
         self._catalogs = catalogs
         self._loader = loader
         self._shown: Loaded | None = None
@@ -156,7 +159,7 @@ class _Port:
         return self._catalogs.is_published(self.key, Door.REGISTRY)
 
     def _wanted(self) -> PublishedCatalog | None:
-        return self._catalogs.get(self.key) if self._published() else None
+        return self._catalogs.get(self.key) if self._published() and not self.leaving else None
 
     async def _show(self) -> None:
         """Raises: what loading does; OSError."""
@@ -167,7 +170,7 @@ class _Port:
             self.changed.set()
             return
         loaded = await self._loader.load(wanted, self._shown)
-        if not self._published():
+        if self._wanted() is None:
             self.changed.set()
             return
         await self.listener.show(loaded.content)

@@ -391,6 +391,13 @@ async def test_nobody_listens_for_what_is_not_published(shop: Shop) -> None:
         await asyncio.open_connection(address.host, address.port)
 
 
+async def test_a_change_opens_no_port_of_a_server_that_stops(shop: Shop) -> None:
+    await shop.registry.close(0.0)
+    shop.catalogs.publish(KEY, {"pot": pot("9.0.0")})
+    await eventually(lambda: not shop.registry._ports[KEY].changed.is_set() and shop.catalogs._changed.empty())
+    assert shop.registry.address(KEY) is None
+
+
 async def test_what_cannot_be_read_leaves_what_is_shown(shop: Shop) -> None:
     shop.catalogs.publish(KEY, {"pot": pot("9.0.0")})
     shop.catalogs.lose()
