@@ -181,6 +181,7 @@ class Ingest:
         self._collection = ContentCollection(services.store, services.blobs, self._request_sync)
         self._publishing = _publishing(publisher, services)
         self._leader: Claim | None = None
+        self._complete = not lead
         self._changed = asyncio.Event()
         self._told: list[Callable[[RepositoryKey], None]] = []
         self._holder = f"{socket.gethostname()}/{os.getpid()}"
@@ -199,6 +200,11 @@ class Ingest:
     def _tell(self, key: RepositoryKey) -> None:
         for told in self._told:
             told(key)
+
+    @property
+    def complete(self) -> bool:
+        """Whether `repositories` has all that there are: in a cluster not before they were listed once."""
+        return self._complete
 
     @property
     def leads(self) -> bool:
@@ -339,6 +345,7 @@ class Ingest:
 
     async def left_behind(self, present: Collection[RepositoryKey]) -> None:
         """Forget every repository that the store holds and that is not `present`: it went while nobody looked."""
+        self._complete = True
         if self._services.mirrors is not None:
             await self._services.mirrors.keep_only(present)
         for key in await self._services.store.repositories():

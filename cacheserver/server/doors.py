@@ -129,7 +129,8 @@ class Doors:
         """The door for clients of catalogd."""
         from cacheserver.compat.catalogd.door import Catalogd  # noqa: PLC0415 - see the module
 
-        return Catalogd(self.catalogs, namespace=self._settings.content.namespace)
+        ingest, namespace = self._ingest, self._settings.content.namespace
+        return Catalogd(self.catalogs, namespace=namespace, complete=lambda: ingest.complete)
 
     async def _below_catalogs(self, asked: PathRequest) -> Reply | Stream:
         if not self.catalogs.published(Door.CATALOG):

@@ -15,7 +15,7 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Final
 from urllib.parse import unquote
@@ -83,10 +83,18 @@ class _Refused(Exception):  # noqa: N818 - never leaves this file
 class Catalogd:
     """See the module. One a process: its listeners share what readers may hold."""
 
-    def __init__(self, catalogs: Catalogs, *, namespace: str, readers: Readers | None = None) -> None:
-        """namespace: whose repositories go by their name alone."""
+    def __init__(
+        self,
+        catalogs: Catalogs,
+        *,
+        namespace: str,
+        complete: Callable[[], bool] = lambda: True,
+        readers: Readers | None = None,
+    ) -> None:
+        """namespace: whose repositories go by their name alone. complete: whether all repositories are known."""
         self._catalogs = catalogs
         self._namespace = namespace
+        self._complete = complete
         self._readers = readers or Readers()
         self._bodies = Bodies(catalogs.frames)
         self._metas = Metas(catalogs.frames)
@@ -158,11 +166,11 @@ class Catalogd:
         if dot and namespace == self._namespace:
             raise _no_catalog()  # it has one name
         key = RepositoryKey(namespace or self._namespace, repository)
+        # Clients forget a catalog that is not there; so nobody hears that before it is known which there are.
         if not self._catalogs.is_published(key, Door.CATALOG):
-            raise _no_catalog()
+            raise _no_catalog() if self._complete() else _later("repositories are being read from the cluster", 1)
         catalog = self._catalogs.get(key)
         if catalog is None:
-            # Clients forget a catalog that is not there; so nobody hears that before etcd was asked.
             raise _no_catalog() if self._catalogs.known else _later("catalogs are being read from etcd", 1)
         return catalog
 

@@ -328,6 +328,19 @@ async def test_a_catalog_is_not_called_absent_before_etcd_was_asked() -> None:
         await acceptor.close(within_s=0)
 
 
+async def test_a_catalog_is_not_called_absent_before_the_cluster_said_which_there_are(world: World) -> None:
+    listed = False
+    door = Catalogd(world.published.catalogs, namespace=NAMESPACE, complete=lambda: listed)
+    acceptor = Acceptor(bounded_server(door.handle, ConnectionLimits()))
+    await acceptor.open("127.0.0.1", 0)
+    early = World(world.published, f"http://127.0.0.1:{acceptor.addresses[0][1]}", world.session)
+    assert (await early.get("community/api/v1/all")).status == 200
+    assert (await early.get("nothing/api/v1/all")).status == 503
+    listed = True
+    assert (await early.get("nothing/api/v1/all")).status == 404
+    await acceptor.close(within_s=0)
+
+
 # --- while things happen ---
 
 
