@@ -29,6 +29,9 @@ NEEDS = import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["pr
 HERE = import os, sysconfig; \
 	open(os.path.join(sysconfig.get_path("purelib"), "checkout.pth"), "w").write(os.getcwd() + "\n")
 
+# Tests at the same time: one more than CPUs, since a whole server's test waits for half of its time.
+JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
+
 # What `make run` serves: NAME=SOURCE, as `cacheserver serve --catalog` takes it.
 SOURCE ?= example=examples/catalogs
 # Instead, a file or directory of Repository manifests, as --repositories takes it.
@@ -63,7 +66,7 @@ authors: $(STAMP) ## 2,000 steps of authors at random, with crashes: minutes; SE
 	AUTHORS_STEPS=2000 AUTHORS_SEEDS="$(or $(SEEDS),1)" $(BIN)/python -m pytest tests/e2e/test_random_authoring.py -s
 
 test: check ## everything: check, unit, etcd, e2e
-	$(BIN)/python -m pytest tests -n auto --dist loadfile
+	$(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile
 
 run: $(RUNS) ## serve the examples with an etcd of its own; SOURCE=name=path make run serves another catalog
 	$(BIN)/python -m cacheserver serve $(if $(REPOSITORIES),--repositories "$(REPOSITORIES)",--catalog "$(SOURCE)") --listen "$(LISTEN)" --data-dir data --interval 10s --log-format text

@@ -1,12 +1,10 @@
-"""The wire checks of ../shared/conformance, taken from a real kube-apiserver, against our API.
+"""The wire checks of ../shared/conformance, taken from a real kube-apiserver, against a whole server.
 
-Once over a fake store, which needs nothing but this folder; once against a whole server, started by its command line.
-Both are skipped where the checks are not there: the project stands without them.
+test_security.py asks them of a secured one. Both are skipped where there are none.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
@@ -16,11 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import orjson
 import pytest
 import yaml
 
-from tests.fakes.api import World, api_world
+from tests.fakes.api import api_world
 from tests.support.asking import take
 from tests.support.waiting import until
 
@@ -48,26 +45,6 @@ def _check(tmp_path: Path, server: str) -> str:
     command = [sys.executable, "run.py", "checks.yaml", str(_target(tmp_path, server))]
     run = subprocess.run(command, cwd=CONFORMANCE, capture_output=True, text=True, timeout=300, check=False)
     return "" if run.returncode == 0 else run.stdout + run.stderr
-
-
-def _seed(world: World) -> None:
-    """What ingesting the seed would serve."""
-    for i in range(6):
-        world.feed.put(
-            "chk",
-            f"chk.{i}",
-            labels={"chk": "1", "i": str(i % 2), "cacheserver.dev/repository": "chk"},
-            spec=orjson.dumps({"repository": "chk", "packageName": str(i), "format": "KRM"}),
-            status=orjson.dumps({"latest": {"revision": "main"}, "revisions": 1}),
-        )
-
-
-async def test_the_api_answers_as_kube_apiserver_does(tmp_path: Path) -> None:
-    async with api_world() as world:
-        _seed(world)
-        await world.settled()
-        failures = await asyncio.to_thread(_check, tmp_path, world.url)
-    assert not failures, failures
 
 
 async def test_a_bookmark_comes_before_the_end_when_something_moved() -> None:
