@@ -265,7 +265,9 @@ def test_a_draft_is_proposed_and_approved_by_its_buttons(
         page.click("a:text('shop')")
         expect(page.locator(".diff h3").first).to_contain_text("Kptfile (new)")
         page.click("button:text('Propose')")
-        page.click("button:text('Approve and publish')", timeout=60_000)
+        page.wait_for_selector("button:text('Approve and publish')")
+        expect(page.locator("text=Git refused")).to_have_count(0)
+        page.click("button:text('Approve and publish')")
         expect(page.locator("main")).to_contain_text("Published as v1", timeout=60_000)
         assert git.git("tag", "--list") == "shop/v1"
 

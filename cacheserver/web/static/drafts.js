@@ -71,7 +71,7 @@ function Draft({ at, say }) {
   const conditions = (item.status.conditions ?? []).filter((each) => each.status !== "True" || !["Ready", "Pushed", "Rendered"].includes(each.type));
   return html`<h1>${item.spec.packageName} <span class="soft">${item.spec.workspaceName}</span></h1>
     <p class="soft">${WORDS[item.spec.lifecycle] ?? item.spec.lifecycle}${item.spec.lifecycle === "Published" ? ` as ${versionOf(item)}` : ""} · ${item.spec.repository} · begun ${age(item.metadata.creationTimestamp)} ago</p>
-    ${item.status.lastOperation && html`<div class="notice bad">Git refused the last step: ${item.status.lastOperation.message}</div>`}
+    ${item.status.lastOperation?.result === "Failed" && html`<div class="notice bad">Git refused the last step: ${item.status.lastOperation.message}</div>`}
     <${Buttons} item=${item} />
     ${conditions.map((each) => html`<div class="notice" key=${each.type}><strong>${each.type} ${each.status === "True" ? "" : `is ${each.status}`}</strong> ${each.message}</div>`)}
     <h2>${base ? `Changes since ${versionOf(base)}` : "All of it is new"}</h2>
