@@ -104,8 +104,12 @@ def test_it_resolves_a_subscription_and_again_when_the_catalog_changed(
             return str(kubectl.json("get", "jobs", "-n", "olm")["items"])
 
         until(lambda: "registry.example.com/kettle:v2.0.0" in unpacked(), within_s=60, otherwise=operator.log)
-        source = kubectl.json("get", "catalogsource", "tea", "-n", "olm")
-        assert source["status"]["connectionState"]["lastObservedState"] == "READY"
+        connected = ("-o", "jsonpath={.status.connectionState.lastObservedState}")
+        until(
+            lambda: kubectl.run("get", "catalogsource", "tea", "-n", "olm", *connected) == "READY",
+            within_s=60,
+            otherwise=operator.log,
+        )
         odd_catalog.write(catalog, changed=True)
         server.signal(signal.SIGHUP)
         until(lambda: "registry.example.com/kettle:v2.2.0" in unpacked(), within_s=60, otherwise=operator.log)
