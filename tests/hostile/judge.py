@@ -17,12 +17,18 @@ AFTERWARDS: Final = 260 << 20
 
 MOST_P99_MS: Final = 50.0
 
+STARVED_S: Final = 3.0
+"""Without a processor, of the part that runs among all other tests."""
+
 
 async def judge(arena: Arena, measured: Measured) -> None:
     """Raises AssertionError that says what an attack got through."""
     felt = measured.felt
     assert measured.memory.peak < MOST_RESIDENT, f"{measured.memory.peak >> 20} MiB at most"
-    assert not felt.failed, f"others were refused: {felt.failed}"
+    # A 504: etcd was not heard of for 3 s. Where the machine gave us no processor for as long, no attacker did it.
+    starved = not WHOLE and measured.waited_s >= STARVED_S
+    failed = {what: times for what, times in felt.failed.items() if not (starved and what.endswith(" 504"))}
+    assert not failed, f"others were refused: {failed}"
     assert all(felt.answered.get(question) for question in ("GET", "LIST", "livez"))
     assert "Traceback" not in measured.logged
     if WHOLE:
