@@ -396,7 +396,7 @@ def test_defaults_are_few_and_columns_tell_the_source_and_the_state(cluster: Clu
     table = cluster.admin.run("-n", namespace, "get", "repositories", "-o", "wide").splitlines()
     assert table[0].split() == [
         "NAME", "SOURCE", "READY", "REASON", "DEGRADED", "PACKAGES", "REVISIONS", "SYNCED", "STATUS", "DIGEST",
-        "INTERVAL", "SUSPENDED",
+        "INTERVAL", "SUSPENDED", "PUBLISHED",
     ]  # fmt: skip
     assert [line.split()[:2] for line in table[1:]] == [
         ["image", "r.example/c:v1"],
@@ -447,7 +447,7 @@ def test_the_apiservice_is_available_and_discovered(server: Server, cluster: Clu
         return {row.split()[0] for row in rows}
 
     # kube-apiserver asks an APIService for its discovery in its own time.
-    wanted = {"packages", "packagerevisions", "packagerevisionresources"}
+    wanted = {"packages", "packagerevisions", "packagerevisionresources", "packagesearches"}
     until(lambda: listed() == wanted, within_s=30, otherwise=lambda: str(listed()))
 
 
