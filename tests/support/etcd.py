@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import signal
 import socket
@@ -197,9 +198,15 @@ class EtcdProcess:
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports nobody had a moment ago."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    """Loopback ports nobody had a moment ago, below those that Linux gives to whoever connects (from 32768 on): one of
+    these may be taken by another test's connection before a server gets it."""
+    held: list[socket.socket] = []
     try:
+        while len(held) < count:
+            try:
+                held.append(socket.create_server(("127.0.0.1", random.SystemRandom().randint(15_000, 32_000))))
+            except OSError:
+                continue
         return [each.getsockname()[1] for each in held]
     finally:
         for each in held:
