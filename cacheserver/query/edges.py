@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from cacheserver.catalogs import semver
-from cacheserver.query.package import MOST_EDGES, Bundle, Channel, Entry, Package, TooMuchError
+from cacheserver.catalogs.fbc.facts import Entry
+from cacheserver.query.package import MOST_EDGES, Bundle, Channel, Package, TooMuchError
 
 REPLACES: Final = "replaces"
 SKIPS: Final = "skips"

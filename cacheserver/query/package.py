@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cacheserver.catalogs import semver
+from cacheserver.catalogs.fbc.facts import Entry
 
 MOST_BUNDLES: Final = 2_000
 """Of a package that is answered about. The largest known has 140; what is asked costs up to the square of it."""
@@ -39,16 +40,6 @@ class Bundle:
     written: str = ""
     object: str = ""
     deprecation: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A node of a channel: the bundle `name`, and the edges that lead to it."""
-
-    name: str
-    replaces: str = ""
-    skips: tuple[str, ...] = ()
-    skip_range: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,9 @@ import zstandard
 from google.protobuf import json_format, struct_pb2
 
 from cacheserver.catalogs.documents.document import text
+from cacheserver.catalogs.fbc.facts import Entry
 from cacheserver.catalogs.fbc.registry.protobuf import message, string
-from cacheserver.catalogs.fbc.registry.wire import Channel, Entry, Packed, Place, Stored
+from cacheserver.catalogs.fbc.registry.wire import Channel, Packed, Place, Stored
 
 BATCH_BYTES: Final = 64 << 10
 """Of messages that are given out together."""
@@ -98,7 +99,7 @@ class Content:
             messages: list[bytes] = []
             size = 0
             for entry in channel.entries.values():
-                stored = package.bundles.get(entry.bundle)
+                stored = package.bundles.get(entry.name)
                 if stored is None:
                     continue  # no catalog that was good has one
                 parts = [await plain.read(stored.plain), _of_channel(channel.name, entry)]
@@ -134,7 +135,7 @@ class Content:
         _, where = self._channel(package, channel)
         async for entry in _unhurried(where.entries.values()):
             if bundle in (entry.replaces, *entry.skips):
-                return await self.bundle(package, channel, entry.bundle)
+                return await self.bundle(package, channel, entry.name)
         raise NotFoundError(f"no entry found for package {quoted(package)}, channel {quoted(channel)}")
 
     async def default_provider(self, api: Api) -> bytes:
@@ -176,7 +177,7 @@ class Content:
                 continue
             for channel in package.channels.values():
                 async for entry in _unhurried(channel.entries.values()):
-                    if entry.bundle in provided:
+                    if entry.name in provided:
                         found = True
                         for batch in _batches(_replaced(package, channel, entry, everywhere=True)):
                             yield batch
@@ -239,7 +240,7 @@ class Content:
         return found, where
 
     async def _whole(self, package: Packed, channel: Channel, entry: Entry) -> bytes:
-        stored, reader = package.bundles[entry.bundle], _Reader(package)
+        stored, reader = package.bundles[entry.name], _Reader(package)
         plain = await reader.read(stored.plain)
         inline = _inline(stored, await reader.read(stored.inline))
         return b"".join((plain, string(3, channel.name), string(10, entry.skip_range), inline))
@@ -296,7 +297,7 @@ def _deprecation(number: int, said: str | None) -> bytes:
 
 def _entry(package: Packed, channel: Channel, entry: Entry, replaces: str) -> bytes:
     """A ChannelEntry."""
-    return string(1, package.name) + string(2, channel.name) + string(3, entry.bundle) + string(4, replaces)
+    return string(1, package.name) + string(2, channel.name) + string(3, entry.name) + string(4, replaces)
 
 
 def _replaced(package: Packed, channel: Channel, entry: Entry, *, everywhere: bool) -> Iterator[bytes]:

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cacheserver.catalogs import semver
+from cacheserver.catalogs.fbc.facts import Entry
 from cacheserver.query.drawings import dot, mermaid, shown, svg
 from cacheserver.query.graph import MOST_LANES, Graph, described, lay_out
-from cacheserver.query.package import Bundle, Channel, Entry, Package, order_of
+from cacheserver.query.package import Bundle, Channel, Package, order_of
 
 
 def bundle(name: str, version: str, deprecation: str = "") -> Bundle:

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cacheserver.catalogs import semver
+from cacheserver.catalogs.fbc.facts import Entry
 from cacheserver.query.edges import Edges, sorted_channel
 from cacheserver.query.package import (
     MOST_BUNDLES,
     Bundle,
     Channel,
-    Entry,
     Package,
     TooMuchError,
     check_size,

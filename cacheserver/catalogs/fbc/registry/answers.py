@@ -31,7 +31,6 @@ from cacheserver.catalogs.fbc.registry import csv
 from cacheserver.catalogs.fbc.registry.protobuf import message, string
 from cacheserver.catalogs.fbc.registry.wire import (
     Channel,
-    Entry,
     Packed,
     Place,
     Refused,
@@ -61,7 +60,7 @@ class _Package:
         self.name = name
         self.limits = limits
         self.said: Object | None = None
-        self.channels: dict[str, Mapping[str, Entry]] = {}
+        self.channels: dict[str, Mapping[str, f.Entry]] = {}
         self.bundles: dict[str, Object] = {}
         self.deprecations: dict[tuple[str, str], str] = {}
         self.others: list[tuple[str, bytes]] = []
@@ -90,16 +89,16 @@ class _Package:
         else:
             self.others.append((schema, line))
 
-    def _entries(self, channel: str, document: Object) -> Mapping[str, Entry]:
-        found: dict[str, Entry] = {}
+    def _entries(self, channel: str, document: Object) -> Mapping[str, f.Entry]:
+        found: dict[str, f.Entry] = {}
         for each in children(document, "entries"):
-            entry = Entry(
+            entry = f.Entry(
                 text(each, "name"), text(each, "replaces"), tuple(texts(each, "skips")), text(each, "skipRange")
             )
-            if entry.bundle in found:
-                raise ShapeError(f"channel {channel!r}: duplicate entry {entry.bundle!r}")
-            found[entry.bundle] = entry
-            self._index_bytes += _ENTRY_BYTES + len(entry.bundle) + sum(8 + len(skip) for skip in entry.skips)
+            if entry.name in found:
+                raise ShapeError(f"channel {channel!r}: duplicate entry {entry.name!r}")
+            found[entry.name] = entry
+            self._index_bytes += _ENTRY_BYTES + len(entry.name) + sum(8 + len(skip) for skip in entry.skips)
             if self._index_bytes > _INDEX_BYTES:
                 raise ShapeError(f"names in its channels come to more than {_INDEX_BYTES} bytes")
         return dict(sorted(found.items()))
@@ -172,7 +171,7 @@ def _channel(package: _Package, name: str) -> Channel:
     return Channel(name, _head(name, entries), package.deprecations.get((f.CHANNEL, name)), entries)
 
 
-def _head(channel: str, entries: Mapping[str, Entry]) -> str:
+def _head(channel: str, entries: Mapping[str, f.Entry]) -> str:
     """The one entry that no other replaces or skips (alpha/model, Channel.Head). Raises: ShapeError."""
     incoming = {each.replaces for each in entries.values()}
     for each in entries.values():

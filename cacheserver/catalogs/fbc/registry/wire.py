@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final
 
 import orjson
 
+from cacheserver.catalogs.fbc.facts import Entry
 from cacheserver.catalogs.frame import REGISTRY
 
 _HEAD: Final = struct.Struct(">II")
@@ -25,16 +26,6 @@ class Place:
     block: int
     at: int
     size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A bundle in a channel, as the channel's document has it."""
-
-    bundle: str
-    replaces: str = ""
-    skips: tuple[str, ...] = ()
-    skip_range: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +159,7 @@ def _channel(written: Any, names: dict[str, str]) -> Channel:
     name, head, deprecation, entries = written
     made: dict[str, Entry] = {}
     for each in entries:
-        bundle = names.setdefault(each["bundle"], each["bundle"])
+        bundle = names.setdefault(each["name"], each["name"])
         skips = tuple(names.setdefault(skip, skip) for skip in each["skips"])
         replaces = names.setdefault(each["replaces"], each["replaces"])
         made[bundle] = Entry(bundle, replaces, skips, each["skip_range"])
