@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
@@ -21,6 +21,7 @@ from cacheserver.catalogs.fbc import bundle as bundles
 from cacheserver.catalogs.fbc import csv, rules
 from cacheserver.catalogs.fbc import facts as f
 from cacheserver.catalogs.fbc.csv import CSV
+from cacheserver.catalogs.fbc.registry import csv as registry
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.model import BlobHead, Digest
 
@@ -35,7 +36,6 @@ MEDIA_TYPE: Final = "application/json"
 
 _DEPRECATED: Final = "olm.deprecated"
 _OBJECT: Final = "olm.bundle.object"
-_CSV: Final = "ClusterServiceVersion"
 _OS_AND_ARCH: Final = (
     ("operatorframework.io/os", "operatorframework.io/os.linux"),
     ("operatorframework.io/arch", "operatorframework.io/arch.amd64"),
@@ -148,7 +148,7 @@ def _head(bundle: Object, package: Object, limits: ParseLimits) -> CSV | None:
     """The CSV of a channel's head; None where there is none, or one that Go could not decode."""
     try:
         objects = (bundles.manifest(value, limits)[1] for kind, value in _properties(bundle) if kind == _OBJECT)
-        manifest = next((found for found in objects if d.field(found, "kind") == _CSV), None)
+        manifest = next((found for found in objects if found.get("kind") == registry.KIND), None)
         if manifest is not None:
             return csv.of_manifest(manifest)
         metadata = [value for kind, value in _properties(bundle) if kind == "olm.csv.metadata"]
@@ -156,8 +156,11 @@ def _head(bundle: Object, package: Object, limits: ParseLimits) -> CSV | None:
         if len(metadata) != 1 or not versions:
             return None
         version = d.text(d.as_object(versions[0], "value") or {}, "version")
-        value = d.as_object(metadata[0], "value") or {}
-        return csv.of_metadata(value, name=d.text(bundle, "name"), version=version, bundle=bundle, package=package)
+        # The icon comes to it behind: it is large, and every head of the package would carry it there and back.
+        about = registry.About(d.text(package, "description"))
+        found = csv.of_manifest(orjson.loads(registry.made_of(metadata[0], bundle, version, about)))
+        icon = d.child(package, "icon") or {}
+        return replace(found, icon=(d.text(icon, "mediatype"), d.text(icon, "base64data")))
     except (ShapeError, DocumentError):
         return None
 

@@ -257,7 +257,7 @@ def test_only_a_bundle_without_image_brings_its_manifests_in_lists() -> None:
         (app(metadata(crdDescriptions={"owned": [{"name": {}}]})), "name must be a string, not an object"),
         (app(metadata(installModes=[{"supported": "yes"}])), "supported must be a boolean, not a string"),
         (app(metadata(apiServiceDefinitions={"owned": [{"containerPort": 1 << 31}]})), "containerPort must be a whole"),
-        (app(metadata(annotations={"a": True})), "a must be a string, not a boolean"),
+        (app(metadata(annotations={"a": True})), "annotations['a'] must be a string, not a boolean"),
         (app(prop("olm.csv.metadata", "text")), "olm.csv.metadata must be an object, not a string"),
         (app(prop("olm.bundle.object", {"data": "%"})), "data is not base64"),
         (app(manifest(b"a: [")), "bundle 'app.v1.0.0': "),
