@@ -179,4 +179,5 @@ def _height(revision: Object) -> tuple[object, ...]:
 
 def _natural(text: str) -> tuple[tuple[bool, int, str], ...]:
     parts = (part for part in _PARTS.split(text) if part not in ("", "."))
-    return tuple((not part.isdigit(), int(part[:20]) if part.isdigit() else 0, part) for part in parts)
+    # isdecimal: `²` is a digit, and no number.
+    return tuple((not part.isdecimal(), int(part[:20]) if part.isdecimal() else 0, part) for part in parts)

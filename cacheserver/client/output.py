@@ -59,9 +59,13 @@ class Output:
             import yaml  # noqa: PLC0415  20 ms, for who asks for it
 
             dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-            sys.stdout.write(yaml.dump(value, Dumper=dumper, sort_keys=False, allow_unicode=True))
+            text = yaml.dump(value, Dumper=dumper, sort_keys=False, allow_unicode=True)
+            if not all(map(str.isprintable, text.split("\n"))):  # YAML knows escapes in some of its forms alone
+                text = yaml.dump(value, Dumper=dumper, sort_keys=False)
+            sys.stdout.write(text)
         else:
-            sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+            lines = json.dumps(value, indent=2, ensure_ascii=False).split("\n")
+            sys.stdout.write("\n".join(line if line.isprintable() else _escaped(line) for line in lines) + "\n")
 
     def line(self, text: str) -> None:
         """A line on stdout."""
@@ -78,6 +82,11 @@ def complain(text: str, *, colour: bool) -> None:
     label = "\x1b[31merror\x1b[0m" if colour and sys.stderr.isatty() else "error"
     lines = [plain(line) for line in text.splitlines()] or [""]
     sys.stderr.write(f"{label}: " + "\n  ".join(lines) + "\n")
+
+
+def _escaped(line: str) -> str:
+    """JSON that says the same, of characters that are seen."""
+    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in line)
 
 
 def _cell(value: object) -> str:

@@ -22,7 +22,6 @@ import time
 import webbrowser
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
-from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
@@ -223,11 +222,10 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815  the parent looks for these names
 
     def _known(self) -> bool:
-        try:
-            found = SimpleCookie(self.headers.get("Cookie", "")).get(self.server.cookie)
-        except CookieError:
-            return False
-        return found is not None and hmac.compare_digest(found.value.encode(), self.server.session.encode())
+        """Whether our cookie is among those of all ports; http.cookies reads none of them where one is odd."""
+        ours = f"{self.server.cookie}={self.server.session}".encode()
+        sent = ";".join(self.headers.get_all("Cookie", ())).split(";")
+        return any(hmac.compare_digest(each.strip().encode("latin-1", "replace"), ours) for each in sent)
 
     def _own(self) -> bool:
         """Whether a browser says that our own page asks; all of them send both with what changes something."""

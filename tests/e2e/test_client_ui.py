@@ -105,6 +105,8 @@ def test_one_browser_comes_in_once_and_sees_the_page_and_what_it_shows(opened: O
     status, headers, body = opened.ask("/ui/")
     assert (status, b"<!doctype html>" in body) == (200, True)
     assert "default-src 'none'" in headers["Content-Security-Policy"]
+    # A browser sends the cookies of all ports, also those that Python's reader of cookies gives up at.
+    assert opened.ask("/ui/", Cookie=f'theme={{"dark": true}}; {opened.cookie}; odd')[0] == 200
     status, headers, body = opened.ask(PACKAGES)
     assert (status, [item["metadata"]["name"] for item in json.loads(body)["items"]]) == (200, ["c.app"])
     assert not [name for name in headers if name.lower().startswith("access-control")]

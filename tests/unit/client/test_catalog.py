@@ -81,6 +81,12 @@ def test_versions_come_as_people_read_them() -> None:
     ]  # fmt: skip
 
 
+def test_no_version_is_too_odd_to_be_sorted() -> None:
+    written = ["1.0.0", "²", "v٣", "1.²", "½", "", "v", "-", "1." + "9" * 5000]
+    found = catalog(*(revision("app", one) for one in written)).revisions("app")
+    assert sorted(said_version(one) for one in found) == sorted(written)
+
+
 def test_a_package_alone_means_its_latest_or_the_only_one_that_can_be_meant() -> None:
     found = catalog(revision("app", "1"), revision("app", "2", latest=True), revision("app", "w", lifecycle="Draft"))
     assert said_version(found.revision("app")) == "2"

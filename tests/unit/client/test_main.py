@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cacheserver.client import completion
 from cacheserver.client.main import VERBS, main, parser
+from cacheserver.client.output import Output
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "client.md"
 
@@ -57,6 +60,16 @@ def test_what_a_catalog_says_does_not_steer_a_terminal() -> None:
     from cacheserver.client.output import plain
 
     assert plain("a\x1b[2J\nb\u202e") == "a\\x1b[2J\\nb\\u202e"
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_a_document_does_not_either_and_reads_the_same(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = {"summary": "красный \x1b[31m \x9b31m \u202e \U000e0041 \x7f", "more": ["a\nb"]}
+    Output(form).document(said)
+    printed = capsys.readouterr().out
+    assert all(one.isprintable() or one == "\n" for one in printed)
+    assert (yaml.safe_load if form == "yaml" else json.loads)(printed) == said
+    assert form == "yaml" or "красный" in printed
 
 
 def test_a_token_goes_over_https_or_stays_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
