@@ -25,6 +25,7 @@ import cacheserver
 from cacheserver import metrics
 from cacheserver.cluster.library import load
 from cacheserver.errors import ConfigError, KubernetesError, KubernetesExpired, KubernetesUnavailable
+from cacheserver.meters import Counter
 from cacheserver.security.identity import Identity, Verdict
 
 log = logging.getLogger(__name__)
@@ -284,7 +285,7 @@ def _error(code: int, message: str, call: str) -> KubernetesError:
     return KubernetesError(text, code=code)
 
 
-async def _persistently(attempt: Callable[[], Awaitable[T]], count: Callable[[str], metrics.Counter]) -> T:
+async def _persistently(attempt: Callable[[], Awaitable[T]], count: Callable[[str], Counter]) -> T:
     """What `attempt` returns, tried up to five times while kube-apiserver is unavailable. Counts each by its code."""
     pause_s = _FIRST_PAUSE_S
     try:

@@ -11,6 +11,7 @@ from typing import Final
 from cacheserver import metrics
 from cacheserver.api.attributes import Attributes
 from cacheserver.api.kinds.resource import Resource
+from cacheserver.meters import Counter, Gauge, RequestLabels, RequestMeter
 
 COMPONENT: Final = "cacheserver"
 _VERBS: Final = {
@@ -34,20 +35,20 @@ _PROBES: Final = frozenset(("/healthz", "/livez", "/readyz"))
 class WatchMeters:
     """What one resource's watches count with."""
 
-    running: metrics.Gauge
-    watchers: metrics.Gauge
-    events: metrics.Counter
-    sent_bytes: metrics.Counter
-    initial: metrics.Counter
-    terminated: metrics.Counter
+    running: Gauge
+    watchers: Gauge
+    events: Counter
+    sent_bytes: Counter
+    initial: Counter
+    terminated: Counter
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
     """Where requests of one kind are counted: a meter for each code that was answered."""
 
-    labels: metrics.RequestLabels
-    meters: dict[int, metrics.RequestMeter]
+    labels: RequestLabels
+    meters: dict[int, RequestMeter]
 
     def answered(self, code: int, seconds: float, size: int | None) -> None:
         """Count one request. size: bytes of the body; None for a watch, whose time and size say nothing."""
@@ -65,7 +66,7 @@ class Accounting:
     def __init__(self) -> None:
         self.in_flight = 0
         # As many as there are kinds of requests: bounded by our declarations, not by what is asked.
-        self._series: dict[metrics.RequestLabels, Series] = {}
+        self._series: dict[RequestLabels, Series] = {}
         self._watches: dict[Resource, WatchMeters] = {}
         metrics.inflight.labels("readOnly").set_function(lambda: self.in_flight)
         metrics.inflight.labels("mutating").set(0)
@@ -76,13 +77,11 @@ class Accounting:
         if resource is None:
             # As in kube-apiserver, a probe's path is in the subresource's place: its 500 is not an error of the API.
             probe = "/" + attributes.path.strip("/").partition("/")[0]
-            labels = metrics.RequestLabels(verb, "", "", "", probe if probe in _PROBES else "", "")
+            labels = RequestLabels(verb, "", "", "", probe if probe in _PROBES else "", "")
         else:
             part = attributes.subresource
             named = part if resource.subresource(part) else ""
-            labels = metrics.RequestLabels(
-                verb, resource.group, resource.version, resource.plural, named, attributes.scope
-            )
+            labels = RequestLabels(verb, resource.group, resource.version, resource.plural, named, attributes.scope)
         return self._series.setdefault(labels, Series(labels, {}))
 
     def watches(self, resource: Resource) -> WatchMeters:

@@ -7,8 +7,8 @@ import logging
 import orjson
 import pytest
 
-from cacheserver import metrics
 from cacheserver.api.health import Health
+from cacheserver.meters import Fact
 from tests.fakes.api import World, api_world
 
 
@@ -114,7 +114,7 @@ def _counters(text: str) -> dict[str, float]:
 
 
 def test_there_is_no_date_of_a_certificate_where_there_is_none() -> None:
-    fact = metrics.Fact("test_fact", "x", shown=False)
+    fact = Fact("test_fact", "x", shown=False)
     assert not fact.known
     fact.set(0.0)
     assert fact.known
