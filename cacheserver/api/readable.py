@@ -13,6 +13,8 @@ from cacheserver.api.http.negotiate import Encoding
 from cacheserver.api.http.reply import Stream
 from cacheserver.api.render import Listing
 from cacheserver.cache.snapshot import Run
+from cacheserver.catalogs.documents import gorules
+from cacheserver.catalogs.documents.document import DocumentError
 
 _YAML_MOST = 1 << 20  # bytes of JSON; PyYAML writes about 1 MB/s
 _SLICE = 64 << 10  # bytes of JSON printed in one turn of the loop: about 1 ms
@@ -28,11 +30,22 @@ def readable(body: bytes, encoding: Encoding, *, pretty: bool) -> bytes:
 
 
 class _Dumper(yaml.CSafeDumper):
-    """Texts of several lines as blocks, so that files read as files."""
+    """Texts of several lines as blocks, so that files read as files; quoted what Go would not read as the text it is:
+    PyYAML writes `1e3` and `y` plain, for its own YAML has no such number and no such boolean."""
 
 
 def _represent_text(dumper: yaml.CSafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    style = "|" if "\n" in text else "'" if _is_other_in_go(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+def _is_other_in_go(text: str) -> bool:
+    if text[:1] not in gorules.SUSPECT:
+        return False
+    try:
+        return gorules.plain(text) != text
+    except DocumentError:
+        return True
 
 
 _Dumper.add_representer(str, _represent_text)
