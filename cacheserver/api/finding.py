@@ -1,4 +1,4 @@
-"""Upgrade paths, graphs and images of a package, made of its revisions as they are in memory.
+"""Upgrade paths, graphs, images and exports of a package, made of its revisions as they are in memory.
 
 What is large is made in a thread, one at a time, in rounds of clients; what is too large is refused by name. Called by
 verbs for subresources of packages.
@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
-from aiohttp import web
-
-from cacheserver.api.attributes import Query
-from cacheserver.api.content import IMAGE_SAFETY
-from cacheserver.api.http.budget import Share
+from cacheserver.api.content import IMAGE_SAFETY, Blobs
+from cacheserver.api.exporting import Exporting
 from cacheserver.api.http.negotiate import Encoding, choose, wants_pretty
-from cacheserver.api.http.reply import JSON, Reply, header
+from cacheserver.api.http.reply import JSON, Reply, Stream, header
+from cacheserver.api.questions import Question, check, too_much
 from cacheserver.api.readable import readable
 from cacheserver.api.selectors import Must, Selection, Term
-from cacheserver.api.status import StatusError, bad_request, brief, not_acceptable
+from cacheserver.api.status import bad_request, brief, not_acceptable
 from cacheserver.cache.snapshot import Entry
 from cacheserver.cache.watchcache import Freshness, ReadAt, WatchCache
 from cacheserver.model import Kind
@@ -43,48 +40,37 @@ _FORMS: Final = {
 _GRAPHS: Final = ("json", "svg", "dot", "mermaid")
 GRAPH_TYPES: Final = tuple(_FORMS[form] for form in _GRAPHS)
 IMAGE_LIST_TYPES: Final = (_FORMS["json"], _FORMS["text"])
-_COMMON: Final = ("pretty", "resourceVersion", "timeout")
+_OF_PACKAGE: Final = ("spec.packageName", "spec.repository")
 _UPGRADES: Final = ("from", "to", "channel", "fromVersion")
-_LONGEST: Final = 1024
-"""Of a parameter, in characters. Names have 253."""
 
 Work = Callable[[bytes, Sequence[bytes]], bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A request for an answer about one package. user: whose turn it takes."""
-
-    request: web.BaseRequest
-    query: Query
-    package: Entry
-    share: Share
-    user: str
-    extra: bytes
 
 
 class Finding:
     """Answers about packages. One per process."""
 
-    def __init__(self, cache: WatchCache) -> None:
+    def __init__(self, cache: WatchCache, blobs: Blobs) -> None:
         self._cache = cache
         self._threads = Places(1)  # one, so that the loop waits for one other thread at most
-        self._answers: dict[str, Callable[[Question], Awaitable[Reply]]] = {
+        self._exporting = Exporting(blobs, self._threads)
+        self._answers: dict[str, Callable[[Question], Awaitable[Reply | Stream]]] = {
+            "export": self._export,
             "upgrades": self._upgrades,
             "graph": self._graph,
             "images": self._images,
         }
 
-    def answer(self, subresource: str) -> Callable[[Question], Awaitable[Reply]] | None:
+    def answer(self, subresource: str) -> Callable[[Question], Awaitable[Reply | Stream]] | None:
         """Who answers a subresource of packages; None: nobody here. The answer has been sent when it is there.
 
-        It raises: StatusError 400 for what cannot be meant or is too large, 406, 429; NotReady, TooNew, StoreSlow.
+        It raises: StatusError 400 for what cannot be meant or is too large, 406, 429; NotReady, TooNew, StoreSlow;
+        BlobMissingError, EtcdError.
         """
         return self._answers.get(subresource)
 
     async def _upgrades(self, question: Question) -> Reply:
         query = question.query
-        _check(query, _UPGRADES)
+        check(query, _UPGRADES)
         if not query.get("from"):
             raise bad_request("say what is installed: ?from=BUNDLE or ?from=VERSION, and &to= where it is to lead")
         if choose(question.request.headers.get("Accept", ""), (JSON,)) is None:
@@ -95,7 +81,7 @@ class Finding:
 
     async def _graph(self, question: Question) -> Reply:
         query = question.query
-        _check(query, ("format",))
+        check(query, ("format",))
         form = query.get("format", "")
         if form and form not in _GRAPHS:
             raise bad_request(f"format={brief(form)}: there are {', '.join(_GRAPHS)}")
@@ -109,7 +95,7 @@ class Finding:
 
     async def _images(self, question: Question) -> Reply:
         query = question.query
-        _check(query, ("channel", "from", "format"))
+        check(query, ("channel", "from", "format"))
         form = query.get("format", "")
         if form and form not in ("json", "text"):
             raise bad_request(f"format={brief(form)}: there are json, text")
@@ -123,12 +109,20 @@ class Finding:
         )
         return await _sent(question, body, "text" if as_text else "json")
 
+    async def _export(self, question: Question) -> Stream:
+        """Documents know bundles, and no names of objects here."""
+        start = question.query.get("from", "")
+        entry = self._cache.held(Kind.REVISION, (question.package.name[0], start)) if start else None
+        if entry is not None and all(entry.fields[path] == question.package.fields[path] for path in _OF_PACKAGE):
+            start = entry.fields["spec.revision"]
+        return await self._exporting.export(question, start)
+
     async def _made(self, question: Question, work: Work) -> bytes:
         package = question.package
         entries = await self._revisions(package)
         size = sum(entry.size for entry in entries)
         if len(entries) > MOST_BUNDLES or size > MOST_BYTES:
-            raise _too_much(
+            raise too_much(
                 f"the package has {len(entries)} revisions of {size} bytes, at most {MOST_BUNDLES} of {MOST_BYTES} "
                 "are computed with"
             )
@@ -140,31 +134,19 @@ class Finding:
             async with self._threads.place(question.user):
                 return await asyncio.to_thread(work, package.body, bodies)
         except answers.TooMuchError as exc:
-            raise _too_much(str(exc)) from None
+            raise too_much(str(exc)) from None
         except answers.WrongQuestionError as exc:
             raise bad_request(str(exc)) from None
 
     async def _revisions(self, package: Entry) -> list[Entry]:
         """All of the package, as they are now."""
-        wanted = {path: package.fields.get(path, "") for path in ("spec.packageName", "spec.repository")}
+        wanted = {path: package.fields.get(path, "") for path in _OF_PACKAGE}
         terms = tuple(Term(path, Must.BE_ONE_OF, (text,)) for path, text in wanted.items())
         selection = Selection("", wanted, (), terms, 4)
         page = await self._cache.list(
             Kind.REVISION, ReadAt(Freshness.ANY), namespace=package.name[0], selector=selection
         )
         return [entry for run in page.runs for entry in run.entries]
-
-
-def _check(query: Query, known: Sequence[str]) -> None:
-    for name, text in query.items():
-        if name not in known and name not in _COMMON:
-            raise bad_request(f"no parameter {brief(name)!r} is known here: there are {', '.join(known)}")
-        if len(text) > _LONGEST:
-            raise bad_request(f"{name} has {len(text)} characters, at most {_LONGEST} are read")
-
-
-def _too_much(message: str) -> StatusError:
-    return bad_request(f"{message}; its channels and edges are in the status of its PackageRevisions")
 
 
 async def _sent(question: Question, body: bytes, form: str) -> Reply:

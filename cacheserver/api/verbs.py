@@ -21,7 +21,7 @@ from cacheserver.api.attributes import Attributes, Query
 from cacheserver.api.auth import Gate
 from cacheserver.api.comparing import Comparing, Pair
 from cacheserver.api.content import Blobs
-from cacheserver.api.finding import Finding, Question
+from cacheserver.api.finding import Finding
 from cacheserver.api.forms import Shape
 from cacheserver.api.http.body import read_body
 from cacheserver.api.http.budget import Budget, Share
@@ -49,6 +49,7 @@ from cacheserver.api.options import (
     list_request,
     watch_request,
 )
+from cacheserver.api.questions import Question
 from cacheserver.api.render import Listing, Renderer
 from cacheserver.api.searching import Searching
 from cacheserver.api.status import (
@@ -117,7 +118,7 @@ class Verbs:
         self._watches = watches
         self._now = now
         self._writes = writes
-        self._finding = Finding(cache)
+        self._finding = Finding(cache, blobs)
         self._comparing = Comparing(cache, blobs)
         self._searching = Searching(cache)
         self._search_answers = SearchAsking(cache, self._searching)

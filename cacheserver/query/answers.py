@@ -5,7 +5,7 @@ Called by api/finding.py, in a thread where the package is large.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,10 +16,8 @@ from cacheserver.query import drawings
 from cacheserver.query.edges import Edge
 from cacheserver.query.graph import Graph, described, lay_out
 from cacheserver.query.package import Bundle, Package, TooMuchError, read, stranger
+from cacheserver.query.selection import WrongQuestionError, chosen, meant, selected, some
 from cacheserver.query.upgrades import Alternative, Reason, Upgrades, Way, upgrades
-
-SHOWN_NAMES: Final = 20
-"""Of a list in a message: of channels, or of bundles with one version."""
 
 DRAWN: Final[Mapping[str, Callable[[Graph], str]]] = {
     "svg": drawings.svg,
@@ -29,10 +27,6 @@ DRAWN: Final[Mapping[str, Callable[[Graph], str]]] = {
 """Forms of a graph beside JSON."""
 
 Json = dict[str, object]
-
-
-class WrongQuestionError(Exception):
-    """What was asked names what is not there, or means several things; the message says which there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +69,8 @@ def images(package: bytes, revisions: Sequence[bytes], channel: str, start: str,
     found = read(manifest, manifests)
     if not found.channels:
         raise WrongQuestionError("a KRM package lists no images: they are in its files")
-    if channel and channel not in found.channels:
-        raise WrongQuestionError(f"no channel of that name; there are {_some(found.channels)}")
-    begin = _meant("from", found, start) if start else None
-    if start and begin is None:
-        raise WrongQuestionError(f"`from` means no bundle; there are {_some(found.bundles)}")
-    wanted = found.channels[channel].entries if channel else found.bundles
-    names = {name for name in wanted if begin is None or found.bundles[name].order >= begin.order}
+    kept = selected(found, channel, chosen(found, channel, start))
+    names = {name for entries in kept.values() for name in entries}
     listed: set[str] = set()
     for each in manifests:
         status = each["status"]
@@ -112,34 +101,19 @@ def _answer(package: Package, asked: Asked) -> Json:
         message = "a KRM package has no channels and no upgrade edges; it has a line of revisions, the lowest first"
         return {"reason": {"reason": "NoUpgradeEdges", "message": message}, "line": line}
     if asked.channel and asked.channel not in package.channels:
-        raise WrongQuestionError(f"no channel of that name; there are {_some(package.channels)}")
-    start = _meant("from", package, asked.start)
+        raise WrongQuestionError(f"no channel of that name; there are {some(package.channels)}")
+    start = meant("from", package, asked.start)
     if start is None:
         try:
             start = stranger(asked.start, asked.from_version)
         except ValueError as exc:
             raise WrongQuestionError(f"fromVersion is no version: {exc}") from None
-    to = _meant("to", package, asked.to) if asked.to else None
+    to = meant("to", package, asked.to) if asked.to else None
     answer = _described(package, upgrades(package, start, to, asked.channel))
     if asked.to and to is None:
-        message = f"no bundle of that name or version; there are {_some(package.bundles)}"
+        message = f"no bundle of that name or version; there are {some(package.bundles)}"
         answer["path"] = _way(package, Way((), Reason("TargetNotFound", message)))
     return answer
-
-
-def _meant(what: str, package: Package, said: str) -> Bundle | None:
-    found = package.called(said)
-    if len(found) > 1:
-        raise WrongQuestionError(
-            f"`{what}` means several bundles: {_some(bundle.name for bundle in found)}; name one of them"
-        )
-    return found[0] if found else None
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - SHOWN_NAMES} more" if len(listed) > SHOWN_NAMES else ""
-    return ", ".join(listed[:SHOWN_NAMES]) + more
 
 
 def _described(package: Package, found: Upgrades) -> Json:

@@ -139,6 +139,17 @@ PACKAGE: Final = Resource(
     subresources=(
         Subresource("icon", "The package's icon, or a default one.", ("image/svg+xml", "image/png")),
         Subresource(
+            "export",
+            "A valid catalog of it alone, or of a part of it, as its documents are written: what is to be mirrored "
+            "(FBC).",
+            ("application/jsonl", "application/json", "application/yaml"),
+            parameters=(
+                ("channel", "This channel alone, which becomes the default one; without it all."),
+                ("from", "This bundle and those with a higher version, and what stands between them in a channel."),
+                ("format", "json (a line each) or yaml, whatever Accept says."),
+            ),
+        ),
+        Subresource(
             "graph",
             "The upgrade graph, laid out: channels as lanes, the newest on top (FBC); the line of revisions (KRM).",
             ("application/json", "image/svg+xml", "text/vnd.graphviz", "text/vnd.mermaid"),
@@ -150,7 +161,7 @@ PACKAGE: Final = Resource(
             ("application/json", "text/plain"),
             parameters=(
                 ("channel", "Of the bundles of this channel; without it of all."),
-                ("from", "Of this bundle and those with a higher version."),
+                ("from", "Of this bundle and those with a higher version, and what stands between them in a channel."),
                 ("format", "json or text, a line each, whatever Accept says."),
             ),
         ),

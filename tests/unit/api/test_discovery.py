@@ -67,6 +67,7 @@ async def test_only_verbs_that_work_are_advertised(world: World) -> None:
     assert verbs == {
         "packages": ["get", "list", "watch"],
         "packages/icon": ["get"],
+        "packages/export": ["get"],
         "packages/graph": ["get"],
         "packages/images": ["get"],
         "packages/upgrades": ["get"],
