@@ -20,7 +20,8 @@ class Several(str):
     values: frozenset[str]
 
 
-_known: Final[weakref.WeakValueDictionary[str, Several]] = weakref.WeakValueDictionary()
+_known: Final[weakref.WeakValueDictionary[int, Several]] = weakref.WeakValueDictionary()
+"""By its hash: as its own key it would never go, and its text beside it would be there twice."""
 
 
 def several(values: Iterable[str]) -> str:
@@ -31,9 +32,9 @@ def several(values: Iterable[str]) -> str:
     text = _BREAK.join(sorted({value for value in values if value and _BREAK not in value}))
     if not text:
         return ""
-    found = _known.get(text)
-    if found is None:
+    found = _known.get(hash(text))
+    if found != text:  # none, or by chance another of the same hash, which is shared no more
         found = Several(text)
         found.values = frozenset(text.split(_BREAK))
-        _known[found] = found
+        _known[hash(text)] = found
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -22,11 +23,12 @@ def test_equal_values_are_one_object_as_long_as_anybody_has_them() -> None:
     assert first is second
     assert isinstance(first, Several)
     assert first.values == {"a", "b"}
-    text = "".join(["only", "-here"])
-    held = several([text])
+    held = several(["only-here"])
     assert several(["only-here"]) is held
+    gone = weakref.ref(held)
     del held
     gc.collect()
+    assert gone() is None
     assert several(["only-here"]) == "only-here"
 
 
