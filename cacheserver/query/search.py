@@ -30,7 +30,11 @@ _TRIED: Final = 20_000
 """Words that are compared by their trigrams for a misspelled one."""
 _KINDS: Final = 300
 _KEYWORDS: Final = 200
-_CHARACTERS: Final = 4_096
+_CHARACTERS: Final = 1_024
+"""Of one text; real ones stay under 200 (catalogs/summary.py)."""
+DOCUMENT_CHARACTERS: Final = 16_384
+"""Of all texts of a package, the heaviest first; of other alphabets a third of it. Real ones have 1,500. They are taken
+without a break, in 7 ms at most."""
 MOST_WORDS: Final = 400
 """Of a package, the heaviest: real ones have 20 to 150. A new word takes 10 us, and it is put in without a break."""
 MOST_HITS: Final = 1_000
@@ -118,6 +122,13 @@ def document_words(manifest: Mapping[str, Any]) -> tuple[Facts, dict[str, int]]:
     """Facts of a Package object, and its words with their weights."""
     spec, status, metadata = manifest["spec"], manifest.get("status", {}), manifest["metadata"]
     weights: dict[str, int] = {}
+    left = DOCUMENT_CHARACTERS
+
+    def read(text: str) -> str:
+        nonlocal left
+        taken = text[: min(_CHARACTERS, left)]
+        left = max(left - (len(taken) if taken.isascii() else 3 * len(taken)), 0)
+        return taken
 
     def add(weight: int, found: Iterable[str]) -> None:
         for word in found:
@@ -125,7 +136,7 @@ def document_words(manifest: Mapping[str, Any]) -> tuple[Facts, dict[str, int]]:
                 weights[word] = weight
 
     def add_text(weight: int, text: str) -> None:
-        parts = words(text[:_CHARACTERS])
+        parts = words(read(text))
         add(weight, (*parts, *joined(parts)))
 
     name, display = spec.get("packageName", ""), status.get("displayName", "")
@@ -135,14 +146,14 @@ def document_words(manifest: Mapping[str, Any]) -> tuple[Facts, dict[str, int]]:
     for keyword in (status.get("keywords") or ())[:_KEYWORDS]:
         add_text(KEYWORD, keyword)
     for api in (status.get("providedAPIs") or ())[:_KINDS]:
-        kind = str(api.get("kind", ""))
+        kind = read(str(api.get("kind", "")))
         add(KIND, (folded(kind)[:LONGEST_WORD],))
         add(KIND - 1, camel(kind))
-        add(PROVIDER, words(str(api.get("group", "")).rpartition(".")[0]))
+        add(PROVIDER, words(read(str(api.get("group", "")).rpartition(".")[0])))
     provider = status.get("provider", {}).get("name", "")
     for text in (provider, *(status.get("categories") or ())[:_KEYWORDS]):
         add_text(PROVIDER, text)
-    add(SUMMARY, words(status.get("summary", "")))
+    add(SUMMARY, words(read(status.get("summary", ""))))
     facts = Facts(
         (metadata["namespace"], metadata["name"]),
         name,
@@ -152,7 +163,7 @@ def document_words(manifest: Mapping[str, Any]) -> tuple[Facts, dict[str, int]]:
         status.get("latest", {}).get("version", ""),
         tuple((status.get("categories") or ())[:_KEYWORDS]),
         bool(status.get("deprecation")),
-        frozenset("".join(words(text)) for text in (name, name.rpartition("/")[2], display) if text),
+        frozenset("".join(words(text)) for text in (name, name.rpartition("/")[2], display[:_CHARACTERS]) if text),
     )
     return facts, weights
 

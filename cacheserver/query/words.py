@@ -11,6 +11,8 @@ from typing import Final
 LONGEST_WORD: Final = 40
 """Ours: of a word that is found by; of a longer one its beginning is."""
 _SHORTEST_JOINED: Final = 4
+_DECOMPOSED: Final = 3
+"""Letters that one comes to, as a Hangul syllable does; there are some that stand for eighteen."""
 
 _WORD: Final = re.compile(r"[^\W_]+")
 _CAMEL: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
@@ -24,10 +26,11 @@ STOP: Final = frozenset(_STOP.split())
 
 
 def folded(text: str) -> str:
-    """Lower case without accents; compatibility forms as what they stand for (Unicode, normalization form KD)."""
+    """Lower case without accents; compatibility forms as what they stand for (Unicode, normalization form KD), cut to
+    _DECOMPOSED times the text."""
     if text.isascii():
         return text.lower()
-    decomposed = unicodedata.normalize("NFKD", text)
+    decomposed = unicodedata.normalize("NFKD", text)[: _DECOMPOSED * len(text)]
     return "".join(c for c in decomposed if not unicodedata.combining(c)).casefold()
 
 

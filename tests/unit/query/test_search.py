@@ -166,6 +166,16 @@ def test_a_package_that_says_very_much_is_put_in_by_its_first_words() -> None:
     assert weights["app"] == 8
 
 
+@pytest.mark.parametrize("letter", ["a ", "ab", "é ", "\ufdfa"])
+def test_texts_of_a_package_are_read_up_to_a_bound_whatever_stands_for_many_letters(letter: str) -> None:
+    long = letter * 512
+    _, said = document_words(package("p", keywords=["first", *[long] * 50, "last"], summary="behind"))
+    assert "first" in said
+    assert not {"last", "behind"} & said.keys()
+    assert len(said) < MOST_WORDS
+    assert len(folded("\ufdfa" * 100)) <= 300
+
+
 def test_the_best_are_ranked_and_all_are_counted() -> None:
     made = index(*(package(f"app-{at}") for at in range(MOST_HITS + 5)))
     answer = at_once(made.search("app"))
