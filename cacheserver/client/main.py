@@ -18,7 +18,6 @@ from cacheserver.client.connection import ClientError, Connection, Direct, Kubec
 from cacheserver.client.output import FORMS, Output, complain
 
 FAILED: Final = 1
-MISUSED: Final = 2
 INTERRUPTED: Final = 130
 Verb = Callable[[Catalog, Namespace, Output], int]
 

@@ -25,11 +25,10 @@ from cacheserver.catalogs.krm import project
 from cacheserver.catalogs.krm.facts import Facts, Origin, Revision
 from cacheserver.config import RepositoryConfig
 from cacheserver.config.policy import Render, Versioning
-from cacheserver.config.sources import GitSource, RefKind
-from cacheserver.errors import CacheServerError, Cause, Compacted, RefusedError, Unavailable
+from cacheserver.config.sources import GitSource
+from cacheserver.errors import CacheServerError, RefusedError
 from cacheserver.model import (
     Digest,
-    Format,
     Key,
     Kind,
     Lifecycle,
@@ -42,6 +41,7 @@ from cacheserver.model import (
     with_resource_version,
 )
 from cacheserver.publish import changes, conditions, rebase, references, refusals, rendering, rules, served, versions
+from cacheserver.publish.asking import ANSWER_WITHIN_S, Asking, asked
 from cacheserver.publish.content import Content, Judged
 from cacheserver.publish.create import tasks
 from cacheserver.publish.create.git_clone import GitClones
@@ -52,14 +52,13 @@ from cacheserver.publish.outcome import PUSHED, Condition, with_condition
 from cacheserver.publish.outdated import OUTDATED
 from cacheserver.publish.package import File, Files, Limits
 from cacheserver.publish.preconditions import Preconditions, check_content_at, check_preconditions
+from cacheserver.publish.writable import branch_of, directory_of, writable
 from cacheserver.store.authored import AUTHORS_MOST, Authored, Draft, Held, Operation, Step
 
 log = logging.getLogger("cacheserver.audit")
 
 _TRIES: Final = 10
 """Of a write that somebody else's overtook; each begins anew with what there is then."""
-_ANSWER_WITHIN_S: Final = 25.0
-"""For an operation in git. Ours: kube-apiserver ends a request after 60 s, and clients give up after 30."""
 _KEPT: Final = ("source", "readinessGates", "version")
 """Of a draft's spec, when its content changes."""
 
@@ -134,7 +133,7 @@ class Author:
         repositories: Mapping[RepositoryKey, RepositoryConfig],
         *,
         now: Callable[[], float] = time.time,
-        answer_within_s: float = _ANSWER_WITHIN_S,
+        answer_within_s: float = ANSWER_WITHIN_S,
         clones: GitClones | None = None,
     ) -> None:
         """repositories: all that there are, kept up to date by whoever made it."""
@@ -144,7 +143,7 @@ class Author:
         self._beginning = Beginning(shelf, content, clones)
         self._repositories = repositories
         self._now = now
-        self._answer_within_s = answer_within_s
+        self._asking = Asking(authored, answer_within_s)
 
     @property
     def limits(self) -> Limits:
@@ -413,7 +412,7 @@ class Author:
                 raise refusals.wrong(key.name, "spec.lifecycle", change.lifecycle, "a draft is proposed by an update")
             if held.operation is not None and held.operation.step is step:
                 await self._may(held, move, who, approval=approval)
-                return await self._settled(held, held.operation, change.lifecycle)
+                return await self._settled(held, held.operation)
             check_idle(held)
             async with self._told(step.value if step else "Update", key, who, dry_run=dry_run):
                 await self._may(held, move, who, approval=approval)
@@ -476,7 +475,8 @@ class Author:
             if manifest["spec"]["lifecycle"] == Lifecycle.DELETION_PROPOSED:
                 await references.check_unreferenced(self._shelf, key, manifest)
             step = Step.DELETE
-        operation = self._operation(step, who, version if step is Step.APPROVE else "") if step else None
+        at = version if step is Step.APPROVE else ""
+        operation = asked(step, who.user, self._stamp(), at) if step else None
         if operation is not None:
             if draft is None and manifest["spec"]["lifecycle"] in (Lifecycle.DRAFT, Lifecycle.PROPOSED):
                 draft, digest = await self._draft(held, manifest), _digest(stored)
@@ -493,7 +493,7 @@ class Author:
             return None
         if operation is None:
             return Written(after.served)
-        return await self._settled(after, operation, change.lifecycle)
+        return await self._settled(after, operation)
 
     async def _with_gates(
         self, held: Held, manifest: Mapping[str, Any], change: changes.Change, who: Who, *, dry_run: bool
@@ -533,7 +533,7 @@ class Author:
                     rules.check_delete(key.name, Lifecycle(manifest["spec"]["lifecycle"]))
                     self._writable(key)
                 if held.operation is not None and held.operation.step is Step.DELETE:
-                    return await self._settled(held, held.operation, "")
+                    return await self._settled(held, held.operation)
                 check_idle(held)
                 return await self._delete(held, manifest, who, known=known, dry_run=dry_run)
 
@@ -560,58 +560,10 @@ class Author:
         digest = None
         if draft is None and manifest["spec"]["lifecycle"] == Lifecycle.DRAFT:
             draft, digest = await self._draft(held, manifest), _digest(stored)
-        operation = self._operation(Step.DELETE, who)
+        operation = asked(Step.DELETE, who.user, self._stamp())
         value = served.with_operation(stored.value, operation)
         after = await self._authored.write(held, value=value, draft=draft, operation=operation, content=digest)
-        return await self._settled(after, operation, "") if after is not None else None
-
-    # --- operations ---
-
-    def _operation(self, step: Step, who: Who, version: str = "") -> Operation:
-        return Operation(secrets.token_hex(8), step, who.user, self._stamp(), version.removeprefix("v"))
-
-    async def _settled(self, held: Held, operation: Operation, lifecycle: str) -> Written:
-        """Wait until it is done, and say what it came to.
-
-        Raises: RefusedError with its failure; 504 where it takes longer than a request may.
-        """
-        stored, name = present(held), held.key.name
-        try:
-            async with asyncio.timeout(self._answer_within_s):
-                after = await self._outcome(held.key, operation, stored.mod_revision)
-        except TimeoutError:
-            why = (
-                f"{operation.step} of {refusals.REVISIONS} {name!r} is still being carried out, and goes on: watch it, "
-                "status.operation goes when it is done"
-            )
-            raise RefusedError(504, "Timeout", f"Timeout: {why}", kind=refusals.REVISIONS, name=name) from None
-        if after.served is None:
-            return Written(stored, gone=True)
-        last = orjson.loads(after.served.value)["status"].get("lastOperation", {})
-        if last.get("id") == operation.id and last.get("result") == "Failed":
-            code, reason = int(last.get("code", 500)), last.get("reason", "InternalError")
-            message = last.get("message", "it failed")
-            # Of what is Invalid kubectl shows causes alone.
-            causes = [Cause("FieldValueInvalid", message, "spec.lifecycle")] if reason == "Invalid" else []
-            raise RefusedError(
-                code,
-                reason,
-                message,
-                kind=refusals.REVISIONS,
-                name=name,
-                causes=causes,
-                retry_after_s=5 if code == 503 else 0,
-            )
-        return Written(after.served)
-
-    async def _outcome(self, key: Key, operation: Operation, after: int) -> Held:
-        while True:
-            try:
-                await self._authored.settled(key, operation.id, after=after)
-                return await self._authored.read(key)
-            except (Compacted, Unavailable):
-                await asyncio.sleep(0.2)
-                after = 0
+        return await self._settled(after, operation) if after is not None else None
 
     # --- what many need ---
 
@@ -628,12 +580,12 @@ class Author:
 
     def _writable(self, key: Key) -> RepositoryConfig:
         """The repository. Raises: RefusedError 404, 403 with the reason."""
-        config = self._repositories.get(_of(key))
-        if config is None:
-            raise refusals.no_repository(key.repository)
-        if (why := read_only(config)) is not None:
-            raise refusals.forbidden(key.name, f"the repository {key.repository!r} {why}")
-        return config
+        return writable(self._repositories, key)
+
+    async def _settled(self, held: Held, operation: Operation) -> Written:
+        """What it came to, once it is done. Raises: as Asking.settled."""
+        after = await self._asking.settled(held, operation)
+        return Written(present(held), gone=True) if after is None else Written(after)
 
     def _stamp(self) -> str:
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._now()))
@@ -656,35 +608,6 @@ class Author:
             if not dry_run:
                 metrics.author_steps.labels(step, outcome).inc()
                 metrics.author_seconds.labels(step).observe(time.monotonic() - began)
-
-
-def read_only(config: RepositoryConfig) -> str | None:
-    """Why nothing can be written to a repository; None when it can."""
-    if not isinstance(config.source, GitSource):
-        return "is not a git repository: packages are written to git alone"
-    if config.format is not Format.KRM:
-        return "does not say format: KRM, which authoring needs"
-    if config.source.ref is None or config.source.ref.kind not in (RefKind.BRANCH, RefKind.NAME):
-        return "names no branch (spec.source.git.ref.branch), and what is approved goes to one"
-    if not config.writable:
-        return "is read-only (spec.access: ReadWrite makes it writable)"
-    if config.suspend:
-        return "is suspended (spec.suspend)"
-    if config.leaving:
-        return "is being deleted"
-    return None
-
-
-def directory_of(config: RepositoryConfig, package: str) -> str:
-    """Of a package, from the root of its git repository."""
-    assert isinstance(config.source, GitSource)
-    return "/".join(filter(None, (config.source.directory.strip("/"), package)))
-
-
-def branch_of(config: RepositoryConfig) -> str:
-    """Short name of the branch that what is approved goes to."""
-    assert isinstance(config.source, GitSource)
-    return config.source.ref.name if config.source.ref is not None else ""
 
 
 def _of(key: Key) -> RepositoryKey:

@@ -16,7 +16,6 @@ import orjson
 NONCE: Final = "Cacheserver-Nonce"
 OPERATION: Final = "Cacheserver-Operation"
 _LONGEST_PERSON: Final = 200
-_MAIL: Final = re.compile(r"[^\s@<>]+@[^\s@<>]+\Z")
 _NAMED: Final = re.compile(r"\s*([^<>]*?)\s*<([^<>]*)>\s*\Z")
 _SUBJECTS: Final = {
     "init": "Creating new empty revision",

@@ -158,7 +158,7 @@ def invalid(message: str) -> RefusedPlan:
     return RefusedPlan(Failure(422, "Invalid", message))
 
 
-def diverged(held: Held, draft: Draft, found: str) -> RefusedPlan:
+def diverged(draft: Draft, found: str) -> RefusedPlan:
     """Its branch is not where we left it. found: where it is, empty where it is gone."""
     return invalid(
         f"Diverged: the branch {draft.branch} is at {found[:12] or 'no commit'}, and we left it at "
@@ -239,7 +239,7 @@ class Planner:
             draft = replace(draft, commit=draft.pushing, digest=draft.pushing_digest)
         elif found != draft.commit:
             if served.annotation(OVERWRITE) != (found or "none"):
-                raise diverged(held, draft, found)
+                raise diverged(draft, found)
             draft = replace(draft, commit=found, digest="")
         return replace(draft, pushing="", pushing_digest=""), found
 
@@ -293,7 +293,7 @@ class Planner:
         if draft.branch == there or (not self.view.head_of(draft.branch) and self.view.head_of(there) == draft.commit):
             return Plan(held, draft=after)
         if (found := self.view.head_of(draft.branch)) != draft.commit:
-            raise diverged(held, draft, found)
+            raise diverged(draft, found)
         if problem := "" if self.view.head_of(there) else self.view.problem(f"{HEADS}{there}"):
             raise invalid(problem)
         old = self.view.head_of(there)
@@ -332,7 +332,7 @@ class Planner:
                 f"cannot approve a package revision that is {served.lifecycle}; only Proposed can be approved"
             )
         if (found := view.oids.get(branch, "")) != draft.commit or not found:
-            raise diverged(held, draft, found)
+            raise diverged(draft, found)
         tree = await self._check_base(draft, served, tags)
         revision = await self._revision(draft, operation, tags, highest)
         ref = f"{TAGS}{draft.directory}/{revision}"
