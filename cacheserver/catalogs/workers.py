@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import sys
-from asyncio.subprocess import PIPE, Process
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Final, Self
 
 import orjson
 
+from cacheserver import children
 from cacheserver.catalogs.frame import LENGTH, LONGEST
 from cacheserver.catalogs.limits import MIB, ParseLimits
 from cacheserver.errors import CatalogError, WorkerCrashedError
@@ -160,9 +160,7 @@ class Workers:
         # -P: the working directory may be a hostile checkout, and a yaml.py in it must not be what gets imported.
         arguments = (orjson.dumps(asdict(self.limits)).decode(), str(self._memory_bytes))
         try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", "cacheserver.catalogs.worker", *arguments, stdin=PIPE, stdout=PIPE
-            )
+            process = await children.start(sys.executable, "-P", "-m", "cacheserver.catalogs.worker", *arguments)
         except OSError as exc:
             raise CatalogError(f"cannot start a parse worker: {exc}") from exc
         worker = _Worker(process)
@@ -173,7 +171,7 @@ class Workers:
 class _Worker:
     """One process. busy: it holds a job whose answer has not been read whole."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: children.Child) -> None:
         self._process = process
         self.busy = False
 
@@ -183,6 +181,8 @@ class _Worker:
         assert stdin
         assert stdout
         self.busy = True
+        if stdin.is_closing():  # a write to it would be an error of another kind
+            raise ConnectionResetError("it has ended")
         stdin.writelines((LENGTH.pack(len(job)), job))
         await stdin.drain()
         size: int = LENGTH.unpack(await stdout.readexactly(LENGTH.size))[0]
@@ -221,7 +221,5 @@ class _Worker:
         await self._ended()
 
     async def _ended(self) -> None:
-        """Reaps the process and closes its pipes."""
-        assert self._process.stdin
-        self._process.stdin.close()
         await self._process.wait()
+        self._process.close()

@@ -6,9 +6,11 @@ import asyncio
 import importlib.util
 import os
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from cacheserver import children
 from cacheserver.errors import EtcdStartError
 from cacheserver.etcd.version import Version, parse_version
 
@@ -62,18 +64,19 @@ def _locate(explicit: Path | None) -> tuple[Path, str]:
 
 async def _version(path: Path) -> Version:
     try:
-        child = await asyncio.create_subprocess_exec(
-            path, "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
-        )
+        child = await children.start(path, "--version", stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     except OSError as exc:
         raise EtcdStartError(f"etcd binary {path}: {exc.strerror}") from exc
     try:
         async with asyncio.timeout(_VERSION_DEADLINE_S):
-            out, _ = await child.communicate()
+            assert child.stdout is not None
+            out = await child.stdout.read()
+            await child.wait()
     except TimeoutError as exc:
         raise EtcdStartError(f"etcd binary {path}: --version did not answer in {_VERSION_DEADLINE_S:.0f} s") from exc
     finally:
         if child.returncode is None:
             child.kill()
             await child.wait()
+        child.close()
     return parse_version(out.decode(errors="replace"))

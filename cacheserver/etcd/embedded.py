@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import subprocess
 import uuid
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from cacheserver import children
 from cacheserver.errors import EtcdError, EtcdStartError, Unavailable
 from cacheserver.etcd.binary import Binary, distributed_binary, find_binary
 from cacheserver.etcd.client import Client
@@ -96,7 +98,7 @@ class EmbeddedEtcd:
         self._stack = AsyncExitStack()
         self._binary: Binary | None = None
         self._directory: Directory | None = None
-        self._child: asyncio.subprocess.Process | None = None
+        self._child: children.Child | None = None
 
     @property
     def endpoint(self) -> str:
@@ -186,14 +188,15 @@ class EmbeddedEtcd:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ETCD_")}
         try:
             # On the loop's own thread, which lives as long as we do (see supervise.command).
-            self._child = await asyncio.create_subprocess_exec(
+            self._child = await children.start(
                 *command(str(binary.path), etcd_flags(binary.version, directory.path)),
-                cwd=directory.run_path,
-                env=environment,
-                stdin=asyncio.subprocess.DEVNULL,
+                directory=directory.run_path,
+                environment=environment,
+                stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
-                start_new_session=True,  # Ctrl-C is for us; we stop etcd last
+                new_session=True,  # Ctrl-C is for us; we stop etcd last
+                here=True,
             )
         except OSError as exc:
             raise EtcdStartError(f"etcd {binary.path}: {exc.strerror}") from exc
@@ -205,7 +208,7 @@ class EmbeddedEtcd:
             await self._stop_child()
             raise
 
-    async def _wait_healthy(self, child: asyncio.subprocess.Process) -> None:
+    async def _wait_healthy(self, child: children.Child) -> None:
         # A connection proves nothing: etcd listens about a second before it serves.
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + START_DEADLINE_S

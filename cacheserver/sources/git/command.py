@@ -20,9 +20,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import PIPE
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from cacheserver import children
 from cacheserver.errors import SourceError, SourceInvalidError, SourceTooLargeError
 from cacheserver.priority import NICE
 from cacheserver.sources.credentials import GitCredentials
@@ -198,7 +200,7 @@ class Git:
 
     async def _converse(
         self,
-        process: asyncio.subprocess.Process,
+        process: children.Child,
         stdin: bytes | AsyncIterator[bytes],
         most_bytes: int,
         arguments: Sequence[str],
@@ -222,8 +224,8 @@ class Git:
 
     @asynccontextmanager
     async def process(
-        self, *arguments: str, pass_fds: Sequence[int] = (), complaints: int = asyncio.subprocess.PIPE
-    ) -> AsyncIterator[asyncio.subprocess.Process]:
+        self, *arguments: str, pass_fds: Sequence[int] = (), complaints: int = PIPE
+    ) -> AsyncIterator[children.Child]:
         """A running git; it and its children are gone when this ends. complaints: a file for its stderr, else a pipe.
 
         Raises: SourceError where there is no git.
@@ -237,20 +239,21 @@ class Git:
             try:
                 yield process
             finally:
-                await _kill(process)
+                try:
+                    await _kill(process)
+                finally:
+                    process.close()
         finally:
             # Keys: gone even when we are being cancelled.
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, private, ignore_errors=True))
 
     async def _start(
         self, arguments: Sequence[str], environment: Mapping[str, str], pass_fds: Sequence[int], complaints: int
-    ) -> asyncio.subprocess.Process:
-        pipe = asyncio.subprocess.PIPE
+    ) -> children.Child:
         try:
-            return await asyncio.create_subprocess_exec(
-                _SHELL, "-c", _CONFINED, "git", *self._limited(), *arguments, stdin=pipe, stdout=pipe,
-                stderr=complaints, env=environment, start_new_session=True, pass_fds=pass_fds, limit=_READ_BYTES,
-                cwd=self._home,
+            return await children.start(
+                *(_SHELL, "-c", _CONFINED, "git", *self._limited(), *arguments), stderr=complaints,
+                environment=environment, directory=self._home, pass_fds=pass_fds, new_session=True, limit=_READ_BYTES,
             )  # fmt: skip
         except OSError as exc:
             raise SourceError(f"git cannot be started: {exc.strerror}; install git 2.31 or later") from exc
@@ -356,19 +359,19 @@ def _ssh_command(private: Path, credentials: GitCredentials) -> str:
 
 
 async def _feed(stream: asyncio.StreamWriter, content: bytes | AsyncIterator[bytes]) -> None:
-    if stream.is_closing():
-        return  # uvloop: it has ended already, and a write to it would be an error of another kind.
     try:
-        if isinstance(content, bytes):
-            stream.write(content)
+        async for piece in _once(content) if isinstance(content, bytes) else content:
+            if stream.is_closing():
+                return  # It has ended already, and a write to it would be an error of another kind.
+            stream.write(piece)
             await stream.drain()
-        else:
-            async for piece in content:
-                stream.write(piece)
-                await stream.drain()
         stream.close()
     except (BrokenPipeError, ConnectionResetError):
         pass  # It ended before it read all; its exit status says why.
+
+
+async def _once(content: bytes) -> AsyncIterator[bytes]:
+    yield content
 
 
 async def _all(stream: asyncio.StreamReader, most_bytes: int) -> bytes | None:
@@ -387,7 +390,7 @@ async def _tail(stream: asyncio.StreamReader) -> bytes:
     return found
 
 
-async def _kill(process: asyncio.subprocess.Process) -> None:
+async def _kill(process: children.Child) -> None:
     """Ends the process group, politely and then surely. Also when we are being cancelled ourselves."""
     if process.returncode is not None:
         return
@@ -402,7 +405,7 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-def _signal(process: asyncio.subprocess.Process, number: int) -> None:
+def _signal(process: children.Child, number: int) -> None:
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:

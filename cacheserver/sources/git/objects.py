@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final, TypeVar
 
+from cacheserver import children
 from cacheserver.errors import SourceError, SourceInvalidError, SourceNotFoundError
 from cacheserver.sources.git.command import Git
 from cacheserver.sources.git.complaints import MirrorDamagedError, exceeded
@@ -129,7 +130,7 @@ class ObjectReader:
         self._repository = repository
         self._lock = asyncio.Lock()
         self._stack = AsyncExitStack()
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: children.Child | None = None
         self._complaints: IO[bytes] = io.BytesIO()
 
     async def read(self, oids: Sequence[str], *, most_bytes: int) -> AsyncGenerator[GitObject, None]:
