@@ -103,6 +103,11 @@ class FakePublished:
         value = self._values.get(key)
         return decode(key, value) if value is not None else None
 
+    @property
+    def followed(self) -> bool:
+        """Whether anybody follows now."""
+        return bool(self._followers)
+
     def break_off(self) -> None:
         """As etcd does when it goes away: whoever follows begins again."""
         for follower in self._followers:

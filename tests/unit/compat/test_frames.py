@@ -49,11 +49,13 @@ async def test_what_is_kept_has_a_bound() -> None:
     assert documents.reads == 41
 
 
+@pytest.mark.parametrize("says_its_size", [True, False])
 @pytest.mark.parametrize("damage", ["shorter", "longer", "no frame"])
-async def test_damaged_content_is_missing_content(damage: str) -> None:
+async def test_damaged_content_is_missing_content(damage: str, *, says_its_size: bool) -> None:
     documents = FakeDocuments()
     digest = documents.put(TEXT)
     stored = {"shorter": TEXT[:-1], "longer": TEXT + b"x", "no frame": b""}[damage]
-    documents.damage(digest, zstandard.ZstdCompressor().compress(stored) if stored else b"nonsense")
+    compressor = zstandard.ZstdCompressor(write_content_size=says_its_size)
+    documents.damage(digest, compressor.compress(stored) if stored else b"nonsense")
     with pytest.raises(BlobMissingError, match="damaged"):
         await read(Frames(documents), digest)
