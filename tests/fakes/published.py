@@ -60,27 +60,28 @@ class FakeDocuments:
         del self._blobs[digest]
 
     async def head(self, digest: Digest) -> BlobHead | None:
-        self._ask()
+        await self._ask()
         found = self._blobs.get(digest)
         return BlobHead(digest, found[0], "application/jsonl") if found else None
 
     async def stored_bytes(self, digests: Iterable[Digest]) -> Mapping[Digest, int]:
-        self._ask()
+        await self._ask()
         return {digest: len(self._blobs[digest][1]) for digest in digests if digest in self._blobs}
 
     async def packed(self, digest: Digest) -> AsyncIterator[bytes]:
-        self._ask()
+        await self._ask()
         if digest not in self._blobs:
             raise BlobMissingError(f"content {digest} is not in the store")
         self.reads += 1
         frame = self._blobs[digest][1]
         for at in range(0, len(frame), _PIECE):
-            self._ask()
+            await self._ask()
             if at and self.hold is not None:
                 await self.hold.wait()
             yield frame[at : at + _PIECE]
 
-    def _ask(self) -> None:
+    async def _ask(self) -> None:
+        await asyncio.sleep(0)  # others have their turn, as while etcd is asked
         if self.away:
             raise Unavailable("the fake is away")
 

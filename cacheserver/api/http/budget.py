@@ -49,6 +49,10 @@ class Budget:
         """What a client may hold of it."""
         return Share(self, who)
 
+    def is_own(self, who: str, size: int) -> bool:
+        """Whether it is this client's own share that has no room for so much."""
+        return self._held_by[who] + min(size, self._each) > self._each
+
     @asynccontextmanager
     async def hold(self, who: str, size: int) -> AsyncIterator[None]:
         """Have `size` bytes, a client's share at most. Raises: StatusError 429 without room for some seconds."""
@@ -77,7 +81,7 @@ class Budget:
             raise
 
     def _refusal(self, place: _Waiting) -> StatusError:
-        mine = self._held_by[place.who] + place.size > self._each
+        mine = self.is_own(place.who, place.size)
         whose, most = ("your readers", self._each) if mine else ("readers", self._most)
         said = f"{whose} of content hold {most >> 20} MiB already; take their answers, or try again in a moment"
         return StatusError(429, "TooManyRequests", said, details={}, retry_after_s=1)

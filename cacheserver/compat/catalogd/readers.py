@@ -67,7 +67,9 @@ class Readers:
             try:
                 await stack.enter_async_context(self._budget.hold(reader.client, size))
             except StatusError:
-                if not self._make_room(asyncio.get_running_loop().time() - self._slow_s):
+                # No other's end makes room in one's own share.
+                whose = reader.client if self._budget.is_own(reader.client, size) else ""
+                if not self._make_room(asyncio.get_running_loop().time() - self._slow_s, whose):
                     raise
                 await stack.enter_async_context(self._budget.hold(reader.client, size))
             reader.took()
@@ -77,9 +79,12 @@ class Readers:
             finally:
                 self._all.discard(reader)
 
-    def _make_room(self, before: float) -> bool:
-        """End some who took nothing since then, those who took nothing for longest, of the clients that have most."""
-        slow = [reader for reader in self._all if reader.since <= before]
+    def _make_room(self, before: float, whose: str) -> bool:
+        """End some who took nothing since then, those who took nothing for longest, of the clients that have most.
+
+        whose: of this client alone; empty: of all.
+        """
+        slow = [reader for reader in self._all if reader.since <= before and whose in ("", reader.client)]
         counts = Counter(reader.client for reader in slow)
         slow.sort(key=lambda reader: (-counts[reader.client], reader.since))
         for reader in slow[: len(slow) // _GO_AT_ONCE + 1]:
