@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Mapping
 
@@ -27,12 +28,12 @@ class FakeBlobs:
     def put_files(self, files: Mapping[str, bytes]) -> Digest:
         return self.put(b"".join(tar_stream(sorted(files.items()))), "application/x-tar", files)
 
-    def lose(self, digest: Digest) -> None:
-        del self._blobs[digest]
+    def lose(self, digest: Digest) -> bytes:
+        """Returns what it was."""
+        return self._blobs.pop(digest)[1]
 
     async def head(self, digest: Digest) -> BlobHead | None:
-        if self.away:
-            raise Unavailable("the fake is away")
+        await self._ask()
         found = self._blobs.get(digest)
         return found[0] if found else None
 
@@ -42,6 +43,10 @@ class FakeBlobs:
         content = self._blobs[digest][1]
         self.reads += 1
         for at in range(0, len(content), _PIECE):
-            if self.away:
-                raise Unavailable("the fake is away")
+            await self._ask()
             yield content[at : at + _PIECE]
+
+    async def _ask(self) -> None:
+        await asyncio.sleep(0)  # others have their turn, as while etcd is asked
+        if self.away:
+            raise Unavailable("the fake is away")

@@ -214,6 +214,9 @@ async def test_who_comes_from_another_process_lists_again(shown: Shown) -> None:
             event = await lines.next()
         assert (event["type"], event["object"]["code"]) == ("ERROR", 410)
     assert (await shown.world.get(PATH, resourceVersion="7", resourceVersionMatch="Exact")).status == 410
+    ahead = str(2**62)
+    for match in ("Exact", "NotOlderThan"):
+        assert (await shown.world.get(PATH, resourceVersion=ahead, resourceVersionMatch=match)).status == 410
 
 
 async def test_who_falls_behind_what_is_kept_lists_again(shown: Shown) -> None:

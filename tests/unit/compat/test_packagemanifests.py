@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -354,13 +355,15 @@ async def test_a_table_is_watched_without_content(shop: Manifests) -> None:
     assert shop.world.blobs.reads == reads
 
 
-async def test_a_lost_blob_breaks_one_object_alone(shop: Manifests) -> None:
+async def test_a_lost_blob_breaks_one_object_alone_and_until_it_is_back(shop: Manifests) -> None:
     digest = (await shop.world.get("namespaces/team/packages/own.vault")).json["status"]["manifest"]["digest"]
-    shop.world.blobs.lose(digest)
+    lost = shop.world.blobs.lose(digest)
     listed = await shop.list("team")
     assert len(catalogs(listed)) == 4
     assert [item["status"]["channels"] == [] for item in listed.json["items"]] == [False, True, False, False]
     assert (await shop.get("vault")).status == 503
+    shop.world.blobs.put(lost, "application/json")
+    assert all(item["status"]["channels"] for item in (await shop.list("team")).json["items"])
 
 
 class Noted(PackageManifests):
@@ -398,6 +401,11 @@ async def test_large_objects_are_made_one_at_a_time_while_they_are_sent() -> Non
         assert len((await manifests.list("team")).json["items"]) == 12
         assert sum(doors[0].at_once) == 12
         assert max(doors[0].at_once) == 2
+        await manifests.package("large00", "global", "main", says="z" * 100_000)
+        doors[0].at_once.clear()
+        crowd = await asyncio.gather(*(manifests.list("team") for _ in range(5)))
+        assert [len(each.json["items"]) for each in crowd] == [12] * 5
+        assert doors[0].at_once == [2], "what changed is made once, for all who come together"
 
 
 # --- icons ---
