@@ -115,15 +115,15 @@ def test_a_directory_that_was_not_pulled_is_not_overwritten_and_never_emptied(tm
 
 def test_what_was_changed_here_is_not_overwritten_by_a_pull(tmp_path: Path) -> None:
     root = tmp_path / "app"
-    draft = Draft({"a": "1", "b": "1", "c": "1"})
+    draft = Draft({"a": "1", "b": "1", "c": "1", "gone": "1"})
     pull(draft, root)
-    (root / "a").write_text("mine")
-    (root / "b").write_text("same")
+    for name, text in (("a", "mine"), ("b", "same"), ("gone", "mine")):
+        (root / name).write_text(text)
     (root / "c").chmod(0o755)
     draft.texts = {"a": "theirs", "b": "same", "c": "1"}
-    with pytest.raises(ClientError, match=r": a, c would be lost"):
+    with pytest.raises(ClientError, match=r": a, c, gone would be lost"):
         pull(draft, root)
-    assert (root / "a").read_text() == "mine"
+    assert [(root / name).read_text() for name in ("a", "gone")] == ["mine", "mine"]
 
 
 def test_a_push_keeps_bytes_and_modes_and_leaves_the_note_at_home(tmp_path: Path) -> None:
