@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import orjson
 import pytest
 
 from cacheserver.catalogs import Finding
-from cacheserver.config import Defaults
+from cacheserver.config import Defaults, Door, RepositoryConfig
 from cacheserver.config.repositories import from_text
 from cacheserver.errors import SourceInvalidError, SourceNetworkError
 from cacheserver.ingest import Outcome, SyncReport, status
-from cacheserver.model import Key, Kind, Stored
+from cacheserver.model import Digest, Key, Kind, Stored
+from cacheserver.store.published import PublishedCatalog, PublishedPackage
 
 CONFIG = from_text("c=/srv/catalog", Path("/"), Defaults())
 GIT = from_text("c=git+https://git.example/catalog.git", Path("/"), Defaults())
@@ -21,9 +23,15 @@ CAUSE = Finding("NotAString", "name must be a string, not a number; put it in qu
 CONSEQUENCE = Finding("NoChannel", "package 'app': must contain at least one channel", "a/catalog.yaml", 1, 1, "app")
 
 
-def say(phase: status.Phase, report: SyncReport | None = None, before: Stored | None = None, **more: Any) -> Any:
+def say(
+    phase: status.Phase,
+    report: SyncReport | None = None,
+    before: Stored | None = None,
+    config: RepositoryConfig = CONFIG,
+    **more: Any,
+) -> Any:
     """The status that is served."""
-    record = status.repository_record(CONFIG, phase, report, before, now=60.0, **more)
+    record = status.repository_record(config, phase, report, before, now=60.0, **more)
     assert record is not None
     return orjson.loads(record.status)
 
@@ -129,3 +137,25 @@ def test_ignored_tags_are_named_as_long_as_they_are_ignored() -> None:
 
 def test_a_healthy_repository_is_not_called_progressing() -> None:
     assert condition(synced(), "Stalled")[:2] == ("False", "NotStalled")
+
+
+def test_what_doors_show_is_said_as_long_as_there_are_doors_and_stays_while_etcd_does_not_say() -> None:
+    config, digest = replace(CONFIG, publish=frozenset((Door.REGISTRY, Door.CATALOG))), Digest(f"sha256:{1:064x}")
+    catalog = PublishedCatalog(CONFIG.key, digest, 1, (PublishedPackage("app", digest, 1, 1),))
+    report = applied()
+
+    def after(before: Any, config: RepositoryConfig, catalog: PublishedCatalog | None, *, known: bool = True) -> Any:
+        publishing = status.publishing(config, catalog) if known else None
+        earlier = stored(before) if before else None
+        return say(status.synced(report), report, earlier, config, publishing=publishing)
+
+    nothing = after(None, config, None)
+    assert condition(nothing, "Published")[:2] == ("False", "NothingPublished")
+    shown = after(nothing, config, catalog)
+    assert condition(shown, "Published") == (
+        "True",
+        "Published",
+        f"behind Catalog, Registry: 1 package, as {digest}",
+    )
+    assert condition(after(shown, config, None, known=False), "Published") == condition(shown, "Published")
+    assert "Published" not in [each["type"] for each in after(shown, CONFIG, catalog)["conditions"]]
