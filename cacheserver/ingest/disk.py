@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
@@ -93,24 +94,32 @@ class Mirrors:
     def __init__(self, root: Path, most_bytes: int) -> None:
         self._root = root
         self._most_bytes = most_bytes
+        self._sizes: Mapping[Path, int] = {}  # when they were looked at last
+        self._brought: dict[Path, int] = {}  # by fetches under way; and what of it was there when they were looked at
+        self._counted: Mapping[Path, int] = {}
+        self._making_room: asyncio.Future[None] | None = None
 
     def path(self, key: RepositoryKey) -> Path:
         """Where the copies of one repository lie; not made here."""
         return self._root / key.namespace / key.name
 
     @asynccontextmanager
-    async def using(self, key: RepositoryKey) -> AsyncIterator[None]:
+    async def using(self, key: RepositoryKey) -> AsyncIterator[Callable[[int], None]]:
         """For the time of a sync: nobody takes this copy away, and others that are not in use make room.
 
-        Raises: SourceTooLargeError when there is none, for those in use have it all.
+        What comes is to be told how many bytes a fetch has brought so far, now and then. Both raise SourceTooLargeError
+        when there is no room, for those in use have it all; of several fetches the one that has brought most hears it.
         """
         descriptor = await asyncio.to_thread(self._use, key)
         try:
             os.utime(descriptor)
             await asyncio.to_thread(self._make_room, key)
             try:
-                yield
+                yield functools.partial(self._brings, key)
             finally:
+                self._brought.pop(self.path(key), None)
+                if self._making_room is not None:
+                    await asyncio.shield(self._making_room)
                 with contextlib.suppress(SourceTooLargeError):
                     await asyncio.shield(asyncio.to_thread(self._make_room, key))  # It has grown.
         finally:
@@ -149,16 +158,35 @@ class Mirrors:
             os.close(descriptor)
 
     def _make_room(self, key: RepositoryKey) -> None:
+        brought = dict(self._brought)
         sizes = {path: _size(path) for path in self._all()}
         over = sum(sizes.values()) - self._most_bytes
         for path in sorted(sizes, key=_used_at):
             if over > 0 and self._remove(path):
-                over -= sizes[path]
+                over -= sizes.pop(path)
+        self._sizes, self._counted = sizes, brought
         if over > 0:
-            raise SourceTooLargeError(
-                f"{key.namespace}/{key.name}: git's copies of repositories that are in use have more than "
-                f"{self._most_bytes} bytes (cap `mirror_bytes`; --max-mirror-bytes raises it)"
-            )
+            raise self._full(key)
+
+    def _brings(self, key: RepositoryKey, brought: int) -> None:
+        self._brought[self.path(key)] = brought
+        grown = sum(size - self._counted.get(path, 0) for path, size in self._brought.items())
+        if sum(self._sizes.values()) + grown <= self._most_bytes:
+            self._making_room = None
+        elif self._making_room is None:  # those that are not in use go first
+            self._making_room = asyncio.get_running_loop().run_in_executor(None, self._make_what_room_there_is, key)
+        elif self._making_room.done() and brought >= max(self._brought.values()):
+            raise self._full(key)
+
+    def _make_what_room_there_is(self, key: RepositoryKey) -> None:
+        with contextlib.suppress(SourceTooLargeError):
+            self._make_room(key)
+
+    def _full(self, key: RepositoryKey) -> SourceTooLargeError:
+        return SourceTooLargeError(
+            f"{key.namespace}/{key.name}: git's copies of repositories that are in use have more than "
+            f"{self._most_bytes} bytes (cap `mirror_bytes`; --max-mirror-bytes raises it)"
+        )
 
     def _keep_only(self, present: Collection[Path]) -> int:
         for left in self._root.glob(f"*/{_GONE}*"):

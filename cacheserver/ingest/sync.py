@@ -42,7 +42,7 @@ from cacheserver.model import (
     Digest,
     RepositoryKey,
 )
-from cacheserver.sources import Progress, Source, Tree
+from cacheserver.sources import FETCHING, Progress, Source, Tree
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.claims import Claim
 from cacheserver.store.keys import IngestState
@@ -154,8 +154,11 @@ class SyncServices:
     storage: Storage | None = None
     """Where bytes in etcd are bounded: in a server, and in `ingest`."""
 
-    def copies(self, config: RepositoryConfig, *, fetch: bool) -> AbstractAsyncContextManager[None]:
-        """For the time of a question, or of a fetch and what is read of it: git's copies stay where they are."""
+    def copies(
+        self, config: RepositoryConfig, *, fetch: bool
+    ) -> AbstractAsyncContextManager[Callable[[int], None] | None]:
+        """For the time of a question, or of a fetch and what is read of it: git's copies stay where they are. What
+        comes is as Mirrors.using has it, where they are bounded."""
         if self.mirrors is None or not isinstance(config.source, GitSource):
             return contextlib.nullcontext()
         return self.mirrors.using(config.key) if fetch else self.mirrors.asking(config.key)
@@ -216,8 +219,8 @@ class Sync:
         else:
             self._claim = await self._may_write()
             await self._on_change()
-            async with self._scratch() as scratch, self._services.copies(self._config, fetch=True):
-                await self._read(scratch)
+            async with self._scratch() as scratch, self._services.copies(self._config, fetch=True) as bring:
+                await self._read(scratch, self._brings(bring))
         report.elapsed_s = time.monotonic() - started
         labels = (self._key.namespace, self._key.name, report.outcome.value)
         metrics.sync_seconds.labels(*labels).observe(report.elapsed_s)
@@ -249,7 +252,19 @@ class Sync:
             finally:
                 self._services.scratch_space.drop(scratch)
 
-    async def _read(self, scratch: Path) -> None:
+    def _brings(self, bring: Callable[[int], None] | None) -> Progress:
+        """Told of a fetch's progress: the shared bound on git's copies counts it while it is under way."""
+        if bring is None:
+            return self._progress
+
+        def tell(what: str, done: int, total: int) -> None:
+            self._progress(what, done, total)
+            if what == FETCHING:
+                bring(done)
+
+        return tell
+
+    async def _read(self, scratch: Path, progress: Progress) -> None:
         """Fetch, parse, judge, apply, remember."""
         services, config = self._services, self._config
         await asyncio.to_thread((scratch / "tree").mkdir)
@@ -257,7 +272,7 @@ class Sync:
             async with services.fetching.turn(config.key) as fetched:
                 await services.scratch_space.begin(scratch)
                 async with self._budget.spent("fetching the source"):
-                    tree = await self._source.fetch(scratch / "tree", self._progress)
+                    tree = await self._source.fetch(scratch / "tree", progress)
                 applying.push_async_callback(tree.aclose)
                 fetched()
                 await services.scratch_space.hold(scratch)

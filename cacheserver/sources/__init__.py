@@ -10,12 +10,13 @@ from cacheserver.config import sources as spec
 from cacheserver.errors import SourceInvalidError
 from cacheserver.sources.credentials import DockerConfig, GitCredentials, RegistryCredentials
 from cacheserver.sources.directory import DirectorySource
-from cacheserver.sources.tree import Limits, Progress, Source, Tree
+from cacheserver.sources.tree import FETCHING, Limits, Progress, Source, Tree
 
 if TYPE_CHECKING:
     from cacheserver.sources.git.source import GitRefsSource
 
 __all__ = [
+    "FETCHING",
     "Access",
     "DirectorySource",
     "DockerConfig",

@@ -118,7 +118,9 @@ class Tree:
 
 
 Progress = Callable[[str, int, int], None]
-"""Called with (what, done, total); total 0 while unknown. Cheap, may be called often."""
+"""Called with (what, done, total); total 0 while unknown. Cheap, may be called often. What it raises ends the fetch."""
+FETCHING: Final = "fetch"
+"""What: bytes that a fetch has brought into git's copy."""
 
 
 class Source(Protocol):

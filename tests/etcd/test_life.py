@@ -31,7 +31,7 @@ from cacheserver.ingest.disk import Mirrors
 from cacheserver.ingest.pace import Pace
 from cacheserver.ingest.sync import APPLIES_AT_ONCE, ASKS_AT_ONCE, FETCHES_AT_ONCE, SLOW_AT_ONCE
 from cacheserver.model import ANNOTATION_REQUESTED, Key, Kind, RepositoryKey
-from cacheserver.sources import open_source
+from cacheserver.sources import FETCHING, Progress, Tree, open_source
 from tests.fakes.source import FakeSource, UnderWay
 from tests.support.fbc import bundle
 from tests.support.gitserver import GitRepository
@@ -418,6 +418,28 @@ async def test_a_removed_repository_takes_gits_copy_of_it_along(world: World, tm
         assert (mirrors.path(config.key) / "shallow.git").is_dir()
         ingest.remove(config.key)
         await eventually(lambda: not mirrors.path(config.key).exists())
+
+
+class Growing(FakeSource):
+    """A remote that sends for ever."""
+
+    async def fetch(self, scratch: Path, progress: Progress) -> Tree:
+        bytes_brought = 0
+        while True:
+            bytes_brought += 1 << 20
+            progress(FETCHING, bytes_brought, 0)
+            await asyncio.sleep(0)
+
+
+async def test_what_git_is_bringing_counts_in_the_bound_of_its_copies(world: World, tmp_path: Path) -> None:
+    source, mirrors = Growing(files("1.0.0")), Mirrors(tmp_path / "sources", 1 << 30)
+    world.services = replace(world.services, mirrors=mirrors)
+    ingest = world.ingest()
+    ingest.put(replace(world.config(), source=GitSource("https://git.example.com/large")), lambda: source)
+    async with running(ingest):
+        await eventually(lambda: world.says("SourceTooLarge"))
+        _, _, message = await world.condition()
+        assert "--max-mirror-bytes raises it" in message
 
 
 # --- slow ones -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -303,10 +303,10 @@ class CountedMirrors(Mirrors):
     used = 0
 
     @asynccontextmanager
-    async def using(self, key: RepositoryKey) -> AsyncIterator[None]:
+    async def using(self, key: RepositoryKey) -> AsyncIterator[Callable[[int], None]]:
         self.used += 1
-        async with super().using(key):
-            yield
+        async with super().using(key) as bring:
+            yield bring
 
 
 async def test_a_save_that_is_not_due_looks_at_none_of_gits_copies(world: World) -> None:

@@ -111,7 +111,7 @@ class Publisher:
         source: Written,
         claim: Claim,
         *,
-        copies: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext,
+        copies: Callable[[], AbstractAsyncContextManager[object]] = contextlib.nullcontext,
         everything: bool = False,
     ) -> Work:
         """All that waits for one repository. everything: drafts that are not due yet too.

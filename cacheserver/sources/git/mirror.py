@@ -21,7 +21,7 @@ from cacheserver.errors import SourceError, SourceTooLargeError
 from cacheserver.sources.git.command import Answer, Git
 from cacheserver.sources.git.complaints import MirrorDamagedError, ObjectFormatError
 from cacheserver.sources.threads import first_error
-from cacheserver.sources.tree import Limits, Progress
+from cacheserver.sources.tree import FETCHING, Limits, Progress
 
 _ASK_S: Final = 60.0
 _REF_LINE_BYTES: Final = 640  # Of one ref in a list, 320 and as much for a tag's peeled name: real ones take under 150.
@@ -217,7 +217,7 @@ class Copy:
         while True:
             await asyncio.sleep(_WATCH_S)
             size = await asyncio.to_thread(_objects_bytes, self.path)
-            progress("fetch", max(size - before, 0), 0)
+            progress(FETCHING, max(size - before, 0), 0)
             if size > self._limits.total_bytes:
                 raise self._limits.error("total_bytes", f"{self.git.remote.url}: objects of the repository")
 

@@ -12,6 +12,7 @@ import pytest
 from cacheserver.errors import SourceTooLargeError
 from cacheserver.ingest.disk import Mirrors, ScratchSpace, scratch_directory
 from cacheserver.model import RepositoryKey
+from tests.support.waiting import eventually
 
 ONE, TWO, THREE = (RepositoryKey("ns", name) for name in ("one", "two", "three"))
 
@@ -63,6 +64,35 @@ async def test_a_copy_in_use_stays_and_the_one_that_finds_no_room_is_refused_by_
     async with other_process.using(TWO):
         pass
     assert not path.exists()
+
+
+async def test_what_fetches_under_way_bring_counts_and_the_one_that_brought_most_is_refused(tmp_path: Path) -> None:
+    mirrors, said = Mirrors(tmp_path, 1000), list[str]()
+    unused = await use(mirrors, THREE, 300, at=1)
+    async with mirrors.using(ONE) as one, mirrors.using(TWO) as two:
+        fill(mirrors, ONE, 400)
+        one(400)
+        two(250)
+        assert unused.exists()
+        fill(mirrors, TWO, 350)
+        two(350)
+        await eventually(lambda: not unused.exists(), within_s=20)
+        one(400)
+        two(350)
+        fill(mirrors, ONE, 700)
+        one(700)
+
+        def refused() -> bool:
+            two(350)
+            try:
+                one(700)
+            except SourceTooLargeError as error:
+                said.append(str(error))
+            return bool(said)
+
+        await eventually(refused, within_s=20)
+    assert "ns/one" in said[0]
+    assert "--max-mirror-bytes raises it" in said[0]
 
 
 async def test_at_start_the_copies_of_repositories_that_are_gone_go(tmp_path: Path) -> None:
