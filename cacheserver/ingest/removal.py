@@ -7,12 +7,14 @@ which first ends the repository's own task; `remove_package` also by apply.py, f
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from cacheserver import metrics
+from cacheserver.errors import EtcdError
 from cacheserver.ingest.authored import AuthoredStore
 from cacheserver.ingest.space import Space
 from cacheserver.model import Key, Kind, RepositoryKey, Stored
@@ -86,6 +88,17 @@ class Removals:
             log.info("repository removed", extra={**about, "deleted": deleted})
         if removal.done is not None:
             await removal.done()
+
+    async def begin_without_claims(self) -> None:
+        """Delete what is served of wanted() as far as nobody holds it: while a full etcd grants no lease, and so no
+        claims, that makes room. carry_out() does the rest, once there is some.
+
+        What another process may want to keep stays, and what is to be done under a claim before anything goes.
+        """
+        for key, removal in list(self._wanted.items()):
+            if removal.patience_s is None and removal.last is None:
+                with contextlib.suppress(EtcdError):  # it is held, or this etcd (before 3.5.7) refuses deletes too
+                    await forget(key, Claim.of_nobody(str(key)), self._services.store)
 
     async def _delete(self, session: Session, key: RepositoryKey, removal: _Removal) -> int | None:
         """How many objects went; None: another process ingests it."""

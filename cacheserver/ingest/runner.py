@@ -272,6 +272,7 @@ class Ingest:
                     await self._with(session)
             except* NoSpace as full:
                 self.space.refused(_first(full))
+                await self._removals.begin_without_claims()
             except* EtcdError as lost:
                 log.warning("ingestion lost its lease, starting over", extra={"error": str(lost.exceptions[0])})
                 for key in self._tracked:  # another replica may measure them now; our last figures must not stay

@@ -304,7 +304,7 @@ class Store:
             if result.succeeded:
                 return result.revision
             owner, *found = (r.key_values[0] if r.key_values else None for r in result.ranges)
-            if owner is None or owner.create_revision != claim.create_revision:
+            if (owner.create_revision if owner else 0) != claim.create_revision:
                 raise LeaseLostError(claim.lost_message)
             current, *others = found
             if (current.value if current else None) == value and not any(others):

@@ -5,6 +5,7 @@ Real etcd with a small quota, freed by the documented remedy. With a server arou
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -137,6 +138,40 @@ async def test_an_ingestion_that_begins_on_a_full_etcd_goes_on_when_there_is_roo
         await make_room(client)
         await eventually(lambda: world.says("Synced"), within_s=20)
         assert at_work.space.trouble is None
+
+
+async def test_after_a_restart_on_a_full_etcd_removed_repositories_go_but_not_those_that_somebody_holds(
+    world: World, client: Client, etcd: EtcdProcess
+) -> None:
+    """No lease is granted, and so no claim: deletes are fenced by there being none."""
+    if etcd.version < _FENCED_DELETES:
+        pytest.skip("this etcd refuses every transaction when it is full")
+    before = ingest(world)
+    for name in ("old", "held"):
+        before.put(world.config(name), lambda: FakeSource(files("1.0.0")))
+    async with running(before):
+        await eventually(lambda: world.says("Synced", "old"))
+        await eventually(lambda: world.says("Synced", "held"))
+    async with world.store.session("another") as another:
+        held = await another.claim("ns/held")
+        await fill(client)
+        after, forgotten = ingest(world), set[str]()
+
+        async def done(name: str) -> None:
+            forgotten.add(name)
+
+        for name in ("held", "old"):
+            after.put(world.config(name), lambda: FakeSource(files("1.0.0")))
+            after.remove(RepositoryKey("ns", name), done=functools.partial(done, name))
+        async with running(after):
+            await eventually(lambda: _gone(world, "old"))
+            assert not await _gone(world, "held")
+            assert forgotten == set(), "the rest waits for a claim"
+            await make_room(client)
+            await eventually(lambda: forgotten == {"old"}, within_s=30)
+            await another.release(held)
+            await eventually(lambda: _gone(world, "held"), within_s=20)
+            await eventually(lambda: forgotten == {"old", "held"})
 
 
 async def test_a_suspended_repository_whose_status_finds_no_space_stops_nobody(world: World, client: Client) -> None:
