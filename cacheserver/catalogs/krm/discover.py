@@ -105,22 +105,21 @@ class Named:
 class Files:
     """A package's files in git. key: equal ones mean equal Facts. packed: see `entries` (of an executable file with a
     mark before its object name); a sync holds all that are new at the same time, and tuples of strings would be four
-    times the bytes."""
+    times the bytes. count: how many files."""
 
     directory: str
     packed: bytes
     warnings: list[Problem]
     key: str
+    count: int
 
-    @property
     def entries(self) -> list[tuple[str, str]]:
-        """(path in the package, object name), made anew at each call."""
+        """(path in the package, object name), made anew at each call. Of 10,000 files 5 ms: not for the loop."""
         flat = self.packed.decode().split("\0")
         return [(path, oid.removeprefix(_RUNS)) for path, oid in zip(flat[0:-1:2], flat[1::2], strict=True)]
 
-    @property
     def executable(self) -> list[str]:
-        """Paths of the files that are, made anew at each call."""
+        """Paths of the files that are, made anew at each call. Not for the loop either."""
         if _RUNS not in self.packed.decode():
             return []
         flat = self.packed.decode().split("\0")
@@ -259,7 +258,7 @@ def _files(directory: str, cut: int, entries: Sequence[Entry], refused: Sequence
         hashed.update(f"{oid}{path}\0".encode())
     for path, why in others:
         hashed.update(f"\0{path}\0{why}\0".encode())
-    return Files(directory, packed, warnings, hashed.hexdigest())
+    return Files(directory, packed, warnings, hashed.hexdigest(), len(regular))
 
 
 def _marked(entry: Entry) -> str:

@@ -84,10 +84,7 @@ class Parse:
             [files for _, files in trees], self._given.scratch, self._jobs.limits
         ) as staged:
             good = [tree for tree, refusal in zip(trees, staged.refusals, strict=True) if refusal is None]
-            wanted = [
-                Wanted(name, files.entries, warnings=files.warnings, executable=files.executable)
-                for name, files in good
-            ]
+            wanted = await asyncio.to_thread(_wanted, good)
             packed = iter(await self._jobs.pack(Pack(str(staged.root), self._given.blobs, wanted)) if wanted else ())
             return [Packed(refusal=refusal) if refusal else next(packed) for refusal in staged.refusals]
 
@@ -95,7 +92,13 @@ class Parse:
 def _files(some: Sequence[Candidate]) -> int:
     """Files of the tree that the candidates share."""
     files = some[0].files
-    return files.packed.count(b"\0") // 2 if files is not None else 0
+    return files.count if files is not None else 0
+
+
+def _wanted(trees: Sequence[tuple[str, Files]]) -> list[Wanted]:
+    return [
+        Wanted(name, files.entries(), warnings=files.warnings, executable=files.executable()) for name, files in trees
+    ]
 
 
 def _where(place: Place) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,7 +20,8 @@ class Jobs(jobs.Jobs):
         """One answer for each tree, in order. Raises: CatalogError when the pool cannot go on."""
 
         async def ask(trees: Sequence[Wanted]) -> list[Packed]:
-            answer = await self.ask(encode_job(replace(job, trees=trees)), f"package {trees[0].name}")
+            frame = await asyncio.to_thread(encode_job, replace(job, trees=trees))
+            answer = await self.ask(frame, f"package {trees[0].name}")
             return await unhurried(decode_packed, answer)
 
         def blamed(tree: Wanted, why: WorkerCrashedError) -> Packed:

@@ -176,6 +176,7 @@ class _Search:
                 if type(exc) not in (SourceTooLargeError, SourceInvalidError):
                     raise  # A narrower one speaks of our copy, not of this commit.
                 self._found.refused.append((place, Problem(type(exc).reason, str(exc))))
+                await asyncio.sleep(0)  # refused unread: of thousands in a row none would let the loop go on
                 return None
         if files is None:
             self._found.without_package.add(without_package)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -31,7 +32,7 @@ async def staged(
     root = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=scratch, prefix="batch-"))
     try:
         batch = _Batch(mirror, root, limits)
-        refusals = [await batch.add(files.entries) for files in trees]
+        refusals = [await batch.add(files) for files in trees]
         await batch.flush()
         yield Staged(root, refusals)
     finally:
@@ -49,17 +50,13 @@ class _Batch:
         self._waiting: list[tuple[str, bytes]] = []
         self._waiting_bytes = 0
 
-    async def add(self, entries: Sequence[tuple[str, str]]) -> Problem | None:
+    async def add(self, files: Files) -> Problem | None:
         """Reads what is not here yet. Returns why the package cannot be used, if it cannot."""
         most_bytes, most_files = self._limits.package_bytes, self._limits.package_files
-        if len(entries) > most_files:
-            return Problem("TooManyFiles", f"{len(entries)} files; the limit for one revision is {most_files}")
-        oids = dict.fromkeys(oid for _, oid in entries)
-        left = most_bytes - sum(self._sizes.get(oid, 0) for _, oid in entries)
-        copies = {oid: 0 for oid in oids if oid not in self._sizes}
-        for _, oid in entries:
-            if oid in copies:
-                copies[oid] += 1
+        if files.count > most_files:
+            return Problem("TooManyFiles", f"{files.count} files; the limit for one revision is {most_files}")
+        copies, held_bytes = await asyncio.to_thread(self._missing, files)
+        left = most_bytes - held_bytes
         async with aclosing(self._mirror.cat_file(list(copies), most_bytes=most_bytes)) as objects:
             async for found in objects:
                 left -= found.size * copies[found.oid]
@@ -67,7 +64,7 @@ class _Batch:
                     message = f"its files have more than {most_bytes} bytes, the limit for one revision"
                     return Problem("TooLarge", message)
                 if found.kind != "blob":
-                    path = next(path for path, oid in entries if oid == found.oid)
+                    path = next(path for path, oid in files.entries() if oid == found.oid)
                     return Problem("Unreadable", f"is said to be a file, and is a {found.kind}", path)
                 self._sizes[found.oid] = found.size
                 self._waiting.append((found.oid, found.content))
@@ -77,6 +74,12 @@ class _Batch:
         if left < 0:
             return Problem("TooLarge", f"more than {most_bytes} bytes, the limit for one revision")
         return None
+
+    def _missing(self, files: Files) -> tuple[dict[str, int], int]:
+        """What is not here yet, and how often it is wanted; bytes of what is, as often."""
+        wanted = Counter(oid for _, oid in files.entries())
+        held_bytes = sum(self._sizes[oid] * times for oid, times in wanted.items() if oid in self._sizes)
+        return {oid: times for oid, times in wanted.items() if oid not in self._sizes}, held_bytes
 
     async def flush(self) -> None:
         """Writes what is held in memory."""
