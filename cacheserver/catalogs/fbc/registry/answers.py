@@ -6,6 +6,7 @@ serve elsewhere (two olm.csv.metadata, a CSV of other types) is refused here, th
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -193,61 +194,72 @@ class _Bundle:
     made: bool
 
 
-def _bundle(package: _Package, name: str, document: Object, about: csv.About) -> _Bundle:
-    """Raises: ShapeError, DocumentError."""
-    image = text(document, "image")
-    versions: list[str] = []
-    metadata: list[JSON] = []
-    provided: list[tuple[str, str, str]] = []
-    required: list[tuple[str, str, str]] = []
-    dependencies: list[bytes] = []
-    properties: list[bytes] = []
-    manifests: list[tuple[str, str]] = []
-    for each in children(document, "properties"):
-        kind, value = text(each, "type"), field(each, "value")
+@dataclass(slots=True)
+class _Properties:
+    """What a bundle's properties come to. written, dependencies: fields of its message. metadata, manifests: of its CSV
+    and its objects, which these fields leave out."""
+
+    versions: list[str] = dataclasses.field(default_factory=list)
+    provided: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
+    required: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
+    dependencies: list[bytes] = dataclasses.field(default_factory=list)
+    written: list[bytes] = dataclasses.field(default_factory=list)
+    metadata: list[JSON] = dataclasses.field(default_factory=list)
+    manifests: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+    def add(self, kind: str, value: JSON, limits: ParseLimits) -> None:
+        """Raises: ShapeError, DocumentError."""
         if kind == "olm.bundle.object":
-            manifests.append(csv.manifest(value, package.limits))
-            continue
+            self.manifests.append(csv.manifest(value, limits))
+            return
         if kind == "olm.csv.metadata":
-            metadata.append(value)
-            continue
+            self.metadata.append(value)
+            return
         written = _json(value)
-        properties.append(message(12, string(1, kind) + string(2, written)))
+        self.written.append(message(12, string(1, kind) + string(2, written)))
         if kind == "olm.package":
-            versions.append(text(as_object(value, kind) or {}, "version"))
+            self.versions.append(text(as_object(value, kind) or {}, "version"))
         elif kind == "olm.gvk":
-            provided.append(_gvk(value, kind))
+            self.provided.append(_gvk(value, kind))
         elif kind == "olm.gvk.required":
-            required.append(_gvk(value, kind))
-            dependencies.append(message(11, string(1, "olm.gvk") + string(2, written)))
+            self.required.append(_gvk(value, kind))
+            self.dependencies.append(message(11, string(1, "olm.gvk") + string(2, written)))
         elif kind == "olm.package.required":
             asked = as_object(value, kind) or {}
             wanted: Object = {"packageName": text(asked, "packageName"), "version": text(asked, "versionRange")}
-            dependencies.append(message(11, string(1, "olm.package") + string(2, _json(wanted))))
-    if len(versions) != 1 or len(metadata) > 1:
+            self.dependencies.append(message(11, string(1, "olm.package") + string(2, _json(wanted))))
+
+
+def _bundle(package: _Package, name: str, document: Object, about: csv.About) -> _Bundle:
+    """Raises: ShapeError, DocumentError."""
+    image, said = text(document, "image"), _Properties()
+    for each in children(document, "properties"):
+        said.add(text(each, "type"), field(each, "value"), package.limits)
+    if len(said.versions) != 1 or len(said.metadata) > 1:
         raise ShapeError(
-            f"{len(versions)} properties olm.package and {len(metadata)} olm.csv.metadata;"
+            f"{len(said.versions)} properties olm.package and {len(said.metadata)} olm.csv.metadata;"
             " there has to be one, and there may be one"
         )
-    inline, made = _inline(document, manifests, metadata, versions[0], about)
+    [version] = said.versions
+    inline, made = _inline(document, said.manifests, said.metadata, version, about)
     deprecation = package.deprecations.get((f.BUNDLE, name))
     plain = b"".join(
         (
             string(1, name),
             string(2, package.name),
             string(6, image),
-            *(_api(7, api) for api in provided),
-            *(_api(8, api) for api in required),
-            string(9, versions[0]),
-            *dependencies,
-            *properties,
+            *(_api(7, api) for api in said.provided),
+            *(_api(8, api) for api in said.required),
+            string(9, version),
+            *said.dependencies,
+            *said.written,
             b"" if deprecation is None else message(15, string(1, deprecation)),
         )
     )
     size = len(plain) + (0 if image else len(inline) * (2 if made else 1))
     if size > LISTED_BYTES:
         raise ShapeError(f"comes to {size} bytes in a list; clients take {LISTED_BYTES}")
-    return _Bundle(plain, inline, provided, listed=not image, made=made)
+    return _Bundle(plain, inline, said.provided, listed=not image, made=made)
 
 
 def _inline(
