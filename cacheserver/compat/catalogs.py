@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final, NoReturn
 
 from cacheserver.compat.frames import Content, Frames
@@ -106,23 +105,6 @@ class Catalogs:
     async def other_lines(self, catalog: PublishedCatalog) -> Sequence[bytes]:
         """As lines, of the documents of no package."""
         return await self._lines(catalog.others) if catalog.others else ()
-
-    async def packed(self, catalog: PublishedCatalog) -> AsyncGenerator[bytes, None]:
-        """All documents as zstd frames that join to one body, as they are stored: packages by name, then the others.
-
-        In pieces of 512 KiB at most. Raises: BlobMissingError, EtcdError.
-        """
-        for digest in blobs_of(catalog):
-            async with aclosing(self.frames.packed(digest)) as pieces:
-                async for piece in pieces:
-                    yield piece
-
-    async def pieces(self, catalog: PublishedCatalog) -> AsyncGenerator[bytes, None]:
-        """All documents, a line each, in the order of packed(), in pieces of 128 KiB at most. Raises: as packed."""
-        for digest in blobs_of(catalog):
-            async with aclosing(self.frames.read(digest)) as pieces:
-                async for piece in pieces:
-                    yield piece
 
     async def _lines(self, digest: Digest) -> Sequence[bytes]:
         async with self._reading:

@@ -24,12 +24,12 @@ from tests.support.asking import Answer, ask
 from tests.support.etcd import free_ports
 from tests.support.fbc import FBCCatalog, catalog
 from tests.support.server import ServerProcess
+from tests.support.shared import COMMUNITY, GOLDEN
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.e2e
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
-COMMUNITY, GOLDEN = SHARED / "fbc" / "community-v4.20", SHARED / "golden" / "doors"
+ANSWERED = GOLDEN / "doors"
 _WITHIN_S = 180.0
 """For what takes seconds on a machine that does nothing else: a real catalog is read."""
 ODD = (
@@ -139,13 +139,13 @@ def packed_and_in_parts(doors: Doors, body: bytes) -> None:
 
 def as_catalogd_answered(doors: Doors) -> None:
     """Byte for byte: community v4.20 has a directory a package, so the order is the walk's."""
-    head, *lines = (GOLDEN / "catalogd-all.lines.tsv").read_text().splitlines()
+    head, *lines = (ANSWERED / "catalogd-all.lines.tsv").read_text().splitlines()
     body = doors.all(path="real/api/v1/all").body
     assert sha256(body) == head.rpartition("sha256 ")[2]
     assert [sha256(line) for line in body.splitlines()] == [line.rpartition("\t")[2] for line in lines]
     for encoding, unpack in (("gzip", gzip.decompress), ("zstd", unzstd)):
         assert unpack(doors.all(path="real/api/v1/all", Accept_Encoding=encoding).body) == body
-    for line in (GOLDEN / "catalogd-metas.tsv").read_text().splitlines():
+    for line in (ANSWERED / "catalogd-metas.tsv").read_text().splitlines():
         query, status, content_type, count, digest = line.split("\t")
         answer = doors.all(path=f"real/api/v1/metas?{query}")
         said = (str(answer.status), answer.headers["Content-Type"], str(len(answer.body.splitlines())))

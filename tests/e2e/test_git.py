@@ -29,11 +29,11 @@ from cacheserver.sources.git.command import Git, Remote
 from cacheserver.sources.git.source import GitMirror, GitRefsSource, GitSource
 from tests.support.certificates import Authority
 from tests.support.gitserver import GitDaemon, GitHTTPS, GitRepository, basic
+from tests.support.shared import ABSENT, NEPHIO
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
-BUNDLE = Path(__file__).parents[3] / "shared" / "data" / "git" / "nephio-catalog.bundle"
 FILES = {
     "catalog/foo.yaml": b"schema: olm.package\n",
     "catalog/sub/bar.yaml": b"\xff\r\nbinary",
@@ -690,9 +690,9 @@ async def test_a_reader_left_early_reads_on(
     assert [found async for found in mirror.cat_file(oids[:1])] == [first]
 
 
-@pytest.mark.skipif(not BUNDLE.exists(), reason=f"{BUNDLE} is not there")
+@pytest.mark.skipif(not NEPHIO.exists(), reason=ABSENT)
 async def test_nephios_catalog(fetcher: Fetcher, mirrors: list[GitMirror]) -> None:
-    source = refs_source(Remote(f"file://{BUNDLE}"), fetcher.cache)
+    source = refs_source(Remote(f"file://{NEPHIO}"), fetcher.cache)
     mirror = await source.sync(quiet)
     mirrors.append(mirror)
     branch = await mirror.ls_tree(mirror.refs["refs/heads/main"].commit)

@@ -28,12 +28,12 @@ from tests.support.fbc import catalog
 from tests.support.gitserver import GitRepository
 from tests.support.krm import KRMRepository, kptfile
 from tests.support.server import API, ServerProcess
+from tests.support.shared import ABSENT, NEPHIO
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
 REPOSITORIES = "/apis/config.cacheserver.dev/v1alpha1/namespaces/default/repositories"
-BUNDLE = Path(__file__).parents[3] / "shared" / "data" / "git" / "nephio-catalog.bundle"
 SLOW = "CACHESERVER_TEST_SLOW"
 
 
@@ -77,12 +77,12 @@ class GitCalls:
         return [next((verb for verb in verbs if verb in line.split()), line) for line in lines]
 
 
-@pytest.mark.skipif(not BUNDLE.exists(), reason=f"{BUNDLE} is not there")
+@pytest.mark.skipif(not NEPHIO.exists(), reason=ABSENT)
 async def test_nephios_catalog_is_served_whole_and_looked_at_again_for_nothing(
     start_server: StartServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remote = tmp_path / "catalog.git"
-    subprocess.run(["git", "clone", "--quiet", "--mirror", str(BUNDLE), str(remote)], check=True, timeout=120)
+    subprocess.run(["git", "clone", "--quiet", "--mirror", str(NEPHIO), str(remote)], check=True, timeout=120)
     calls = GitCalls(tmp_path / "bin")
     monkeypatch.setenv("PATH", calls.path)
     server = start_server("--catalog", f"nephio=git+file://{remote}@main")

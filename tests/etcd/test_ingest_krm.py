@@ -14,11 +14,10 @@ from cacheserver.config.sources import GitRef, GitSource, RefKind
 from cacheserver.ingest import Outcome
 from cacheserver.model import LABEL_LATEST
 from tests.support.krm import KRMRepository, annotated, kptfile
+from tests.support.shared import ABSENT, NEPHIO
 from tests.support.world import KEY, World
 
 pytestmark = pytest.mark.etcd
-
-BUNDLE = Path(__file__).parents[3] / "shared" / "data" / "git" / "nephio-catalog.bundle"
 
 
 async def seen(world: World, since: int) -> Sequence[tuple[str, str]]:
@@ -175,10 +174,10 @@ async def test_a_directory_is_served_and_a_second_sync_writes_nothing(world: Wor
 
 @pytest.fixture(scope="module")
 def nephio(tmp_path_factory: pytest.TempPathFactory) -> KRMRepository:
-    if not BUNDLE.exists():
-        pytest.skip("no folder shared next to the repository")
+    if not NEPHIO.exists():
+        pytest.skip(ABSENT)
     path = tmp_path_factory.mktemp("nephio") / "catalog.git"
-    command = ["git", "clone", "--quiet", "--mirror", str(BUNDLE), str(path)]
+    command = ["git", "clone", "--quiet", "--mirror", str(NEPHIO), str(path)]
     subprocess.run(command, check=True, timeout=120)
     return KRMRepository(path)
 

@@ -26,11 +26,11 @@ from tests.support.registry import (
     index,
     zstandard_compressed,
 )
+from tests.support.shared import ABSENT, FBC
 from tests.support.world import World
 
 pytestmark = pytest.mark.etcd
 
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "fbc"
 EXAMPLES = Path(__file__).parents[2] / "examples" / "catalogs"
 
 
@@ -78,9 +78,9 @@ async def assert_same_as_directory(world: World, registry: RealRegistry, root: P
 
 
 @pytest.mark.parametrize("name", ["community-v4.20", "kueue/v4.20/catalog", "gatekeeper/catalog-4-19"])
-@pytest.mark.skipif(not SHARED.exists(), reason=f"{SHARED} is not there")
+@pytest.mark.skipif(not FBC.exists(), reason=ABSENT)
 async def test_a_real_catalog_is_the_same_as_an_image(world: World, registry: RealRegistry, name: str) -> None:
-    await assert_same_as_directory(world, registry, SHARED / name, image_of(SHARED / name))
+    await assert_same_as_directory(world, registry, FBC / name, image_of(FBC / name))
 
 
 @pytest.mark.parametrize("form", ["gzip", "zstd", "docker in an index"])

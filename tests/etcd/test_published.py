@@ -11,6 +11,7 @@ import orjson
 import pytest
 import zstandard
 
+from cacheserver.compat.catalogd.bodies import Bodies
 from cacheserver.compat.catalogs import Catalogs, blobs_of
 from cacheserver.config import Door, RepositoryConfig, Validation
 from cacheserver.config.sources import GitRef, GitSource, RefKind
@@ -286,16 +287,18 @@ async def test_documents_are_read_as_lines_as_pieces_and_as_frames_that_join(wor
     lines = [await replica.catalogs.lines(catalog, package) for package in catalog.packages]
     assert [len(each) for each in lines] == [4, 3]
     everything = [*lines[0], *lines[1], *await replica.catalogs.other_lines(catalog)]
-    body = b"".join([piece async for piece in replica.catalogs.pieces(catalog)])
+    bodies = Bodies(replica.catalogs.frames)
+    sizes = await bodies.sizes(catalog)
+    body = b"".join([piece async for piece in bodies.identity(sizes, 0, sum(size for _, size in sizes))])
     assert body == b"".join(line + b"\n" for line in everything)
-    packed = b"".join([piece async for piece in replica.catalogs.packed(catalog)])
+    packed = b"".join([piece async for piece in bodies.zstd(catalog)])
     assert zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True).read() == body
     await lose(world, blobs_of(catalog)[1])
-    again = b"".join([piece async for piece in replica.catalogs.packed(catalog)])
+    again = b"".join([piece async for piece in bodies.zstd(catalog)])
     assert again == packed, "what was asked for a moment ago is kept"
     anew = Replica(world, Door.CATALOG)
     with pytest.raises(BlobMissingError):
-        [piece async for piece in anew.catalogs.packed(catalog)]
+        [piece async for piece in Bodies(anew.catalogs.frames).zstd(catalog)]
 
 
 async def test_nothing_is_followed_until_a_repository_names_a_door(world: World) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.shared import ABSENT, COMMUNITY, FBC, SHARED
 from tests.unit.catalogs.conftest import Parse
 
-SHARED = Path(__file__).parents[4] / "shared"
 CASES: list[dict[str, Any]] = []
 if (SHARED / "fixtures" / "fbc" / "expected.json").exists():
     CASES = json.loads((SHARED / "fixtures" / "fbc" / "expected.json").read_text())
@@ -18,7 +18,7 @@ if (SHARED / "fixtures" / "fbc" / "expected.json").exists():
 pytestmark = [
     pytest.mark.processes,
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.skipif(not CASES, reason="no folder shared next to the repository"),
+    pytest.mark.skipif(not CASES, reason=ABSENT),
 ]
 
 # What a finding must mention for the matter to be the one that the case is about.
@@ -70,7 +70,7 @@ async def test_the_verdict_is_the_reference_loaders(case: dict[str, Any], parsed
 
 
 async def test_real_catalogs_have_nothing_wrong_with_them(parsed: Parse) -> None:
-    roots = [*SHARED.glob("data/fbc/kueue/*/catalog"), *SHARED.glob("data/fbc/gatekeeper/catalog-*")]
+    roots = [*FBC.glob("kueue/*/catalog"), *FBC.glob("gatekeeper/catalog-*")]
     for root in roots:
         catalog = await parsed(root, blobs=False)
         assert list(catalog.findings) == [], root
@@ -80,7 +80,7 @@ async def test_real_catalogs_have_nothing_wrong_with_them(parsed: Parse) -> None
 
 
 async def test_the_community_catalog_is_complete_and_its_summaries_small(parsed: Parse) -> None:
-    root = SHARED / "data" / "fbc" / "community-v4.20"
+    root = COMMUNITY
     catalog = await parsed(root)
     assert (len(catalog.packages), catalog.revisions, list(catalog.findings)) == (37, 803, [])
     records = [record for package in catalog.packages for record in package.records]

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pytest
 from google.protobuf.json_format import MessageToDict
@@ -18,14 +17,14 @@ from cacheserver.catalogs.fbc.written import canonical
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.compat.registry import registry_pb2 as pb
 from cacheserver.compat.registry.content import Content
+from tests.support.shared import ABSENT, COMMUNITY, GOLDEN
 
-SHARED = Path(__file__).parents[4] / "shared" / "data"
-COMMUNITY, GOLDEN = SHARED / "fbc" / "community-v4.20", SHARED / "golden" / "doors"
+ANSWERED = GOLDEN / "doors"
 LIMITS = ParseLimits()
 
 pytestmark = [
     pytest.mark.processes,  # reads ../shared
-    pytest.mark.skipif(not GOLDEN.exists(), reason="no folder shared next to the repository"),
+    pytest.mark.skipif(not ANSWERED.exists(), reason=ABSENT),
 ]
 
 
@@ -51,7 +50,7 @@ def content() -> Content:
 
 
 async def test_bundles_are_the_references_in_its_order(content: Content) -> None:
-    golden = [line.split("\t") for line in (GOLDEN / "registry-listbundles.tsv").read_text().splitlines()[1:]]
+    golden = [line.split("\t") for line in (ANSWERED / "registry-listbundles.tsv").read_text().splitlines()[1:]]
     found = [message async for batch in content.list_bundles() for message in batch.messages]
     assert len(found) == len(golden)
     for message, row in zip(found, golden, strict=True):
@@ -63,13 +62,13 @@ async def test_bundles_are_the_references_in_its_order(content: Content) -> None
 
 
 async def test_a_head_with_its_csv_is_the_references(content: Content) -> None:
-    golden = json.loads((GOLDEN / "registry-head-kube-green.json").read_text())
+    golden = json.loads((ANSWERED / "registry-head-kube-green.json").read_text())
     found = MessageToDict(pb.Bundle.FromString(await content.head("kube-green", "alpha")))
     assert found == golden
 
 
 async def test_packages_channels_and_heads_are_the_references(content: Content) -> None:
-    assert set(content.packages) == {*(GOLDEN / "registry-packages.txt").read_text().split()}
+    assert set(content.packages) == {*(ANSWERED / "registry-packages.txt").read_text().split()}
     shown = []
     for name in content.packages:
         package = pb.Package.FromString(content.package(name))
@@ -77,11 +76,11 @@ async def test_packages_channels_and_heads_are_the_references(content: Content) 
             entries = len(content.packages[name].channels[channel.name].entries)
             default = "default" if channel.name == package.defaultChannelName else ""
             shown.append(f"{name}\t{channel.name}\t{channel.csvName}\t{entries} entries\t{default}")
-    assert shown == (GOLDEN / "registry-manifests.txt").read_text().splitlines()[: len(shown)]
+    assert shown == (ANSWERED / "registry-manifests.txt").read_text().splitlines()[: len(shown)]
 
 
 async def test_entries_of_channels_are_the_references(content: Content) -> None:
-    golden = (GOLDEN / "registry-answers.txt").read_text().splitlines()
+    golden = (ANSWERED / "registry-answers.txt").read_text().splitlines()
     api = ("kube-green.com", "v1alpha1", "SleepInfo")
     for command, batches in (
         ("provide", [batch async for batch in content.providers(api)]),

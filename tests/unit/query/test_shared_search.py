@@ -3,10 +3,8 @@ answered in the first three."""
 
 from __future__ import annotations
 
-import csv
 import subprocess
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import orjson
 import pytest
@@ -16,29 +14,24 @@ from cacheserver.catalogs import Catalog, Workers, parse
 from cacheserver.model import Kind, RepositoryKey
 from cacheserver.query.search import SearchIndex, at_once
 from cacheserver.sources import Tree
+from tests.support.shared import ABSENT, COMMUNITY, NEPHIO, rows
 
-SHARED = Path(__file__).parents[4] / "shared"
-TABLE = SHARED / "data" / "golden" / "finding" / "queries.tsv"
-ROWS: list[dict[str, str]] = []
-if TABLE.exists():
-    with TABLE.open(encoding="utf-8") as file:
-        ROWS = list(csv.DictReader(file, delimiter="\t"))
+ROWS = rows("finding/queries.tsv")
 
 pytestmark = [
     pytest.mark.processes,
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.skipif(not ROWS, reason="no folder shared next to the repository"),
+    pytest.mark.skipif(not ROWS, reason=ABSENT),
 ]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def index(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SearchIndex]:
     nephio = tmp_path_factory.mktemp("nephio")
-    bundle = SHARED / "data" / "git" / "nephio-catalog.bundle"
-    subprocess.run(["git", "clone", "-q", str(bundle), str(nephio)], check=True, capture_output=True)
+    subprocess.run(["git", "clone", "-q", str(NEPHIO), str(nephio)], check=True, capture_output=True)
     found = SearchIndex()
     async with Workers(2) as pool:
-        for name, root in (("community", SHARED / "data" / "fbc" / "community-v4.20"), ("nephio", nephio)):
+        for name, root in (("community", COMMUNITY), ("nephio", nephio)):
             files = (path.relative_to(root) for path in sorted(root.rglob("*")) if path.is_file())
             tree = Tree(root, tuple(str(path) for path in files if path.parts[0] != ".git"), "")
             scratch = tmp_path_factory.mktemp("scratch")

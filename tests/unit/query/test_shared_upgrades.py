@@ -3,9 +3,7 @@ script made which knows nothing of the product."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import AsyncIterator, Mapping, Sequence
-from pathlib import Path
 
 import orjson
 import pytest
@@ -17,30 +15,27 @@ from cacheserver.query.edges import Edge
 from cacheserver.query.package import Package, read, stranger
 from cacheserver.query.upgrades import upgrades
 from cacheserver.sources import Tree
+from tests.support.shared import ABSENT, COMMUNITY, rows
 
-SHARED = Path(__file__).parents[4] / "shared"
-CATALOG = SHARED / "data" / "fbc" / "community-v4.20"
-TABLE = SHARED / "data" / "golden" / "finding" / "upgrades.tsv"
-ROWS: list[dict[str, str]] = []
-if TABLE.exists():
-    with TABLE.open(encoding="utf-8") as file:
-        ROWS = list(csv.DictReader(file, delimiter="\t"))
+ROWS = rows("finding/upgrades.tsv")
 
 pytestmark = [
     pytest.mark.processes,
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.skipif(not ROWS, reason="no folder shared next to the repository"),
+    pytest.mark.skipif(not ROWS, reason=ABSENT),
 ]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def packages(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mapping[str, Package]]:
     """What is served of the catalog, read back."""
-    files = tuple(sorted(str(path.relative_to(CATALOG)) for path in CATALOG.rglob("*") if path.is_file()))
+    files = tuple(sorted(str(path.relative_to(COMMUNITY)) for path in COMMUNITY.rglob("*") if path.is_file()))
     async with Workers(2) as pool:
         scratch = tmp_path_factory.mktemp("scratch")
         key = RepositoryKey("shop", "community")
-        catalog = await parse(Tree(CATALOG, files, ""), None, key, pool, known=b"", scratch=scratch, write_blobs=False)
+        catalog = await parse(
+            Tree(COMMUNITY, files, ""), None, key, pool, known=b"", scratch=scratch, write_blobs=False
+        )
     yield {package.name: read_records(package.records) for package in catalog.packages}
 
 

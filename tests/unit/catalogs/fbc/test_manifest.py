@@ -18,12 +18,12 @@ from cacheserver.catalogs.fbc import csv
 from cacheserver.catalogs.fbc.manifest import LABELS_BYTES, MANIFEST_BYTES
 from cacheserver.model import blob_references
 from tests.support.fbc import FBCCatalog, bundle
+from tests.support.shared import ABSENT, COMMUNITY, GOLDEN
 from tests.unit.catalogs.conftest import Parse
 
 pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="module")]
 
-SHARED: Final = Path(__file__).parents[5] / "shared" / "data"
-GOLDEN: Final = SHARED / "golden" / "doors" / "packagemanifests-community-v4.20.json.gz"
+ANSWERED: Final = GOLDEN / "doors" / "packagemanifests-community-v4.20.json.gz"
 WANTED: Final = Manifests("Community Operators", "Example Inc", {"of-source": "community"})
 
 
@@ -92,10 +92,12 @@ async def made(
     return await parsed(root, manifests=WANTED)
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason=f"NO GOLDEN DATA: {GOLDEN} is not there")
+@pytest.mark.skipif(not ANSWERED.exists(), reason=ABSENT)
 async def test_a_real_catalog_gives_what_package_server_answered(parsed: Parse) -> None:
-    catalog = await parsed(SHARED / "fbc" / "community-v4.20", manifests=WANTED)
-    reference = {item["metadata"]["name"]: item for item in orjson.loads(gzip.decompress(GOLDEN.read_bytes()))["items"]}
+    catalog = await parsed(COMMUNITY, manifests=WANTED)
+    reference = {
+        item["metadata"]["name"]: item for item in orjson.loads(gzip.decompress(ANSWERED.read_bytes()))["items"]
+    }
     assert {each.name for each in catalog.packages if status_of(catalog, each.name)} == set(reference)
     for name, item in reference.items():
         for channel in item["status"]["channels"]:
