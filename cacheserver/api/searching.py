@@ -7,6 +7,7 @@ objects, so what was found is looked up again. Called by verbs.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Hashable, Sequence
 from typing import Final, NoReturn
 
@@ -19,6 +20,8 @@ from cacheserver.errors import NotReady
 from cacheserver.model import Kind
 from cacheserver.query.search import TEXT_CHARACTERS, Filter, Found, SearchIndex, Steps
 from cacheserver.turns import TURN_COST
+
+log = logging.getLogger(__name__)
 
 _WAIT_S: Final = 3.0
 """For the index to have what the cache has, as long as a read waits for a revision (cache/freshness.py)."""
@@ -76,10 +79,15 @@ class Searching:
             self._was_whole = True
 
     def _take(self, name: Name, entry: Entry | None) -> None:
-        if entry is None:
-            self._index.remove(name)
-        else:
-            self._index.put(orjson.loads(entry.body))
+        if entry is not None:
+            try:
+                self._index.put(orjson.loads(entry.body))
+                return
+            except Exception:
+                # The edge of one package: of another release, or of a defect of ours. Reads and watches stand on the
+                # task that this runs in.
+                log.exception("a package is not found by its words", extra={"namespace": name[0], "package": name[1]})
+        self._index.remove(name)
 
     # --- searches ---
 

@@ -64,6 +64,18 @@ async def test_what_was_written_is_found_and_what_is_gone_is_not(shelf: World) -
     assert (await shelf.get("packages", search="light")).names == ["r.lamp"]
 
 
+async def test_a_package_that_another_release_wrote_otherwise_is_not_found_and_stops_nothing(shelf: World) -> None:
+    shelf.package("odd", keywords=[{"text": "gitops"}])
+    shelf.package("ledger", summary="works with gitops", keywords=7)
+    shelf.package("lamp", summary="works with gitops")
+    await shelf.settled()
+    assert (await shelf.get("namespaces/team/packages", search="gitops")).names == ["r.argo-cd", "r.lamp"]
+    shelf.package("ledger", summary="works with gitops")
+    await shelf.settled()
+    found = (await shelf.get("namespaces/team/packages", search="gitops")).names
+    assert sorted(found) == ["r.argo-cd", "r.lamp", "r.ledger"]
+
+
 @pytest.mark.parametrize(
     ("query", "said"),
     [
