@@ -10,12 +10,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from cacheserver.api.content import IMAGE_SAFETY, Blobs
+from cacheserver.api.content import Blobs
 from cacheserver.api.exporting import Exporting
-from cacheserver.api.http.negotiate import Encoding, choose, wants_pretty
-from cacheserver.api.http.reply import JSON, Reply, Stream, header
-from cacheserver.api.questions import Question, check, too_much
-from cacheserver.api.readable import readable
+from cacheserver.api.http.negotiate import choose
+from cacheserver.api.http.reply import JSON, Reply, Stream
+from cacheserver.api.questions import Question, check, sent, too_much
 from cacheserver.api.selectors import Must, Selection, Term
 from cacheserver.api.status import bad_request, brief, not_acceptable
 from cacheserver.cache.snapshot import Entry
@@ -28,8 +27,6 @@ from cacheserver.turns import Places
 INLINE_BYTES: Final = 16 << 10
 """Of a package's revisions; with up to this many an answer takes 0.5 ms, 4 where all channels and ranges are about all
 bundles, and a thread's switch is not worth it."""
-_PRETTY_BYTES: Final = 64 << 10
-"""Of an answer that is indented for people: 2 ms."""
 MOST_BYTES: Final = 32 << 20
 """Of a package's revisions that are read for an answer. 140 bundles in 40 channels each have 1 MB."""
 
@@ -80,7 +77,7 @@ class Finding:
             raise not_acceptable((JSON,))
         asked = answers.Asked(*(query.get(name, "") for name in _UPGRADES))
         body = await self._made(question, lambda package, found: answers.upgrade_paths(package, found, asked))
-        return await _sent(question, body, "json")
+        return await sent(question, body, JSON)
 
     async def _graph(self, question: Question) -> Reply:
         query = question.query
@@ -94,7 +91,7 @@ class Finding:
                 raise not_acceptable(GRAPH_TYPES)
             form = next(name for name, each in _FORMS.items() if each == media_type)
         body = await self._made(question, lambda package, found: answers.graph(package, found, form))
-        return await _sent(question, body, form)
+        return await sent(question, body, _FORMS[form])
 
     async def _images(self, question: Question) -> Reply:
         query = question.query
@@ -110,7 +107,7 @@ class Finding:
         body = await self._made(
             question, lambda package, found: answers.images(package, found, channel, start, as_text=as_text)
         )
-        return await _sent(question, body, "text" if as_text else "json")
+        return await sent(question, body, _FORMS["text" if as_text else "json"])
 
     async def _export(self, question: Question) -> Stream:
         """Documents know bundles, and no names of objects here."""
@@ -150,17 +147,3 @@ class Finding:
             Kind.REVISION, ReadAt(Freshness.ANY), namespace=package.name[0], selector=selection
         )
         return [entry for run in page.runs for entry in run.entries]
-
-
-async def _sent(question: Question, body: bytes, form: str) -> Reply:
-    request = question.request
-    extra = question.extra + header("Vary", "Accept") + header("X-Content-Type-Options", "nosniff")
-    if form == "svg":
-        extra = question.extra + header("Vary", "Accept") + IMAGE_SAFETY
-    elif form == "json" and wants_pretty(question.query, request.headers.get("User-Agent", "")):
-        body = readable(body, Encoding.JSON, pretty=True) if len(body) <= _PRETTY_BYTES else body
-    content_type = _FORMS[form] if form in ("json", "svg") else f"{_FORMS[form]}; charset=utf-8"
-    async with question.share.hold(len(body)):  # it is whole in memory until it is taken
-        reply = Reply(200, (body,), len(body), content_type=content_type, extra=extra)
-        await reply.send(request)
-    return reply

@@ -9,13 +9,19 @@ from typing import Final
 from aiohttp import web
 
 from cacheserver.api.attributes import Query
+from cacheserver.api.content import IMAGE_SAFETY
 from cacheserver.api.http.budget import Share
+from cacheserver.api.http.negotiate import Encoding, wants_pretty
+from cacheserver.api.http.reply import JSON, Reply, header
+from cacheserver.api.readable import readable
 from cacheserver.api.status import StatusError, bad_request, brief
 from cacheserver.cache.snapshot import Entry
 
 _COMMON: Final = ("pretty", "resourceVersion", "timeout")
 _LONGEST: Final = 1024
 """Of a parameter, in characters. Names have 253."""
+_INDENTED_BYTES: Final = 64 << 10
+"""Of an answer that is indented for people: 2 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +48,23 @@ def check(query: Query, known: Sequence[str]) -> None:
 def too_much(message: str) -> StatusError:
     """400, with where else the answer is."""
     return bad_request(f"{message}; its channels and edges are in the status of its PackageRevisions")
+
+
+async def sent(question: Question, body: bytes, media_type: str) -> Reply:
+    """The answer, which has been sent; its bytes are held in the readers' budget until they are taken.
+
+    JSON is indented for who wants that, where it is small. Raises: StatusError 429.
+    """
+    request, safety = question.request, header("X-Content-Type-Options", "nosniff")
+    content_type = media_type
+    if media_type == "image/svg+xml":
+        safety = IMAGE_SAFETY
+    elif media_type != JSON:
+        content_type = f"{media_type}; charset=utf-8"
+    elif len(body) <= _INDENTED_BYTES and wants_pretty(question.query, request.headers.get("User-Agent", "")):
+        body = readable(body, Encoding.JSON, pretty=True)
+    async with question.share.hold(len(body)):  # it is whole in memory until it is taken
+        extra = question.extra + header("Vary", "Accept") + safety
+        reply = Reply(200, (body,), len(body), content_type=content_type, extra=extra)
+        await reply.send(request)
+    return reply

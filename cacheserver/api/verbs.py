@@ -40,6 +40,7 @@ from cacheserver.api.http.websocket import stream_for
 from cacheserver.api.kinds.package import PACKAGE
 from cacheserver.api.kinds.resource import Asking, Gathered, Resource
 from cacheserver.api.meant import meant
+from cacheserver.api.needing import Needing
 from cacheserver.api.options import (
     CONSISTENT,
     ListRequest,
@@ -120,6 +121,7 @@ class Verbs:
         self._writes = writes
         self._finding = Finding(cache, blobs)
         self._comparing = Comparing(cache, blobs)
+        self._needing = Needing(cache)
         self._searching = Searching(cache)
         self._search_answers = SearchAsking(cache, self._searching)
         self._gate = gate
@@ -229,6 +231,9 @@ class Verbs:
             return await self._comparing.diff(
                 Pair(call.request, call.query, entry, self._share(call), who, extra, may_read)
             )
+        if call.attributes.subresource == "dependencies":
+            question = Question(call.request, call.query, entry, self._share(call), who, extra)
+            return await self._needing.answer(question, functools.partial(self._may_list, call))
         if found is not None:
             return await found(Question(call.request, call.query, entry, self._share(call), who, extra))
         manifest = orjson.loads(entry.body)
@@ -242,6 +247,12 @@ class Verbs:
         """Raises: StatusError 403 where the caller may not read the content of the revision of this name."""
         if self._gate is not None and call.identity is not None:
             asked = call.attributes._replace(subresource="content", name=name)
+            await self._gate.authorize(call.identity, asked)
+
+    async def _may_list(self, call: Call, namespace: str) -> None:
+        """Raises: StatusError 403 where the caller may not list the kind in the namespace; "": in all."""
+        if self._gate is not None and call.identity is not None:
+            asked = call.attributes._replace(verb="list", subresource="", name="", namespace=namespace)
             await self._gate.authorize(call.identity, asked)
 
     def _share(self, call: Call) -> Share:

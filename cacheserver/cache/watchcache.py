@@ -213,6 +213,11 @@ class WatchCache:
         """Names of the objects in memory, of every namespace, whose package has this name or label."""
         return self._kinds[kind].indexes.candidates({LABEL_PACKAGE: package}) or ()
 
+    def indexed(self, kind: Kind, path: str, value: str) -> Collection[Name] | None:
+        """Names of the objects in memory, of every namespace, that an index has under the value of a field; None where
+        there are too many to say. To be gone through before anything else happens."""
+        return self._kinds[kind].indexes.candidates({path: value})
+
     def entry(self, stored: Stored) -> Entry:
         """An object as it would be served; nothing of it is kept."""
         return self._entry(Change(stored.key.kind, b"", stored.value, stored.mod_revision), stored.value)

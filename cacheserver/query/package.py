@@ -94,6 +94,14 @@ def version_of(text: str) -> semver.Version | None:
         return None
 
 
+def version_or_number(written: str) -> semver.Version | None:
+    """As version_of; KRM's vN counts as N.0.0 (docs/sources.md)."""
+    number = written.removeprefix("v")
+    if number.isascii() and number.isdigit() and len(number) < 20:
+        return semver.Version(int(number), 0, 0)
+    return version_of(written)
+
+
 def order_of(version: semver.Version | None, release: str = "") -> Order:
     """As OLM v1 compares bundles: the version without its build, then the release; no version is below all.
 
@@ -158,9 +166,7 @@ def check_size(bundles: int, entries: int) -> None:
 def _bundle(package: str, manifest: Mapping[str, Any]) -> Bundle:
     spec = manifest["spec"]
     name, written = spec["revision"], spec.get("version", "")
-    version = version_of(written)
-    if version is None and written.removeprefix("v").isdigit():  # KRM: vN counts as N.0.0 (docs/sources.md)
-        version = semver.Version(int(written.removeprefix("v")), 0, 0)
+    version = version_or_number(written)
     # operator-registry, alpha/model: a bundle with a release is named PACKAGE-vVERSION-RELEASE, and no other so.
     normal = f"{package}-v{written}-"
     release = name.removeprefix(normal) if name.startswith(normal) else ""

@@ -175,13 +175,18 @@ PACKAGE_REVISION: Final = Resource(
             "APIs that it brings, as its bundle says (FBC) or by the CustomResourceDefinitions among its files (KRM); "
             "what `status.provides` selects by.",
         ),
-        apis("requiredAPIs", "APIs that must be there (FBC)."),
+        apis(
+            "requiredAPIs",
+            "APIs that must be there: of olm.gvk.required and its CSV (FBC), or the kinds among its files, Kubernetes' "
+            "own left out, that it brings no definition of (KRM).",
+        ),
         records(
             "dependencies",
             "Packages that must be there (FBC).",
             text("package", "Name of the package."),
             text("versionRange", "Versions that will do."),
         ),
+        texts("constraints", "What olm.constraint properties ask of one other bundle, each as JSON (FBC)."),
         text("minKubeVersion", "Lowest Kubernetes version that it runs on (FBC)."),
         DEPRECATION,
         number("revisionNumber", "N of a tag vN or N; 0 for a draft, -1 for a branch and for any other tag (KRM)."),
@@ -252,6 +257,16 @@ PACKAGE_REVISION: Final = Resource(
             "One file of a draft, at the path behind it, as bytes.",
             ("*/*",),
             ("delete", "update"),
+        ),
+        Subresource(
+            "dependencies",
+            "What it needs of others, and the revisions that give it, of what the caller may list.",
+            ("application/json", "text/plain"),
+            parameters=(
+                ("namespaces", "Where to look besides its own namespace: names with commas between, or * for all."),
+                ("limit", "Revisions that are listed for each requirement: 10, or up to 100."),
+                ("format", "json or text, a table, whatever Accept says."),
+            ),
         ),
         Subresource(
             "diff",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -32,7 +33,7 @@ from cacheserver.catalogs.documents.document import (
 from cacheserver.catalogs.documents.document import field as member
 from cacheserver.catalogs.fbc import facts as f
 from cacheserver.catalogs.fbc.images import check_pull_spec
-from cacheserver.catalogs.fbc.written import indented
+from cacheserver.catalogs.fbc.written import canonical, indented
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.catalogs.summary import (
     LONGEST_MESSAGE,
@@ -66,6 +67,7 @@ class _Properties:
     provided: list[tuple[str, str, str]] = field(default_factory=list)
     required: list[tuple[str, str, str]] = field(default_factory=list)
     dependencies: list[tuple[str, str]] = field(default_factory=list)
+    constraints: list[str] = field(default_factory=list)
     csv_metadata: list[Object] = field(default_factory=list)
     manifests: list[tuple[bytes, Object, str]] = field(default_factory=list)
     """(bytes as encoded, parsed, file extension)"""
@@ -119,8 +121,9 @@ def read(document: Object, package: str, name: str, limits: ParseLimits) -> Read
         inline=bool(found.manifests),
         versions=tuple(found.versions),
         provided=cutter.items("providedAPIs", found.provided),
-        required=cutter.items("requiredAPIs", found.required),
+        required=cutter.items("requiredAPIs", (*found.required, *_required(found))),
         dependencies=cutter.items("dependencies", found.dependencies),
+        constraints=cutter.items("constraints", found.constraints),
         related_images=cutter.items("relatedImages", (each for each in related if each[1])),
         about=_about(found, cutter),
         content=(digest_of(tar), len(tar), len(files)),
@@ -141,6 +144,8 @@ def _property(kind: str, value: JSON, found: _Properties, limits: ParseLimits) -
     elif kind == "olm.package.required":
         entry = as_object(value, "value") or {}
         found.dependencies.append((text(entry, "packageName"), text(entry, "versionRange")))
+    elif kind == "olm.constraint":
+        found.constraints.append(canonical(value).decode().rstrip("\n"))
     elif kind == "olm.csv.metadata":
         found.csv_metadata.append(_csv_metadata(value))
     elif kind == "olm.bundle.object":
@@ -229,6 +234,29 @@ def _about(found: _Properties, cutter: bounds.Cutter) -> f.About:
         categories=cutter.items("categories", words(_said(notes, "categories").split(","))),
         min_kube_version=cutter.text("minKubeVersion", said("minKubeVersion").strip()),
     )
+
+
+_REQUIRED: Final = (
+    ("crdDescriptions", "customresourcedefinitions", "name"),
+    ("apiServiceDefinitions", "apiservicedefinitions", "group"),
+)
+"""Of olm.csv.metadata, and of a CSV's spec; where the group is, for a CRD is named PLURAL.GROUP."""
+
+
+def _required(found: _Properties) -> Iterator[tuple[str, str, str]]:
+    """Kinds that the CSV requires: OLM installs none that are missing (olm.gvk.required), and waits for these."""
+    metadata = found.csv_metadata[0] if found.csv_metadata else {}
+    csv = next((parsed for _, parsed, _ in found.manifests if _said(parsed, "kind") == _CSV_KIND), {})
+    for name, name_in_csv, group_in in _REQUIRED:
+        for owner in (_part(metadata, name), _part(_part(csv, "spec"), name_in_csv)):
+            listed = member(owner, "required")
+            for each in listed if isinstance(listed, list) else ():
+                if isinstance(each, dict):
+                    group = _said(each, group_in)
+                    group = group.partition(".")[2] if group_in == "name" else group
+                    api = group, _said(each, "version"), _said(each, "kind")
+                    if all(api):
+                        yield api
 
 
 def _said(owner: Object, name: str) -> str:

@@ -12,7 +12,7 @@ import orjson
 
 from cacheserver.catalogs.catalog import Problem
 
-FORMAT_VERSION: Final = 6
+FORMAT_VERSION: Final = 7
 """Part of every index and input hash: raise it when facts, rules or records change, and everything is parsed again."""
 
 PACKAGE: Final = "olm.package"
@@ -80,6 +80,8 @@ class Bundle:
     """(group, version, kind)"""
     dependencies: tuple[tuple[str, str], ...] = ()
     """(package, version range)"""
+    constraints: tuple[str, ...] = ()
+    """Values of olm.constraint, each as JSON"""
     related_images: tuple[tuple[str, str], ...] = ()
     """(name, image), as relatedImages has them"""
     about: About = field(default_factory=About)

@@ -21,7 +21,7 @@ _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?\Z")
 _FORMAT = str(Format.FBC)
 
 
-_OF_REVISION: Final = ("relatedImages", "providedAPIs", "requiredAPIs", "dependencies")
+_OF_REVISION: Final = ("relatedImages", "providedAPIs", "requiredAPIs", "dependencies", "constraints")
 _OF_PACKAGE: Final = ("keywords", "categories", "providedAPIs")
 """Lists whose whole is in the content of the revision, or of the latest one. Channels do not: never cut."""
 
@@ -96,6 +96,7 @@ def _revision(
         "providedAPIs": [_api(api) for api in said.provided],
         "requiredAPIs": [_api(api) for api in said.required],
         "dependencies": [{"package": package, "versionRange": wanted} for package, wanted in said.dependencies],
+        "constraints": said.constraints,
         "minKubeVersion": said.about.min_kube_version,
         "deprecation": _deprecation(deprecated.get((f.BUNDLE, said.name))),
         "content": {"digest": digest, "size": size, "files": files},

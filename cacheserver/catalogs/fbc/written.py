@@ -15,7 +15,7 @@ _TIMES: Final = 2
 """How much larger than the largest document an indented one may be: blanks add half to real ones."""
 
 
-def canonical(document: Object) -> bytes:
+def canonical(document: JSON) -> bytes:
     """One line as declcfg re-encodes it: keys sorted, numbers as Go prints them. Raises: DocumentError."""
     return _dumps(document, orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
 
@@ -33,7 +33,7 @@ def indented(document: Object, limits: ParseLimits) -> bytes:
     return _dumps(document, orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE | orjson.OPT_INDENT_2)
 
 
-def _dumps(document: Object, options: int) -> bytes:
+def _dumps(document: JSON, options: int) -> bytes:
     try:
         return orjson.dumps(document, option=options)
     except orjson.JSONEncodeError as exc:

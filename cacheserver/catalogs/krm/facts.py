@@ -14,7 +14,7 @@ import orjson
 
 from cacheserver.catalogs.catalog import Problem
 
-FORMAT_VERSION: Final = 5
+FORMAT_VERSION: Final = 6
 """Part of every index and input hash: raise it when facts, rules or records change, and everything is read again."""
 
 KPTFILE: Final = "Kptfile"
@@ -56,6 +56,8 @@ class Facts:
     upstream_lock: Lock | None = None
     provided: tuple[tuple[str, str, str], ...] = ()
     """(group, version, kind) of the definitions among its files"""
+    required: tuple[tuple[str, str, str], ...] = ()
+    """of its resources that none of these is of, and not Kubernetes itself"""
     warnings: tuple[Problem, ...] = ()
     pipeline: bool = False
     """Whether it has functions that are to be run, in a subpackage or in itself."""
@@ -84,6 +86,7 @@ def decode(line: str) -> Facts:
         readiness_gates=_tuples(written["readiness_gates"]),
         upstream_lock=Lock(**lock) if lock else None,
         provided=_tuples(written["provided"]),
+        required=_tuples(written["required"]),
         warnings=tuple(Problem(*problem) for problem in written["warnings"]),
         pipeline=written["pipeline"],
         cut=_tuples(written["cut"]),

@@ -26,7 +26,7 @@ _Rank = tuple[semver.Version, bool, str]
 _NOTHING: Final = Condition(RENDERED, "True", "NoPipeline", "it has no functions to run")
 _UNKNOWN: Final = Condition(RENDERED, "Unknown", "NoRunner", "its pipeline was not run: there is no function runner")
 
-_OF_REVISION: Final = ("conditions", "readinessGates", "providedAPIs")
+_OF_REVISION: Final = ("conditions", "readinessGates", "providedAPIs", "requiredAPIs")
 _OF_PACKAGE: Final = ("keywords", "providedAPIs")
 """Lists whose whole is in the content, all but one in its Kptfile."""
 
@@ -161,7 +161,8 @@ def revision_record(
     }
     status = {
         "revisionNumber": revision_number(revision),
-        "providedAPIs": _apis(facts),
+        "providedAPIs": _apis(facts.provided),
+        "requiredAPIs": _apis(facts.required),
         "upstreamLock": _lock(facts.upstream_lock),
         "selfLock": _lock(revision.lock),
         "nonce": revision.nonce if revision.origin in (Origin.DRAFT, Origin.PROPOSED) else "",
@@ -211,7 +212,7 @@ def _package(
         "keywords": facts.keywords,
         "latest": {"revision": latest.name, "version": version_of(latest)} if latest else None,
         "revisions": len(ordered),
-        "providedAPIs": _apis(facts),
+        "providedAPIs": _apis(facts.provided),
     }
     return Record(
         key=Key(Kind.PACKAGE, repository.namespace, repository.name, package),
@@ -244,8 +245,8 @@ def _labels(facts: Facts, own: Mapping[str, str]) -> dict[str, str]:
     return {**dict(facts.labels), **{name: value for name, value in own.items() if value and _LABEL_VALUE.match(value)}}
 
 
-def _apis(facts: Facts) -> list[dict[str, str]]:
-    return [{"group": group, "version": version, "kind": kind} for group, version, kind in facts.provided]
+def _apis(found: Iterable[tuple[str, str, str]]) -> list[dict[str, str]]:
+    return [{"group": group, "version": version, "kind": kind} for group, version, kind in found]
 
 
 def _lock(lock: Lock | None) -> dict[str, Any] | None:

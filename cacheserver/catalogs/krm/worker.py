@@ -20,7 +20,7 @@ from cacheserver.catalogs import bounds
 from cacheserver.catalogs.blobs import BlobWriter
 from cacheserver.catalogs.catalog import Finding, Problem
 from cacheserver.catalogs.documents.document import DocumentError
-from cacheserver.catalogs.krm import crds, kptfile, project
+from cacheserver.catalogs.krm import crds, kptfile, project, uses
 from cacheserver.catalogs.krm import facts as f
 from cacheserver.catalogs.krm.wire import Assemble, Described, Pack, Packed, Wanted, decode_job, encode_packed
 from cacheserver.catalogs.limits import ParseLimits
@@ -84,7 +84,7 @@ def _packed(wanted: Wanted, root: Path, blobs: BlobWriter | None, limits: ParseL
         if digest == wanted.known:
             return Packed(digest)
         facts = _facts(dict(contents)[f.KPTFILE], wanted, (digest, size, len(contents)), limits)
-        facts = _with_provided(facts, contents, limits)
+        facts = _with_kinds(facts, contents, limits)
         below = [content for path, content in contents if path.endswith(f"/{f.KPTFILE}")]
         if not facts.pipeline and any(kptfile.has_pipeline(content, limits) for content in below):
             facts = replace(facts, pipeline=True)
@@ -101,12 +101,13 @@ def _packed(wanted: Wanted, root: Path, blobs: BlobWriter | None, limits: ParseL
     return Packed(digest, f.encode(facts), blob)
 
 
-def _with_provided(facts: f.Facts, contents: Sequence[tuple[str, bytes]], limits: ParseLimits) -> f.Facts:
+def _with_kinds(facts: f.Facts, contents: Sequence[tuple[str, bytes]], limits: ParseLimits) -> f.Facts:
     found, complete = crds.provided(contents, limits)
     cutter = bounds.Cutter(limits)
-    apis = cutter.items(_PROVIDED, found)
-    cut = facts.cut if complete and not cutter.cut else tuple(sorted({*facts.cut, _PROVIDED}))
-    return replace(facts, provided=apis, cut=cut)
+    provided = cutter.items(_PROVIDED, found)
+    required = cutter.items("requiredAPIs", uses.required(contents, frozenset(found)))
+    cut = {*facts.cut, *cutter.cut, *(() if complete else (_PROVIDED,))}
+    return replace(facts, provided=provided, required=required, cut=tuple(sorted(cut)))
 
 
 class _FileError(DocumentError):

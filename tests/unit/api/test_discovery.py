@@ -78,6 +78,7 @@ async def test_only_verbs_that_work_are_advertised(world: World) -> None:
         "packagerevisions/status": ["get", "patch", "update"],
         "packagerevisions/files": ["delete", "update"],
         "packagerevisions/content": ["get"],
+        "packagerevisions/dependencies": ["get"],
         "packagerevisions/diff": ["get"],
         "packagerevisionresources": ["get", "list", "patch", "update", "watch"],
     }
