@@ -18,6 +18,7 @@ from cacheserver.config import RepositoryConfig
 from cacheserver.errors import BlobMissingError, NoSpace
 from cacheserver.ingest.authored import AuthoredStore
 from cacheserver.ingest.removal import remove_package
+from cacheserver.ingest.shown import marked
 from cacheserver.model import LABEL_LATEST, Key, Record, Stored
 from cacheserver.sources import Progress
 from cacheserver.store.blobs import Blobs
@@ -60,6 +61,7 @@ class Apply:
         progress: Progress,
     ) -> None:
         self.writes = Writes()
+        self._config = config
         self._key = config.key
         self._catalog = catalog
         self._served = served
@@ -95,6 +97,7 @@ class Apply:
         await self._content(package, read.values())
         here = await self._in_place(package, read.values())
         *revisions, last = package.records
+        last = marked(last, self._config)
         names = {record.name for record in package.records}
         losing = await self._without_old_latest(revisions, here, names)
         others = [record for record in revisions if record.name not in losing]

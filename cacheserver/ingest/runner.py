@@ -27,7 +27,7 @@ from cacheserver.ingest.pace import Pace
 from cacheserver.ingest.removal import Removals
 from cacheserver.ingest.said import Said
 from cacheserver.ingest.space import Space
-from cacheserver.ingest.sync import Outcome, Sync, SyncReport, SyncServices, count_served
+from cacheserver.ingest.sync import Outcome, Sync, SyncReport, SyncServices, count_served, tell_doors
 from cacheserver.model import ANNOTATION_REQUESTED, Key, Kind, Record, RepositoryKey, Stored
 from cacheserver.sources import Progress, Source
 from cacheserver.store.claims import CLAIM_TTL_S, Claim, Session
@@ -450,6 +450,7 @@ class Ingest:
         life.asked_by = life.config.annotations.get(ANNOTATION_REQUESTED, "")
         try:
             if life.config.suspend:
+                await tell_doors(life.config, hold, self._services)
                 previous = await self._statuses.read(life.config)
                 await self._publish(life, hold, status.suspended(previous), None, previous)
                 return life.config.interval_s

@@ -33,6 +33,7 @@ from cacheserver.ingest.apply import Apply, Served, Writes
 from cacheserver.ingest.disk import Mirrors, ScratchSpace
 from cacheserver.ingest.published import Publication
 from cacheserver.ingest.shares import Shares
+from cacheserver.ingest.shown import WITH_MANIFESTS, show, shown_by
 from cacheserver.ingest.storage import Storage
 from cacheserver.model import (
     ANNOTATION_ALLOW_EMPTY,
@@ -136,7 +137,7 @@ again and writes what differs: served objects stay meanwhile, and watchers see M
 
 @dataclass(frozen=True, slots=True)
 class SyncServices:
-    """What a sync works with. release: see RELEASE."""
+    """What a sync works with. release: see RELEASE. from_cluster: Repositories are objects of a cluster."""
 
     store: Store
     blobs: Blobs
@@ -144,6 +145,7 @@ class SyncServices:
     scratch: Path
     release: str = RELEASE
     timeout_s: float = SYNC_TIMEOUT_S
+    from_cluster: bool = False
     asking: Shares = field(default_factory=lambda: Shares(ASKS_AT_ONCE - SLOW_AT_ONCE, SLOW_AT_ONCE))
     doubted: Shares = field(default_factory=lambda: Shares(DOUBTED_AT_ONCE, SLOW_AT_ONCE))
     fetching: Shares = field(default_factory=lambda: Shares(FETCHES_AT_ONCE - SLOW_AT_ONCE, SLOW_AT_ONCE))
@@ -209,7 +211,7 @@ class Sync:
         the next sync repeats."""
         started = time.monotonic()
         report, settings = self._report, _settings(self._config, self._services.release)
-        self._state = await self._store.read_state(self._key)
+        self._state = await tell_doors(self._config, self._may_write, self._services)
         digest = await self._ask()
         same = self._state is not None and (self._state.digest, self._state.settings) == (digest, settings)
         if same and self._said in (None, digest):
@@ -286,7 +288,8 @@ class Sync:
             index, documents = await self._take(catalog, tree.digest, scratch)
             await count_served(self._report, self._store)
             published = await self._publish(documents)
-            done = IngestState(tree.digest, index, _settings(config, services.release), documents, published)
+            settings, shown = _settings(config, services.release), shown_by(config)
+            done = IngestState(tree.digest, index, settings, documents, published, shown)
             await self._store.put_state(self._claim, config.key, done)
 
     async def _publish(self, documents: str) -> bool:
@@ -416,6 +419,21 @@ class _Budget:
             self._left = max(0.0, self._left - (time.monotonic() - began))
 
 
+async def tell_doors(
+    config: RepositoryConfig, claim: Callable[[], Awaitable[Claim]], services: SyncServices
+) -> IngestState | None:
+    """What the last sync saw, after doors that watch were told what spec.publish says: they do not wait for a source.
+
+    claim: as Sync's. Raises: EtcdError (LeaseLostError among them).
+    """
+    state = await services.store.read_state(config.key)
+    if state is not None and state.shown == shown_by(config):
+        return state
+    with contextlib.suppress(NoSpace):  # the next look tries again; what makes room is not held up
+        return await show(config, state, await claim(), services.store, from_cluster=services.from_cluster)
+    return state
+
+
 async def count_served(report: SyncReport, store: Store) -> None:
     """Fill in how many packages and revisions are served now."""
     report.packages, report.revisions = await store.count_served(report.repository)
@@ -431,7 +449,7 @@ def _made(config: RepositoryConfig, release: str) -> str:
     manifests = _manifests(config)
     # What a sync made with manifests is none that a sync without goes on from, nor the other way round: in front, since
     # _fits() looks at how settings begin.
-    with_manifests = f"manifests:{_digest_of(manifests)}/" if manifests is not None else ""
+    with_manifests = f"{WITH_MANIFESTS}{_digest_of(manifests)}/" if manifests is not None else ""
     return f"{with_manifests}{release}/{config.format or 'Auto'}/"
 
 

@@ -360,6 +360,7 @@ def _services(
         workers,
         scratch,
         timeout_s=parsing.sync_timeout_s,
+        from_cluster=settings.from_cluster,
         scratch_space=ScratchSpace(parsing.scratch_bytes),
         mirrors=mirrors,
         storage=Storage(

@@ -51,6 +51,7 @@ class IngestState:
     settings: what else decided the outcome (format, validation); a change of it means parse again.
     documents: digest of a blob with the documents of no package ("" when there is none).
     published: whether what doors show (published.py) is of this sync, or stays as it is; an older release said nothing.
+    shown: doors that show single packages, as these say themselves (ingest/shown.py).
     """
 
     digest: str
@@ -58,6 +59,7 @@ class IngestState:
     settings: str = ""
     documents: str = ""
     published: bool = False
+    shown: str = ""
 
     @property
     def blobs(self) -> set[Digest]:
@@ -143,4 +145,5 @@ def decode_state(value: bytes) -> IngestState:
         raw.get("settings", ""),
         raw.get("documents", ""),
         raw.get("published", False),
+        raw.get("shown", ""),
     )

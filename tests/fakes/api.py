@@ -23,7 +23,7 @@ from cacheserver.api.beside import KindBeside
 from cacheserver.api.http.connection import Server
 from cacheserver.api.kinds.resource import Resource
 from cacheserver.cache.watchcache import Projection, WatchCache
-from cacheserver.model import Digest, Kind
+from cacheserver.model import ANNOTATION_SHOWN, Digest, Kind
 from tests.fakes.blobs import FakeBlobs
 from tests.fakes.feed import NOW, FakeFeed, running
 
@@ -119,7 +119,9 @@ class World:
 
     # --- what is served ---
 
-    def package(self, package: str, *, namespace: str = "team", repository: str = "r", **status: object) -> int:
+    def package(
+        self, package: str, *, namespace: str = "team", repository: str = "r", shown_by: str = "", **status: object
+    ) -> int:
         spec = {"repository": repository, "packageName": package, "format": "FBC"}
         labels = {"cacheserver.dev/repository": repository, "cacheserver.dev/package": package}
         return self.feed.put(
@@ -128,6 +130,7 @@ class World:
             labels=labels,
             spec=orjson.dumps(spec),
             status=orjson.dumps(status),
+            annotations={ANNOTATION_SHOWN: shown_by} if shown_by else {},
         )
 
     def revision(

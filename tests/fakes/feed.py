@@ -84,9 +84,11 @@ class FakeFeed:
         spec: bytes = b"{}",
         status: bytes = b"{}",
         key: str = "",
+        annotations: Mapping[str, str] | None = None,
     ) -> int:
         """Create or update an object; returns its mod revision. key: where it is kept, if not under its name."""
-        return self.write((namespace, key or name, self.value(namespace, name, labels, kind, spec, status)), kind=kind)
+        value = self.value(namespace, name, labels, kind, spec, status, annotations)
+        return self.write((namespace, key or name, value), kind=kind)
 
     def delete(self, namespace: str, name: str, *, kind: Kind = Kind.PACKAGE) -> int:
         """name: the object's, or the key that it was put under."""
@@ -100,10 +102,12 @@ class FakeFeed:
         kind: Kind = Kind.PACKAGE,
         spec: bytes = b"{}",
         status: bytes = b"{}",
+        annotations: Mapping[str, str] | None = None,
     ) -> bytes:
         """What is kept of an object."""
         previous = self._values.get(_key(kind, namespace, name))
-        record = _Called(Key(kind, namespace, "r", name), labels or {}, spec, status, called=name)
+        key, noted = Key(kind, namespace, "r", name), annotations or {}
+        record = _Called(key, labels or {}, spec, status, annotations=noted, called=name)
         return encode(record, previous=previous.value if previous else None, now=NOW)
 
     def write(self, *changes: tuple[str, str, bytes | None], kind: Kind = Kind.PACKAGE) -> int:

@@ -164,8 +164,11 @@ class Gathered(Protocol):
         """The namespace whose objects follow those of `namespace`; empty for none."""
         ...
 
-    def selector(self, namespace: str, selection: Selection) -> Selector:
-        """What matches stored objects as `selection` matches what is shown of them, and nothing that is not shown."""
+    def selector(self, namespace: str, selection: Selection, *, watching: bool = False) -> Selector:
+        """What matches stored objects as `selection` matches what is shown of them, and nothing that is not shown.
+
+        watching: by what is stored alone, of which there is an event when it changes.
+        """
         ...
 
     def named(self, name: str, query: Query) -> Selection:

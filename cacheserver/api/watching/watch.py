@@ -81,7 +81,9 @@ class Watches:
                 since=wanted.since,
                 initial=wanted.initial,
                 namespace=namespace or None,
-                selector=gathered.selector(namespace, wanted.selection) if gathered else wanted.selection,
+                selector=gathered.selector(namespace, wanted.selection, watching=True)
+                if gathered
+                else wanted.selection,
                 view=self._views.of(resource, form, namespace),
                 behind=gathered.behind(namespace) if gathered else "",
             )

@@ -35,7 +35,7 @@ from cacheserver.compat.packagemanifests.kind import resource
 from cacheserver.compat.packagemanifests.shown import About, Published, Selecting, projection, shown, without_channels
 from cacheserver.errors import BlobMissingError
 from cacheserver.memo import Memo
-from cacheserver.model import Digest, Kind
+from cacheserver.model import Digest, Kind, RepositoryKey
 
 BLOBS_BYTES: Final = 16 << 20
 """Of blobs that were read, packed: 4 KB each, so those of some 4,000 packages."""
@@ -57,6 +57,10 @@ _GZIPPED: Final = header("Content-Encoding", "gzip") + header("Vary", "Accept-En
 def projections(of_kinds: Mapping[Kind, Projection]) -> Mapping[Kind, Projection]:
     """What the watch cache makes of stored kinds, where manifests are served."""
     return {**of_kinds, Kind.PACKAGE: projection(of_kinds[Kind.PACKAGE])}
+
+
+def _anybody(_: RepositoryKey) -> bool:
+    return True
 
 
 class PackageManifests:
@@ -86,9 +90,9 @@ class PackageManifests:
         """The global namespace, where another one was asked for."""
         return self._global if namespace and namespace != self._global else ""
 
-    def selector(self, namespace: str, selection: Selection) -> Selector:
-        """Of what is published."""
-        return Selecting(namespace, selection, self._published)
+    def selector(self, namespace: str, selection: Selection, *, watching: bool = False) -> Selector:
+        """Of what is published. To who watches, what is published no more is deleted (ingest/shown.py)."""
+        return Selecting(namespace, selection, _anybody if watching else self._published)
 
     def named(self, name: str, query: Query) -> Selection:
         """`catalog` chooses among several (the OpenShift console sends it with a request for an icon)."""

@@ -34,7 +34,7 @@ from cacheserver.cache.window import Selector
 from cacheserver.compat.rukpak import kinds as declared
 from cacheserver.config import Door
 from cacheserver.errors import BlobMissingError
-from cacheserver.model import Digest, Kind, RepositoryKey
+from cacheserver.model import ANNOTATION_SHOWN, Digest, Kind, RepositoryKey
 
 Published = Callable[[RepositoryKey], bool]
 """Whether a repository says now that it is shown here."""
@@ -43,7 +43,8 @@ _PIECE_BYTES: Final = 64 << 10  # of a list, or of a catalog's bundles, made and
 _ICON_MOST: Final = 1 << 20  # of an icon in a Package; the icon subresource of our own kind has larger ones
 _COST: Final = 4  # of matching one, beside its selectors
 _PUBLISHED: Final = "spec.publish"
-"""Among a stored Repository's fields; only where these kinds are served (projections)."""
+_SHOWN: Final = "metadata.shownBy"
+"""Among the fields of a stored Repository, and of a Package; only where these kinds are served (projections)."""
 _LATEST: Final = ReadAt(Freshness.ANY)
 
 _Fields = Mapping[str, str]
@@ -52,26 +53,35 @@ _Spec = Callable[[Mapping[str, Any], Entry], Mapping[str, Any]]
 
 def projections(of_kinds: Mapping[Kind, Projection]) -> Mapping[Kind, Projection]:
     """What the watch cache makes of stored kinds, where these views are served."""
-    before = of_kinds[Kind.REPOSITORY]
+    repositories, packages = of_kinds[Kind.REPOSITORY], of_kinds[Kind.PACKAGE]
 
-    def project(manifest: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str, str], tuple[bytes, bytes]]:
-        labels, fields, cells = before(manifest)
+    def repository(manifest: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str, str], tuple[bytes, bytes]]:
+        labels, fields, cells = repositories(manifest)
         return labels, {**fields, _PUBLISHED: ",".join(manifest["spec"].get("publish") or ())}, cells
 
-    return {**of_kinds, Kind.REPOSITORY: project}
+    def package(manifest: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str, str], tuple[bytes, bytes]]:
+        labels, fields, cells = packages(manifest)
+        shown = manifest["metadata"].get("annotations", {}).get(ANNOTATION_SHOWN)
+        return labels, {**fields, _SHOWN: shown} if shown else fields, cells
+
+    return {**of_kinds, Kind.REPOSITORY: repository, Kind.PACKAGE: package}
 
 
 def kinds(blobs: Blobs, cache: WatchCache, published: Published, *, standalone: bool) -> Sequence[Resource]:
-    """The rows, for Api. In a cluster Repositories are the cluster's, and only packages are shown."""
-    packages = _View(declared.package, _package, "spec.packageName", lambda fields: published(_repository(fields)))
+    """The rows, for Api. In a cluster CatalogSources are the cluster's (sources.py)."""
+    version = declared.VERSION if standalone else declared.VERSION_IN_A_CLUSTER
+    packages = _View(
+        functools.partial(declared.package, version),
+        _package,
+        "spec.packageName",
+        lambda fields: _SHOWN in fields,
+        lambda fields: published(_repository(fields)),
+    )
     packages.completed = functools.partial(_with_icon, blobs)
-    rows = [declared.package(packages)]
-    if standalone:
-        sources = _View(declared.source, _source, "metadata.name", _says_so)
-        caches = _View(declared.cache, _nothing, "metadata.name", _says_so)
-        caches.completed = functools.partial(_with_bundles, cache)
-        rows = [declared.source(sources), declared.cache(caches), *rows]
-    return rows
+    caches = _View(functools.partial(declared.cache, version), _nothing, "metadata.name", _says_so)
+    caches.completed = functools.partial(_with_bundles, cache)
+    rows = [caches.row, packages.row]
+    return [_View(declared.source, _source, "metadata.name", _says_so).row, *rows] if standalone else rows
 
 
 def _repository(fields: _Fields) -> RepositoryKey:
@@ -95,17 +105,25 @@ class _View:
         say: Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], Mapping[str, Any]]],
         name: str,
         shows: Callable[[_Fields], bool],
+        published: Callable[[_Fields], bool] | None = None,
     ) -> None:
-        """say: spec and status for a stored object's. name: the stored field that is its name. shows: by fields."""
+        """say: spec and status for a stored object's. name: the stored field that is its name. shows: whether it says
+        so itself, by fields; published: whether its repository says so now, which nobody who watches is told."""
         self._say = say
         self._name = name
         self._shows = shows
+        self._published = published or shows
         self.completed: _Completed | None = None
         self._row = row
 
     @functools.cached_property
+    def row(self) -> Resource:
+        """The kind, for Api."""
+        return self._row(self)
+
+    @functools.cached_property
     def _opening(self) -> bytes:
-        row = self._row(self)
+        row = self.row
         return f'{{"kind":"{row.kind}","apiVersion":"{row.api_version}","metadata":'.encode()
 
     # --- which objects ---
@@ -114,9 +132,12 @@ class _View:
         """None: each namespace has its own."""
         return ""
 
-    def selector(self, namespace: str, selection: Selection) -> Selector:
-        """Of what is published."""
-        return _Selecting(selection, self._name, self._shows)
+    def selector(self, namespace: str, selection: Selection, *, watching: bool = False) -> Selector:
+        """Of what is published. To who watches, what is published no more is deleted (ingest/shown.py)."""
+        return _Selecting(selection, self._name, self._shows if watching else self._is_shown)
+
+    def _is_shown(self, fields: _Fields) -> bool:
+        return self._shows(fields) and self._published(fields)
 
     def named(self, name: str, query: Query) -> Selection:
         """Of two catalogs with the same package the first one's is meant."""

@@ -23,6 +23,9 @@ from cacheserver.config.repositories import CATALOG_SOURCE
 from cacheserver.model import Kind
 
 GROUP, VERSION = CATALOG_SOURCE.split("/")
+VERSION_IN_A_CLUSTER: Final = "v1alpha1"
+"""Ours: kube-apiserver has either all of a group's version from one APIService or all of it from definitions, and
+CatalogSources, which it keeps, are of the version above. Clients ask for a kind and a group, and find it in either."""
 
 _COLUMNS: Final = (name_column(), Column("Age", "Time since it was first seen.", None))
 _API: Final = (text("group", "API group."), text("version", "API version."), text("kind", "Kind."))
@@ -32,6 +35,7 @@ _EMPTY: Final = record("status", "Always empty.")
 def source(gathered: Gathered) -> Resource:
     """CatalogSource. gathered: what makes its objects, as below."""
     return _resource(
+        VERSION,
         "CatalogSource",
         "A catalog's image, and how often it is looked at: a Repository.",
         Kind.REPOSITORY,
@@ -46,9 +50,10 @@ def source(gathered: Gathered) -> Resource:
     )
 
 
-def cache(gathered: Gathered) -> Resource:
+def cache(version: str, gathered: Gathered) -> Resource:
     """CatalogCache."""
     return _resource(
+        version,
         "CatalogCache",
         "All bundles of a catalog: the package revisions of a Repository.",
         Kind.REPOSITORY,
@@ -71,10 +76,11 @@ def cache(gathered: Gathered) -> Resource:
     )
 
 
-def package(gathered: Gathered) -> Resource:
+def package(version: str, gathered: Gathered) -> Resource:
     """Package."""
     link = (text("name", "Its name."), text("url", "Its address."))
     return _resource(
+        version,
         "Package",
         "A package of a catalog, and its channels.",
         Kind.PACKAGE,
@@ -104,13 +110,15 @@ def package(gathered: Gathered) -> Resource:
     )
 
 
-def _resource(kind: str, description: str, stored: Kind, gathered: Gathered, spec: Field, status: Field) -> Resource:
+def _resource(
+    version: str, kind: str, description: str, stored: Kind, gathered: Gathered, spec: Field, status: Field
+) -> Resource:
     return Resource(
         kind=kind,
         plural=f"{kind.lower()}s",
         short_names=(),
         group=GROUP,
-        version=VERSION,
+        version=version,
         description=description,
         verbs=READ,
         source=stored,

@@ -35,6 +35,9 @@ class Shown:
             spec["publish"] = list(doors)
         self.world.feed.put("test", name, kind=Kind.REPOSITORY, spec=orjson.dumps(spec), status=orjson.dumps(status))
 
+    def package(self, name: str, *, repository: str = SAMPLE, shown_by: str = "Rukpak", **status: Any) -> None:
+        self.world.package(name, namespace="test", repository=repository, shown_by=shown_by, **status)
+
     async def items(self, plural: str, **asked: Any) -> list[str]:
         answer = await self.world.get(f"{TEST}/{plural}", **asked)
         assert answer.status == 200, answer.body
@@ -61,17 +64,15 @@ async def shown(request: pytest.FixtureRequest) -> AsyncIterator[Shown]:
         found.repository(SAMPLE, "Catalog", "Rukpak")
         found.repository("private")
         icon = world.blobs.put(b"<svg/>", "image/svg+xml")
-        world.package(
+        found.package(
             "quay",
-            namespace="test",
-            repository=SAMPLE,
             defaultChannel="stable",
             channels=[{"name": "stable", "head": "quay.v1.1.0", "headVersion": "1.1.0", "revisions": 2}],
             provider={"name": "Red Hat"},
             icon={"mediaType": "image/svg+xml", "digest": icon, "size": 6},
         )
-        world.package("vault", namespace="test", repository=SAMPLE)
-        world.package("secret", namespace="test", repository="private")
+        found.package("vault")
+        found.package("secret", repository="private", shown_by="")
         hidden.add(RepositoryKey("test", "private"))
         await world.settled()
         yield found
@@ -158,8 +159,8 @@ async def test_they_are_watched_and_what_is_not_published_is_no_event(shown: Sho
         shown.world.watch(f"{TEST}/packages", resourceVersion=version) as packages,
         shown.world.watch(f"{TEST}/catalogsources", resourceVersion=version) as sources,
     ):
-        shown.world.package("secret", namespace="test", repository="private", defaultChannel="beta")
-        shown.world.package("vault", namespace="test", repository=SAMPLE, defaultChannel="beta")
+        shown.package("secret", repository="private", shown_by="", defaultChannel="beta")
+        shown.package("vault", defaultChannel="beta")
         shown.repository("private", "Catalog")
         shown.repository("private", "Rukpak")
         shown.repository(SAMPLE)
@@ -172,7 +173,7 @@ async def test_they_are_watched_and_what_is_not_published_is_no_event(shown: Sho
 
 async def test_two_catalogs_with_the_same_package_are_two_items_and_a_get_is_of_the_first(shown: Shown) -> None:
     shown.repository("another", "Rukpak")
-    shown.world.package("quay", namespace="test", repository="another")
+    shown.package("quay", repository="another")
     await shown.world.settled()
     assert await shown.items("packages") == ["quay", "quay", "vault"]
     found = (await shown.world.get(f"{TEST}/packages/quay")).json
@@ -189,7 +190,7 @@ async def test_packages_of_both_kinds_are_listed_and_watched_beside_each_other(s
         shown.world.watch(f"{GROUP}/packages", resourceVersion=version) as theirs,
     ):
         for summary in ("one", "two"):
-            shown.world.package("quay", namespace="test", repository=SAMPLE, summary=summary, defaultChannel=summary)
+            shown.package("quay", summary=summary, defaultChannel=summary)
             one, other = await ours.next(), await theirs.next()
             assert one["object"]["metadata"]["name"] == f"{SAMPLE}.quay"
             assert one["object"]["status"]["summary"] == summary
@@ -208,6 +209,28 @@ async def test_they_are_views_and_a_write_says_what_to_write_instead(shown: Show
     assert "publish: [Rukpak]" in answer.json["message"]
 
 
-async def test_in_a_cluster_there_are_packages_alone(shown: Shown) -> None:
+async def test_what_is_published_no_more_is_hidden_at_once_and_deleted_to_who_watches(shown: Shown) -> None:
+    """spec.publish changes first, then what is stored; also for who comes back and missed it."""
+    version = str(shown.world.feed.revision)
+    async with shown.world.watch(f"{TEST}/packages", resourceVersion=version) as open_:
+        shown.hidden.add(RepositoryKey("test", SAMPLE))
+        assert await shown.items("packages") == []
+        for name in ("quay", "vault"):
+            shown.package(name, shown_by="")
+        seen = [(each["type"], each["object"]["metadata"]["name"]) for each in await open_.take(2)]
+        assert seen == [("DELETED", "quay"), ("DELETED", "vault")]
+    async with shown.world.watch(f"{TEST}/packages", resourceVersion=version) as back:
+        assert [each["type"] for each in await back.take(2)] == ["DELETED", "DELETED"]
+        shown.hidden.clear()
+        shown.package("quay")
+        again = await back.next()
+        assert (again["type"], again["object"]["metadata"]["name"]) == ("ADDED", "quay")
+    assert await shown.items("packages") == ["quay"]
+
+
+async def test_in_a_cluster_sources_are_the_clusters_and_the_views_of_a_version_beside_theirs(shown: Shown) -> None:
     rows = kinds(shown.world.blobs, shown.world.cache, lambda _: True, standalone=False)
-    assert [row.plural for row in rows] == ["packages"]
+    assert [(row.plural, row.api_version) for row in rows] == [
+        ("catalogcaches", "core.rukpak.io/v1alpha1"),
+        ("packages", "core.rukpak.io/v1alpha1"),
+    ]
