@@ -208,6 +208,12 @@ clustercatalog_contested = Counter(
     "cacheserver_clustercatalog_contested",
     "Times that somebody else changed the status of a ClusterCatalog that was written here.",
 )
+catalogsources = Gauge("cacheserver_catalogsources", "CatalogSources of the cluster that this process knows of.")
+catalogsource_statuses = Counter("cacheserver_catalogsource_statuses", "Statuses of CatalogSources written.")
+catalogsource_contested = Counter(
+    "cacheserver_catalogsource_contested",
+    "Times that somebody else changed the status of a CatalogSource that was written here.",
+)
 door_seconds = Histogram(
     "cacheserver_door_request_duration_seconds",
     "Time of an answer to a client of another system until it was taken, by door (Catalog, ...) and code.",

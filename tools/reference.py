@@ -50,6 +50,7 @@ _LABELS: Final[Mapping[str, str]] = {
 _ANNOTATIONS: Final[Mapping[str, str]] = {
     model.ANNOTATION_ALLOW_EMPTY: "`true`: the source may become empty; without it, what was served stays",
     model.ANNOTATION_USERS: "names of the labels and annotations that users gave the object; set by the server",
+    model.ANNOTATION_SHOWN: "on a package: doors that show it, where nothing else says so (Rukpak); set by the server",
     model.ANNOTATION_DISPLAY_NAME: "name of the catalog for people, in its PackageManifests",
     model.ANNOTATION_PUBLISHER: "who publishes the catalog, in its PackageManifests",
     model.ANNOTATION_REQUESTED: "any new value, a time for example, asks for a sync now; in a cluster",

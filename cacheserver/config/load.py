@@ -68,6 +68,11 @@ def load(flags: Flags, environ: Mapping[str, str], *, cwd: Path) -> Settings:
             "--watch-namespaces says whose Repository objects of a cluster are served: it needs --kubernetes,"
             " and neither --catalog nor --repositories beside it"
         )
+    if settings.serving.catalog_sources and not settings.from_cluster:
+        raise ConfigError(
+            "--catalog-sources makes Repositories of a cluster's CatalogSources: it needs --kubernetes, and neither"
+            " --catalog nor --repositories beside it; without a cluster, --repositories reads CatalogSources"
+        )
     _check_cluster_catalogs(settings)
     return settings
 

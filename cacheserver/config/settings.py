@@ -353,6 +353,13 @@ class ServingSettings:
         "Serve the kinds of rukpak-packageserver (core.rukpak.io: catalogsources, catalogcaches, packages) of "
         "repositories that publish them.",
     )
+    catalog_sources: bool = setting(
+        "catalog-sources",
+        SWITCH,
+        False,
+        "In a cluster, make a Repository of each CatalogSource (core.rukpak.io) in its namespace. A server of one's "
+        "own reads them from files that --repositories names.",
+    )
     shutdown_grace_s: float = setting(
         "shutdown-grace",
         quantities.duration(least_s=0, most_s=600),

@@ -83,6 +83,15 @@ class Doors:
         controller = ClusterCatalogs(kubernetes, self.catalogs, lambda: ingest.leads, namespace=namespace, base=base)
         self.loops.append(controller.run)
 
+    def follow_catalog_sources(self, settings: Settings, kubernetes: KubeAPI | None, ingest: Ingest) -> None:
+        """Where the settings say so: CatalogSources of rukpak-packageserver become Repositories."""
+        if not settings.serving.catalog_sources or kubernetes is None:
+            return
+        from cacheserver.compat.rukpak.sources import CatalogSources  # noqa: PLC0415 - where asked for
+
+        watched = settings.content.watch_namespaces
+        self.loops.append(CatalogSources(kubernetes, lambda: ingest.leads, namespaces=watched).run)
+
     def open_registries(self, settings: Settings, workers: Workers) -> None:
         """Where the settings name some. Raises: ValueError where two of them want one port."""
         if addresses := settings.registries():
@@ -173,6 +182,7 @@ async def open_doors(
     """
     doors = Doors(settings, store, blobs, ingest)
     doors.follow_clustercatalogs(settings, main.kubernetes, ingest)
+    doors.follow_catalog_sources(settings, main.kubernetes, ingest)
     doors.open_registries(settings, workers)
     tls = main.context
     async with AsyncExitStack() as stack:

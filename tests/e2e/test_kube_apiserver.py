@@ -65,8 +65,10 @@ def test_there_is_a_kube_apiserver_or_it_is_said_aloud() -> None:
 class Server(ServerProcess):
     """A replica behind the test's kube-apiserver, on a port that stays, with the certificate of its Secret."""
 
-    def __init__(self, directory: Path, port: int, authority: Path, *arguments: str) -> None:
-        super().__init__(directory, *arguments)
+    def __init__(
+        self, directory: Path, port: int, authority: Path, *arguments: str, environ: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(directory, *arguments, environ=environ)
         self.port = port
         self.url = f"https://localhost:{port}"
         self.authority = authority
@@ -106,17 +108,23 @@ class Cluster:
         self.applied = ""
         self.server: Server | None = None
 
-    def install(self) -> None:
-        """`cacheserver certs`, `kubectl apply -k`; then the Service leads to this machine."""
+    def install(self, *components: str) -> None:
+        """`cacheserver certs`, `kubectl apply -k`; then the Service leads to this machine. components: added."""
         shutil.copytree(CONFIGS, self.home / "configs", ignore=shutil.ignore_patterns("certificates"))
         overlay = self.home / "configs" / "kubernetes" / "self-signed"
         now = datetime.datetime.now(datetime.UTC)
         certs.write(overlay / "certificates", namespace="cacheserver", days=1, now=now)
+        if components:
+            overlay = overlay.parent / "own"
+            overlay.mkdir()
+            named = ", ".join(f"../components/{component}" for component in components)
+            kustomization = f"kind: Kustomization\nresources: [../self-signed]\ncomponents: [{named}]\n"
+            (overlay / "kustomization.yaml").write_text(kustomization)
         self.applied = self.admin.run("apply", "--validate=strict", "-k", str(overlay))
         self.admin.run("wait", "crd/repositories.config.cacheserver.dev", "--for=condition=Established")
 
-    def serve(self, etcd: EtcdProcess, port: int) -> Server:
-        """The server, with the ServiceAccount's rights and the Secret's certificate."""
+    def serve(self, etcd: EtcdProcess, port: int, *more: str, environ: dict[str, str] | None = None) -> Server:
+        """The server, with the ServiceAccount's rights and the Secret's certificate. more: flags."""
         held = self.admin.json("-n", "cacheserver", "get", "secret", "cacheserver-serving-tls")["data"]
         files = {name: self.home / name for name in ("tls.crt", "tls.key", "ca.crt")}
         for name, path in files.items():
@@ -134,7 +142,8 @@ class Cluster:
             port,
             files["ca.crt"],
             *("--kubernetes", str(account), "--etcd", etcd.endpoint, "--data-dir", str(directory / "data")),
-            *("--tls-cert-file", str(files["tls.crt"]), "--tls-key-file", str(files["tls.key"])),
+            *("--tls-cert-file", str(files["tls.crt"]), "--tls-key-file", str(files["tls.key"]), *more),
+            environ=environ,
         )
         self.server.start()
         available, _ = self.admin.tried(

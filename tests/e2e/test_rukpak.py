@@ -1,40 +1,70 @@
-"""The quickstart of rukpak-packageserver, as its README has it, on a server of one's own."""
+"""The quickstart of rukpak-packageserver, as its README has it, without a cluster: from a registry to kubectl."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import shutil
 import subprocess
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import StartServer
+from tests.support.certificates import Authority
 from tests.support.fbc import catalog
+from tests.support.registry import FakeRegistry, image_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
-REPOSITORY = """\
+SAMPLE = """\
+apiVersion: core.rukpak.io/v1beta1
+kind: CatalogSource
+metadata:
+  name: catalogsource-sample
+  namespace: test
+spec:
+  image: {host}/anik120/community-operator-index:v4.11
+  pollingInterval: 45m
+"""
+"""Its config/samples/rukpak_catalogsource.yaml, but for the registry's host."""
+
+PRIVATE = """\
+---
 apiVersion: config.cacheserver.dev/v1alpha1
 kind: Repository
-metadata: {{name: {name}, namespace: test}}
+metadata: {{name: private, namespace: test}}
 spec:
   source: {{directory: {{path: {path}}}}}
-  publish: {doors}
+  publish: [Catalog]
 """
 
 
+@pytest.fixture
+async def registry(tmp_path: Path) -> AsyncIterator[tuple[FakeRegistry, Authority]]:
+    authority, registry = Authority(tmp_path / "authority"), FakeRegistry()
+    await registry.start(tls=authority.issue("registry"))
+    yield registry, authority
+    await registry.stop()
+
+
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="NO KUBECTL ON PATH: the quickstart was not tried")
-async def test_its_commands_print_what_its_readme_shows(start_server: StartServer, tmp_path: Path) -> None:
-    files = catalog(tmp_path / "c").package("3scale-community-operator", "0.1.0").package("ack-ec2-controller", "1.0.0")
-    (tmp_path / "repositories.yaml").write_text(
-        REPOSITORY.format(name="catalogsource-sample", path=files.root, doors="[Rukpak]")
-        + "---\n"
-        + REPOSITORY.format(name="private", path=files.root, doors="[Catalog]")
-    )
-    server = start_server("--repositories", str(tmp_path / "repositories.yaml"), "--rukpak")
-    await eventually(lambda: len(list(server.names())) == 4, within_s=60)
+async def test_its_commands_print_what_its_readme_shows(
+    start_server: StartServer, registry: tuple[FakeRegistry, Authority], tmp_path: Path
+) -> None:
+    served, authority = registry
+    names = ["3scale-community-operator", "ack-ec2-controller"]
+    files = catalog(tmp_path / "c").package(names[0], "0.1.0").package(names[1], "1.0.0")
+    await served.push(image_of(files.root), "anik120/community-operator-index", "v4.11")
+    manifests = tmp_path / "catalogsource.yaml"
+    manifests.write_text(SAMPLE.format(host=served.host) + PRIVATE.format(path=files.root))
+    environ = {"SSL_CERT_FILE": str(authority.certificate)}
+    flags = ("--repositories", str(manifests), "--rukpak")
+    server = await asyncio.to_thread(functools.partial(start_server, *flags, environ=environ))
+    packages = 2 * len(names)
+    await eventually(lambda: len(list(server.names())) == packages, within_s=60)
 
     def kubectl(*command: str) -> list[list[str]]:
         found = subprocess.run(
@@ -49,5 +79,4 @@ async def test_its_commands_print_what_its_readme_shows(start_server: StartServe
 
     for kind in ("catalogsource", "catalogcache"):
         assert await asyncio.to_thread(kubectl, "get", kind) == [["NAME"], ["catalogsource-sample"]]
-    names = ["3scale-community-operator", "ack-ec2-controller"]
     assert await asyncio.to_thread(kubectl, "get", "packages.core.rukpak.io") == [["NAME"], *([name] for name in names)]

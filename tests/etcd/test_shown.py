@@ -47,7 +47,7 @@ async def test_what_is_published_no_more_is_told_without_its_source(world: World
     source, ingest = FakeSource(files("1.0.0")), world.ingest()
     ingest.put(world.config(publish=BOTH), lambda: source)
     async with running(ingest):
-        await eventually(lambda: world.says("Synced"))
+        await eventually(lambda: world.says("Synced"), within_s=60)
         assert await shown(world) == {"app": ("Rukpak", True)}
         source.error = SourceNetworkError("away")
         since = await world.store.current_revision()
@@ -56,7 +56,7 @@ async def test_what_is_published_no_more_is_told_without_its_source(world: World
         async def told() -> bool:
             return await shown(world) == {"app": ("", False)}
 
-        await eventually(told)
+        await eventually(told, within_s=60)
         packages = [change for change in await world.events(since + 1) if change[1].startswith("packages/")]
         assert packages == [("put", f"packages/{KEY.namespace}/{KEY.name}/app")]
         # Published again before the source was read anew: its manifests are made again.
@@ -66,7 +66,7 @@ async def test_what_is_published_no_more_is_told_without_its_source(world: World
         async def back() -> bool:
             return await shown(world) == {"app": ("Rukpak", True)}
 
-        await eventually(back)
+        await eventually(back, within_s=60)
 
 
 async def test_a_sync_writes_the_mark_and_one_that_finds_all_in_step_writes_nothing(world: World) -> None:

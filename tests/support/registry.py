@@ -11,6 +11,7 @@ import io
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
@@ -210,12 +211,17 @@ class FakeRegistry:
         self._runner: web.AppRunner | None = None
         self.host = ""
 
-    async def start(self) -> None:
+    async def start(self, tls: tuple[Path, Path] | None = None) -> None:
+        """tls: certificate and key; without, it speaks plain HTTP."""
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._serve)
+        context = None
+        if tls is not None:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(*tls)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=context)
         await site.start()
         self.host = f"127.0.0.1:{self._runner.addresses[0][1]}"
 

@@ -22,7 +22,10 @@ from cacheserver.api.kinds.repository import REPOSITORY
 from cacheserver.api.kinds.resource import Column, Field, Type
 from cacheserver.api.kinds.table import served
 from cacheserver.compat.clustercatalogs.rival import DEPLOYMENT
+from cacheserver.compat.rukpak.kinds import GROUP as GROUP_OF_VIEWS
+from cacheserver.compat.rukpak.kinds import VERSION_IN_A_CLUSTER
 from cacheserver.config import SETTINGS, check_listen, load, unknown_environment
+from cacheserver.config.repositories import CATALOG_SOURCE
 from cacheserver.security import certs
 
 pytestmark = pytest.mark.processes
@@ -37,6 +40,7 @@ DOORS = (
     "registry",
     "packagemanifests",
     "rukpak",
+    "catalogsources",
 )  # components that let clients of other systems in
 GROUP = "config.cacheserver.dev"
 
@@ -203,6 +207,37 @@ def test_clustercatalogs_are_read_marked_and_told_of_and_nothing_else() -> None:
     assert role["metadata"]["namespace"] == "cacheserver-catalogs"
     assert [rule["resources"] for rule in role["rules"]] == [["repositories"]]
     assert {"create", "delete"} <= set(role["rules"][0]["verbs"])
+
+
+def test_catalog_sources_are_read_and_told_of_and_written_by_who_may_write_repositories() -> None:
+    found = objects("components/catalogsources")
+    roles = {d["metadata"]["name"]: d for d in found if d["kind"] == "ClusterRole"}
+    server = {
+        (each, *rule["verbs"]) for rule in roles["cacheserver:catalogsources"]["rules"] for each in rule["resources"]
+    }
+    assert server == {
+        ("catalogsources", "get", "list", "watch"),
+        ("catalogsources/status", "patch", "update"),
+        ("repositories", "create", "delete", "get", "list", "patch", "watch"),
+    }
+    writing = one("ClusterRole", "cacheserver:edit", "base")
+    ours = roles["cacheserver:catalogsources-edit"]
+    assert (
+        ours["metadata"]["labels"].items()
+        >= {name: text for name, text in writing["metadata"]["labels"].items() if name.startswith("rbac.")}.items()
+    )
+    [rule] = ours["rules"]
+    assert rule["verbs"] in [each["verbs"] for each in writing["rules"]]
+
+
+def test_views_of_rukpak_are_of_another_version_than_the_definition_of_its_catalog_sources() -> None:
+    """kube-apiserver has all of a version from one place, and an APIService that somebody made wins."""
+    [definition] = [d for d in objects("components/catalogsources") if d["kind"] == "CustomResourceDefinition"]
+    [apiservice] = [d for d in objects("components/rukpak") if d["kind"] == "APIService"]
+    [version] = definition["spec"]["versions"]
+    assert f"{definition['spec']['group']}/{version['name']}" == CATALOG_SOURCE
+    assert (apiservice["spec"]["group"], apiservice["spec"]["version"]) == (GROUP_OF_VIEWS, VERSION_IN_A_CLUSTER)
+    assert apiservice["spec"]["version"] != version["name"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -6,11 +6,13 @@ internal/catalogd/controllers/core/clustercatalog_controller.go.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cacheserver.compat.clustercatalogs.wanted import unavailable
+from cacheserver.compat.made import words
+from cacheserver.compat.made.words import Says
 from cacheserver.model import GROUP, RepositoryKey
 from cacheserver.store.published import PublishedCatalog
 
@@ -18,18 +20,8 @@ Object = Mapping[str, Any]
 
 PROGRESSING: Final = "Progressing"
 SERVING: Final = "Serving"
-_MESSAGE_CHARACTERS: Final = 4096  # ours; the CustomResourceDefinition takes 32,768
 _UNAVAILABLE: Final = "Catalog availability mode is set to Unavailable"
 _WHEN_SERVED: Final = ("resolvedSource", "urls", "lastUnpacked")
-
-
-@dataclass(frozen=True, slots=True)
-class Says:
-    """A condition."""
-
-    status: bool
-    reason: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +61,10 @@ def called(namespace: str, key: RepositoryKey) -> str:
 def wanted(catalog: Object, facts: Facts, now: float) -> dict[str, Any]:
     """The whole status as it is to be; equal to the one there is where nothing changed. now: Unix time."""
     before: Object = catalog.get("status") or {}
-    said = _said(before)
+    said = words.said(before)
     progressing, serving = said.get(PROGRESSING), said.get(SERVING)
     served: dict[str, Any] = {}
-    if (catalog.get("spec") or {}).get("availabilityMode") == "Unavailable":
+    if unavailable(catalog):
         progressing = Says(True, "Succeeded", _UNAVAILABLE)
         serving = Says(False, "UserSpecifiedUnavailable", _UNAVAILABLE)
     elif "deletionTimestamp" in catalog["metadata"]:
@@ -86,42 +78,29 @@ def wanted(catalog: Object, facts: Facts, now: float) -> dict[str, Any]:
             serving = Says(True, "Available", "Serving desired content from resolved source")
         elif serving is not None or facts.published is None:
             serving = Says(False, "Unavailable", "nothing of its source has been read so far")
-    told = [(name, says) for name, says in ((PROGRESSING, progressing), (SERVING, serving)) if says is not None]
-    conditions = _conditions(told, before, int(catalog["metadata"].get("generation", 0)), _stamp(now))
-    return {**({"conditions": conditions} if conditions else {}), **served}
-
-
-def merge_patch(before: Object, after: Mapping[str, Any]) -> dict[str, Any]:
-    """RFC 7386: what takes one status to the other; empty where they are equal."""
-    gone = dict.fromkeys(before.keys() - after.keys())
-    changed = {name: value for name, value in after.items() if before.get(name) != value}
-    if "resolvedSource" in changed and isinstance(before.get("resolvedSource"), Mapping):
-        # What somebody else put beside it goes: the patch would keep it.
-        strange = before["resolvedSource"].keys() - after["resolvedSource"].keys()
-        changed["resolvedSource"] = {**dict.fromkeys(strange), **after["resolvedSource"]}
-    return {**gone, **changed}
+    return {**words.conditions({PROGRESSING: progressing, SERVING: serving}, catalog, now), **served}
 
 
 def _served(facts: Facts, published: PublishedCatalog) -> dict[str, Any]:
     return {
         "resolvedSource": {"type": "Image", "image": {"ref": reference(facts.key, published.revision)}},
         "urls": {"base": facts.base},
-        "lastUnpacked": _stamp(published.changed),
+        "lastUnpacked": words.stamp(published.changed),
     }
 
 
 def _progress(facts: Facts, before: Says | None) -> Says | None:
     """before: as it was; kept while a sync is under way."""
     if facts.refused:
-        return Says(not facts.final, "Blocked" if facts.final else "Retrying", facts.refused[:_MESSAGE_CHARACTERS])
+        return Says(not facts.final, "Blocked" if facts.final else "Retrying", facts.refused)
     if facts.found is None:
         return before
-    ready, stalled = _condition(facts.found, "Ready"), _condition(facts.found, "Stalled")
-    if not _current(facts.found) or ready.get("status") not in ("True", "False"):
+    ready, stalled = words.condition(facts.found, "Ready"), words.condition(facts.found, "Stalled")
+    if not words.is_current(facts.found) or ready.get("status") not in ("True", "False"):
         return before
     if ready["status"] == "True":
         return Says(True, "Succeeded", "Successfully unpacked and stored content from resolved source")
-    why = f"source catalog content: {ready.get('reason', '')}: {ready.get('message', '')}"[:_MESSAGE_CHARACTERS]
+    why = f"source catalog content: {ready.get('reason', '')}: {ready.get('message', '')}"
     blocked = stalled.get("status") == "True"
     return Says(not blocked, "Blocked" if blocked else "Retrying", why)
 
@@ -129,47 +108,7 @@ def _progress(facts: Facts, before: Says | None) -> Says | None:
 def _fresh(facts: Facts) -> bool:
     """Whether what is published was read for the Repository as it is: not for one that had its name before."""
     return (
-        facts.found is not None and _current(facts.found) and _condition(facts.found, "Ready").get("status") == "True"
+        facts.found is not None
+        and words.is_current(facts.found)
+        and words.condition(facts.found, "Ready").get("status") == "True"
     )
-
-
-def _current(found: Object) -> bool:
-    status = found.get("status") or {}
-    return bool(status.get("observedGeneration", 0) >= found["metadata"].get("generation", 1))
-
-
-def _condition(found: Object, kind: str) -> Object:
-    conditions: Sequence[Object] = (found.get("status") or {}).get("conditions") or ()
-    return next((each for each in conditions if each.get("type") == kind), {})
-
-
-def _said(status: Object) -> dict[str, Says]:
-    """Conditions that have the form of one; others wrote the rest."""
-    found: dict[str, Says] = {}
-    for each in status.get("conditions") or ():
-        if all(isinstance(each.get(part), str) for part in ("type", "status", "reason", "message")):
-            found[each["type"]] = Says(each["status"] == "True", each["reason"], each["message"])
-    return found
-
-
-def _conditions(told: Sequence[tuple[str, Says]], before: Object, generation: int, stamp: str) -> list[dict[str, Any]]:
-    old = {each.get("type"): each for each in before.get("conditions") or ()}
-    conditions: list[dict[str, Any]] = []
-    for name, says in told:
-        status, was = str(says.status), old.get(name, {})
-        kept = was.get("lastTransitionTime") if was.get("status") == status else None
-        conditions.append(
-            {
-                "type": name,
-                "status": status,
-                "reason": says.reason,
-                "message": says.message,
-                "observedGeneration": generation,
-                "lastTransitionTime": kept or stamp,
-            }
-        )
-    return conditions
-
-
-def _stamp(at: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))

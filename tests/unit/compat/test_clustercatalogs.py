@@ -20,7 +20,7 @@ from cacheserver.compat.clustercatalogs.controller import CATALOGD_FINALIZER, IM
 from cacheserver.compat.clustercatalogs.rival import DEPLOYMENT
 from cacheserver.compat.clustercatalogs.wanted import MADE_OF
 from cacheserver.errors import KubernetesError
-from cacheserver.model import Digest
+from cacheserver.model import Digest, RepositoryKey
 from tests.fakes.contents import CHANGED, Contents
 from tests.fakes.kube import KubeStandIn
 from tests.support.waiting import eventually
@@ -534,19 +534,20 @@ async def test_an_answer_that_comes_behind_newer_news_is_not_believed(world: Wor
         return {"metadata": {"name": "hub", "uid": uid, "resourceVersion": str(version)}, "status": {"at": version}}
 
     async with world.running() as controller:
-        controller._take("catalog", "hub", shown(7))
-        one = controller._ones["hub"]
+        maker, hub = controller._maker, RepositoryKey(NAMESPACE, "hub")
+        maker._take("made_of", hub, shown(7))
+        one = maker._ones[hub]
 
         def known() -> int:
-            return 0 if one.catalog is None else one.catalog["status"]["at"]
+            return 0 if one.made_of is None else one.made_of["status"]["at"]
 
         for late in (shown(6), shown(9, uid="another")):
-            controller._answered(one, "catalog", late)
+            maker._answered("made_of", hub, one, late)
             assert known() == 7
-        controller._answered(one, "catalog", shown(8))
+        maker._answered("made_of", hub, one, shown(8))
         assert known() == 8
-        controller._take("catalog", "hub", shown(7))
+        maker._take("made_of", hub, shown(7))
         assert known() == 8
-        controller._take("catalog", "hub", None)
-        controller._answered(one, "catalog", shown(10))
+        maker._take("made_of", hub, None)
+        maker._answered("made_of", hub, one, shown(10))
         assert known() == 0
