@@ -143,8 +143,11 @@ def record(shape: Shape, number: int, *, stamp: int = 0) -> Record:
 
 
 def revision_record(shape: Shape, number: int, revision: int) -> Record:
-    """Revision `revision` of package `number`; the APIs it provides fill it up, as they do in real catalogs."""
-    rng = random.Random(f"{shape.seed}/{number}/{revision}")
+    """Revision `revision` of package `number`; the APIs it provides fill it up, as they do in real catalogs.
+
+    They are those of the package's other revisions, some more or fewer.
+    """
+    rng, kinds = random.Random(f"{shape.seed}/{number}/{revision}"), random.Random(f"{shape.seed}/{number}/kinds")
     package, version = shape.package(number), words.semantic_version(revision)
     key = Key(Kind.REVISION, NAMESPACE, shape.repository(number), package, version)
     labels = {
@@ -171,7 +174,7 @@ def revision_record(shape: Shape, number: int, revision: int) -> Record:
     made = Record(key, labels, orjson.dumps(spec), orjson.dumps(status))
     room = shape.revision_bytes - len(model.with_resource_version(Kind.REVISION, _served(made), 10**6))
     while room > 100:
-        apis.append({"group": f"{package}.example.com", "version": "v1", "kind": words.name(rng).title()})
+        apis.append({"group": f"{package}.example.com", "version": "v1", "kind": words.name(kinds).title()})
         room -= len(orjson.dumps(apis[-1])) + 1
     return dataclasses.replace(made, status=orjson.dumps(status))
 

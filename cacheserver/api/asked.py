@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
@@ -18,13 +18,20 @@ from cacheserver.cache.watchcache import WatchCache
 from cacheserver.catalogs import semver
 from cacheserver.model import Kind
 from cacheserver.query.package import version_of
-from cacheserver.query.search import MOST_HITS, Facts, Filter, Found, Hit
+from cacheserver.query.search import MOST_HITS, Chosen, Facts, Filter, Found, Hit
 
 BODY_BYTES: Final = 64 << 10
 DEFAULT_LIMIT, MOST_LIMIT = 20, 100
 _MOST_VALUES: Final = 64
 """Of a list in the spec."""
 _LONGEST: Final = 512
+_LISTS: Final = {
+    "namespaces": "namespace",
+    "repositories": "repository",
+    "providers": "provider",
+    "categories": "category",
+}
+"""Fields of the spec, and the facets that they choose values of."""
 _BYTES_A_COST: Final = 20
 """Of an object that a result is made of, in the units of turns.py: 0.01 us a byte."""
 
@@ -34,11 +41,9 @@ class Asked:
     """A spec that is right. versions: None: any."""
 
     text: str = ""
+    chosen: Chosen = field(default_factory=dict)
     provides: frozenset[str] = frozenset()
-    repositories: frozenset[str] = frozenset()
-    format: str = ""
     versions: semver.Range | None = None
-    deprecated: bool | None = None
     by_name: bool = False
     limit: int = DEFAULT_LIMIT
     after: int = 0
@@ -85,13 +90,17 @@ def read_spec(spec: Mapping[str, Any]) -> Asked:
         after = ""
     if deprecated is not None and not isinstance(deprecated, bool):
         refuse("deprecated", "must be true or false")
+    catalog_format = said("format", ("FBC", "KRM"))
+    chosen = {
+        **{facet: listed(name) for name, facet in _LISTS.items()},
+        "format": frozenset([catalog_format] if catalog_format else []),
+        "deprecated": frozenset([] if deprecated is None else ["true" if deprecated else "false"]),
+    }
     asked = Asked(
         said("text"),
+        {facet: values for facet, values in chosen.items() if values},
         listed("provides"),
-        listed("repositories"),
-        said("format", ("FBC", "KRM")),
         versions,
-        deprecated,
         said("sort", ("score", "name")) == "name",
         limit or DEFAULT_LIMIT,
         int(after or 0),
@@ -110,24 +119,25 @@ class Asking:
 
     async def answer(self, asked: Asked, namespace: str | None, client: str) -> dict[str, object]:
         """The status. namespace: the scope; None: all. Raises: StatusError 400, NotReady."""
+        end = min(asked.after + asked.limit, MOST_HITS)
         found = await self._searching.search(
-            asked.text, namespace, self._filter(asked), facets=True, by_name=asked.by_name, client=client
+            asked.text,
+            namespace,
+            self._filter(asked),
+            chosen=asked.chosen,
+            facets=True,
+            by_name=asked.by_name,
+            most=end,
+            client=client,
         )
-        end = asked.after + asked.limit
         results = [await self._result(hit, client) for hit in found.hits[asked.after : end]]
         status: dict[str, object] = {"total": found.total, "results": results, "facets": _facets(found)}
-        if end < len(found.hits):
+        if end < min(found.total, MOST_HITS):
             status["continue"] = str(end)
         return status
 
     def _filter(self, asked: Asked) -> Filter | None:
         wanted: list[Callable[[Facts], bool]] = []
-        if asked.repositories:
-            wanted.append(lambda facts: facts.repository in asked.repositories)
-        if asked.format:
-            wanted.append(lambda facts: facts.format == asked.format)
-        if asked.deprecated is not None:
-            wanted.append(lambda facts: facts.deprecated == asked.deprecated)
         if asked.provides:
             wanted.append(lambda facts: self._provides(facts, asked.provides))
         if (versions := asked.versions) is not None:

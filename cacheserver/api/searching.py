@@ -18,7 +18,16 @@ from cacheserver.cache.snapshot import Entry, Name
 from cacheserver.cache.watchcache import WatchCache
 from cacheserver.errors import NotReady
 from cacheserver.model import Kind
-from cacheserver.query.search import TEXT_CHARACTERS, Filter, Found, SearchIndex, Steps
+from cacheserver.query.search import (
+    MOST_HITS,
+    NOTHING_CHOSEN,
+    TEXT_CHARACTERS,
+    Chosen,
+    Filter,
+    Found,
+    SearchIndex,
+    Steps,
+)
 from cacheserver.turns import TURN_COST
 
 log = logging.getLogger(__name__)
@@ -97,8 +106,10 @@ class Searching:
         namespace: str | None,
         keep: Filter | None = None,
         *,
+        chosen: Chosen = NOTHING_CHOSEN,
         facets: bool = False,
         by_name: bool = False,
+        most: int = MOST_HITS,
         client: Hashable = None,
     ) -> Found:
         """See SearchIndex.search. client: whose turns it takes.
@@ -113,7 +124,8 @@ class Searching:
         except TimeoutError:
             if not self._was_whole:  # else changes come without end, and what there is of them will do
                 raise NotReady("the index of packages is being made; try again in a moment") from None
-        return await self._driven(self._index.search(text, namespace, keep, facets=facets, by_name=by_name), client)
+        steps = self._index.search(text, namespace, keep, chosen=chosen, facets=facets, by_name=by_name, most=most)
+        return await self._driven(steps, client)
 
     async def _driven(self, steps: Steps, client: Hashable) -> Found:
         owed = 0

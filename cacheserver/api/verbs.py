@@ -74,6 +74,7 @@ from cacheserver.cache.snapshot import Entry, Run
 from cacheserver.cache.watchcache import Freshness, Page, WatchCache
 from cacheserver.errors import Expired, TooNew
 from cacheserver.model import Kind
+from cacheserver.query.search import MOST_HITS
 from cacheserver.security.handshake import sent_token
 from cacheserver.security.identity import Identity
 
@@ -300,7 +301,8 @@ class Verbs:
         await self._cache.reach(wanted.at)
         namespace, most = call.attributes.namespace or None, wanted.limit or SEARCH_LIMIT
         client = call.user or client_of(call.request)
-        found = await self._searching.search(call.query["search"], namespace, client=client)
+        asked = most if wanted.selection.everything else MOST_HITS
+        found = await self._searching.search(call.query["search"], namespace, most=asked, client=client)
         entries: list[Entry] = []
         for at, hit in enumerate(found.hits):
             if not at % _MATCHED:

@@ -15,7 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
+from operator import attrgetter
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from cacheserver.query.words import LONGEST_WORD, STOP, camel, edits, folded, joined, stem, trigrams, words
@@ -114,6 +116,9 @@ class Found:
 Steps = Generator[int, None, Found]
 """A search under way: yields the entries that it looked at since, some 4,000 at most; 1,000 take 0.15 ms."""
 Filter = Callable[[Facts], bool]
+Chosen = Mapping[str, frozenset[str]]
+"""Values of facets, by their name: a package has to have one of each. Facets are FACETS."""
+NOTHING_CHOSEN: Final[Chosen] = MappingProxyType({})
 _Scores = dict[int, tuple[float, int]]
 """Of each package its score and, as bits, the weights of what matched."""
 
@@ -149,7 +154,8 @@ def document_words(manifest: Mapping[str, Any]) -> tuple[Facts, dict[str, int]]:
         kind = read(str(api.get("kind", "")))
         add(KIND, (folded(kind)[:LONGEST_WORD],))
         add(KIND - 1, camel(kind))
-        add(PROVIDER, words(read(str(api.get("group", "")).rpartition(".")[0])))
+        # All of it, for people paste an apiVersion; what most packages have finds none by itself.
+        add(PROVIDER, words(read(f"{api.get('group', '')} {api.get('version', '')}")))
     provider = status.get("provider", {}).get("name", "")
     for text in (provider, *(status.get("categories") or ())[:_KEYWORDS]):
         add_text(PROVIDER, text)
@@ -294,13 +300,16 @@ class SearchIndex:
         namespace: str | None = None,
         keep: Filter | None = None,
         *,
+        chosen: Chosen = NOTHING_CHOSEN,
         facets: bool = False,
         by_name: bool = False,
+        most: int = MOST_HITS,
     ) -> Steps:
         """Packages that have the words, best first; of an empty text all, by name.
 
         namespace: the scope; None: all. keep: what else they must be; what it leaves out is not counted. facets:
-        whether they are counted, which is a third of the work. by_name: in that order.
+        whether they are counted, which is a third of the work: each as if none of its own values were chosen, for
+        whoever would choose another one. by_name: in that order. most: hits that are wanted.
         """
         said = words(text)
         if said:
@@ -316,26 +325,38 @@ class SearchIndex:
             for some in _chunks([i for i, where in self._namespaces.items() if namespace in (None, where)]):
                 yield len(some)
                 scores.update(dict.fromkeys(some, _NOTHING))
-        return (yield from self._ranked(scores, one, keep, facets=facets, by_name=by_name))
+        return (yield from self._ranked(scores, one, keep, chosen, most, facets=facets, by_name=by_name))
 
-    def _ranked(self, scores: _Scores, one: str, keep: Filter | None, *, facets: bool, by_name: bool) -> Steps:
+    def _ranked(
+        self, scores: _Scores, one: str, keep: Filter | None, chosen: Chosen, most: int, *, facets: bool, by_name: bool
+    ) -> Steps:
         """one: the whole query as one word."""
-        hits: list[tuple[float, int, str, PackageName, int]] = []
+        runs: list[list[tuple[float, int, str, PackageName, int]]] = []
         kept: list[Facts] = []
+        but: dict[str, list[Facts]] = {name: [] for name in chosen}  # what this facet alone leaves out
         for some in _chunks(list(scores), _RANKED_CHUNK):
             yield 8 * len(some)
+            hits = []
             for identity in some:
                 document = self._documents.get(identity)
                 if document is None or (keep is not None and not keep(document.facts)):
                     continue
                 facts = document.facts
-                score = _total(facts, scores[identity][0], one)
+                if chosen and (missed := _missed(facts, chosen)):
+                    if len(missed) == 1:
+                        but[missed[0]].append(facts)
+                    continue
                 kept.append(facts)
-                length = 0 if by_name else len(facts.package)
-                hits.append((0.0 if by_name else -score, length, facts.package, facts.name, identity))
-        best = heapq.nsmallest(MOST_HITS, hits) if len(hits) > MOST_HITS else sorted(hits)
-        yield 4 * len(hits)
-        counts = (yield from _facets(kept)) if facets else {}
+                if by_name:
+                    hits.append((0.0, 0, facts.package, facts.name, identity))
+                else:
+                    score = _total(facts, scores[identity][0], one)
+                    hits.append((-score, len(facts.package), facts.package, facts.name, identity))
+            hits.sort()
+            runs.append(hits)
+        yield 4 * min(most, MOST_HITS)
+        best = list(islice(heapq.merge(*runs), min(most, MOST_HITS)))
+        counts = (yield from _facets(kept, but)) if facets else {}
         found = [
             Hit(
                 document.facts,
@@ -345,7 +366,7 @@ class SearchIndex:
             for _, _, _, _, identity in best
             if (document := self._documents.get(identity)) is not None
         ]
-        return Found(found, len(hits), counts)
+        return Found(found, len(kept), counts)
 
     def _scored(self, asked: Sequence[str], namespace: str | None) -> Generator[int, None, _Scores]:
         total = self._in_namespace[namespace] if namespace is not None else len(self._documents)
@@ -357,6 +378,8 @@ class SearchIndex:
             (common if is_common and len(asked) > 1 else rare).append(found)
         if not rare:
             rare, common = common, []
+        if len(rare) == 1 and not common:
+            return rare[0]
         needed = len(rare) if len(rare) < 3 else math.ceil(len(rare) * 2 / 3)
         sums: dict[int, tuple[float, int, int]] = {}
         for found in rare:
@@ -400,10 +423,10 @@ class SearchIndex:
     def _add(
         self, best: _Scores, at: int, quality: float, namespace: str | None, total: int
     ) -> Generator[int, None, None]:
-        """The packages of one word."""
+        """The packages of one word. total: how many there are in the scope."""
         postings: Sequence[int] = self._postings.get(at, ())
         where = self._namespaces
-        if namespace is not None:
+        if namespace is not None and total < len(where):
             inside: list[int] = []
             for some in _chunks(postings):
                 yield len(some)
@@ -412,13 +435,20 @@ class SearchIndex:
         if not postings:
             return
         rarity = math.log(1 + total / len(postings)) * quality
+        worth = [(rarity * weight, 1 << weight) for weight in range(16)]
+        if not best:  # a package stands once among those of a word
+            for some in _chunks(postings):
+                yield len(some) // 2
+                best.update({each >> 4: worth[each & 15] for each in some})
+            return
         for some in _chunks(postings):
             yield len(some)
             for each in some:
-                identity, weight = each >> 4, each & 15
-                score = rarity * weight
-                old = best.get(identity, _NOTHING)
-                best[identity] = (max(score, old[0]), old[1] | 1 << weight)
+                identity, new = each >> 4, worth[each & 15]
+                old = best.get(identity)
+                if old is not None:
+                    new = max(new[0], old[0]), new[1] | old[1]
+                best[identity] = new
 
 
 _NOTHING: Final = (0.0, 0)
@@ -441,21 +471,29 @@ def _matched(fields: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys(FIELDS.get(weight) or FIELDS[weight + 1] for weight in weights))
 
 
-def _facets(kept: Sequence[Facts]) -> Generator[int, None, dict[str, dict[str, int]]]:
+def _missed(facts: Facts, chosen: Chosen) -> list[str]:
+    """The facets of which it has no value that is chosen."""
+    return [name for name, values in chosen.items() if values.isdisjoint(FACETS[name](facts))]
+
+
+def _facets(
+    kept: Sequence[Facts], but: Mapping[str, Sequence[Facts]]
+) -> Generator[int, None, dict[str, dict[str, int]]]:
     """How many have each value of each facet: the most first, FACET_VALUES of each; none is no value."""
     found: dict[str, dict[str, int]] = {}
-    for name, values in _FACETS.items():
+    for name, values in FACETS.items():
         counts: Counter[str] = Counter()
-        for some in _chunks(kept, _CHUNK):
+        single = _SINGLE.get(name)
+        for some in chain(_chunks(kept), _chunks(but.get(name, ()))):
             yield len(some)
-            counts.update(chain.from_iterable(map(values, some)))
+            counts.update(map(single, some) if single else chain.from_iterable(map(values, some)))
         del counts[""]
         if counts:
             found[name] = dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:FACET_VALUES])
     return found
 
 
-_FACETS: Final[Mapping[str, Callable[[Facts], Sequence[str]]]] = {
+FACETS: Final[Mapping[str, Callable[[Facts], Sequence[str]]]] = {
     "namespace": lambda facts: (facts.name[0],),
     "repository": lambda facts: (facts.repository,),
     "format": lambda facts: (facts.format,),
@@ -463,6 +501,12 @@ _FACETS: Final[Mapping[str, Callable[[Facts], Sequence[str]]]] = {
     "category": lambda facts: facts.categories,
     "deprecated": lambda facts: ("true" if facts.deprecated else "false",),
 }
+_SINGLE: Final[Mapping[str, Callable[[Facts], str]]] = {
+    "repository": attrgetter("repository"),
+    "format": attrgetter("format"),
+    "provider": attrgetter("provider"),
+}
+"""Of those that have one value, the value itself, which is counted in half the time."""
 
 
 def at_once(steps: Steps) -> Found:

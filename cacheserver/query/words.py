@@ -16,8 +16,10 @@ _DECOMPOSED: Final = 3
 
 _WORD: Final = re.compile(r"[^\W_]+")
 _CAMEL: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
-_ENDINGS: Final = ("ations", "ation", "ings", "ing", "ies", "ied", "ed", "es", "s", "e", "y")
-_SHORTEST_STEM: Final = 4
+_UNSPACED: Final = re.compile("([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+)")
+"""Kana and ideographs, which are written without spaces (Unicode, chapter 18)."""
+_ENDINGS: Final = ("ations", "ation", "ions", "ion", "ings", "ing", "ies", "ied", "ed", "es", "s", "e", "y")
+_SHORTEST_STEM: Final = 3
 _STOP: Final = """
 a an and are as at be by can for from has have in into is it its of on or that the their these this to use used using
 via was which will with you your
@@ -35,12 +37,24 @@ def folded(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Its words in order, folded."""
-    return [found[:LONGEST_WORD] for found in _WORD.findall(folded(text))]
+    """Its words in order, folded; of what is written without spaces each two neighbouring characters."""
+    found = _WORD.findall(folded(text))
+    if not text.isascii():
+        found = [part for each in found for part in _parts(each)]
+    return [each[:LONGEST_WORD] for each in found]
+
+
+def _parts(word: str) -> Iterator[str]:
+    for at, part in enumerate(_UNSPACED.split(word)):
+        if at % 2 and len(part) > 1:
+            yield from (left + right for left, right in pairwise(part))
+        elif part:
+            yield part
 
 
 def joined(parts: list[str]) -> Iterator[str]:
-    """Neighbours as one word, for `argo-cd` is `argocd` to many."""
+    """Neighbours as one word, for `argo-cd` is `argocd` to many; none of what is written without spaces."""
+    parts = [part for part in parts if part.isascii() or not _UNSPACED.match(part)]
     for left, right in pairwise(parts):
         if len(left) + len(right) >= _SHORTEST_JOINED:
             yield (left + right)[:LONGEST_WORD]

@@ -36,7 +36,10 @@ PACKAGE_SEARCH: Final = Resource(
         "What is asked. All of it has to hold; of a list, one.",
         text("text", "Words, as packages?search= takes them; empty for all packages."),
         texts("provides", "Kinds, as status.provides has them: packages that provide each of them."),
+        texts("namespaces", "Names of namespaces, where the search is of all."),
         texts("repositories", "Names of repositories."),
+        texts("providers", "Names of providers, as they are written."),
+        texts("categories", "Categories, as they are written."),
         text("format", "What the source's bytes mean.", enum=("FBC", "KRM")),
         text("versionRange", "Of the latest version, as skipRange is written: `>=1.2.0 <2.0.0`."),
         flag("deprecated", "Only those that are deprecated, or only those that are not."),
@@ -65,7 +68,8 @@ PACKAGE_SEARCH: Final = Resource(
         ),
         records(
             "facets",
-            "How many of all of them have which value, 50 values at most of each.",
+            "How many of all of them have which value, 50 values at most of each; as if of the facet itself none were "
+            "asked for, so that others of its values can be chosen.",
             text("name", "namespace, repository, format, provider, category or deprecated."),
             records("values", "The most first.", text("value", "The value."), number("count", "How many have it.")),
         ),

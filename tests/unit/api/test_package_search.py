@@ -156,3 +156,25 @@ async def test_who_may_not_list_packages_may_not_search_them() -> None:
         counted = await search(world, "team")
         assert b"hidden" not in counted.body
         assert b"other" not in counted.body
+
+
+async def test_each_facet_is_counted_as_if_none_of_its_values_were_chosen(shelf: World) -> None:
+    shelf.package("harbor", repository="s", keywords=["gitops"], provider={"name": "ACME"}, categories=["Registry"])
+    shelf.package("quay", keywords=["gitops"], provider={"name": "Other"}, categories=["Registry", "Security"])
+    await shelf.settled()
+    answer = await search(shelf, text="gitops", categories=["Registry"], providers=["ACME", "Nobody"])
+    assert names(answer) == ["harbor"]
+    status = answer.json["status"]
+    facets = {facet["name"]: {each["value"]: each["count"] for each in facet["values"]} for facet in status["facets"]}
+    assert status["total"] == 1
+    assert facets["provider"] == {"ACME": 1, "Other": 1}  # of what has the category
+    assert facets["category"] == {"Registry": 1}  # of what has the provider
+    assert facets["repository"] == {"s": 1}
+
+
+async def test_namespaces_are_chosen_among_those_that_are_searched(shelf: World) -> None:
+    answer = await search(shelf, text="gitops", namespaces=["other"])
+    assert names(answer) == ["vault"]
+    facets = {facet["name"]: facet["values"] for facet in answer.json["status"]["facets"]}
+    assert facets["namespace"] == [{"value": "team", "count": 3}, {"value": "other", "count": 1}]
+    assert names(await search(shelf, "team", text="gitops", namespaces=["other"])) == []
