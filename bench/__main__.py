@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import authoring, catalog, compare, doors, herd, scale, secured, serve, sources, watch
+from bench import authoring, catalog, compare, doors, finding, herd, page, scale, secured, serve, sources, watch
 from bench.errors import BenchError
 from bench.load import fbc, fill
 from bench.options import Options
@@ -30,6 +30,8 @@ Measure cacheserver from outside, on loopback: etcd, the server and the load eac
   watch     fan-out (100 to 10,000 watchers) and delay of watches of the same objects
   herd      many informers that start at once, as WatchLists
   memory    what 10,000 revisions add to a server
+  finding   searches over --packages with 20 revisions each, and what readers feel of them (not part of `all`)
+  page      the page at /ui/ with --packages in a Chromium: first load, scrolling, typing, memory (not part of `all`)
   compare   the same questions to kube-apiserver with the same objects in a CRD, TLS on both, in turn: ratios
             (--peer kube-apiserver=PATH or $KUBEBUILDER_ASSETS; without one it is left out of `all`)
   olm       the same catalogs beside opm, which has the reference loader, OLM's package-server, and catalogd: ratios
@@ -53,6 +55,8 @@ _PARTS = (
     "compare",
     "olm",
     "doors",
+    "finding",
+    "page",
     "secured",
     "scale",
     "all",
@@ -129,6 +133,12 @@ def _measure(what: str, options: Options, report: Report) -> None:
     if what == "doors":
         _say("doors")
         doors.measure(options, report)
+    if what == "finding":
+        _say("finding")
+        finding.measure(options, report)
+    if what == "page":
+        _say("page")
+        page.measure(options, report)
     if what == "scale":
         _say("scale")
         scale.measure(options, report)

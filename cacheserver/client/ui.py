@@ -35,6 +35,8 @@ from cacheserver.web.policy import FOLDERS, HEADERS, INDEX, TYPES
 
 _PATHS: Final = re.compile(r"/apis/(?:config\.)?cacheserver\.dev/v1alpha1/[A-Za-z0-9/._%~+@-]*\Z")
 _REVIEWS: Final = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+_SEARCHES: Final = re.compile(r"/apis/cacheserver\.dev/v1alpha1/(?:namespaces/[a-z0-9.-]+/)?packagesearches\Z")
+"""Created to be answered: nothing is kept of them."""
 _SENT_ON: Final = ("Accept", "Content-Type", "If-None-Match")
 _GIVEN_BACK: Final = ("Content-Type", "ETag", "Cache-Control", "Warning", "Retry-After", "Content-Disposition")
 _READING: Final = ("GET", "HEAD")
@@ -210,7 +212,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(307, {"Location": "/ui/"})
         elif path.startswith("/ui/"):
             self._file(path.removeprefix("/ui/") or INDEX)
-        elif path == _REVIEWS and self.command == "POST":
+        elif self.command == "POST" and (path == _REVIEWS or _SEARCHES.match(path)):
             self._forward()
         elif not _asked_by_the_page(path):
             self._refuse(404, "the page asks for nothing like this")

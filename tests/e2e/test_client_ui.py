@@ -167,6 +167,13 @@ def test_it_asks_for_packages_alone_and_only_reads_unless_told(opened: Opened) -
         status, _, said = opened.ask(REVISION, method, b"{}", **opened.own)
         assert (status, b"--write" in said) == (403, True)
     assert opened.ask(REVISION, "PUT", b"x", Transfer_Encoding="chunked", **opened.own)[0] in (400, 403, 413)
+    # A search is created, and changes nothing.
+    search = b'{"apiVersion":"cacheserver.dev/v1alpha1","kind":"PackageSearch","spec":{}}'
+    for place in ("", "namespaces/default/"):
+        path = f"/apis/cacheserver.dev/v1alpha1/{place}packagesearches"
+        assert opened.ask(path, "POST", search, Content_Type="application/json", **opened.own)[0] == 201
+        assert opened.ask(path, "POST", search, Content_Type="application/json")[0] == 403
+        assert opened.ask(f"{path}/x", "POST", search, Content_Type="application/json", **opened.own)[0] == 403
     # What the page says of who it is goes no further.
     status, _, _ = opened.ask(PACKAGES, Authorization="Bearer other", Impersonate_User="admin")
     assert status == 200

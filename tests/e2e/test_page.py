@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import base64
 import os
-import shutil
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +16,8 @@ import orjson
 import pytest
 
 from tests.e2e.conftest import StartServer
+from tests.support import browser as support
+from tests.support.browser import begin_draft, browser, opened, tab_to
 from tests.support.fbc import catalog
 from tests.support.gitserver import GitRepository
 from tests.support.server import ServerProcess
@@ -26,20 +25,12 @@ from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+if support.CHROMIUM:
+    from playwright.sync_api import expect
 
-CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
-try:
-    from playwright.sync_api import expect, sync_playwright
-
-    expect.set_options(timeout=60_000)
-except ImportError:
-    CHROMIUM = None
+__all__ = ["browser"]
 AXE = os.environ.get("CACHESERVER_TEST_AXE", "")
-
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(CHROMIUM is None, reason="NO CHROMIUM OR PLAYWRIGHT FOUND: the page was not looked at"),
-]
+pytestmark = [pytest.mark.e2e, support.NEEDED]
 
 EVIL: Final = "<img src=x onerror=window.hacked=1><script>window.hacked=1</script>"
 SVG: Final = b'<svg xmlns="http://www.w3.org/2000/svg"><script>window.hacked=1</script><circle r="4"/></svg>'
@@ -113,41 +104,6 @@ def _evil(root: Path) -> None:
     (root / "evil" / "catalog.json").write_bytes(b"\n".join(map(orjson.dumps, documents)))
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox"] if os.getuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield browser
-        browser.close()
-
-
-@contextmanager
-def opened(browser: Browser, server: ServerProcess, *, width: int = 1440, scheme: str = "light") -> Iterator[Page]:
-    """A page that may say nothing on its console, break no policy, and ask nobody but this server."""
-    complaints: list[str] = []
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
-    context.add_init_script(
-        "addEventListener('securitypolicyviolation',"
-        " (e) => console.error(`policy: ${e.violatedDirective} ${e.blockedURI}`))"
-    )
-    page = context.new_page()
-    page.set_default_timeout(60_000)
-    # What is refused is shown to the user; the browser notes it as well.
-    expected = "Failed to load resource"
-    page.on(
-        "console",
-        lambda m: complaints.append(m.text) if m.type in ("error", "warning") and expected not in m.text else None,
-    )
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda r: complaints.append(r.url) if not r.url.startswith((server.url, "data:")) else None)
-    page.on("dialog", lambda dialog: dialog.accept())
-    yield page
-    assert page.evaluate("window.hacked") is None
-    context.close()
-    assert complaints == []
-
-
 @pytest.fixture
 def git(tmp_path: Path) -> GitRepository:
     return GitRepository(tmp_path / "edge.git")
@@ -163,32 +119,17 @@ def server(start_server: StartServer, tmp_path: Path, git: GitRepository) -> Ser
     return server
 
 
-def _draft(server: ServerProcess) -> None:
-    import urllib.request
-
-    draft = {
-        "apiVersion": "cacheserver.dev/v1alpha1",
-        "kind": "PackageRevision",
-        "metadata": {"namespace": "default"},
-        "spec": {"repository": "edge", "packageName": "shop", "workspaceName": "w1"},
-    }
-    path = "/apis/cacheserver.dev/v1alpha1/namespaces/default/packagerevisions"
-    request = urllib.request.Request(server.url + path, orjson.dumps(draft), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        assert answer.status == 201
-
-
 def test_every_screen_is_whole_in_light_and_dark_on_a_desk_and_in_a_hand(
     browser: Browser, server: ServerProcess
 ) -> None:
-    _draft(server)
+    begin_draft(server)
     for width, scheme in ((1440, "light"), (1440, "dark"), (360, "light"), (360, "dark")):
         with opened(browser, server, width=width, scheme=scheme) as page:
             page.goto(f"{server.url}/ui/")
             for screen in SCREENS:
                 page.evaluate("where => { location.hash = where }", screen)
                 page.wait_for_selector("main :text-matches('.')")
-                expect(page.locator(":text('Loading…')")).to_have_count(0)
+                expect(page.locator(".waiting, :text('Loading…')")).to_have_count(0)
                 wide = page.evaluate("document.documentElement.scrollWidth")
                 assert wide <= width, f"{screen} is {wide} px wide where there are {width}"
                 if AXE:
@@ -238,6 +179,36 @@ def test_a_package_is_found_and_read_with_the_keyboard_alone(browser: Browser, s
         expect(page.locator(".card")).to_have_count(1)
 
 
+def test_the_graph_versions_files_and_differences_are_reached_with_the_keyboard_alone(
+    browser: Browser, server: ServerProcess
+) -> None:
+    with opened(browser, server) as page:
+        page.goto(f"{server.url}/ui/#/package/default/c.app")
+        expect(page.locator("h1")).to_have_text("App")
+        tab_to(page, "Upgrades")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("svg.graph .row")
+        tab_to(page, "1.2.0")  # one stop for all versions, the arrows move between them
+        page.keyboard.press("ArrowDown")
+        expect(page.locator("aside h2")).to_have_text("1.1.0")
+        expect(page.locator("aside")).to_contain_text("1.0.0 replaces")
+        page.keyboard.press("End")
+        expect(page.locator("aside")).to_contain_text("Nothing leads here")
+        page.keyboard.press("Enter")
+        expect(page.locator("select")).to_have_value("c.app.1.0.0")
+        tab_to(page, "Compare")
+        page.keyboard.press("Enter")
+        expect(page.locator(".diff h3").first).to_contain_text("bundle.json")
+        for _ in range(10):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.tagName") == "SELECT":
+                break
+        page.keyboard.press("End")  # the oldest, with itself
+        tab_to(page, "Files")
+        page.keyboard.press("Enter")
+        expect(page.locator("pre.code")).to_contain_text("app.v1.0.0")
+
+
 def test_a_change_of_the_source_appears_without_a_reload(
     browser: Browser, server: ServerProcess, tmp_path: Path
 ) -> None:
@@ -261,13 +232,16 @@ def test_a_draft_is_proposed_and_approved_by_its_buttons(
     with opened(browser, server) as page:
         page.goto(f"{server.url}/ui/#/drafts")
         expect(page.locator("main")).to_contain_text("Nobody is working on anything")
-        _draft(server)
+        begin_draft(server)
         page.click("a:text('shop')")
         expect(page.locator(".diff h3").first).to_contain_text("Kptfile (new)")
         page.click("button:text('Propose')")
         page.wait_for_selector("button:text('Approve and publish')")
         expect(page.locator("text=Git refused")).to_have_count(0)
-        page.click("button:text('Approve and publish')")
+        # and by the keyboard alone, from the top of the page
+        page.evaluate("document.activeElement.blur()")
+        tab_to(page, "Approve and publish")
+        page.keyboard.press("Enter")
         expect(page.locator("main")).to_contain_text("Published as v1", timeout=60_000)
         assert git.git("tag", "--list") == "shop/v1"
 

@@ -2,24 +2,25 @@
 import { html, useEffect, useState } from "./vendor/preact.js";
 import { API, getJSON, post, put, remove } from "./live.js";
 import { link } from "./places.js";
-import { age, objectPath, Problem, space, useLive, versionOf } from "./parts.js";
+import { across, age, objectPath, Problem, space, Stale, useLive, versionOf, Waiting, Where } from "./parts.js";
 import { useFiles } from "./files.js";
 import { Difference } from "./text.js";
 
 export default function Drafts({ at, say }) {
-  return at.rest.length === 2 ? html`<${Draft} at=${at} say=${say} />` : html`<${List} say=${say} />`;
+  return at.rest.length === 2 ? html`<${Draft} at=${at} say=${say} />` : html`<${List} at=${at} say=${say} />`;
 }
 
 const ORDER = ["Proposed", "DeletionProposed", "Draft"];
 const WORDS = { Proposed: "Waits for approval", DeletionProposed: "Is to be deleted", Draft: "Being worked on" };
 
-function List({ say }) {
-  const live = useLive(`${API}/packagerevisions`, { fieldSelector: "spec.lifecycle!=Published" });
+function List({ at, say }) {
+  const live = useLive(across(API, "packagerevisions", at), { fieldSelector: "spec.lifecycle!=Published" });
   useEffect(() => say("Drafts", live.state), [live.state]);
-  if (live.state === "refused") return html`<${Problem} what="The drafts cannot be read" error=${live.error} />`;
+  if (live.error?.status === 403 && !at.query.get("in")) return html`<${Where} error=${live.error} what="drafts" />`;
   const items = [...live.objects.values()];
-  return html`<h1>Drafts</h1>
-    ${live.state === "loading" && !items.length && html`<p class="empty">Loading…</p>`}
+  return html`<h1>Drafts</h1><${Stale} live=${live} />
+    ${live.state === "refused" && html`<${Problem} what="The drafts cannot be read" error=${live.error} retry=${() => live.retry()} />`}
+    ${live.state === "loading" && !items.length && html`<${Waiting} of=${live} />`}
     ${live.state === "live" && !items.length && html`<div class="empty"><p>Nobody is working on anything.</p><p>A new package begins with <code>kubectl cacheserver init REPOSITORY PACKAGE</code>.</p></div>`}
     ${ORDER.map((lifecycle) => {
       const some = items.filter((each) => each.spec.lifecycle === lifecycle).sort((a, b) => a.metadata.name.localeCompare(b.metadata.name));
@@ -66,17 +67,18 @@ function Draft({ at, say }) {
   const base = [...others.objects.values()].find((each) => each.metadata.labels?.["cacheserver.dev/latest"] && each.metadata.name !== name);
   const own = useFiles(item?.metadata, item?.status.content?.digest);
   const old = useFiles(base?.metadata, base?.status.content?.digest);
-  if (live.state === "refused") return html`<${Problem} what="The draft cannot be read" error=${live.error} />`;
-  if (!item) return html`<p class="empty">${live.state === "live" ? html`${name} is not here (any more). <a href=${link("drafts")}>Drafts</a>` : "Loading…"}</p>`;
+  if (!item && live.error) return html`<${Problem} what="The draft cannot be read" error=${live.error} retry=${() => live.retry()} />`;
+  if (!item && live.state !== "live") return html`<${Waiting} of=${live} />`;
+  if (!item) return html`<p class="empty">${name} is not here (any more). <a href=${link("drafts")}>Drafts</a></p>`;
   const conditions = (item.status.conditions ?? []).filter((each) => each.status !== "True" || !["Ready", "Pushed", "Rendered"].includes(each.type));
-  return html`<h1>${item.spec.packageName} <span class="soft">${item.spec.workspaceName}</span></h1>
+  return html`<${Stale} live=${live} /><h1>${item.spec.packageName} <span class="soft">${item.spec.workspaceName}</span></h1>
     <p class="soft">${WORDS[item.spec.lifecycle] ?? item.spec.lifecycle}${item.spec.lifecycle === "Published" ? ` as ${versionOf(item)}` : ""} · ${item.spec.repository} · begun ${age(item.metadata.creationTimestamp)} ago</p>
     ${item.status.lastOperation?.result === "Failed" && html`<div class="notice bad">Git refused the last step: ${item.status.lastOperation.message}</div>`}
     <${Buttons} item=${item} />
     ${conditions.map((each) => html`<div class="notice" key=${each.type}><strong>${each.type} ${each.status === "True" ? "" : `is ${each.status}`}</strong> ${each.message}</div>`)}
     <h2>${base ? `Changes since ${versionOf(base)}` : "All of it is new"}</h2>
-    ${(own.error || old.error) && html`<${Problem} what="The files cannot be read" error=${own.error || old.error} />`}
-    ${own.files && (old.files || !base) ? html`<${Difference} before=${old.files ?? {}} after=${own.files} />` : !(own.error || old.error) && html`<p class="empty">Loading…</p>`}`;
+    <${Problem} what="The files cannot be read" error=${own.error || old.error} retry=${own.error ? own.retry : old.retry} />
+    ${own.answer && (old.answer || !base) ? html`<${Difference} before=${old.answer ?? {}} after=${own.answer} />` : !(own.error || old.error) && html`<${Waiting} of=${own.answer ? old : own} />`}`;
 }
 
 function Buttons({ item }) {

@@ -1,48 +1,39 @@
-// Every package, found as one types, and by what can be told apart. The address holds what is asked for.
+// Every package; what is searched for the server ranks and counts. The address holds what is asked for.
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./vendor/preact.js";
 import { API } from "./live.js";
 import { link } from "./places.js";
-import { Icon, Problem, useLive } from "./parts.js";
+import { across, Icon, Problem, Stale, useLive, Waiting, Where } from "./parts.js";
+import { useSearch } from "./search.js";
 
-const ROW = 144, LEAST = 290, GAP = 12, FACET_MOST = 8;
+const ROW = 144, LEAST = 290, GAP = 12, FACET_MOST = 8, NEAR_END = 4, RANKED = 1000;
+const FORMATS = { FBC: "Operators", KRM: "Resources (KRM)" };
+// [in the address, title, values of a package, name of the server's facet, field of a search]
 const FACETS = [
-  ["repo", "Repository", (item) => [item.spec.repository]],
-  ["cat", "Category", (item) => item.status.categories ?? []],
-  ["by", "Provider", (item) => [item.status.provider?.name].filter(Boolean)],
-  ["format", "Format", (item) => [item.spec.format === "FBC" ? "Operators" : "Resources (KRM)"]],
-  ["ns", "Namespace", (item) => [item.metadata.namespace]],
+  ["repo", "Repository", (item) => [item.spec.repository], "repository", "repositories"],
+  ["cat", "Category", (item) => item.status.categories ?? [], "category", "categories"],
+  ["by", "Provider", (item) => [item.status.provider?.name].filter(Boolean), "provider", "providers"],
+  ["format", "Format", (item) => [item.spec.format], "format"],
+  ["ns", "Namespace", (item) => [item.metadata.namespace], "namespace", "namespaces"],
 ];
 
-// [weight, words]: where a word is found says how much it counts.
-const written = new WeakMap();
-function fields(item) {
-  let found = written.get(item);
-  if (!found) {
-    const low = (text) => (text ?? "").toLowerCase();
-    found = [
-      [8, low(item.spec.packageName)], [6, low(item.status.displayName)], [4, low((item.status.keywords ?? []).join(" "))],
-      [2, low(item.status.provider?.name)], [2, low(item.status.summary)], [1, low((item.status.categories ?? []).join(" "))],
-    ];
-    written.set(item, found);
-  }
-  return found;
-}
-
-export function score(item, words) {
-  let total = 0;
-  for (const word of words) {
-    let best = 0;
-    for (const [weight, text] of fields(item)) {
-      const at = text.indexOf(word);
-      if (at < 0) continue;
-      const begins = at === 0 || !/[\p{L}\p{N}]/u.test(text[at - 1]);
-      best = Math.max(best, weight * (text === word ? 3 : begins ? 1 : 0.4));
-    }
-    if (!best) return 0;
-    total += best;
-  }
-  return item.status.deprecation ? total / 4 : total;
-}
+// Of 10,000 packages what is shown of them is kept, and no more.
+const keep = ({ metadata: { namespace, name, uid }, spec, status = {} }) => {
+  const { displayName, summary, latest, provider, categories, deprecation, icon } = status;
+  return {
+    metadata: { namespace, name, uid },
+    spec: { repository: spec.repository, packageName: spec.packageName, format: spec.format },
+    status: { displayName, summary, latest, provider, categories, deprecation, icon },
+  };
+};
+// A result, until its package is there.
+const asItem = (found) => ({
+  metadata: { namespace: found.namespace, name: found.name, uid: `${found.namespace}/${found.name}` },
+  spec: { repository: found.repository, packageName: found.package, format: found.format },
+  status: { displayName: found.displayName, summary: found.summary, latest: { version: found.latest }, deprecation: found.deprecated ? {} : undefined },
+});
+const titled = (item) => item.status.displayName || item.spec.packageName;
+const { compare } = new Intl.Collator(undefined, { numeric: true });
+const byTitle = (a, b) => !!a.status.deprecation - !!b.status.deprecation || compare(titled(a), titled(b)) || compare(a.metadata.name, b.metadata.name);
 
 function useWidth(ref) {
   const [width, setWidth] = useState(0);
@@ -55,7 +46,7 @@ function useWidth(ref) {
 }
 
 // Only what is in sight, and a little around it, is in the page.
-function Window({ items }) {
+function Window({ items, atEnd }) {
   const ref = useRef(null);
   const width = useWidth(ref);
   const [, scrolled] = useState(0);
@@ -70,43 +61,83 @@ function Window({ items }) {
   const first = Math.max(0, Math.floor((scrollY - top) / ROW) - 3);
   const last = Math.min(rows, Math.ceil((scrollY + innerHeight - top) / ROW) + 3);
   const shown = width ? items.slice(first * columns, last * columns) : [];
+  useEffect(() => {
+    if (atEnd && width && last > rows - NEAR_END) atEnd();
+  });
   return html`<div class="window" ref=${ref} style=${{ height: `${rows * ROW}px` }}>
-    <div style=${{ top: `${first * ROW}px`, gridTemplateColumns: `repeat(${columns}, minmax(0, 1fr))` }}>
-      ${shown.map((item) => html`<${Card} key=${item.metadata.uid} item=${item} />`)}
+    <div role="list" aria-label="Packages" style=${{ top: `${first * ROW}px`, gridTemplateColumns: `repeat(${columns}, minmax(0, 1fr))` }}>
+      ${shown.map((item, at) => card(item, first * columns + at, items.length))}
     </div></div>`;
 }
 
-function Card({ item }) {
+// The same node as before where the package is: nothing of it is drawn anew while one scrolls.
+const cards = new WeakMap();
+function card(item, at, of) {
+  let made = cards.get(item);
+  if (!made || made.at !== at || made.of !== of) {
+    made = { at, of, node: html`<${Card} key=${item.metadata.uid} item=${item} at=${at} of=${of} />` };
+    cards.set(item, made);
+  }
+  return made.node;
+}
+
+function Card({ item, at, of }) {
   const { spec, status, metadata } = item;
-  return html`<a class="card" href=${link("package", [metadata.namespace, metadata.name])}>
+  return html`<div role="listitem" aria-posinset=${at + 1} aria-setsize=${of}><a class="card" href=${link("package", [metadata.namespace, metadata.name])}>
     <${Icon} item=${item} />
-    <div class="in"><h3>${status.displayName || spec.packageName}</h3>
+    <div class="in"><h2>${titled(item)}</h2>
       <div class="by">${[status.latest?.version || status.latest?.revision, status.provider?.name || spec.repository].filter(Boolean).join(" · ")}</div>
       <p>${status.summary}</p>
       <div class="tags">${status.deprecation && html`<span class="tag bad">deprecated</span>`}
         ${(status.categories ?? []).slice(0, 2).map((name) => html`<span class="tag">${name}</span>`)}</div>
-    </div></a>`;
+    </div></a></div>`;
 }
 
 function Facet({ name, title, counts, chosen, choose }) {
   const [all, setAll] = useState(false);
-  const sorted = [...counts].sort((a, b) => b[1] - a[1] || a[0].localeCompare(b[0]));
+  const sorted = [...counts, ...[...chosen].filter((value) => !counts.has(value)).map((value) => [value, 0])].sort((a, b) => b[1] - a[1] || compare(a[0], b[0]));
   if (sorted.length < 2 && !chosen.size) return null;
   const shown = all ? sorted : sorted.filter(([value], at) => at < FACET_MOST || chosen.has(value));
   return html`<fieldset><legend class="sr">${title}</legend><h2 aria-hidden="true">${title}</h2><ul>
     ${shown.map(([value, count]) => html`<li key=${value}><label>
       <input type="checkbox" checked=${chosen.has(value)} onChange=${() => choose(name, value)} />
-      <span>${value}</span><span class="count">${count}</span></label></li>`)}</ul>
+      <span>${name === "format" ? FORMATS[value] ?? value : value}</span><span class="count">${count}</span></label></li>`)}</ul>
     ${sorted.length > shown.length && html`<button type="button" class="small" onClick=${() => setAll(true)}>${sorted.length - shown.length} more</button>`}
   </fieldset>`;
 }
 
+// Of every facet how many have which value, as if nothing of the facet itself were chosen.
+function counted(items, chosen) {
+  const found = FACETS.map(() => new Map());
+  for (const item of items) {
+    let missed = -1;
+    for (let at = 0; at < FACETS.length && missed > -2; at++) {
+      const own = chosen[FACETS[at][0]];
+      if (own.size && !FACETS[at][2](item).some((value) => own.has(value))) missed = missed < 0 ? at : -2;
+    }
+    if (missed === -2) continue;
+    for (let at = 0; at < FACETS.length; at++) {
+      if (missed < 0 || missed === at) for (const value of FACETS[at][2](item)) found[at].set(value, (found[at].get(value) ?? 0) + 1);
+    }
+  }
+  return found;
+}
+
+function specOf(text, chosen) {
+  const spec = { text: text.slice(0, 512) };
+  for (const [name, , , , field] of FACETS) if (field && chosen[name].size) spec[field] = [...chosen[name]].slice(0, 64);
+  if (chosen.format.size === 1) [spec.format] = chosen.format;
+  return spec;
+}
+
 export function Grid({ at, say }) {
   const namespace = at.query.get("in") ?? "";
-  const live = useLive(namespace ? `${API}/namespaces/${encodeURIComponent(namespace)}/packages` : `${API}/packages`);
+  const live = useLive(across(API, "packages", at), {}, keep);
   useEffect(() => say("", live.state), [live.state]);
   const text = at.query.get("q") ?? "";
-  const chosen = Object.fromEntries(FACETS.map(([name]) => [name, new Set(at.query.getAll(name))]));
+  const filters = FACETS.map(([name]) => at.query.getAll(name).join("\n")).join("\t");
+  const chosen = useMemo(() => Object.fromEntries(FACETS.map(([name]) => [name, new Set(at.query.getAll(name))])), [filters]);
+  const search = useSearch(namespace, text.trim() ? specOf(text, chosen) : null, live.times);
 
   const asked = (change) => {
     const query = new URLSearchParams(at.query);
@@ -120,48 +151,46 @@ export function Grid({ at, say }) {
     for (const each of others.includes(value) ? others.filter((other) => other !== value) : [...others, value]) query.append(name, each);
   });
 
-  const words = text.toLowerCase().split(/[\s/]+/).filter(Boolean);
-  const all = [...live.objects.values()];
-  const found = useMemo(() => {
-    if (!words.length) {
-      return all.sort((a, b) => !!a.status.deprecation - !!b.status.deprecation ||
-        (a.status.displayName || a.spec.packageName).localeCompare(b.status.displayName || b.spec.packageName));
-    }
-    return all.map((item) => [score(item, words), item]).filter(([points]) => points > 0)
-      .sort((a, b) => b[0] - a[0] || a[1].spec.packageName.length - b[1].spec.packageName.length ||
-        a[1].metadata.name.localeCompare(b[1].metadata.name)).map(([, item]) => item);
-  }, [text, live, live.times]);
-  const passes = (item, but) => FACETS.every(([name, , values]) => name === but || !chosen[name].size || values(item).some((value) => chosen[name].has(value)));
-  const shown = found.filter((item) => passes(item));
+  const all = useMemo(() => [...live.objects.values()].sort(byTitle), [live, live.times]);
+  const here = useMemo(() => {
+    const passes = (item) => FACETS.every(([name, , values]) => !chosen[name].size || values(item).some((value) => chosen[name].has(value)));
+    return { items: all.filter(passes), counts: counted(all, chosen) };
+  }, [all, chosen]);
+  const found = useMemo(() => search.results && {
+    items: search.results.map((each) => live.objects.get(`${each.namespace}/${each.name}`) ?? asItem(each)),
+    counts: FACETS.map(([, , , facet]) => new Map(search.facets.find((each) => each.name === facet)?.values.map(({ value, count }) => [value, count]))),
+  }, [search.results, search.facets, live.times]);
+  const searches = text.trim() !== "";
+  const { items, counts } = (searches && found) || here;
   const some = FACETS.some(([name]) => chosen[name].size);
 
-  if (live.state === "refused" && live.error.status === 403 && !namespace) return html`<${Where} error=${live.error} />`;
+  if (live.state === "refused" && live.error.status === 403 && !namespace) return html`<${Where} error=${live.error} what="packages" />`;
+  const waits = (live.state === "loading" && !all.length) || (searches && !found && !search.error);
   return html`
     <h1 class="sr">Packages</h1>
-    <div class="search"><input type="search" value=${text} placeholder="Find a package by name, what it does or who makes it" aria-label="Find a package"
+    <div class="search"><input type="search" value=${text} placeholder="Find a package by name, what it does or who makes it" aria-label="Find a package" maxlength="512"
       onInput=${(e) => asked((query) => (e.target.value ? query.set("q", e.target.value) : query.delete("q")))} autofocus /></div>
-    ${live.state === "refused" && html`<${Problem} what="The packages cannot be read" error=${live.error} />`}
-    ${live.state === "lost" && html`<${Problem} what="The server cannot be reached; what you see may be old" error=${live.error} />`}
+    ${live.state === "refused" && html`<${Problem} what="The packages cannot be read" error=${live.error} retry=${() => live.retry()} />`}
+    <${Stale} live=${live} />
+    ${searches && html`<${Problem} what=${search.error?.status === 403 ? "You may not search here" : "The search failed"} error=${search.error} retry=${search.retry} />`}
     <div class="browse">
       <details class="facets" open=${innerWidth > 760 || some}><summary>Narrow it down</summary>
-        ${FACETS.map(([name, title, values]) => {
-          const counts = new Map();
-          for (const item of found) if (passes(item, name)) for (const value of values(item)) counts.set(value, (counts.get(value) ?? 0) + 1);
-          return html`<${Facet} key=${name} name=${name} title=${title} counts=${counts} chosen=${chosen[name]} choose=${choose} />`;
-        })}</details>
-      <section aria-label="Packages found">
-        <p class="soft small" role="status">${live.state === "loading" && !all.length ? "Loading…" : `${shown.length} of ${all.length} packages`}
-          ${(some || text) && html` · <a href="#/">show all</a>`}</p>
-        ${!shown.length && live.state === "live" && html`<p class="empty">${all.length ? "Nothing matches. Try fewer words, or other ones." : "There are no packages yet. Repositories tells what the server reads."}
-          ${!all.length && html` <a href=${link("repositories")}>Repositories</a>`}</p>`}
-        <${Window} items=${shown} />
+        ${FACETS.map(([name, title], at) => html`<${Facet} key=${name} name=${name} title=${title} counts=${counts[at]} chosen=${chosen[name]} choose=${choose} />`)}</details>
+      <section aria-label="Packages found" aria-busy=${search.pending ? "true" : "false"}>
+        <p class="soft small" role="status">${waits ? "" : `${searches && found ? search.total.toLocaleString("en") : items.length.toLocaleString("en")} of ${all.length.toLocaleString("en")} packages`}
+          ${(some || text) && html` · <a href=${link("packages", [], { in: namespace })}>show all</a>`}</p>
+        ${waits && html`<${Waiting} of=${searches ? { slow: search.slow, retry: search.retry } : live} cards=${8} />`}
+        ${search.slow && found && html`<p class="notice">The search takes long. <button type="button" onClick=${search.retry}>Try again</button></p>`}
+        ${!waits && !items.length && !search.error && live.state !== "refused" && html`<${Nothing} searches=${searches || some} namespace=${namespace} />`}
+        ${!waits && html`<${Window} items=${items} atEnd=${searches ? search.more : undefined} />`}
+        ${searches && found && items.length >= RANKED && html`<p class="soft">The first ${RANKED.toLocaleString("en")}. Another word finds what is behind them.</p>`}
       </section>
     </div>`;
 }
 
-function Where({ error }) {
-  const [name, setName] = useState("");
-  return html`<form class="empty" onSubmit=${(e) => { e.preventDefault(); location.hash = `#/?in=${encodeURIComponent(name)}`; }}>
-    <p>You may not read the packages of all namespaces (${error.message}).</p>
-    <label>Namespace <input value=${name} onInput=${(e) => setName(e.target.value)} required /></label> <button class="first">Show</button></form>`;
+function Nothing({ searches, namespace }) {
+  return searches
+    ? html`<div class="empty"><p>Nothing matches.</p><p>Try fewer words, another spelling, or <a href=${link("packages", [], { in: namespace })}>look through all of them</a>.</p></div>`
+    : html`<div class="empty"><p>There are no packages${namespace ? ` in ${namespace}` : ""} yet.</p><p><a href=${link("repositories", [], { in: namespace })}>Repositories</a> tells what the server reads, and how it went.
+      Where there is none, <code>cacheserver serve --catalog NAME=SOURCE</code> reads one.</p></div>`;
 }

@@ -2,7 +2,7 @@
 import { html, useEffect, useMemo, useState } from "./vendor/preact.js";
 import { API } from "./live.js";
 import { link } from "./places.js";
-import { age, byVersion, Copy, Icon, Problem, space, useLive, versionOf } from "./parts.js";
+import { age, byVersion, Copy, Icon, Problem, space, Stale, useLive, versionOf, Waiting } from "./parts.js";
 import { Files, useFiles } from "./files.js";
 import { Difference, Markdown } from "./text.js";
 import { Graph } from "./graph.js";
@@ -18,15 +18,16 @@ export default function Package({ at, say }) {
   const live = useLive(`${API}${space(namespace)}/packagerevisions`, { fieldSelector: selector });
   useEffect(() => say(item?.status.displayName || item?.spec.packageName || name, one.state), [item, one.state]);
   const revisions = useMemo(() => [...live.objects.values()].sort(byVersion), [live, live.times]);
-  if (one.state === "refused") return html`<${Problem} what="The package cannot be read" error=${one.error} />`;
-  if (!item) return html`<p class="empty">${one.state === "live" ? html`There is no package ${name} (any more). <a href="#/">All packages</a>` : "Loading…"}</p>`;
+  if (!item && one.error) return html`<${Problem} what="The package cannot be read" error=${one.error} retry=${() => one.retry()} />`;
+  if (!item && one.state !== "live") return html`<${Waiting} of=${one} />`;
+  if (!item) return html`<p class="empty">There is no package ${name} (any more). <a href="#/">All packages</a></p>`;
 
   const tab = at.query.get("tab") || "about";
   const latest = revisions.find((each) => each.metadata.labels?.["cacheserver.dev/latest"]) ?? revisions[0];
   const revision = revisions.find((each) => each.metadata.name === at.query.get("rev")) ?? latest;
   const to = (change) => link("package", at.rest, { ...Object.fromEntries(at.query), ...change });
   const tabs = TABS.filter(([key]) => key !== "graph" || item.spec.format === "FBC");
-  return html`
+  return html`<${Stale} live=${one} />
     <div class="title"><${Icon} item=${item} /><div><h1>${item.status.displayName || item.spec.packageName}</h1>
       <div class="soft">${item.spec.packageName} in ${item.spec.repository}${namespace !== "default" ? ` (${namespace})` : ""}</div></div></div>
     ${item.status.deprecation && html`<div class="notice bad">Deprecated: ${item.status.deprecation.message}</div>`}
@@ -75,18 +76,18 @@ function Many({ title, values }) {
 }
 
 function About({ item, revision }) {
-  const { files, error } = useFiles(revision?.metadata, revision?.status.content?.digest);
-  const said = useMemo(() => described(files), [files]);
+  const of = useFiles(revision?.metadata, revision?.status.content?.digest);
+  const said = useMemo(() => described(of.answer), [of.answer]);
   const status = item.status;
   const mine = revision?.status ?? {};
   const upstream = mine.upstreamLock?.git, own = mine.selfLock?.git;
   const web = /^https?:\/\//.test(status.provider?.url ?? "") ? status.provider.url : "";
   return html`<div class="sides"><div>
       ${mine.deprecation && html`<div class="notice bad">This version is deprecated: ${mine.deprecation.message}</div>`}
-      ${error && html`<${Problem} what="The description cannot be read" error=${error} />`}
-      ${said ? html`<${Markdown} text=${said} />` : html`<p>${status.summary || html`<span class="soft">${files || error ? "Its author describes it with no word." : "Loading…"}</span>`}</p>`}
+      <${Problem} what="The description cannot be read" error=${of.error} retry=${of.retry} />
+      ${said ? html`<${Markdown} text=${said} />` : html`${status.summary && html`<p>${status.summary}</p>`}${!(of.answer || of.error) ? html`<${Waiting} of=${of} />` : !status.summary && html`<p class="soft">Its author describes it with no word.</p>`}`}
     </div><aside aria-label="Facts"><dl>
-      ${revision && html`<dt>Version</dt><dd>${versionOf(revision)} ${revision === undefined ? "" : html`<span class="soft">since ${age(revision.metadata.creationTimestamp)}</span>`}</dd>`}
+      ${revision && html`<dt>Version</dt><dd>${versionOf(revision)} ${revision === undefined ? "" : html`<span class="soft">here for ${age(revision.metadata.creationTimestamp)}</span>`}</dd>`}
       ${status.provider?.name && html`<dt>Provider</dt><dd>${web ? html`<a href=${web} rel="noopener noreferrer nofollow" target="_blank">${status.provider.name}</a>` : status.provider.name}</dd>`}
       ${mine.channels && html`<dt>Channels</dt><dd>${mine.channels.map((each) => html`<span class=${each.head ? "tag on" : "tag"} title=${each.head ? "the channel leads here" : ""}>${each.name}</span>`)}</dd>`}
       <${Many} title="Provides" values=${mine.providedAPIs?.map(api)} />
@@ -108,19 +109,19 @@ function Versions({ revisions, to }) {
   const operators = channels.length > 0;
   return html`${operators && html`<p><label>Channel <select value=${channel} onChange=${(e) => setChannel(e.target.value)}>
       <option value="">all ${channels.length}</option>${channels.map((name) => html`<option value=${name}>${name}</option>`)}</select></label></p>`}
-    <div class="scroll"><table class="list"><thead><tr><th>Version</th><th>State</th>${operators && html`<th>Channels</th>`}<th>Age</th><th><span class="sr">Do</span></th></tr></thead>
+    <div class="scroll"><table class="list"><thead><tr><th>Version</th><th>State</th>${operators && html`<th>Channels</th>`}<th>Here for</th><th><span class="sr">Do</span></th></tr></thead>
     <tbody>${shown.map((each) => html`<tr key=${each.metadata.name}>
-      <td><a href=${to({ tab: "", rev: each.metadata.name })}>${versionOf(each)}</a></td>
-      <td>${each.spec.lifecycle}${each.metadata.labels?.["cacheserver.dev/latest"] && html` <span class="tag on">latest</span>`}
+      <td class="one"><a href=${to({ tab: "", rev: each.metadata.name })}>${versionOf(each)}</a></td>
+      <td class="one">${each.spec.lifecycle}${each.metadata.labels?.["cacheserver.dev/latest"] && html` <span class="tag on">latest</span>`}
         ${each.status.deprecation && html` <span class="tag bad" title=${each.status.deprecation.message}>deprecated</span>`}</td>
       ${operators && html`<td>${(each.status.channels ?? []).map((one) => html`<span class=${one.head ? "tag on" : "tag"}>${one.name}</span>`)}</td>`}
-      <td>${age(each.metadata.creationTimestamp)}</td>
-      <td><a href=${to({ tab: "compare", rev: each.metadata.name })}>compare</a></td></tr>`)}</tbody></table></div>`;
+      <td class="one">${age(each.metadata.creationTimestamp)}</td>
+      <td class="one"><a href=${to({ tab: "compare", rev: each.metadata.name })}>compare</a></td></tr>`)}</tbody></table></div>`;
 }
 
 function RevisionFiles({ revision, at, to }) {
-  const { files, error } = useFiles(revision.metadata, revision.status.content?.digest);
-  return html`<${Files} files=${files} error=${error} path=${at.query.get("file") ?? ""} choose=${(file) => (location.hash = to({ file }))} />`;
+  const of = useFiles(revision.metadata, revision.status.content?.digest);
+  return html`<${Files} of=${of} path=${at.query.get("file") ?? ""} choose=${(file) => (location.hash = to({ file }))} />`;
 }
 
 function Compare({ revisions, at, to }) {
@@ -133,6 +134,6 @@ function Compare({ revisions, at, to }) {
   return html`<div class="actions">
       <${Choose} label="From" revisions=${revisions} value=${before} choose=${(name) => (location.hash = to({ with: name }))} />
       <${Choose} label="to" revisions=${revisions} value=${after} choose=${(rev) => (location.hash = to({ rev }))} /></div>
-    ${(old.error || now.error) && html`<${Problem} what="The files cannot be read" error=${old.error || now.error} />`}
-    ${old.files && now.files ? html`<${Difference} before=${old.files} after=${now.files} />` : !(old.error || now.error) && html`<p class="empty">Loading…</p>`}`;
+    <${Problem} what="The files cannot be read" error=${old.error || now.error} retry=${old.error ? old.retry : now.retry} />
+    ${old.answer && now.answer ? html`<${Difference} before=${old.answer} after=${now.answer} />` : !(old.error || now.error) && html`<${Waiting} of=${old.answer ? now : old} />`}`;
 }

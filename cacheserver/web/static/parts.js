@@ -1,18 +1,80 @@
 // Small things that several screens show.
-import { html, useState, useEffect, useRef } from "./vendor/preact.js";
-import { API, Live, url } from "./live.js";
+import { html, useCallback, useEffect, useRef, useState } from "./vendor/preact.js";
+import { API, getJSON, Live, onAgain, SLOW_MS, url } from "./live.js";
 
-export function useLive(path, query = {}) {
+const NONE = { objects: new Map(), state: "loading", slow: false, error: null, retry: () => {} };
+export function useLive(path, query = {}, keep = undefined) {
   const [, draw] = useState(0);
   const live = useRef(null);
   const key = `${path}?${new URLSearchParams(query)}`;
   useEffect(() => {
-    live.current = new Live(path, query, () => draw((count) => count + 1));
+    live.current = new Live(path, query, () => draw((count) => count + 1), keep);
     draw((count) => count + 1);
     return () => live.current.stop();
   }, [key]);
-  return live.current ?? { objects: new Map(), state: "loading", error: null };
+  return live.current ?? NONE;
 }
+
+// One answer, asked for anew when `key` changes: {answer, error, slow, retry}. What failed is asked again as watches are.
+export function useAsked(key, asking) {
+  const [found, setFound] = useState({ key });
+  const [tries, setTries] = useState(0);
+  const retry = useCallback(() => setTries((count) => count + 1), []);
+  const asks = key !== "";
+  useEffect(() => {
+    if (!asks) return undefined;
+    const stop = new AbortController();
+    setFound({ key });
+    const late = setTimeout(() => setFound((now) => (now.answer ? now : { key, slow: true })), SLOW_MS);
+    let off = () => {};
+    const done = (made) => {
+      clearTimeout(late);
+      if (!stop.signal.aborted) setFound({ key, ...made });
+    };
+    asking(stop.signal).then(
+      (answer) => done({ answer }),
+      (error) => {
+        if (stop.signal.aborted) return;
+        done({ error });
+        off = onAgain(retry);
+      },
+    );
+    return () => {
+      stop.abort();
+      clearTimeout(late);
+      off();
+    };
+  }, [key, tries]);
+  return { retry, ...(found.key === key ? found : {}) };
+}
+
+export const useJSON = (path) => useAsked(path, (signal) => getJSON(path, { signal }));
+
+// What stands there while nothing has come: grey, then with a word.
+export function Waiting({ of, cards = 0 }) {
+  const each = cards ? Array.from({ length: cards }, (_, at) => html`<div class="card ghost" key=${at}></div>`) : html`<div class="ghost line"></div><div class="ghost line"></div><div class="ghost line short"></div>`;
+  return html`<div class="waiting" role="status"><span class="sr">Loading…</span>
+    ${of.slow && html`<p class="notice">The server takes long to answer. <button type="button" onClick=${() => of.retry()}>Try again</button></p>`}
+    <div class=${cards ? "ghosts" : ""} aria-hidden="true">${each}</div></div>`;
+}
+
+// Above what is shown: that it may be old, and what to do.
+export function Stale({ live }) {
+  if (live.state !== "lost" || !live.error) return null;
+  return html`<div class="notice bad" role="alert">The server cannot be reached; what you see may be old. It is tried again by itself.
+    <button type="button" onClick=${() => live.retry()}>Try now</button></div>`;
+}
+
+// Who may not read all namespaces chooses one, for all screens.
+export function Where({ error, what }) {
+  const [name, setName] = useState("");
+  const screen = location.hash.slice(1).split("?")[0] || "/";
+  return html`<form class="empty" onSubmit=${(e) => { e.preventDefault(); location.hash = `#${screen}?in=${encodeURIComponent(name)}`; }}>
+    <p>You may not read the ${what} of all namespaces. In which may you?</p>
+    <p><label>Namespace <input value=${name} onInput=${(e) => setName(e.target.value)} required /></label> <button class="first">Show</button></p>
+    <p class="small">${error.message}</p></form>`;
+}
+export const across = (api, plural, at) => `${api}${at.query.get("in") ? space(at.query.get("in")) : ""}/${plural}`;
 
 export const space = (namespace) => `/namespaces/${encodeURIComponent(namespace)}`;
 export const objectPath = (resource, { namespace, name }, below = "") =>
@@ -35,10 +97,12 @@ export function age(stamp) {
 
 export const versionOf = (revision) => revision.spec.version || revision.spec.revision || revision.spec.workspaceName || "";
 
-export function Problem({ error, what }) {
+const sentence = (text) => (/[.!?]$/.test(text) ? text : `${text}.`);
+export function Problem({ error, what, retry }) {
   if (!error) return null;
-  const help = error.status === 403 ? " Ask whoever gives out rights for this." : error.status === 401 ? " Your login has ended: open the page anew." : "";
-  return html`<div class="notice bad" role="alert">${what}: ${error.message}.${help}</div>`;
+  const help = error.status === 403 ? " Ask whoever gives out rights for this." : "";
+  return html`<div class="notice bad" role="alert">${sentence(`${what}: ${error.status === 401 ? "your login has ended" : error.message}`)}${help}
+    ${retry && error.status !== 403 && html` <button type="button" onClick=${retry}>Try again</button>`}</div>`;
 }
 
 export function Copy({ text }) {

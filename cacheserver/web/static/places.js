@@ -13,6 +13,6 @@ export function place() {
 
 export function link(screen, rest = [], query = {}) {
   const asked = new URLSearchParams(Object.entries(query).filter(([, value]) => value));
-  const path = [screen, ...rest].map(encodeURIComponent).join("/");
+  const path = screen === "packages" ? "" : [screen, ...rest].map(encodeURIComponent).join("/");
   return `#/${path}${asked.size ? `?${asked}` : ""}`;
 }
