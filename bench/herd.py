@@ -37,7 +37,7 @@ def ask(options: Options, target: Target) -> Sample:
         streams=options.informers,
         expect=options.informers * each,
         longest_s=_LONGEST_S,
-        headers=target.headers,
+        headers={**target.headers, **watchers.GZIP},
         ca=target.ca,
         certificate=target.certificate,
         key=target.key,

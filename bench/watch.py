@@ -23,12 +23,14 @@ _SETTLE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """So many watchers, in chunks or over WebSocket, and writes at a rate (0: as fast as they go)."""
+    """So many watchers, with gzip as Go's clients ask for it, without, or over WebSocket, and writes at a rate (0: as
+    fast as they go)."""
 
     watchers: int
     writes: int
     rate: float = 0.0
     websocket: bool = False
+    gzip: bool = True
 
 
 Churned = fill.Churned
@@ -70,6 +72,9 @@ def measure(options: Options, report: Report, etcd: Etcd) -> None:
                 report.add(what, dataclasses.replace(throughput(run(spread, options, write, target)), aim=""))
             burst = run(Load(options.watchers, options.burst), options, write, target)
             report.add(f"fan-out to {options.watchers} watchers, a burst of {options.burst} writes", throughput(burst))
+            plain = run(Load(options.watchers, options.burst, gzip=False), options, write, target)
+            what = f"fan-out to {options.watchers} watchers without gzip, a burst of {options.burst} writes"
+            report.add(what, throughput(plain))
             over = run(Load(options.watchers, options.burst, websocket=True), options, write, target)
             what = f"fan-out to {options.watchers} watchers over WebSocket, a burst of {options.burst} writes"
             report.add(what, throughput(over))
@@ -93,7 +98,10 @@ def run(wanted: Load, options: Options, write: Write, target: Target, *, settle_
         expect=wanted.watchers * wanted.writes,
         longest_s=(wanted.writes / wanted.rate if wanted.rate else 0) + settle_s,
         sample_every=max(1, wanted.watchers // _SAMPLED_STREAMS),
-        headers={**target.headers, **(watchers.HANDSHAKE if wanted.websocket else {})},
+        headers={
+            **target.headers,
+            **(watchers.HANDSHAKE if wanted.websocket else watchers.GZIP if wanted.gzip else {}),
+        },
         ca=target.ca,
         certificate=target.certificate,
         key=target.key,
@@ -120,6 +128,7 @@ def throughput(outcome: Outcome) -> Sample:
     seconds = max(watched.seconds, 1e-6)
     parts = {
         **_cpu(watched),
+        "bytes_an_event": watched.bytes / watched.events,
         "writes/s": outcome.churned.writes / outcome.churned.seconds,
         "MB/s": watched.bytes / seconds / 1e6,
         "open_all_s": outcome.ready.seconds,

@@ -49,7 +49,7 @@ watch_events = Counter(
 )
 watch_events_bytes = Counter(
     "cacheserver_watch_sent_bytes",
-    "Bytes of events sent to watchers.",
+    "Bytes of events sent to watchers, as they are on the wire: compressed for whom takes gzip.",
     ("resource",),
 )
 terminated_watchers = Counter(

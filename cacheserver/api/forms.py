@@ -142,7 +142,7 @@ class Framer:
 
     def __init__(self, resource: Resource, form: Form) -> None:
         self._resource = resource
-        self._form = form
+        self.form = form
         self._make = item_maker(resource, form)
         self.has_columns = form.shape is Shape.TABLE
 
@@ -159,7 +159,7 @@ class Framer:
         if ends_initial:
             metadata += b',"annotations":{"k8s.io/initial-events-end":"true"}'
         metadata += b"}"
-        resource, form = self._resource, self._form
+        resource, form = self._resource, self.form
         kind, api_version = resource.kind, resource.api_version
         if form.shape is not Shape.OBJECT:
             kind, api_version = "PartialObjectMetadata", form.api_version
@@ -171,7 +171,7 @@ class Framer:
 
     def _one_row(self, row: bytes, resource_version: int, *, columns: bool) -> bytes:
         definitions = self._resource.column_definitions if columns else b"null"
-        envelope = _table(self._form, b'{"resourceVersion":"%d"}' % resource_version, definitions)
+        envelope = _table(self.form, b'{"resourceVersion":"%d"}' % resource_version, definitions)
         return b"".join((envelope.head, row, envelope.tail[:-1]))
 
 

@@ -16,7 +16,7 @@ from typing import Final
 from cacheserver.api.forms import FOREVER, Envelope, Form, ItemMaker, Shape, item_maker
 from cacheserver.api.http import pack
 from cacheserver.api.http.pack import Packed
-from cacheserver.api.http.reply import Reply, header
+from cacheserver.api.http.reply import GZIPPED, Reply
 from cacheserver.api.kinds.resource import Resource
 from cacheserver.cache.snapshot import Entry, Run
 
@@ -28,7 +28,6 @@ _CHUNK: Final = 1 << 20  # bytes joined in one turn of the loop, where they are 
 _PASSING_CHUNK: Final = 192 << 10  # where they are not: larger blocks are mapped anew each time (server/memory.py)
 _ROWS_A_TURN: Final = 1000  # rows made in one turn of the loop: about 3 ms
 _PACK_A_TURN: Final = 4 << 20  # bytes compressed by one call in a thread: about 5 ms
-_GZIPPED: Final = header("Content-Encoding", "gzip") + header("Vary", "Accept-Encoding")
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +242,7 @@ def _around(envelope: Envelope, chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 def _gzip_reply(envelope: Envelope, items: Packed, extra: bytes) -> Reply:
     parts = tuple(pack.member((pack.stored(envelope.head), items, pack.stored(envelope.tail))))
-    return Reply(200, parts, sum(map(len, parts)), extra=_GZIPPED + extra)
+    return Reply(200, parts, sum(map(len, parts)), extra=GZIPPED + extra)
 
 
 def _bytes_of(run: Run) -> int:

@@ -92,7 +92,7 @@ class Entry:
         self._place, self._replaced = (self.body, 0), True
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Segment:
     """Up to SEGMENT_SIZE neighbours. `ready` is the API's: bytes made from exactly these entries, by form."""
 

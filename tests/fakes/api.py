@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -82,6 +83,43 @@ class Lines:
         return [await self.next() for _ in range(count)]
 
 
+class Unzipped(Lines):
+    """The events of an open watch with gzip, each of whose chunks has to be understood when it has come."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        super().__init__(response)
+        self._inflate = zlib.decompressobj(31)  # of a gzip member: its end is checked
+        self._lines: list[bytes] = []
+
+    async def next(self) -> Any:
+        """The next event. Raises EOFError at a clean end."""
+        while not self._lines:
+            chunk, whole = b"", False
+            while not whole:
+                async with asyncio.timeout(5):
+                    part, whole = await self.response.content.readchunk()
+                if not part and not whole:
+                    assert self._inflate.eof
+                    assert not self._inflate.unused_data
+                    raise EOFError
+                chunk += part
+            text = self._inflate.decompress(chunk)
+            # What Go waits for before it gives out anything (compress/flate/inflate.go).
+            assert (text.endswith(b"}\n") and chunk.endswith(b"\0\0\xff\xff")) or not text
+            self._lines = text.splitlines()
+        return orjson.loads(self._lines.pop(0))
+
+    async def rest(self) -> int:
+        """How many events come until a clean end."""
+        count = 0
+        while True:
+            try:
+                await self.next()
+            except EOFError:
+                return count
+            count += 1
+
+
 class Frames:
     """The events of an open watch over WebSocket: each in a text frame of its own."""
 
@@ -113,6 +151,8 @@ class World:
         self.url = ""
         self.websocket = False
         """Whether watches are asked for over WebSocket."""
+        self.gzip = False
+        """Whether they are asked for with gzip."""
         self.api: Api
         self.session: aiohttp.ClientSession
         self.server: Server
@@ -180,9 +220,13 @@ class World:
         ) as response:
             return Answer(response.status, response.headers, await response.read())
 
+    @property
+    def _encoding(self) -> dict[str, str]:
+        return {"Accept-Encoding": "gzip"} if self.gzip else {}
+
     async def asked_to_watch(self, *, accept: str = "*/*", query: Mapping[str, str] | None = None) -> Answer:
         """The answer to a watch of packages that is not let in."""
-        headers = HANDSHAKE if self.websocket else {}
+        headers = {**(HANDSHAKE if self.websocket else {}), **self._encoding}
         return await self.get("packages", accept=accept, headers=headers, query=query, watch="true")
 
     @asynccontextmanager
@@ -195,9 +239,11 @@ class World:
             async with self.session.ws_connect(asked, headers={"Accept": accept}) as socket:
                 yield Frames(socket)
             return
-        async with self.session.get(url, headers={"Accept": accept}, params={"watch": "1", **parameters}) as response:
+        headers = {"Accept": accept, **self._encoding}
+        async with self.session.get(url, headers=headers, params={"watch": "1", **parameters}) as response:
             assert response.status == 200, await response.text()
-            yield Lines(response)
+            assert response.headers.get("Content-Encoding") == ("gzip" if self.gzip else None)
+            yield Unzipped(response) if self.gzip else Lines(response)
 
 
 @asynccontextmanager

@@ -31,7 +31,7 @@ class Client:
         return [version for _, version in self.got]
 
     def deliver(self, batch: Batch) -> bool:
-        for line in batch.chunk.splitlines():
+        for line in batch.framed.data.splitlines():
             event = orjson.loads(line)
             self.got.append((event["type"], int(event["object"]["metadata"]["resourceVersion"])))
         return self.takes

@@ -49,6 +49,10 @@ def stored(text: bytes) -> Packed:
 
 
 COMMA: Final = stored(b",")
+NOTHING: Final = Packed(b"", 0, 0)
+FLUSH: Final = Packed(b"\x00\x00\x00\xff\xff", 0, 0)
+"""An empty stored block. It ends what pack() makes, and has to follow what is stored() where a client is to see that at
+once: Go gives out what it has at such a block, or when its window of 32 KiB is full (compress/flate/inflate.go)."""
 
 
 def join(pieces: Sequence[Packed], separator: Packed = COMMA) -> Packed:
@@ -73,10 +77,10 @@ class Member:
         """Its first bytes."""
         return _HEADER
 
-    def add(self, piece: Packed) -> None:
-        """The piece's bytes come next."""
-        self._crc = isal_zlib.crc32_combine(self._crc, piece.crc, piece.size)
-        self._size += piece.size
+    def add(self, crc: int, size: int) -> None:
+        """A piece's bytes come next, whose text has this checksum and so many bytes."""
+        self._crc = isal_zlib.crc32_combine(self._crc, crc, size)
+        self._size += size
 
     def end(self) -> bytes:
         """Its last bytes."""
@@ -89,5 +93,5 @@ def member(pieces: Sequence[Packed]) -> Iterator[bytes]:
     yield written.begin()
     for piece in pieces:
         yield piece.deflated
-        written.add(piece)
+        written.add(piece.crc, piece.size)
     yield written.end()

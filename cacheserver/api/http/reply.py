@@ -12,6 +12,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from email.utils import formatdate
 from enum import Enum
 from functools import lru_cache
@@ -21,6 +22,8 @@ from typing import Final
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
+from cacheserver.api.http import pack
+from cacheserver.api.http.pack import Packed
 from cacheserver.api.status import StatusError
 
 CHUNK_BYTES: Final = 512 << 10
@@ -76,6 +79,10 @@ def audit_id(request: web.BaseRequest) -> bytes:
 def header(name: str, value: str) -> bytes:
     """One header line. `value` must be ours, or checked: nothing is escaped here."""
     return f"{name}: {value}\r\n".encode()
+
+
+GZIPPED: Final = header("Content-Encoding", "gzip") + header("Vary", "Accept-Encoding")
+"""Of a body that is compressed because its client takes it so."""
 
 
 def warning(text: str) -> bytes:
@@ -239,6 +246,17 @@ class Framing(Enum):
     """Of HTTP/1.1; several pieces are one."""
     FRAMES = "frames"
     """Of WebSocket; each piece is a text frame."""
+    GZIP = "gzip"
+    """Chunks again, of one gzip member: each ends on a byte, and is understood at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Framed:
+    """Some pieces as a stream takes them: `data` goes onto the wire. size: of the pieces; crc: theirs, for gzip."""
+
+    data: bytes
+    size: int
+    crc: int = 0
 
 
 class Stream(web.StreamResponse):
@@ -265,7 +283,8 @@ class Stream(web.StreamResponse):
         self._protocol = request.protocol
         self._type = content_type
         self._cache_control = cache_control
-        self.framing = Framing.CHUNKS if request.version >= HttpVersion11 and length is None else Framing.NONE
+        self._chunked = request.version >= HttpVersion11 and length is None
+        self.framing = Framing.CHUNKS if self._chunked else Framing.NONE
         self.leave: Callable[[], None] = lambda: None
         """To be called when the client says that it wants no more; whoever writes this stream sets it."""
         self.is_head = request.method == "HEAD"
@@ -279,12 +298,12 @@ class Stream(web.StreamResponse):
 
     @property
     def _framed(self) -> bool:
-        return self.framing is Framing.CHUNKS or self._length is not None
+        return self._chunked or self._length is not None
 
     def start(self, extra: bytes = b"") -> None:
         """Send the headers. Raises ConnectionResetError when the client is gone, as every write does."""
         self.started = True
-        framing = b"Transfer-Encoding: chunked\r\n" if self.framing is Framing.CHUNKS else b""
+        framing = b"Transfer-Encoding: chunked\r\n" if self._chunked else b""
         if self._length is not None:
             framing = b"Content-Length: %d\r\n" % self._length
         head = b"%b%b%b%b%b%b\r\n" % (
@@ -301,14 +320,14 @@ class Stream(web.StreamResponse):
         transport.write(head)
         self._request.writer.output_size = 1  # for aiohttp: it cannot send an error page any more
 
-    def write_now(self, data: bytes) -> bool:
+    def write_now(self, framed: Framed) -> bool:
         """Write what framed() made, without waiting. False: the client is gone, or does not take it now: drain()."""
         protocol = self._protocol
         transport = protocol.transport
         if transport is None or transport.is_closing():
             return False
         if not self.is_head:
-            for piece in _slices(transport, data):
+            for piece in _slices(transport, framed.data):
                 transport.write(piece)
         return not protocol.writing_paused
 
@@ -319,10 +338,10 @@ class Stream(web.StreamResponse):
         if self._protocol.writing_paused:
             await _drain(self._request)
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, framed: Framed) -> None:
         """Write what framed() made, and wait while the client does not take it."""
-        self.size += len(data)
-        if not self.write_now(data):
+        self.size += len(framed.data)
+        if not self.write_now(framed):
             await self.drain()
 
     async def write(self, *pieces: bytes | bytearray | memoryview) -> None:
@@ -333,7 +352,7 @@ class Stream(web.StreamResponse):
     def end(self, *, going_away: bool = False) -> None:
         """The clean last chunk; nothing happens when the client has gone. going_away: the server stops."""
         transport = self._request.transport
-        if self.framing is Framing.CHUNKS and not self.is_head and transport is not None and not transport.is_closing():
+        if self._chunked and not self.is_head and transport is not None and not transport.is_closing():
             transport.write(b"0\r\n\r\n")
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
@@ -345,13 +364,59 @@ class Stream(web.StreamResponse):
         return
 
 
-def framed(pieces: Sequence[bytes | bytearray | memoryview], framing: Framing) -> bytes:
-    """The pieces as a stream takes them: one chunk, or each a frame of text. Worth sharing by streams."""
+class Gzipped(Stream):
+    """A stream of one gzip member, made of what others share: it keeps its own checksum and length for the end."""
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        """request: of HTTP/1.1."""
+        super().__init__(request)
+        self.framing = Framing.GZIP
+        self._member = pack.Member()
+
+    def start(self, extra: bytes = b"") -> None:
+        """As any stream; the member begins at once, so that a client's decoder is ready for the first event."""
+        super().start(GZIPPED + extra)
+        super().write_now(Framed(_chunk(self._member.begin()), 0))
+
+    def write_now(self, framed: Framed) -> bool:
+        """As any stream."""
+        self._member.add(framed.crc, framed.size)
+        return super().write_now(framed)
+
+    def end(self, *, going_away: bool = False) -> None:
+        """The member's end in front of the clean last chunk."""
+        super().write_now(Framed(_chunk(self._member.end()), 0))
+        super().end(going_away=going_away)
+
+
+_PACK_ABOVE: Final = 16 << 10
+_PACK_FOR: Final = 4
+"""Streams that share some pieces of gzip, or bytes of them, from which on they are compressed. Compressing 3.4 KB takes
+as long as three TLS connections save by it; what is large goes to one alone, too: its wire may be what is slow."""
+
+
+def framed(pieces: Sequence[bytes | bytearray | memoryview], framing: Framing, *, readers: int = 1) -> Framed:
+    """The pieces as a stream takes them: one chunk, or each a frame of text. readers: streams that are to share it."""
+    size = sum(map(len, pieces))
     if framing is Framing.CHUNKS:
-        return b"".join((b"%x\r\n" % sum(map(len, pieces)), *pieces, b"\r\n"))
+        return Framed(b"".join((b"%x\r\n" % size, *pieces, b"\r\n")), size)
     if framing is Framing.FRAMES:
-        return b"".join(part for piece in pieces for part in (_frame_head(len(piece)), piece))
-    return b"".join(pieces)
+        return Framed(b"".join(part for piece in pieces for part in (_frame_head(len(piece)), piece)), size)
+    text = b"".join(pieces)
+    if framing is Framing.GZIP:
+        worth = size >= _PACK_ABOVE or readers >= _PACK_FOR
+        return gzipped(pack.pack((text,)) if worth else (pack.stored(text), pack.FLUSH))
+    return Framed(text, size)
+
+
+def gzipped(pieces: Sequence[Packed]) -> Framed:
+    """Ready pieces as a stream of Framing.GZIP takes them: one chunk."""
+    joined = pieces[0] if len(pieces) == 1 else pack.join(pieces, pack.NOTHING)
+    return Framed(_chunk(joined.deflated), joined.size, joined.crc)
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def _frame_head(size: int) -> bytes:

@@ -19,10 +19,11 @@ from enum import IntEnum
 from typing import Final
 from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from cacheserver.api.http.connection import Connection
-from cacheserver.api.http.reply import Framing, Stream, audit_id
+from cacheserver.api.http.negotiate import accepts_gzip
+from cacheserver.api.http.reply import Framing, Gzipped, Stream, audit_id
 from cacheserver.api.status import StatusError, bad_request, brief
 from cacheserver.security.handshake import asks_for_websocket, subprotocols
 
@@ -82,13 +83,15 @@ class Handshake:
 
 
 def stream_for(request: web.BaseRequest, *, known: bool) -> Stream:
-    """What a watch is written to, as the request asks for it. known: its client showed a credential that a browser does
-    not send by itself, or came through one who asks for that.
+    """What a watch is written to, as the request asks for it; compressed for whom lists would be, too.
+
+    known: its client showed a credential that a browser does not send by itself, or came through one who asks for that.
 
     Raises: StatusError 400, 403.
     """
     if not asks_for_websocket(request):
-        return Stream(request)
+        gzip = request.version >= HttpVersion11 and accepts_gzip(request.headers.get("Accept-Encoding", ""))
+        return Gzipped(request) if gzip else Stream(request)
     if not known:
         _check_page(request)
     return WebSocket(request, _handshake(request))

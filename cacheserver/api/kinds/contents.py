@@ -16,7 +16,7 @@ import orjson
 
 from cacheserver.api.content import JSON_READER_BYTES, Blobs, gzipped, json_files, send
 from cacheserver.api.http.negotiate import Encoding, accepts_gzip
-from cacheserver.api.http.reply import Reply, Stream, header, whole
+from cacheserver.api.http.reply import GZIPPED, Reply, Stream, whole
 from cacheserver.api.kinds.fields import PACKAGE_COLUMN, READ, content_size
 from cacheserver.api.kinds.resource import (
     Asking,
@@ -153,7 +153,7 @@ async def _answer(asking: Asking, pieces: AsyncGenerator[bytes, None], head: Blo
         return reply
     stream = Stream(asking.request, content_type=encoding.value)
     if head is not None and head.size > GZIP_ABOVE and accepts_gzip(asking.request.headers.get("Accept-Encoding", "")):
-        extra += header("Content-Encoding", "gzip") + header("Vary", "Accept-Encoding")
+        extra += GZIPPED
         pieces = gzipped(pieces)
     await send(stream, pieces, extra)
     return stream

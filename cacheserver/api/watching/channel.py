@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from cacheserver.api.forms import Form, Framer
 from cacheserver.api.http.accounting import WatchMeters
-from cacheserver.api.http.reply import Framing, framed
+from cacheserver.api.http.reply import Framed, Framing, framed
 from cacheserver.api.kinds.resource import Resource
 from cacheserver.api.selectors import Selection
 from cacheserver.api.watching.audience import Audience, Audiences
+from cacheserver.api.watching.beginning import PACKING, Beginnings
 from cacheserver.cache.watchcache import Event, EventType, Watch
 from cacheserver.errors import Expired
 from cacheserver.memo import Memo
@@ -46,12 +48,18 @@ _WAIT_S: Final = 3600.0  # nothing depends on it: a channel without events looks
 class Batch:
     """Frames of some events, joined and ready to send. last: resource version of the last one, 0: empty."""
 
-    chunk: bytes
+    framed: Framed
     count: int
     last: int
 
+    @property
+    def packed(self) -> int:
+        """What compressing it took, as bytes that could have been written instead; 0 where it was not."""
+        saved = self.framed.size - len(self.framed.data)
+        return PACKING * self.framed.size if saved > 0 else 0
 
-_EMPTY: Final = Batch(b"", 0, 0)
+
+_EMPTY: Final = Batch(Framed(b"", 0), 0, 0)
 
 
 class Follower(Protocol):
@@ -75,6 +83,7 @@ class Shared:
         self.alone = Turns(_TURN_ALONE_BYTES)
         self.now = now
         self.batches = Memo[tuple[Audience, Event, Event, bool], Batch](_BATCHES_BYTES)
+        self.beginnings = Beginnings(self.alone)
         self._reached: dict[Channel, tuple[float, int]] = {}
 
     def pause_s(self, channel: Channel, reached: int) -> float:
@@ -91,6 +100,9 @@ class Shared:
 
 _Sights = tuple[int, ...]
 """What an audience sees of some events, oldest first: the place of each among them and its type, in one number."""
+
+_Key = tuple[str, _Sights]
+"""Who is sent the same bytes: a framing's value, and what is seen."""
 
 _TYPES: Final = (EventType.ADDED, EventType.MODIFIED, EventType.DELETED)
 
@@ -118,6 +130,11 @@ class Channel:
     def alone(self) -> Turns:
         """Bytes that watchers are sent by themselves, of all channels together."""
         return self._shared.alone
+
+    @property
+    def beginnings(self) -> Beginnings:
+        """What watchers begin with, of all channels together."""
+        return self._shared.beginnings
 
     # --- who follows ---
 
@@ -202,7 +219,8 @@ class Channel:
             await self._shared.turns.spend(2 * len(events) * selection.cost)
         sights = [sight for n, event in enumerate(events) if (sight := _sight(n, event, audience)) is not None]
         made = self._join(events, tuple(sights), audience.framing, {}, columns=columns)
-        self._shared.batches.put(key, made, len(made.chunk) + 2 * (events[0].size + events[-1].size) + selection.size)
+        held = len(made.framed.data) + 2 * (events[0].size + events[-1].size) + selection.size
+        self._shared.batches.put(key, made, held)
         return made
 
     async def _deliver(self, events: Sequence[Event]) -> int:
@@ -214,26 +232,30 @@ class Channel:
             audience.waiting, audience.level = audience.level, {}
         self._waiting = list(concerned)
         reached = await self._deliver_ahead(events)
-        joined: dict[tuple[str, _Sights], Batch] = {}
+        readers: Counter[_Key] = Counter()
+        keys = {audience: (audience.framing.value, tuple(seen)) for audience, seen in concerned.items()}
+        for audience, key in keys.items():
+            readers[key] += len(audience.waiting)
+        joined: dict[_Key, Batch] = {}
         frames: dict[int, bytes] = {}
         kept = turn = written = 0
-        for audience, seen in concerned.items():
+        for audience, key in keys.items():
             if not audience.waiting:
                 continue
-            sights, framing = tuple(seen), audience.framing
-            batch = joined.get((framing.value, sights))
+            batch = joined.get(key)
             if batch is None:
-                batch = self._join(events, sights, framing, frames)
-                kept += len(batch.chunk)
+                batch = self._join(events, key[1], audience.framing, frames, readers=readers[key])
+                kept += len(batch.framed.data)
                 if kept > _JOINED_BYTES:
-                    joined, kept = {}, len(batch.chunk)
-                joined[framing.value, sights] = batch
+                    joined, kept = {}, len(batch.framed.data)
+                joined[key] = batch
+                written += batch.packed
             while audience.waiting:
                 follower, _ = audience.waiting.popitem()
                 audience.level[follower] = None
                 self._deliver_one(follower, audience, batch)
                 turn += 1
-                written += len(batch.chunk)
+                written += len(batch.framed.data)
                 if turn >= _TURN_WATCHERS or written >= _TURN_BYTES:
                     reached, turn, written = reached + turn, 0, 0
                     await asyncio.sleep(0)  # others get their turn, and the loop writes
@@ -278,7 +300,7 @@ class Channel:
 
     def _deliver_one(self, follower: Follower, audience: Audience, batch: Batch) -> None:
         self._meters.events.inc(batch.count)
-        self._meters.sent_bytes.inc(len(batch.chunk))
+        self._meters.sent_bytes.inc(len(batch.framed.data))
         if not follower.deliver(batch):
             self.leave(follower, audience)
             follower.let_go()
@@ -307,8 +329,9 @@ class Channel:
         frames: dict[int, bytes],
         *,
         columns: bool = False,
+        readers: int = 1,
     ) -> Batch:
-        """frames: what was made of these events before, without columns, by sight; added to."""
+        """frames: what was made of these events before, without columns, by sight; added to. readers: known ones."""
         if not sights:
             return _EMPTY
         pieces: list[bytes] = []
@@ -321,7 +344,7 @@ class Channel:
                 frame = frames[sight] = self._frame(events, sight)
             pieces.append(frame)
         last = events[sights[-1] // len(_TYPES)].resource_version
-        return Batch(framed(pieces, framing), len(pieces), last)
+        return Batch(framed(pieces, framing, readers=readers), len(pieces), last)
 
     def _frame(self, events: Sequence[Event], sight: int, *, columns: bool = False) -> bytes:
         event, type_ = events[sight // len(_TYPES)], _TYPES[sight % len(_TYPES)]

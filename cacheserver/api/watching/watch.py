@@ -31,7 +31,6 @@ from cacheserver.errors import Expired, StoreSlow, TooNew
 _SHORTEST_S: Final = 1800.0  # kube: --min-request-timeout; a watch without a timeout gets once to twice this
 _BOOKMARK_S: Final = 60.0  # kube: bookmarkFrequency
 _BEFORE_END_S: Final = 2.0  # kube: a last bookmark so long before the deadline
-_INITIAL_BYTES: Final = 128 << 10  # of initial events joined in one turn of the loop
 
 
 _ChannelKey = tuple[str, Form, str]
@@ -248,7 +247,7 @@ class _Session:
 
     def deliver(self, batch: Batch) -> bool:
         self._sent = batch.last
-        return self._stream.write_now(batch.chunk)
+        return self._stream.write_now(batch.framed)
 
     def let_go(self) -> None:
         if self._following is not None and not self._following.done():
@@ -273,33 +272,22 @@ class _Session:
             return
         batch = await self._channel.batch(self._audience, events, columns=self._columns)
         if batch.count:
-            await self._channel.alone.spend(len(batch.chunk))
+            await self._channel.alone.spend(len(batch.framed.data) + batch.packed)
             self._columns = False
             self._sent = batch.last
             self._meters.events.inc(batch.count)
-            self._meters.sent_bytes.inc(len(batch.chunk))
-            await self._stream.send(batch.chunk)
+            self._meters.sent_bytes.inc(len(batch.framed.data))
+            await self._stream.send(batch.framed)
 
     async def _send_initial(self, page: Page) -> None:
         """Synthetic ADDED events of the present state, in the order of lists."""
-        frame, now = self._channel.framer.frame, int(self._now())
-        gathered: list[bytes] = []
-        size = count = 0
-        for whole in page.runs:
-            async with aclosing(self.watch.shown(whole)) as parts:
-                async for part in parts:
-                    for entry in part.entries:
-                        gathered.append(frame("ADDED", entry, now, columns=self._columns))
-                        self._columns = False
-                        size += len(gathered[-1])
-                        count += 1
-                    if size >= _INITIAL_BYTES:
-                        await self._channel.alone.spend(size)
-                        await self._stream.write(*gathered)
-                        gathered, size = [], 0
-        await self._channel.alone.spend(size)
-        await self._stream.write(*gathered)
-        self._meters.initial.inc(count)
+        channel, framing = self._channel, self._stream.framing
+        parts = channel.beginnings.parts(self.watch, page, channel.framer, framing, int(self._now()))
+        async with aclosing(parts):
+            async for part, count in parts:
+                self._columns = False
+                self._meters.initial.inc(count)
+                await self._stream.send(part)
 
     async def _bookmark(self, resource_version: int, *, ends_initial: bool) -> None:
         framer = self._channel.framer

@@ -79,7 +79,7 @@ class Bodies:
                         yield piece
             else:
                 packed = self._gzipped.get(digest) or await self._gzip(digest)
-                member.add(packed)
+                member.add(packed.crc, packed.size)
                 yield packed.deflated
         yield member.end()
 
@@ -104,7 +104,7 @@ class Bodies:
         async with aclosing(batches(self._frames.read(digest))) as texts:
             async for text in texts:
                 for packed in await asyncio.to_thread(pack.pack, [text]):
-                    member.add(packed)
+                    member.add(packed.crc, packed.size)
                     yield packed.deflated
 
 

@@ -21,7 +21,7 @@ from cacheserver.api.http import pack
 from cacheserver.api.http.budget import Share
 from cacheserver.api.http.negotiate import Encoding, accepts_gzip
 from cacheserver.api.http.pack import Packed
-from cacheserver.api.http.reply import Reply, Stream, header, whole
+from cacheserver.api.http.reply import GZIPPED, Reply, Stream, whole
 from cacheserver.api.kinds.resource import Asking, Projected, Resource
 from cacheserver.api.readable import readable, send_list
 from cacheserver.api.render import GZIP_ABOVE, Listing
@@ -51,7 +51,6 @@ _ROW_BYTES: Final = 3000
 _READS_AT_ONCE: Final = 16
 _PATIENCE: Final = 10  # times 3 s that a list waits for its place among readers: it holds little, and many come at once
 _READABLE_TIMES: Final = 8
-_GZIPPED: Final = header("Content-Encoding", "gzip") + header("Vary", "Accept-Encoding")
 
 
 def projections(of_kinds: Mapping[Kind, Projection]) -> Mapping[Kind, Projection]:
@@ -206,7 +205,7 @@ class PackageManifests:
             )
             made = self._made(listing.namespace, [part for part, _ in parts], gzip=gzip)
             texts = _gzip(listing, made) if gzip else _plain(listing, made)
-            await content.send(stream, texts, asking.extra + (_GZIPPED if gzip else b""))
+            await content.send(stream, texts, asking.extra + (GZIPPED if gzip else b""))
         return stream
 
     async def _made(
@@ -290,7 +289,7 @@ async def _gzip(listing: Listing, made: AsyncIterator[bytes | Packed]) -> AsyncG
     member = pack.Member()
 
     def added(piece: Packed) -> bytes:
-        member.add(piece)
+        member.add(piece.crc, piece.size)
         return piece.deflated
 
     yield member.begin()

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from aiohttp import HttpVersion11, web
 
-from cacheserver.api.http.reply import Reply, Stream
+from cacheserver.api.http.reply import Framed, Reply, Stream
 
 BODY = bytes(range(256)) * 8192  # 2 MiB
 
@@ -100,6 +100,6 @@ async def test_a_stream_writes_small_pieces_over_tls_too() -> None:
     client = Client(tls=True)
     stream = Stream(client.request)
     stream.start()
-    await stream.send(BODY)
+    await stream.send(Framed(BODY, len(BODY)))
     assert client.body == BODY
     assert max(map(len, client.written)) <= 32 << 10

@@ -284,7 +284,7 @@ async def test_one_event_is_one_frame_also_where_many_are_sent_at_once(six: Worl
 
 @pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536, 1 << 20])
 async def test_frames_say_their_size(size: int) -> None:
-    sent = framed([b"x" * size, b"next"], Framing.FRAMES)
+    sent = framed([b"x" * size, b"next"], Framing.FRAMES).data
     reader = asyncio.StreamReader()
     reader.feed_data(sent)
     talk = Talk(RawClient(reader, cast("asyncio.StreamWriter", None)))

@@ -41,7 +41,8 @@ async def test_what_many_watchers_begin_with_is_bounded_in_each_turn_of_the_loop
             self.taken += 1
             super()._next()
 
-    turns = six.api._watches._shared.alone = Counted(1)
+    shared = six.api._watches._shared
+    turns = shared.alone = shared.beginnings.turns = Counted(1)
     async with AsyncExitStack() as stack:
         watches = [await stack.enter_async_context(six.watch()) for _ in range(20)]
         for lines in watches:
