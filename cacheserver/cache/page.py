@@ -14,6 +14,7 @@ from cacheserver.turns import Turns
 
 _PUTS, _PUT_COST = 50, 40  # one makes a segment anew: 8 us
 _SLICE_COST = 2048  # of a selector, matched before the others are asked for the next turn: 0.4 ms
+_LEAST_COST = 1024  # of what is begun: a list or watch of few objects is work for others before and after it is matched
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ async def _matching(
     snapshot: Snapshot, namespace: str | None, selector: Selector, after: Name | None, turns: Turns, behind: str
 ) -> AsyncGenerator[Run, None]:
     """Runs of what matches, in order; lets the loop turn between slices, which an immutable snapshot allows."""
-    owed = 0
+    paid, ahead = 0, min(_SLICE_COST, max(len(snapshot) * selector.cost, _LEAST_COST))
     # Names begin with their repository's, so one repository is a range; a repository object is not in such a range.
     repository = selector.required.get("spec.repository") or selector.required.get(LABEL_REPOSITORY)
     prefix = f"{repository}." if repository else ""
@@ -94,10 +95,11 @@ async def _matching(
         if selector.everything:
             yield run
             continue
-        owed += len(run.entries) * selector.cost
-        if owed > _SLICE_COST:
-            await turns.spend(owed)
-            owed = 0
+        cost = len(run.entries) * selector.cost
+        if paid < cost:  # before the work: of a thousand who pay behind it all have it done in this turn
+            await turns.spend(max(cost, ahead))
+            paid += max(cost, ahead)
+        paid -= cost
         matching = tuple(entry for entry in run.entries if selector.matches(entry.labels, entry.fields))
         if len(matching) == len(run.entries):
             yield run

@@ -23,6 +23,8 @@ from cacheserver.turns import Turns
 
 PACKING: Final = 4
 """Compressing a byte takes as long as sending so many: 1.3 us for 1 KB, sending it over TLS 0.3."""
+_BEGUN_BYTES: Final = 16 << 10
+"""What a beginning counts before any of it is made: of a thousand that begin together, 16 are made in a turn."""
 _SENT_BYTES: Final = 128 << 10  # joined in one turn of the loop
 _PACKED_BYTES: Final = 1 << 20  # compressed in one turn: 1.3 ms
 _KEPT_BYTES: Final = 16 << 20
@@ -49,6 +51,8 @@ class Beginnings:
         now: seconds since the epoch.
         """
         columns = framer.has_columns
+        if page.runs:
+            await self.turns.spend(_BEGUN_BYTES)
         packed: list[Packed] = []
         frames: list[bytes] = []  # behind what is packed
         waits = count = 0

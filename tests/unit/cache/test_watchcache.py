@@ -6,6 +6,7 @@ Left to tests/etcd: the same promises on a real etcd, random and long.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Hashable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import pytest
 from cacheserver.cache.watchcache import Event, EventType, Freshness, Page, ReadAt, Watch, WatchCache
 from cacheserver.errors import Expired, NotReady, StoreSlow, TooNew
 from cacheserver.model import Kind
-from cacheserver.turns import Turns
+from cacheserver.turns import TURN_COST, Turns
 from tests.fakes.feed import PROJECTIONS, FakeFeed, running
 from tests.support.waiting import eventually
 
@@ -41,6 +42,17 @@ class Labelled:
         return all(labels.get(k) == v for k, v in self.labels.items()) and all(
             isinstance(self.required, Hint) or fields.get(k) == v for k, v in self.required.items()
         )
+
+
+@dataclass(frozen=True)
+class Counting(Labelled):
+    """begun: grows with each object that is asked about."""
+
+    begun: list[int] = field(default_factory=list)
+
+    def matches(self, labels: Mapping[str, str], fields: Mapping[str, str]) -> bool:
+        self.begun.append(1)
+        return super().matches(labels, fields)
 
 
 class Hint(dict[str, str]):
@@ -393,6 +405,27 @@ async def test_a_page_with_a_selector_is_filled_and_says_no_remaining_count(feed
     assert names(page) == ["001", "003", "005"]
     assert page.next_after == ("ns", "005")
     assert page.remaining is None
+
+
+async def test_what_few_objects_are_selected_from_waits_for_its_turn_as_well(feed: FakeFeed, cache: WatchCache) -> None:
+    """Two thousand watches that begin together on a small catalog would else all be matched before a GET goes on."""
+    for i in range(10):
+        feed.put("ns", f"{i}", labels={"odd": str(i % 2)})
+    await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+    begun: list[int] = []
+
+    async def ask() -> None:
+        await cache.list(Kind.PACKAGE, ReadAt(Freshness.ANY), selector=Counting({"odd": "1"}, begun=begun))
+
+    async with asyncio.TaskGroup() as group:
+        asked = [group.create_task(ask()) for _ in range(100)]
+        in_turns = [0]
+        while not all(task.done() for task in asked):
+            await asyncio.sleep(0)
+            in_turns.append(len(begun))
+    most = max(later - before for before, later in itertools.pairwise(in_turns))
+    assert len(begun) == 100 * 10
+    assert most <= 10 * TURN_COST / 1024
 
 
 async def test_a_full_last_page_offers_no_next_one(feed: FakeFeed, cache: WatchCache) -> None:
