@@ -128,13 +128,15 @@ class Searching:
         return await self._driven(steps, client)
 
     async def _driven(self, steps: Steps, client: Hashable) -> Found:
-        owed = 0
+        # Before the work: of a thousand small searches who pay behind it, or never, all would be done in one turn.
+        await self._cache.turns.spend(_TURN * _COST, client)
+        paid = _TURN
         while True:
             try:
-                owed += next(steps)
+                paid -= next(steps)
             except StopIteration as end:
                 found: Found = end.value
                 return found
-            if owed >= _TURN:
-                await self._cache.turns.spend(owed * _COST, client)
-                owed = 0
+            if paid <= 0:
+                await self._cache.turns.spend((_TURN - paid) * _COST, client)
+                paid = _TURN

@@ -12,6 +12,7 @@ from cacheserver.api.selectors import EVERYTHING
 from cacheserver.cache.freshness import Freshness, ReadAt
 from cacheserver.cache.snapshot import Entry, Name
 from cacheserver.model import Kind
+from cacheserver.turns import Turns
 from tests.fakes.api import TABLE, World
 from tests.support import waiting
 
@@ -33,6 +34,28 @@ async def test_packages_are_listed_by_rank(shelf: World) -> None:
     assert (await shelf.get("packages", search="gitops", limit="1")).names == answer.names[:1]
     table = await shelf.get("packages", accept=TABLE, search="ledger")
     assert [row["cells"][0] for row in table.json["rows"]] == ["r.ledger"]
+
+
+async def test_small_searches_wait_for_their_turn_as_well(shelf: World) -> None:
+    """What a few packages are searched for is little, and a thousand times little in one turn is not."""
+
+    class Counted(Turns):
+        taken = 0
+
+        def _next(self) -> None:
+            self.taken += 1
+            super()._next()
+
+    page = await shelf.cache.list(Kind.PACKAGE, ReadAt(Freshness.ANY), selector=EVERYTHING)
+    searching = Searching(shelf.cache)
+    searching.loaded([entry for run in page.runs for entry in run.entries])
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(searching.run())
+        await searching.search("gitops", None)
+        turns = shelf.cache.turns = Counted(1)
+        await asyncio.gather(*(searching.search("gitops", None) for _ in range(20)))
+        running.cancel()
+    assert turns.taken >= 20
 
 
 async def test_a_search_of_a_namespace_knows_no_other(shelf: World) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import pytest
 import zstandard
 
+from cacheserver.model import Digest
+from cacheserver.store.blobs import TURN_BYTES, unpacked
 from cacheserver.store.zstd import BLOCK_BYTES, Blocks
+from cacheserver.turns import Turns
 
 CONTENTS = {
     "empty": b"",
@@ -48,3 +54,28 @@ def test_what_is_no_frame_is_refused(broken: bytes) -> None:
 def test_nothing_may_come_behind_the_frame() -> None:
     with pytest.raises(ValueError, match="behind the frame"):
         list(Blocks().feed(zstandard.compress(b"a") + b"more"))
+
+
+async def test_all_readers_together_are_given_so_much_in_a_turn_of_the_loop() -> None:
+    """Each that yields by itself is not enough: 64 of them were 64 times as much before a GET had its next turn."""
+    content = CONTENTS["one byte, often"][: 4 << 20]
+    frame, turns, given = zstandard.ZstdCompressor().compress(content), Turns(TURN_BYTES), [0]
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        yield frame
+
+    async def read() -> int:
+        size = 0
+        async with aclosing(unpacked(Digest("sha256:00"), len(content), chunks(), turns)) as pieces:
+            async for piece in pieces:
+                size += len(piece)
+                given[-1] += len(piece)
+        return size
+
+    async with asyncio.TaskGroup() as group:
+        readers = [group.create_task(read()) for _ in range(32)]
+        while not all(reader.done() for reader in readers):
+            given.append(0)
+            await asyncio.sleep(0)
+    assert {reader.result() for reader in readers} == {len(content)}
+    assert max(given) <= 2 * TURN_BYTES, "some turns begin before the test's, and end behind it"
