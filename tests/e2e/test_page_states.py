@@ -57,7 +57,8 @@ def spec_of(request: Request) -> dict[str, Any]:
 
 
 def cards(page: Page) -> list[str]:
-    return page.locator(".card h2").all_text_contents()
+    found: list[str] = page.locator(".card h2").all_text_contents()
+    return found
 
 
 def test_a_server_without_packages_says_where_to_look(browser: Browser, server: ServerProcess) -> None:
