@@ -41,6 +41,7 @@ class _Option:
     flag: bool = False
     many: bool = False
     required: bool = False
+    dest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,10 @@ class _Spec:
 
 
 _WORKSPACE: Final = _Option(("--workspace", "-w"), "name of the draft's workspace (default: the time)")
+_PART: Final = (
+    _Option(("--channel",), "of this channel alone"),
+    _Option(("--from",), "of this version and higher ones", dest="start"),
+)
 _NEW: Final = (("repository", "REPOSITORY", "where it is to be published"), ("package", "PACKAGE", "its path there"))
 
 VERBS: Final[Mapping[str, _Spec]] = {
@@ -108,13 +113,29 @@ VERBS: Final[Mapping[str, _Spec]] = {
         (_Option(("--channel",), "by the edges of this channel alone"),),
     ),
     "needs": _Spec(
-        "reading:needs", "what a revision needs of others", (_REVISION,), "needs lantern-operator\nneeds broom@0.2.0"
+        "reading:needs",
+        "what a revision needs, and who gives it; exit code 1 where something is missing",
+        (_REVISION,),
+        "needs lantern-operator\nneeds broom@0.2.0 --namespaces platform,shared",
+        (
+            _Option(("--namespaces",), "look in these too, with commas between"),
+            _Option(("--all-namespaces", "-A"), "look in all namespaces", flag=True),
+        ),
     ),
     "images": _Spec(
-        "reading:images",
+        "mirroring:images",
         "every image of the named revisions, each once: what a mirror has to have",
-        (("revisions", "REVISION", _REVISION[2]),),
-        "images broom@0.2.0 candle | xargs -n1 skopeo inspect",
+        (("revisions", "REVISION", f"{_REVISION[2]}; with an option below, packages"),),
+        "images broom@0.2.0 candle | xargs -n1 skopeo inspect\nimages ledger-operator candle --all",
+        (_Option(("--all",), "of all versions of these packages", flag=True), *_PART),
+    ),
+    "export": _Spec(
+        "mirroring:export",
+        "packages, or a part of them, as a valid catalog",
+        (("packages", "PACKAGE", "its name, or its object's"),),
+        "export ledger-operator --channel stable --from 1.4.0 > catalog.json\n"
+        "export ledger-operator candle --directory ./mirror -o yaml",
+        (*_PART, _Option(("--directory", "-d"), "write DIRECTORY/PACKAGE/catalog.json, or with -o yaml catalog.yaml")),
     ),
     "pull": _Spec(
         "files:pull",
@@ -323,7 +344,7 @@ def common() -> ArgumentParser:
 def _add_word(one: ArgumentParser, word: str, shown: str, told: str) -> None:
     if word == "words":
         one.add_argument(word, metavar="WORD", help=told, nargs="*")
-    elif word == "revisions":
+    elif word in ("revisions", "packages"):
         one.add_argument(word, metavar=shown, help=told, nargs="+")
     elif shown.startswith("["):
         one.add_argument(word, metavar=shown.strip("[]"), help=told, nargs="?", default="")
@@ -340,7 +361,12 @@ def _add_option(one: ArgumentParser, option: _Option) -> None:
         one.add_argument(*option.names, help=option.help, action="append", default=[], metavar="WORD")
     else:
         one.add_argument(
-            *option.names, help=option.help, default=option.default, choices=option.choices, required=option.required
+            *option.names,
+            help=option.help,
+            default=option.default,
+            choices=option.choices,
+            required=option.required,
+            **({"dest": option.dest} if option.dest else {}),
         )
 
 

@@ -65,7 +65,7 @@ class Output:
             sys.stdout.write(text)
         else:
             lines = json.dumps(value, indent=2, ensure_ascii=False).split("\n")
-            sys.stdout.write("\n".join(line if line.isprintable() else _escaped(line) for line in lines) + "\n")
+            sys.stdout.write("\n".join(line if line.isprintable() else escaped(line) for line in lines) + "\n")
 
     def line(self, text: str) -> None:
         """A line on stdout."""
@@ -84,7 +84,7 @@ def complain(text: str, *, colour: bool) -> None:
     sys.stderr.write(f"{label}: " + "\n  ".join(lines) + "\n")
 
 
-def _escaped(line: str) -> str:
+def escaped(line: str) -> str:
     """JSON that says the same, of characters that are seen."""
     return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in line)
 

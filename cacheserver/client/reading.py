@@ -1,10 +1,9 @@
-"""The verbs that read: versions, show, diff, needs, images."""
+"""The verbs that read: search, versions, show, diff, needs."""
 
 from __future__ import annotations
 
 import base64
 import difflib
-import json
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -152,17 +151,53 @@ def _of_revision(one: Object) -> Sequence[tuple[str, str]]:
 
 
 def needs(catalog: Catalog, asked: Namespace, output: Output) -> int:
-    """What a revision needs of others: APIs, and packages with the versions that will do."""
+    """What a revision needs of others, and who gives it (docs/finding.md, Dependencies). Exit code 1 where something
+    is missing."""
     one = catalog.revision(asked.revision)
-    rows = [{"kind": kind, "needs": need} for kind, need in _needs(one)]
-    if output.form in ("json", "yaml"):
-        output.document({"revision": one["metadata"]["name"], "needs": rows})
-        return 0
-    if not rows:
+    query = {"namespaces": "*" if asked.all_namespaces else asked.namespaces, "format": "json"}
+    found = replace(catalog, namespace=one["metadata"]["namespace"]).get(
+        "packagerevisions", one["metadata"]["name"], "dependencies", **query
+    )
+    status = found["status"]
+    if output.form == "name":
+        for name in dict.fromkeys(each["name"] for need in status["requirements"] for each in need["satisfiedBy"][:1]):
+            output.line(f"packagerevision.cacheserver.dev/{plain(name)}")
+    elif output.form in ("json", "yaml"):
+        output.document(found)
+    elif not status["requirements"]:
         output.say(f"{one['metadata']['name']} needs nothing of others")
-        return 0
-    output.table(rows, (("KIND", lambda row: row["kind"]), ("NEEDS", lambda row: row["needs"])))
-    return 0
+    else:
+        output.table(status["requirements"], _NEEDS, _NEEDS_WIDE)
+    if status.get("notLookedAt"):
+        output.say(f"and {status['notLookedAt']} more, which were not looked at")
+    if status.get("truncated"):
+        output.say(f"it needs more than its object holds ({', '.join(status['truncated'])}): that was not looked at")
+    return 1 if status["missing"] else 0
+
+
+def _needed(need: Mapping[str, Any]) -> str:
+    if need["type"] == "package":
+        return f"{need['package']} {need['versionRange']}"
+    return _api(need) if need["type"] == "api" else need["message"] or need["constraint"]
+
+
+def _best(need: Mapping[str, Any]) -> str:
+    """The first, and how many more."""
+    if not need["satisfiedBy"]:
+        return str(need.get("reason", ""))
+    more = f" and {need['total'] - 1} more" if need["total"] > 1 else ""
+    return f"{need['satisfiedBy'][0]['name']}{more}"
+
+
+_NEEDS: Final[Sequence[Column]] = (
+    ("KIND", lambda need: need["type"]),
+    ("NEEDS", _needed),
+    ("MET", lambda need: need["satisfied"]),
+    ("BY", _best),
+)
+_NEEDS_WIDE: Final[Sequence[Column]] = (
+    ("OTHERS", lambda need: ",".join(each["name"] for each in need["satisfiedBy"][1:])),
+)
 
 
 def _needs(one: Object) -> Sequence[tuple[str, str]]:
@@ -173,34 +208,6 @@ def _needs(one: Object) -> Sequence[tuple[str, str]]:
         for each in status.get("dependencies") or ()
     ]
     return found
-
-
-def images(catalog: Catalog, asked: Namespace, output: Output) -> int:
-    """Every image that the named revisions run, or are kept in; each once, sorted: what a mirror has to have."""
-    found: set[str] = set()
-    for at, name in enumerate(asked.revisions, 1):
-        one = catalog.revision(name)
-        if len(asked.revisions) > 1:
-            output.say(f"{at}/{len(asked.revisions)} {one['metadata']['name']}")
-        found |= set(_images(catalog, one))
-    if output.form in ("json", "yaml"):
-        output.document({"images": sorted(found)})
-        return 0
-    for image in sorted(found):
-        output.line(plain(image))
-    return 0
-
-
-def _images(catalog: Catalog, one: Object) -> Iterator[str]:
-    bundle = files_of(catalog, one["metadata"]["name"]).get("bundle.json")
-    if one["spec"].get("format") != "FBC" or bundle is None:
-        raise ClientError(
-            f"{one['metadata']['name']} is of format {one['spec'].get('format')}: its images stand in its files, and "
-            "no rule says where; only catalogs of operators (FBC) list them"
-        )
-    document = json.loads(bundle)
-    yield from filter(None, [document.get("image", "")])
-    yield from (each["image"] for each in document.get("relatedImages") or () if each.get("image"))
 
 
 def diff(catalog: Catalog, asked: Namespace, output: Output) -> int:

@@ -17,7 +17,7 @@ from tests.e2e.conftest import StartServer
 from tests.e2e.test_kubectl import KUBECTLS, needs_kubectl
 from tests.support.fbc import catalog
 from tests.support.gitserver import GitRepository
-from tests.support.server import ServerProcess
+from tests.support.server import ServerProcess, run_cli
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e, needs_kubectl]
@@ -141,6 +141,31 @@ def test_what_is_there_is_told_the_same_in_every_way_of_asking(world: World) -> 
     assert differs.code == 1
     assert differs.out.startswith("--- c.app.1.0.0/bundle.json\n+++ c.app.1.1.0/bundle.json\n@@")
     assert world.client("diff", "app@1.0.0", "c.app.1.0.0") == Ended(0, "", "")
+
+
+def test_what_is_needed_and_what_goes_elsewhere(world: World) -> None:
+    needed = world.client("needs", "db")
+    assert (needed.code, needed.out, needed.err) == (0, "", "c.db.2.0.0 needs nothing of others\n")
+    needs = json.loads(world.done("needs", "db", "-A", "-o", "json", how="direct"))
+    assert (needs["kind"], needs["status"]["requirements"]) == ("PackageRevisionDependencies", [])
+    every = world.done("images", "app", "db", "--all", "-q", how="direct").split()
+    assert every == [
+        f"registry.example.com/{image}" for image in ("app:v1.0.0", "app:v1.1.0", "app:v1.10.0", "db:v2.0.0")
+    ]
+    assert world.done("images", "app", "--from", "1.10.0").split() == ["registry.example.com/app:v1.10.0"]
+    documents = [
+        json.loads(line) for line in world.done("export", "app", "db", "--channel", "stable", "-q").splitlines()
+    ]
+    assert [one["name"] for one in documents if one["schema"] == "olm.package"] == ["app", "db"]
+    assert (
+        world.done("export", "app", "--from", "1.1.0", "-d", "mirror", "-o", "yaml")
+        == "c.app: mirror/app/catalog.yaml\n"
+    )
+    kept = list(yaml.safe_load_all((world.home / "mirror" / "app" / "catalog.yaml").read_text()))
+    assert sorted(one["name"] for one in kept if one["schema"] == "olm.bundle") == ["app.v1.1.0", "app.v1.10.0"]
+    assert run_cli("validate", str(world.home / "mirror"), cwd=world.home).returncode == 0
+    refused = world.client("export", "app", "--channel", "slow")
+    assert (refused.code, refused.out, "there are stable" in refused.err) == (1, "", True)
 
 
 def _bundle(world: World, revision: str) -> dict[str, list[dict[str, str]]]:
