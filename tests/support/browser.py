@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 import pytest
@@ -44,7 +44,7 @@ def browser() -> Iterator[Browser]:
 def opened(browser: Browser, server: ServerProcess, *, width: int = 1440, scheme: str = "light") -> Iterator[Page]:
     """A page that may say nothing on its console, break no policy, and ask nobody but this server."""
     complaints: list[str] = []
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=cast(Any, scheme))
     context.add_init_script(
         "addEventListener('securitypolicyviolation',"
         " (e) => console.error(`policy: ${e.violatedDirective} ${e.blockedURI}`))"
