@@ -13,10 +13,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-import orjson
-
 from cacheserver.compat.catalogd.bodies import batches
 from cacheserver.compat.catalogd.readers import Reader
+from cacheserver.compat.catalogd.said import said
 from cacheserver.compat.frames import Frames
 from cacheserver.memo import Memo
 from cacheserver.model import Digest
@@ -112,10 +111,12 @@ class Metas:
             if (known := self._places.get(digest)) is not None:
                 return known
             found: list[_Place] = []
-            rest, at = b"", 0
+            begun: list[bytes] = []  # of a document that is not whole yet
             async with aclosing(batches(self._frames.read(digest))) as texts:
                 async for text in texts:
-                    rest, at = await asyncio.to_thread(_read, rest + text, at, found)
+                    begun.append(text)
+                    if b"\n" in text:
+                        begun = [await asyncio.to_thread(_read, begun, found)]
             self._places.put(digest, found, sum(_PLACE_BYTES + len(each.name) for each in found))
             return found
 
@@ -136,17 +137,15 @@ def _candidates(catalog: PublishedCatalog, question: Question) -> Sequence[Diges
     return [*mine, *others]
 
 
-def _read(text: bytes, at: int, found: list[_Place]) -> tuple[bytes, int]:
-    """Adds where the documents in `text` stand, which begins `at` so many bytes into the blob; returns what is left of
-    it, the beginning of a document, and where that stands."""
-    begin = 0
+def _read(texts: Sequence[bytes], found: list[_Place]) -> bytes:
+    """Adds where the documents in `texts` stand, behind the last one found; returns the beginning of the next."""
+    text, begin = b"".join(texts), 0
+    at = found[-1].behind if found else 0
     while (end := text.find(b"\n", begin) + 1) > 0:
-        document = orjson.loads(text[begin : end - 1])
-        said = (document.get(key) for key in ("schema", "package", "name"))
-        schema, package, name = (each if isinstance(each, str) else "" for each in said)
+        schema, package, name = said(text[begin : end - 1])
         found.append(_Place(schema, package, name, at + begin, at + end))
         begin = end
-    return text[begin:], at + begin
+    return text[begin:]
 
 
 def _runs(places: Sequence[_Place], question: Question) -> Sequence[tuple[int, int]]:
