@@ -17,7 +17,15 @@ from cacheserver.compat.frames import Content, Frames
 from cacheserver.config import Door, RepositoryConfig
 from cacheserver.errors import EtcdError
 from cacheserver.model import Digest, RepositoryKey
-from cacheserver.store.published import Published, PublishedCatalog, PublishedPackage, Record, decode
+from cacheserver.store.published import (
+    Published,
+    PublishedCatalog,
+    PublishedPackage,
+    Record,
+    decode,
+    decoded,
+    is_small,
+)
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +142,7 @@ class Catalogs:
                     pause_s = _AGAIN_S
                     async for records in changes:
                         for record in records:
-                            self._take(record)
+                            await self._take(record)
             except EtcdError as exc:
                 log.debug("published catalogs are not followed; beginning again", extra={"error": str(exc)})
             await asyncio.sleep(pause_s)
@@ -143,20 +151,26 @@ class Catalogs:
     async def _read_all(self) -> None:
         found, self._revision = await self._published.everything()
         for key in self._values.keys() - found.keys():
-            self._take(Record(key, None))
+            await self._take(Record(key, None))
         for key, value in found.items():
-            self._take(Record(key, value))
+            await self._take(Record(key, value))
         self._known.set()
 
-    def _take(self, record: Record) -> None:
+    async def _take(self, record: Record) -> None:
         key, value = record.key, record.value
         if self._values.get(key) == value:
             return
+        # What is large is decoded before anybody asks, beside the loop, where it is likely that somebody will.
+        config = self._configs.get(key)
+        ahead = value is not None and not is_small(value) and config is not None and bool(config.publish)
+        catalog = await decoded(key, value) if ahead and value is not None else None
         self._decoded.pop(key, None)
         if value is None:
             del self._values[key], self._since[key]
         else:
             self._values[key], self._since[key] = value, time.time()
+        if catalog is not None:
+            self._decoded[key] = catalog
         self._tell(key)
 
     def _tell(self, key: RepositoryKey) -> None:

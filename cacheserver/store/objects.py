@@ -45,7 +45,7 @@ from cacheserver.store.keys import (
     parse_key,
     repository_prefix,
 )
-from cacheserver.store.published import Published, decode
+from cacheserver.store.published import Published, decoded
 
 PIPELINE = 32
 """Transactions in flight for one apply. Ours: more write nothing faster (etcd's client made 18,300 puts a second with
@@ -216,7 +216,7 @@ class Store:
                     else:
                         yield key, decode_state(kv.value).blobs
         for key, value in (await self.published.everything())[0].items():
-            yield key, decode(key, value).blobs
+            yield key, (await decoded(key, value)).blobs
 
     async def forget_those_who_miss(self, lost: AbstractSet[Digest]) -> Sequence[RepositoryKey]:
         """Forget what the last sync saw of every repository that refers to one of `lost`; returns them, sorted.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cacheserver.config import Door
 from cacheserver.model import RepositoryKey
 from tests.fakes.published import NAMESPACE, lines, published
 from tests.support.waiting import eventually
@@ -35,3 +36,15 @@ async def test_what_changed_or_went_while_etcd_was_away_is_known_and_told() -> N
             await world.catalogs.lines(found, found.packages[0])
             == lines(documents("kept", "another")["kept"]).splitlines()
         )
+
+
+async def test_a_catalog_of_thousands_of_packages_is_decoded_before_anybody_asks() -> None:
+    async with published() as world:
+        many = {name: documents(name)[name] for name in (f"package-{at}" for at in range(3000))}
+        world.open(KEPT, Door.CATALOG)
+        large = world.publish("kept", many)
+        small = world.publish("new", documents("new"))
+        await eventually(lambda: world.catalogs.known)
+        await eventually(lambda: NEW in world.catalogs._values)
+        assert world.catalogs._decoded == {KEPT: large}
+        assert (world.catalogs.get(KEPT), world.catalogs.get(NEW)) == (large, small)
