@@ -147,7 +147,7 @@ class Asking:
     def _provides(self, facts: Facts, kinds: frozenset[str]) -> bool:
         entry = self._cache.held(Kind.PACKAGE, facts.name)
         provided = entry.fields.get(PROVIDES, "") if entry is not None else ""
-        return isinstance(provided, Several) and kinds <= provided.values
+        return isinstance(provided, Several) and all(map(provided.has, kinds))
 
     async def _result(self, hit: Hit, client: str) -> dict[str, object]:
         facts = hit.facts

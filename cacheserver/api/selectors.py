@@ -74,11 +74,11 @@ class Term(NamedTuple):
         must = self.must
         if must is Must.BE_ONE_OF:
             if isinstance(value, Several):
-                return not value.values.isdisjoint(self.values)
+                return any(map(value.has, self.values))
             return value in self.values
         if must is Must.NOT_BE_ANY_OF:
             if isinstance(value, Several):
-                return value.values.isdisjoint(self.values)
+                return not any(map(value.has, self.values))
             return value not in self.values
         if must is Must.BE_THERE:
             return value is not None

@@ -74,6 +74,9 @@ PROVIDES: Final = "status.provides"
 _GROUPS_MOST: Final = 1_000
 """Different sets of values with one in common that are looked at; with more the index finds nothing, and all objects
 are gone through, in turns. 1,000 take 0.1 ms."""
+PLACES_MOST: Final = 250_000
+"""Values of all sets together: 100 MB. 5,000 packages of ten kinds have 100,000 at most; but an object of 256 KiB
+can have 10,000, and its owner thousands of such objects. What comes beyond is a candidate for everything."""
 
 
 class BySeveral:
@@ -83,10 +86,12 @@ class BySeveral:
     ten kinds are some 5,000 groups under 20 values, and not two million places. Measured: bench/finding.py.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, places: int = PLACES_MOST) -> None:
         self._path = path
+        self._room = places
         self._groups = Index[str, str]()
         self._names = Index[str, Name]()
+        self._beyond: dict[str, None] = {}  # groups that no room was for
 
     def replace(self, old: Entry | None, new: Entry | None) -> None:
         """`new` is in the place of `old`, of the same name; None: nothing."""
@@ -96,18 +101,34 @@ class BySeveral:
         if old is not None and isinstance(before, Several):
             self._names.remove(old.name, (before,))
             if self._names.get(before) is None:
-                self._groups.remove(before, before.values)
+                self._forget(before)
         if new is not None and isinstance(after, Several):
             if self._names.get(after) is None:
-                self._groups.add(after, after.values)
+                self._know(after)
             self._names.add(new.name, (after,))
 
+    def _know(self, group: Several) -> None:
+        values = group.values
+        if len(values) > self._room:
+            self._beyond[group] = None
+        else:
+            self._room -= len(values)
+            self._groups.add(group, values)
+
+    def _forget(self, group: Several) -> None:
+        if group in self._beyond:
+            del self._beyond[group]
+        else:
+            values = group.values
+            self._room += len(values)
+            self._groups.remove(group, values)
+
     def candidates(self, value: str) -> Collection[Name] | None:
-        """All that have the value; None: too many groups to say."""
+        """All that have the value, and some that may; None: too many groups to say."""
         groups = self._groups.get(value) or ()
-        if len(groups) > _GROUPS_MOST:
+        if len(groups) + len(self._beyond) > _GROUPS_MOST:
             return None
-        return _Joined([self._names.get(group) or {} for group in groups])
+        return _Joined([self._names.get(group) or {} for group in (*groups, *self._beyond)])
 
 
 class _Joined(Collection[Name]):

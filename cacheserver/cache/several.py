@@ -13,11 +13,25 @@ _BREAK: Final = "\n"
 
 
 class Several(str):
-    """All values in one text, for comparing and for finding by; `values` to look one up in."""
+    """All values in one text, for comparing and for finding by: a text of each for itself would take ten times that."""
 
-    __slots__ = ("__weakref__", "values")
+    __slots__ = ("__weakref__",)
 
-    values: frozenset[str]
+    @property
+    def values(self) -> frozenset[str]:
+        """Each of them; made anew each time."""
+        return frozenset(self.split(_BREAK))
+
+    def has(self, value: str) -> bool:
+        """Whether it is one of them."""
+        if _BREAK in value:
+            return False
+        return (
+            self == value
+            or self.startswith(f"{value}{_BREAK}")
+            or self.endswith(f"{_BREAK}{value}")
+            or f"{_BREAK}{value}{_BREAK}" in self
+        )
 
 
 _known: Final[weakref.WeakValueDictionary[int, Several]] = weakref.WeakValueDictionary()
@@ -35,6 +49,5 @@ def several(values: Iterable[str]) -> str:
     found = _known.get(hash(text))
     if found != text:  # none, or by chance another of the same hash, which is shared no more
         found = Several(text)
-        found.values = frozenset(text.split(_BREAK))
         _known[hash(text)] = found
     return found

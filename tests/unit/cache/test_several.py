@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import random
+import tracemalloc
 import weakref
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cacheserver.cache.index import PROVIDES, BySeveral, Indexes
+from cacheserver.cache.index import PLACES_MOST, PROVIDES, BySeveral, Indexes
 from cacheserver.cache.several import Several, several
 from cacheserver.cache.snapshot import Entry
 
@@ -54,6 +57,52 @@ def test_candidates_are_all_that_have_the_value_whatever_changed(seed: int) -> N
             wanted = {("x", n) for n, each in held.items() if value in each.fields[PROVIDES].split()}
             assert (set(found), len(found)) == (wanted, len(wanted))
             assert all(name in found for name in wanted)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_without_room_all_that_have_the_value_are_found_among_others_and_places_come_back(seed: int) -> None:
+    choose, held, index = random.Random(seed), dict[str, Entry](), BySeveral(PROVIDES, places=4)
+    for _ in range(300):
+        name = f"n{choose.randrange(6)}"
+        new = entry(name, choose.sample("abcd", choose.randrange(4))) if choose.random() < 0.7 else None
+        index.replace(held.pop(name, None), new)
+        if new is not None:
+            held[name] = new
+        for value in "abcd":
+            found = index.candidates(value)
+            assert found is not None
+            assert len(found) == len(set(found))
+            assert {("x", n) for n, each in held.items() if value in each.fields[PROVIDES].split()} <= set(found)
+    for each in held.values():
+        index.replace(each, None)
+    index.replace(None, entry("last", "abcd"))
+    assert list(index.candidates("e") or ()) == []
+    assert list(index.candidates("a") or ()) == [("x", "last")]
+
+
+@given(st.lists(st.text("ab.\n", max_size=3), max_size=5), st.text("ab.\n", max_size=3))
+def test_what_it_has_is_what_its_values_are(values: Sequence[str], asked: str) -> None:
+    made = several(values)
+    if isinstance(made, Several):
+        assert made.values == {value for value in values if value and "\n" not in value}
+        assert made.has(asked) == (asked in made.values)
+
+
+def test_many_values_take_memory_as_their_text_does() -> None:
+    """A kind takes some 45 bytes in an object; twice two texts in sets and dictionaries took 800."""
+    index, held = BySeveral(PROVIDES), list[Entry]()
+    tracemalloc.start()
+    try:
+        for at in range(100):
+            kinds = (f"Kind{n}.of{at}" for n in range(6_000))
+            held.append(entry(str(at), [*kinds]))
+            index.replace(None, held[-1])
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    written = 100 * 3_000 * 45
+    assert taken < 10 * written
+    assert len(index.candidates("Kind5999.of99") or ()) == 100 - PLACES_MOST // 6_000
 
 
 def test_what_has_the_same_values_takes_one_place_a_value() -> None:
