@@ -32,6 +32,7 @@ from cacheserver.errors import (
 from cacheserver.security.distrust import remedy
 from cacheserver.security.x509 import outgoing_context
 from cacheserver.sources.credentials import DockerConfig, scrub
+from cacheserver.sources.oci import resolver
 from cacheserver.sources.oci.auth import Authorizer, read_challenges
 from cacheserver.sources.oci.image import ACCEPT, MAX_DOCUMENT_BYTES, Descriptor, Document
 from cacheserver.sources.oci.reference import DIGEST, ImageReference
@@ -244,7 +245,7 @@ class Registry:
         if self._session is None:
             # Loading certificates takes tens of milliseconds.
             trust = await asyncio.to_thread(_tls, self._ca, insecure=self._insecure)
-            connector = aiohttp.TCPConnector(limit=4, ssl=trust)
+            connector = aiohttp.TCPConnector(limit=4, ssl=trust, resolver=resolver.shared())
             self._session = aiohttp.ClientSession(
                 connector=connector, timeout=_TIMEOUT, auto_decompress=False, read_bufsize=_READ_BYTES,
                 headers={"User-Agent": "cacheserver", "Accept-Encoding": "identity"},
