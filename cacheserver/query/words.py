@@ -11,6 +11,8 @@ from typing import Final
 LONGEST_WORD: Final = 40
 """Ours: of a word that is found by; of a longer one its beginning is."""
 _SHORTEST_JOINED: Final = 4
+_MARKED: Final = 16
+"""Letters of a word that it is told from others by where it is misspelled: a trigram is kept for each."""
 _DECOMPOSED: Final = 3
 """Letters that one comes to, as a Hangul syllable does; there are some that stand for eighteen."""
 
@@ -76,8 +78,8 @@ def stem(word: str) -> str:
 
 
 def trigrams(word: str) -> set[str]:
-    """Of the word between two marks: three letters each."""
-    marked = f"^{word}$"
+    """Of the word behind a mark and, where it is no longer than most, before another: three letters each."""
+    marked = f"^{word}$" if len(word) <= _MARKED else f"^{word[:_MARKED]}"
     return {marked[at : at + 3] for at in range(len(marked) - 2)}
 
 

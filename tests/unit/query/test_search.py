@@ -176,6 +176,31 @@ def test_texts_of_a_package_are_read_up_to_a_bound_whatever_stands_for_many_lett
     assert len(folded("\ufdfa" * 100)) <= 300
 
 
+def test_words_of_all_are_bounded_and_every_package_is_found_by_its_name() -> None:
+    made = SearchIndex(most_words=100)
+    common = package("first", keywords=["shared"])
+    made.put(common)
+    for at in range(50):
+        made.put(package(f"pack{at}", keywords=["shared", *(f"w{at}x{n}" for n in range(10))]))
+    assert len(made._words.places) <= 100 + 2 * 50, "names, and what they are made of, come beside"
+    assert [found(made, f"pack{at}")[0] for at in range(50)] == [f"pack{at}" for at in range(50)]
+    assert len(found(made, "shared")) == 51
+    assert found(made, "w0x9")[0] == "pack0"
+    assert "pack49" not in found(made, "w49x9")
+    for at in range(49):
+        made.remove(("team", f"r.pack{at}"))
+    made.put(package("pack49", keywords=["w49x9"]))
+    assert found(made, "w49x9")[0] == "pack49"
+
+
+@pytest.mark.parametrize("word", ["kubernetesoperatorframework", "interpretations", "observabilityplatformservice"])
+def test_long_words_are_forgiven_too(word: str) -> None:
+    made = index(package("right", keywords=[word]))
+    for at in range(len(word)):
+        for wrong in (word[:at] + word[at + 1 :], word[:at] + "q" + word[at:], word[:at] + "q" + word[at + 1 :]):
+            assert found(made, wrong) == ["right"], wrong
+
+
 def test_the_best_are_ranked_and_all_are_counted() -> None:
     made = index(*(package(f"app-{at}") for at in range(MOST_HITS + 5)))
     answer = at_once(made.search("app"))
