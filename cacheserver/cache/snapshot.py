@@ -10,13 +10,16 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 Name = tuple[str, str]
 """(namespace, name): the order of every list."""
 
 SEGMENT_SIZE = 32
 """Most entries in a segment; it splits in two beyond. 16 to 32 objects compress within 12 % of the whole list."""
+
+
+_BREAK: Final = b"\n"  # JSON text of ours has none
 
 
 class Entry:
@@ -30,9 +33,9 @@ class Entry:
     """
 
     __slots__ = (
+        "_cells",
         "_place",
         "_replaced",
-        "cells",
         "created",
         "fields",
         "key",
@@ -41,7 +44,6 @@ class Entry:
         "metadata_start",
         "name",
         "resource_version",
-        "size",
     )
 
     def __init__(
@@ -63,33 +65,49 @@ class Entry:
         self.metadata_end = metadata_end
         self.labels = labels
         self.fields = fields
-        self.cells = cells
+        self._cells = _BREAK.join(cells)
         self.created = created
         self.key = key
-        self.size = len(body)
-        self._place = (body, 0)  # one value: threads that compress read it while it is moved
+        # One value, for threads that compress read it while it is moved: the body, or (text, where in it, its size).
+        self._place: bytes | tuple[bytes, int, int] = body
         self._replaced = False
+
+    @property
+    def cells(self) -> tuple[bytes, bytes]:
+        """Table cells as JSON text around the age."""
+        before, _, behind = self._cells.partition(_BREAK)
+        return before, behind
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body."""
+        place = self._place
+        return len(place) if isinstance(place, bytes) else place[2]
 
     @property
     def body(self) -> bytes:
         """The whole object as JSON, its resourceVersion included."""
-        text, at = self._place
-        return text[at : at + self.size]  # no copy where it is all of the text
+        place = self._place
+        if isinstance(place, bytes):
+            return place
+        text, at, size = place
+        return text[at : at + size]
 
     @property
     def metadata(self) -> bytes:
         """The inside of its metadata, without the brace that closes it."""
-        text, at = self._place
+        place = self._place
+        text, at = (place, 0) if isinstance(place, bytes) else place[:2]
         return text[at + self.metadata_start : at + self.metadata_end]
 
     def lies_in(self, text: bytes, at: int) -> None:
         """The body is in `text` too, which somebody keeps: one of the two is enough. Not for one that was replaced."""
         if not self._replaced:
-            self._place = (text, at)
+            self._place = (text, at, self.size)
 
     def replaced(self) -> None:
         """It is of the past: from now on it keeps its own body alive, and nothing around it."""
-        self._place, self._replaced = (self.body, 0), True
+        self._place, self._replaced = self.body, True
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)

@@ -7,13 +7,14 @@ One per process; the API reads it, `run` is a task of the server's TaskGroup.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import orjson
 
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 __all__ = ["Event", "EventType", "Freshness", "Page", "Projection", "ReadAt", "Selector", "Watch", "WatchCache"]
 
+_ALIKE: Final = 256  # of what is looked up so that equal values are one: those of a few neighbours
 _SLICE = 128  # entries decoded between two turns of the loop: about 3 ms
 # Revisions; the furthest that etcd still has. etcd replays 1,000 in 100 ms (measured), and nobody is served meanwhile.
 _LOOK_BACK = (5_000, 500, 0)
@@ -154,6 +156,7 @@ class WatchCache:
         self._projections = projections
         self._kinds = {kind: CachedKind(kind, window_events, window_bytes) for kind in projections}
         self._names: dict[bytes, Name] = {}
+        self._same = _Same()
         self._at = Position(store)
         self.turns = Turns()
         """For all matching of this process, of lists here and of events in the API."""
@@ -445,9 +448,12 @@ class WatchCache:
         manifest = orjson.loads(value)
         metadata = manifest["metadata"]
         labels, fields, cells = self._projections[change.kind](manifest)
+        name = (metadata["namespace"], metadata["name"])
+        labels = self._same.labels(labels)
+        fields = self._same.fields(fields, labels, name)
         body = with_resource_version(change.kind, value, change.mod_revision)
         return Entry(
-            name=(metadata["namespace"], metadata["name"]),
+            name=name,
             resource_version=change.mod_revision,
             body=body,
             metadata_start=len(METADATA_OPEN[change.kind]) - 1,
@@ -475,6 +481,29 @@ class WatchCache:
             metrics.window_bytes.set(sum(cached.window.bytes for cached in self._kinds.values()))
 
 
+class _Same:
+    """What neighbours in the store have alike, which is read one after the other: kept in memory once."""
+
+    def __init__(self) -> None:
+        self._labels: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
+
+    def labels(self, labels: Mapping[str, str]) -> Mapping[str, str]:
+        """Equal ones, of lately."""
+        key = tuple(labels.items())
+        if (known := self._labels.get(key)) is not None:
+            return known
+        if len(self._labels) >= _ALIKE:
+            self._labels.clear()
+        self._labels[key] = labels
+        return labels
+
+    def fields(self, fields: Mapping[str, str], labels: Mapping[str, str], name: Name) -> Mapping[str, str]:
+        """Equal ones, of the texts that the object has anyway."""
+        texts = {text: text for text in (*name, *labels.values())}
+        return {path: texts.get(text, text) if type(text) is str else text for path, text in fields.items()}
+
+
+@functools.lru_cache(maxsize=_ALIKE)  # of one sync many are created in one second
 def _seconds(timestamp: str) -> int:
     # Not strptime: ten times slower, and paid for every object at the start.
     return int(datetime.fromisoformat(timestamp).timestamp())

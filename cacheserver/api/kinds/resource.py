@@ -311,8 +311,9 @@ class Resource:
             fields = {path: look(manifest, *steps) for path, steps in paths}
             for path, values in self.several:
                 fields[path] = several(values(manifest))
-            head = b"".join(orjson.dumps(value(manifest)) + b"," for value in before) + b'"'
-            tail = b'"' + b"".join(b"," + orjson.dumps(value(manifest)) for value in after)
+            # Of all at once, less the brackets: half the time of one by one, which every object pays at the start.
+            head = orjson.dumps([value(manifest) for value in before])[1:-1] + (b',"' if before else b'"')
+            tail = (b'",' if after else b'"') + orjson.dumps([value(manifest) for value in after])[1:-1]
             return labels, fields, (head, tail)
 
         return project

@@ -669,3 +669,18 @@ async def test_two_keys_with_one_name_found_at_the_start_are_one_object(goes: st
         page = await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
         left = {"k1": "1", "k2": "2"}[goes]
         assert [(entry.name[1], entry.labels["x"]) for run in page.runs for entry in run.entries] == [("a", left)]
+
+
+async def test_what_objects_have_alike_is_in_memory_once(feed: FakeFeed, cache: WatchCache) -> None:
+    """100,000 revisions have a few thousand sets of labels, and say their names and their package's several times."""
+    for name in "abc":
+        feed.put("n", name, labels={"team": "blue", "tier": "x" if name == "c" else "y"})
+    await eventually(lambda: cache.resource_version == feed.revision)
+    a, b, c = (cache.held(Kind.PACKAGE, ("n", name)) for name in "abc")
+    assert a is not None
+    assert b is not None
+    assert c is not None
+    assert a.labels is b.labels
+    assert c.labels == {"team": "blue", "tier": "x"}
+    assert all(entry.fields["metadata.name"] is entry.name[1] for entry in (a, b, c))
+    assert a.created == b.created
