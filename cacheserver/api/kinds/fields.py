@@ -93,7 +93,7 @@ def channels(manifest: Manifest) -> Iterator[str]:
         yield str(channel.get("name", ""))
 
 
-SEVERAL: Final = ((PROVIDES, provided), (CHANNELS, channels))
+SEVERAL: Final = ((PROVIDES, "providedAPIs", provided), (CHANNELS, "channels", channels))
 
 
 def channel_names(manifest: Manifest) -> str:

@@ -215,8 +215,8 @@ class Resource:
 
     source: the stored kind that it is served from. view: how its objects are made of those; None: they are those.
     gathered: set for a view whose objects are named and selected otherwise; `view` is of all namespaces then.
-    selectable: field paths for fieldSelector. several: of those, what has several values, each of which finds it; from
-    the manifest. hidden: further paths that `born` needs.
+    selectable: field paths for fieldSelector. several: of those, what has several values, each of which finds it; the
+    list in the status that they are made of, and how, from the manifest. hidden: further paths that `born` needs.
     virtual: nothing of it is kept; it is created to be answered.
     instead: what whoever tries to write one is told to do.
     born: when the age column's age began, in seconds since the epoch; 0 for never.
@@ -238,7 +238,7 @@ class Resource:
     gathered: Gathered | None = None
     instead: str = "it is read from its source: change it there"
     hidden: tuple[str, ...] = ()
-    several: tuple[tuple[str, Callable[[Manifest], Iterable[str]]], ...] = ()
+    several: tuple[tuple[str, str, Callable[[Manifest], Iterable[str]]], ...] = ()
     born: Callable[[Entry], int] = created
     virtual: bool = False
     version: str = VERSION
@@ -300,17 +300,26 @@ class Resource:
     @cached_property
     def projection(self) -> Projection:
         """For the watch cache: (labels, selectable fields, cells around the age)."""
-        own = {path for path, _ in self.several}
+        own = {path for path, _, _ in self.several}
         paths = [(path, tuple(path.split("."))) for path in (*self.all_selectable, *self.hidden) if path not in own]
         age_at = next(i for i, column in enumerate(self.columns) if column.value is None)
         before = [column.value for column in self.columns[:age_at] if column.value]
         after = [column.value for column in self.columns[age_at + 1 :] if column.value]
 
+        # Versions of a package come one after the other, and nearly always have the same kinds and channels: comparing
+        # them takes 1 us, and making a field of ten kinds 30.
+        last: dict[str, tuple[object, str]] = {}
+
         def project(manifest: Manifest) -> tuple[Mapping[str, str], Mapping[str, str], tuple[bytes, bytes]]:
             labels: Mapping[str, str] = manifest["metadata"].get("labels") or {}
             fields = {path: look(manifest, *steps) for path, steps in paths}
-            for path, values in self.several:
-                fields[path] = several(values(manifest))
+            status = manifest.get("status", {})
+            for path, name, values in self.several:
+                source = status.get(name)
+                known = last.get(path)
+                if known is None or known[0] != source:
+                    known = last[path] = (source, several(values(manifest)))
+                fields[path] = known[1]
             # Of all at once, less the brackets: half the time of one by one, which every object pays at the start.
             head = orjson.dumps([value(manifest) for value in before])[1:-1] + (b',"' if before else b'"')
             tail = (b'",' if after else b'"') + orjson.dumps([value(manifest) for value in after])[1:-1]
@@ -323,7 +332,11 @@ def look(manifest: Manifest, *path: str) -> str:
     """The string at a path; empty when there is none."""
     found: Any = manifest
     for step in path:
-        found = found.get(step) if isinstance(found, dict) else None
+        if not isinstance(found, dict):
+            return ""
+        found = found.get(step)
+    if type(found) is str:
+        return found
     return "" if found is None else str(found)
 
 
