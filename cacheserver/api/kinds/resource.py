@@ -302,6 +302,11 @@ class Resource:
         """For the watch cache: (labels, selectable fields, cells around the age)."""
         own = {path for path, _, _ in self.several}
         paths = [(path, tuple(path.split("."))) for path in (*self.all_selectable, *self.hidden) if path not in own]
+        deep = [(path, steps) for path, steps in paths if len(steps) != 2]
+        shallow: dict[str, list[tuple[str, str]]] = {}  # nearly all: a part of the object is looked up once for them
+        for path, steps in paths:
+            if len(steps) == 2:
+                shallow.setdefault(steps[0], []).append((path, steps[1]))
         age_at = next(i for i, column in enumerate(self.columns) if column.value is None)
         before = [column.value for column in self.columns[:age_at] if column.value]
         after = [column.value for column in self.columns[age_at + 1 :] if column.value]
@@ -312,7 +317,12 @@ class Resource:
 
         def project(manifest: Manifest) -> tuple[Mapping[str, str], Mapping[str, str], tuple[bytes, bytes]]:
             labels: Mapping[str, str] = manifest["metadata"].get("labels") or {}
-            fields = {path: look(manifest, *steps) for path, steps in paths}
+            fields = {path: look(manifest, *steps) for path, steps in deep}
+            for part, wanted in shallow.items():
+                there = manifest.get(part) or {}
+                for path, step in wanted:
+                    found = there.get(step, "")
+                    fields[path] = found if type(found) is str else look(there, step)
             status = manifest.get("status", {})
             for path, name, values in self.several:
                 source = status.get(name)
