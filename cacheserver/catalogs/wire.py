@@ -7,7 +7,6 @@ are in fbc/wire.py and krm/wire.py; how frames follow each other in frame.py.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,11 @@ _T = TypeVar("_T")
 
 async def unhurried(decode: Callable[[bytes], _T], frame: bytes) -> _T:
     """What `decode` makes of a frame, without holding up the loop."""
-    return decode(frame) if len(frame) <= _SHORT_BYTES else await asyncio.to_thread(decode, frame)
+    if len(frame) <= _SHORT_BYTES:
+        return decode(frame)
+    import asyncio  # noqa: PLC0415 - workers, which never wait, import this module too: a third of their start
+
+    return await asyncio.to_thread(decode, frame)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,15 @@
 """The worker process: does the jobs of the pool in workers.py, one at a time. No network, no etcd.
 
-Started as `python -m cacheserver.catalogs.worker LIMITS MEMORY_BYTES`; frames (frame.py) on stdin and stdout. Ends at
-the end of its input, and by the kernel's hand when its parent is gone. What it reads is hostile: its memory is capped,
-and whatever kills it costs the parent one job.
+Started as `python -m cacheserver.catalogs.worker LIMITS MEMORY_BYTES [FORMAT]`; frames (frame.py) on stdin and stdout.
+Ends at the end of its input, and by the kernel's hand when its parent is gone. What it reads is hostile: its memory is
+capped, and whatever kills it costs the parent one job.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import os
 import resource
 import signal
@@ -25,9 +26,12 @@ _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
 def main() -> None:
-    """Answers jobs until stdin ends. Arguments: the limits as JSON, and the most address space in bytes."""
+    """Answers jobs until stdin ends. Arguments: the limits as JSON, the most address space in bytes, and the format
+    that the first job is expected to be of."""
     limits = ParseLimits(**orjson.loads(sys.argv[1]))
     _confine(int(sys.argv[2]))
+    for expected in sys.argv[3:]:
+        importlib.import_module(f"cacheserver.catalogs.{expected.lower()}.worker")
     with os.fdopen(os.dup(0), "rb") as jobs, os.fdopen(os.dup(1), "wb") as answers:
         # Nothing that a library prints may get between the frames.
         os.dup2(2, 1)

@@ -52,11 +52,13 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Get:
-    """Read `key`, or every key from it up to `range_end`. limit: most keys returned; 0: all."""
+    """Read `key`, or every key from it up to `range_end`. limit: most keys returned; 0: all. count_only: how many
+    there are, and nothing of them, which etcd does not load then."""
 
     key: bytes
     range_end: bytes = b""
     limit: int = 0
+    count_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,12 @@ def _operation(operation: Put | Delete | Get) -> pb.RequestOp:
         return pb.RequestOp(request_put=pb.PutRequest(key=operation.key, value=operation.value, lease=operation.lease))
     if isinstance(operation, Get):
         return pb.RequestOp(
-            request_range=pb.RangeRequest(key=operation.key, range_end=operation.range_end, limit=operation.limit)
+            request_range=pb.RangeRequest(
+                key=operation.key,
+                range_end=operation.range_end,
+                limit=operation.limit,
+                count_only=operation.count_only,
+            )
         )
     return pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=operation.key, range_end=operation.range_end))
 

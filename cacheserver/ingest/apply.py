@@ -149,7 +149,7 @@ class Apply:
         absent |= await self._blobs.absent(wanted & referenced & here.keys())  # deleted by hand
         if lost := absent - here.keys():
             raise BlobMissingError(f"content {min(lost)} went while it was referred to; the next sync reads it again")
-        await in_parallel([here[d] for d in sorted(absent)], self._blobs.put, width=_WRITES_AT_ONCE)
+        await self._blobs.put_all([here[digest] for digest in sorted(absent)])
 
     async def _put(self, record: Record, here: Mapping[str, Stored], names: set[str]) -> None:
         """names: of objects that stay; the one that the record got is added."""

@@ -41,6 +41,7 @@ from cacheserver.model import (
     ANNOTATION_PUBLISHER,
     OBJECT_VERSION,
     Digest,
+    Format,
     RepositoryKey,
 )
 from cacheserver.sources import FETCHING, Progress, Source, Tree
@@ -273,6 +274,9 @@ class Sync:
         async with contextlib.AsyncExitStack() as applying:
             async with services.fetching.turn(config.key) as fetched:
                 await services.scratch_space.begin(scratch)
+                # While it is fetched; how most who have such a source use it, where the format is not said.
+                likely = Format.KRM if isinstance(config.source, GitSource) else Format.FBC
+                await services.workers.prepare(config.format or likely)
                 async with self._budget.spent("fetching the source"):
                     tree = await self._source.fetch(scratch / "tree", progress)
                 applying.push_async_callback(tree.aclose)

@@ -13,7 +13,7 @@ import hashlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ import zstandard
 
 from cacheserver import metrics
 from cacheserver.errors import BlobMissingError, Unavailable
-from cacheserver.etcd.client import Client, Compare, Delete, KeyValue, Put, RangeResult, prefix_end
+from cacheserver.etcd.client import Client, Compare, Delete, Get, KeyValue, Put, RangeResult, prefix_end
 from cacheserver.memo import Memo
 from cacheserver.model import BlobFile, BlobHead, Digest
 from cacheserver.store.keys import BLOB
@@ -44,6 +44,10 @@ _STORED_BYTES = 8 << 20  # remembered: some 16,000 sizes
 _COLLECT_AFTER_S = 3600.0
 _WALK_KEYS = 8  # etcd loads values also where keys alone are asked for: 8 chunks are 4 MiB of its memory
 _PUT_TRIES = 3
+_KEYS_AT_ONCE = 120  # of a transaction: etcd takes 128 operations (--max-txn-ops)
+_SMALL_BYTES = 64 << 10  # of a packed blob, that is written together with others
+_TOGETHER_BYTES = 512 << 10  # of one write of several
+_GROUPS_AT_ONCE = 6
 
 
 class Blobs:
@@ -133,6 +137,28 @@ class Blobs:
                 return written
         raise Unavailable(f"content {blob.head.digest} could not be stored whole: its chunks were collected")
 
+    async def put_all(self, blobs: Sequence[BlobFile]) -> None:
+        """As put, of each; small ones many in a write. Raises: as put; any of them may be stored then."""
+        groups = await asyncio.to_thread(_grouped, blobs)
+        await in_parallel(groups, self._put_group, width=_GROUPS_AT_ONCE)
+
+    async def _put_group(self, blobs: Sequence[BlobFile]) -> None:
+        if len(blobs) == 1:
+            await self.put(blobs[0])
+            return
+        parts = await asyncio.to_thread(lambda: [_part(blob.path, 0) for blob in blobs])
+        heads = [_encode_head(blob.head, 1, len(part)) for blob, part in zip(blobs, parts, strict=True)]
+        if sum(map(len, heads)) > _TOGETHER_BYTES:  # of many files each, which no size of theirs tells
+            await in_parallel(blobs, self.put, width=_GROUPS_AT_ONCE)
+            return
+        puts = [
+            put
+            for blob, part, head in zip(blobs, parts, heads, strict=True)
+            for put in (Put(_chunk_key(blob.head.digest, 0), part), Put(_key(blob.head.digest) + b"head", head))
+        ]
+        await self._client.txn([], puts)
+        metrics.blob_bytes.inc(sum(map(len, parts)))
+
     async def _put_once(self, blob: BlobFile) -> int:
         """Bytes written; 0 when chunks written before the head are not those that are there any more."""
         digest = blob.head.digest
@@ -163,7 +189,8 @@ class Blobs:
 
     async def keep(self, digests: Iterable[Digest]) -> set[Digest]:
         """Which of `digests` are absent. Those present are touched, so that a collection under way leaves them."""
-        absent: set[Digest] = set()
+        digests = set(digests)
+        absent = await self.absent(digests)
 
         async def touch(digest: Digest) -> None:
             key = _key(digest) + b"head"
@@ -176,18 +203,21 @@ class Blobs:
                 if (await self._client.txn([same], [Put(key, found[0].value)])).succeeded:
                     return
 
-        await in_parallel(digests, touch, width=PIPELINE)
+        await in_parallel(digests - absent, touch, width=PIPELINE)
         return absent
 
     async def absent(self, digests: Iterable[Digest]) -> set[Digest]:
         """Which of `digests` are not in the store; touches nothing. Of those that are, etcd loads nothing."""
         missing: set[Digest] = set()
 
-        async def look(digest: Digest) -> None:
-            if not (await self._client.range(_key(digest) + b"head", count_only=True)).count:
-                missing.add(digest)
+        async def look(some: Sequence[Digest]) -> None:
+            asked = [Get(_key(digest) + b"head", count_only=True) for digest in some]
+            answers = (await self._client.txn([], asked)).ranges
+            missing.update(digest for digest, answer in zip(some, answers, strict=True) if not answer.count)
 
-        await in_parallel(digests, look, width=PIPELINE)
+        every = list(digests)
+        batches = [every[at : at + _KEYS_AT_ONCE] for at in range(0, len(every), _KEYS_AT_ONCE)]
+        await in_parallel(batches, look, width=PIPELINE)
         return missing
 
     async def stored_bytes(self, digests: Iterable[Digest]) -> dict[Digest, int]:
@@ -334,6 +364,24 @@ def _steps(digest: Digest, blocks: Blocks, compressed: bytes) -> Iterator[bytes]
         yield from blocks.feed(compressed)
     except ValueError as exc:
         raise BlobMissingError(f"content {digest} is damaged in the store: {exc}") from exc
+
+
+def _grouped(blobs: Sequence[BlobFile]) -> list[list[BlobFile]]:
+    """Small blobs together, as one write takes them; others alone."""
+    groups: list[list[BlobFile]] = []
+    filling: list[BlobFile] = []
+    size = 0
+    for blob in blobs:
+        packed = blob.path.stat().st_size
+        if packed > _SMALL_BYTES:
+            groups.append([blob])
+            continue
+        if size + packed > _TOGETHER_BYTES or 2 * len(filling) >= _KEYS_AT_ONCE:
+            groups.append(filling)
+            filling, size = [], 0
+        filling.append(blob)
+        size += packed
+    return [*groups, filling] if filling else groups
 
 
 def _part(path: Path, at: int) -> bytes:

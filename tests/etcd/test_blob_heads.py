@@ -119,3 +119,37 @@ async def test_content_that_ends_too_early_is_damaged_and_not_served_as_whole(cl
     await client.put(key, head.value.replace(b'"chunks":2', b'"chunks":1'))
     with pytest.raises(BlobMissingError, match="bytes are missing at its end"):
         await whole(blobs, file.head.digest)
+
+
+async def test_many_small_ones_are_stored_and_asked_for_in_few_steps(
+    client: Client, tmp_path: Path, asked: list[bytes]
+) -> None:
+    blobs = Blobs(client)
+    contents = [f"content {number}".encode() * 9 for number in range(200)] + [random.Random(8).randbytes(700_000)]
+    files = []
+    for number, content in enumerate(contents):
+        (home := tmp_path / str(number)).mkdir()
+        files.append(packed(home, content))
+    digests = [file.head.digest for file in files]
+    assert await blobs.keep(digests) == await blobs.absent(digests) == set(digests)
+    assert asked == []
+    first = (await client.range(PREFIX)).revision
+    await blobs.put_all(files)
+    # 60 a write, by etcd's 128 operations a transaction; the large one in two parts.
+    assert (await client.range(PREFIX)).revision - first == 4 + 2
+    assert await blobs.absent(digests) == await blobs.keep(digests) == set()
+    fresh = Blobs(client)
+    for digest, content in zip(digests, contents, strict=True):
+        assert await whole(fresh, digest) == content
+
+
+async def test_small_ones_of_very_many_files_do_not_make_one_write_too_large(client: Client, tmp_path: Path) -> None:
+    blobs, files = Blobs(client), []
+    for number in range(20):
+        (home := tmp_path / str(number)).mkdir()
+        file = packed(home, f"content {number}".encode())
+        noise = random.Random(number)
+        names = tuple((noise.randbytes(100).hex(), at) for at in range(700))
+        files.append(BlobFile(BlobHead(file.head.digest, file.head.size, "application/x-tar", names), file.path))
+    await blobs.put_all(files)
+    assert await blobs.absent([file.head.digest for file in files]) == set()

@@ -15,7 +15,7 @@ import pytest_asyncio
 from cacheserver.catalogs import ParseLimits, Workers, parse
 from cacheserver.catalogs.fbc.wire import Part, Scan, encode_job
 from cacheserver.errors import CatalogError, WorkerCrashedError
-from cacheserver.model import RepositoryKey
+from cacheserver.model import Format, RepositoryKey
 from cacheserver.priority import NICE
 from cacheserver.sources import Tree
 from tests.unit.catalogs.conftest import KEY, Parse
@@ -171,6 +171,29 @@ async def test_nothing_is_imported_from_the_working_directory(tmp_path: Path, mo
     async with Workers(1) as pool:
         catalog = await parse(Tree(FIXTURES, ("kettle.yaml",), ""), None, KEY, pool, scratch=tmp_path / "s")
     assert list(catalog.findings) == []
+
+
+async def test_processes_that_are_prepared_do_the_work_that_comes(tmp_path: Path) -> None:
+    before = set(children())
+    async with Workers(3) as pool:
+        await pool.prepare(Format.FBC)
+        prepared = set(children()) - before
+        assert len(prepared) == 2
+        await pool.prepare(Format.FBC)
+        catalog = await parse(Tree(FIXTURES, ("kettle.yaml",), ""), None, KEY, pool, scratch=tmp_path / "s")
+        assert [package.name for package in catalog.packages] == ["kettle"]
+        assert set(children()) - before == prepared
+    assert set(children()) == before
+
+
+async def test_where_no_process_can_be_prepared_the_work_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Workers(2) as pool:
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
+        await pool.prepare(Format.FBC)
+        with pool.queue() as queue, pytest.raises(CatalogError, match="cannot start a parse worker"):
+            await pool.run(queue, b"[]", "the thing")
 
 
 async def test_processes_start_with_the_work_and_none_outlives_the_pool(tmp_path: Path) -> None:

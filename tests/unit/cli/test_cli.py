@@ -172,6 +172,15 @@ def test_an_ingest_of_a_directory_loads_no_other_source_and_nothing_that_serves(
     assert done.stdout.strip() == "[]"
 
 
+def test_a_parse_worker_loads_no_event_loop_and_nothing_of_the_network() -> None:
+    code = (
+        "import sys, cacheserver.catalogs.worker, cacheserver.catalogs.fbc.worker, cacheserver.catalogs.krm.worker\n"
+        "print([m for m in ('asyncio', 'ssl', 'aiohttp', 'grpc') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_validate_of_a_directory_loads_no_ingestion_and_no_grpc() -> None:
     code = (
         "import sys; from cacheserver.cli import validate\n"
