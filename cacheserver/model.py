@@ -55,12 +55,14 @@ class Kind(StrEnum):
     REPOSITORY = "repositories"
     PACKAGE = "packages"
     REVISION = "packagerevisions"
+    CHANGE = "packagechanges"
 
 
 _TYPE: Final[Mapping[Kind, tuple[str, str]]] = {
     Kind.REPOSITORY: (f"{CONFIG_GROUP}/{VERSION}", "Repository"),
     Kind.PACKAGE: (f"{GROUP}/{VERSION}", "Package"),
     Kind.REVISION: (f"{GROUP}/{VERSION}", "PackageRevision"),
+    Kind.CHANGE: (f"{GROUP}/{VERSION}", "PackageChange"),
 }
 
 METADATA_OPEN: Final[Mapping[Kind, bytes]] = {
@@ -71,6 +73,10 @@ METADATA_OPEN: Final[Mapping[Kind, bytes]] = {
 
 SPEC_OPEN: Final = b'},"spec":'
 """Ends the metadata. Cannot occur before that: inside a JSON string every quote is escaped."""
+
+
+NAMED_BY_REPOSITORY: Final = frozenset((Kind.PACKAGE, Kind.REVISION))
+"""Kinds whose names begin with their repository's and a dot, so that those of one repository are a range."""
 
 
 class Format(StrEnum):

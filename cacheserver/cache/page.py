@@ -40,14 +40,17 @@ async def cut_page(
     after: Name | None,
     turns: Turns,
     behind: str = "",
+    *,
+    ranged: bool,
 ) -> Page:
     """Cut one page out of a snapshot. Kubernetes: a page with a selector is filled up to the limit.
 
-    turns: whose work this is part of. behind: a second namespace, whose entries follow those of the first.
+    ranged: of a kind NAMED_BY_REPOSITORY. turns: whose work this is part of. behind: a second namespace, whose entries
+    follow those of the first.
     """
     runs: list[Run] = []
     room = limit or len(snapshot)
-    async with aclosing(_matching(snapshot, namespace, selector, after, turns, behind)) as matching:
+    async with aclosing(_matching(snapshot, namespace, selector, after, turns, behind, ranged=ranged)) as matching:
         async for run in matching:
             if len(run.entries) > room:  # at least one more: this page ends here
                 if room:
@@ -79,13 +82,20 @@ async def rewind(present: Snapshot, events: Sequence[Event], resource_version: i
 
 
 async def _matching(
-    snapshot: Snapshot, namespace: str | None, selector: Selector, after: Name | None, turns: Turns, behind: str
+    snapshot: Snapshot,
+    namespace: str | None,
+    selector: Selector,
+    after: Name | None,
+    turns: Turns,
+    behind: str,
+    *,
+    ranged: bool,
 ) -> AsyncGenerator[Run, None]:
     """Runs of what matches, in order; lets the loop turn between slices, which an immutable snapshot allows."""
     paid, ahead = 0, min(_SLICE_COST, max(len(snapshot) * selector.cost, _LEAST_COST))
     # Names begin with their repository's, so one repository is a range; a repository object is not in such a range.
     repository = selector.required.get("spec.repository") or selector.required.get(LABEL_REPOSITORY)
-    prefix = f"{repository}." if repository else ""
+    prefix = f"{repository}." if ranged and repository else ""
     parts = [snapshot.runs(namespace, after, prefix=prefix)]
     if behind:
         # A mark in the second of them has the first one behind it; one in the first has all of the second before it.

@@ -27,7 +27,15 @@ from cacheserver.cache.snapshot import Entry, Name, Run, Snapshot
 from cacheserver.cache.view import View
 from cacheserver.cache.window import Event, EventType, Selector
 from cacheserver.errors import Compacted, EtcdError, Expired
-from cacheserver.model import LABEL_PACKAGE, METADATA_OPEN, SPEC_OPEN, Kind, Stored, with_resource_version
+from cacheserver.model import (
+    LABEL_PACKAGE,
+    METADATA_OPEN,
+    NAMED_BY_REPOSITORY,
+    SPEC_OPEN,
+    Kind,
+    Stored,
+    with_resource_version,
+)
 from cacheserver.store.objects import Change, Changes
 from cacheserver.turns import TURN_COST, Turns
 
@@ -251,7 +259,8 @@ class WatchCache:
             snapshot = self._present(cached)
             if not limit and (runs := self._indexed(cached, namespace, selector, behind)) is not None:
                 return Page(runs, snapshot.resource_version, stale=stale)
-        page = await cut_page(snapshot, namespace, selector, limit, after, self.turns, behind)
+        ranged = kind in NAMED_BY_REPOSITORY
+        page = await cut_page(snapshot, namespace, selector, limit, after, self.turns, behind, ranged=ranged)
         if stale:
             page = replace(page, stale=True)
         if page.next_after is not None:
@@ -286,7 +295,8 @@ class WatchCache:
         snapshot = self._present(cached)
         watch = Watch(self._at, cached, snapshot.resource_version, view)
         if initial is not None:
-            page = await cut_page(snapshot, namespace, selector, 0, None, self.turns, behind)
+            ranged = kind in NAMED_BY_REPOSITORY
+            page = await cut_page(snapshot, namespace, selector, 0, None, self.turns, behind, ranged=ranged)
             at_once = view is not None and not view.while_sent
             watch.initial = replace(page, runs=await view.runs(page.runs)) if view and at_once else page
         return watch

@@ -462,6 +462,19 @@ class ParseSettings:
         1 << 30,
         "Most bytes that all repositories of a namespace have in etcd together, counted as for one.",
     )  # half of etcd's own default quota, so that one tenant does not fill it: see ingest/storage.py
+    changes: int = setting(
+        "max-changes",
+        count(least=0, most=1_000_000),
+        10_000,
+        "Most PackageChanges kept, of all namespaces together; over it those of the namespaces with most go first, and "
+        "one sync tells a tenth of it one by one. 0 keeps none.",
+    )  # see store/journal.py: weeks of a busy catalog, 20 MB of memory in each replica
+    changes_for_s: float = setting(
+        "keep-changes",
+        quantities.duration(least_s=60, most_s=3650 * 86_400),
+        30 * 86_400.0,
+        "How long a PackageChange is kept at most.",
+    )
     git_memory_bytes: int = setting(
         "git-memory",
         size(least=64 << 20, most=1 << 40),

@@ -19,10 +19,11 @@ from cacheserver.errors import BlobMissingError, NoSpace
 from cacheserver.ingest.authored import AuthoredStore
 from cacheserver.ingest.removal import remove_package
 from cacheserver.ingest.shown import marked
-from cacheserver.model import LABEL_LATEST, Key, Record, Stored
+from cacheserver.model import LABEL_LATEST, Key, Kind, Record, Stored
 from cacheserver.sources import Progress
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.claims import Claim
+from cacheserver.store.journal import Telling, Tells, silent
 from cacheserver.store.objects import Store
 from cacheserver.tasks import in_parallel
 
@@ -62,6 +63,7 @@ class Apply:
     ) -> None:
         self.writes = Writes()
         self._config = config
+        self._tells: Tells = silent
         self._key = config.key
         self._catalog = catalog
         self._served = served
@@ -73,23 +75,30 @@ class Apply:
         self._progress = progress
         self._done = 0
 
-    async def run(self, gone: Sequence[str]) -> None:
+    async def run(self, gone: Sequence[str], *, complete: bool = False) -> Telling | None:
         """Write what differs; gone: packages that are to go. Where etcd is full, these go all the same.
 
+        complete: what is served is what an earlier sync saw. Returns who told what was changed, to be asked at the
+        sync's end; None where nothing was.
         Raises: EtcdError (NoSpace and LeaseLostError among them), BlobMissingError; the next sync does the rest.
         """
         self.writes.unchanged += sum(len(self._served.get(name, ())) for name in self._catalog.unchanged)
         if not self._catalog.packages and not gone:
-            return
+            return None
         # From here on the index of the last sync is no longer what is served: if this sync does not finish, the next
         # one must not take a package for unchanged that was half written. A delete, since a full etcd takes that.
-        await self._store.put_state(self._claim, self._key, None)
+        begun = [name for name, keys in self._served.items() if any(key.kind is Kind.PACKAGE for key in keys)]
+        telling, marks = await self._store.journal.begin(self._claim, self._key, set(begun), complete=complete)
+        if not await self._store.put_state(self._claim, self._key, None, marks):
+            telling.tell_nothing()
+        self._tells = telling
         try:
             await in_parallel(self._catalog.packages, self._package, width=PACKAGES_AT_ONCE)
         except NoSpace:
             await in_parallel(gone, self._remove, width=PACKAGES_AT_ONCE)  # what makes room is not held up
             raise
         await in_parallel(gone, self._remove, width=PACKAGES_AT_ONCE)
+        return telling
 
     async def _package(self, package: ParsedPackage) -> None:
         """Content, then revisions, then the package, then its revisions that went."""
@@ -102,9 +111,10 @@ class Apply:
         losing = await self._without_old_latest(revisions, here, names)
         others = [record for record in revisions if record.name not in losing]
         await in_parallel(others, lambda record: self._put(record, here, names), width=_WRITES_AT_ONCE)
+        if last.name not in here:
+            await self._delete_obsolete(here, names)  # left of a package that went; nobody was told of them
         await self._put(last, here, names)
-        obsolete = [stored for name, stored in here.items() if name not in names]
-        await in_parallel(obsolete, self._delete, width=_WRITES_AT_ONCE)
+        await self._delete_obsolete(here, names)
         self._done += 1
         self._progress("write", self._done, len(self._catalog.packages))
 
@@ -123,8 +133,14 @@ class Apply:
                 in_the_way.append(stored)
             else:
                 here[stored.name] = stored
-        await in_parallel(in_the_way, self._delete, width=_WRITES_AT_ONCE)
+        await in_parallel(in_the_way, lambda stored: self._delete(stored, silent), width=_WRITES_AT_ONCE)
         return here
+
+    async def _delete_obsolete(self, here: dict[str, Stored], names: set[str]) -> None:
+        obsolete = [stored for name, stored in here.items() if name not in names]
+        await in_parallel(obsolete, lambda stored: self._delete(stored, self._tells), width=_WRITES_AT_ONCE)
+        for stored in obsolete:
+            del here[stored.name]
 
     async def _without_old_latest(
         self, revisions: Sequence[Record], here: dict[str, Stored], names: set[str]
@@ -154,7 +170,7 @@ class Apply:
     async def _put(self, record: Record, here: Mapping[str, Stored], names: set[str]) -> None:
         """names: of objects that stay; the one that the record got is added."""
         previous = here.get(record.name)
-        stored = await self._writer.put(self._claim, record, previous)
+        stored = await self._writer.put(self._claim, record, previous, self._tells)
         if stored is None:
             self.writes.unchanged += 1
             return
@@ -166,10 +182,10 @@ class Apply:
         metrics.writes.labels("put").inc()
 
     async def _remove(self, package: str) -> None:
-        count = await remove_package(self._key, package, self._claim, self._store, self._writer)
+        count = await remove_package(self._key, package, self._claim, self._store, self._writer, self._tells)
         self.writes.deleted += count  # read after the wait, not before: others count meanwhile
 
-    async def _delete(self, stored: Stored) -> None:
-        if await self._writer.delete(self._claim, stored):
+    async def _delete(self, stored: Stored, tells: Tells) -> None:
+        if await self._writer.delete(self._claim, stored, tells):
             self.writes.deleted += 1
             metrics.writes.labels("delete").inc()

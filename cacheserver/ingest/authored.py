@@ -29,6 +29,7 @@ from cacheserver.publish.git.plan import taken_apart
 from cacheserver.publish.outdated import OUTDATED, outdated
 from cacheserver.store.authored import Draft, Held, Operation, Step
 from cacheserver.store.claims import Claim
+from cacheserver.store.journal import Tells, silent
 from cacheserver.store.objects import Store
 
 _DONE: Final = {
@@ -46,14 +47,14 @@ class AuthoredStore:
         self._store = store
         self._authored = store.authored
 
-    async def put(self, claim: Claim, record: Record, previous: Stored | None) -> Stored | None:
+    async def put(self, claim: Claim, record: Record, previous: Stored | None, tells: Tells = silent) -> Stored | None:
         """As Store.put. None also where a draft is left alone.
 
         The object's key is another than the record's where a draft has that and is not what was published: then the
         revision is named after its version for now.
         """
         if record.key.kind is not Kind.REVISION:
-            return await self._store.put(claim, record, previous)
+            return await self._store.put(claim, record, previous, tells)
         while True:
             held = await self._authored.read(record.key)
             wanted = record
@@ -69,7 +70,9 @@ class AuthoredStore:
             same = held.served is not None and held.served.value == value
             if same and held.draft is None and operation == held.operation:
                 return None
-            after = await self._authored.write(held, value=value, draft=None, operation=operation, claim=claim)
+            after = await self._authored.write(
+                held, value=value, draft=None, operation=operation, claim=claim, tells=tells
+            )
             if after is not None:
                 await self._tell_drafts(claim, wanted)
                 return after.served
@@ -115,17 +118,17 @@ class AuthoredStore:
                 assert after.served is not None, "it was written"
                 return after.served
 
-    async def delete(self, claim: Claim, stored: Stored) -> bool:
+    async def delete(self, claim: Claim, stored: Stored, tells: Tells = silent) -> bool:
         """As Store.delete; false where a draft was left alone. Finalizers hold up nothing: it is gone from git."""
         if stored.key.kind is not Kind.REVISION:
-            return await self._store.delete(claim, stored)
+            return await self._store.delete(claim, stored, tells)
         while True:
             held = await self._authored.read(stored.key)
             if held.draft is not None:
                 return False
             if held.served is None and held.operation is None:
                 return True
-            if await self._authored.write(held, value=None, draft=None, claim=claim) is not None:
+            if await self._authored.write(held, value=None, draft=None, claim=claim, tells=tells) is not None:
                 return True
 
 

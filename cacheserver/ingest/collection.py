@@ -16,6 +16,7 @@ from cacheserver.ingest.space import Space
 from cacheserver.model import Digest, RepositoryKey
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.claims import Session
+from cacheserver.store.journal import FOR_S
 from cacheserver.store.objects import Store
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ _REPLACED_AFTER_S: Final = 30.0
 """Ours: who reads it has begun, and who wrote it anew has referred to it by then. So a save's content is gone within a
 minute of the next save: at 20 saves a second of 50 kB, the hour of `collect` would keep 3.6 GB."""
 _PAUSE_S: Final = 2.0
+_CHANGES_EVERY_S: Final = 60.0
+"""Ours: until then there are more of them than there may be, a tenth for each sync that ended."""
 _MOST_REPLACED: Final = 20_000
 """Ours: remembered at a time, 3 MB. What is more is left to the pass over everything."""
 
@@ -33,11 +36,19 @@ _MOST_REPLACED: Final = 20_000
 class ContentCollection:
     """See the module. request_sync: called with each repository that refers to content which etcd lacks."""
 
-    def __init__(self, store: Store, blobs: Blobs, request_sync: Callable[[RepositoryKey], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        blobs: Blobs,
+        request_sync: Callable[[RepositoryKey], None],
+        *,
+        keep_changes_s: float = FOR_S,
+    ) -> None:
         self._store = store
         self._blobs = blobs
         self._request_sync = request_sync
         self._missed: set[Digest] = set()
+        self._keep_changes_s = keep_changes_s
 
     async def run(self, session: Session, space: Space) -> NoReturn:
         """One pass every 15 minutes, until cancelled; a pass that etcd refuses is left to the next.
@@ -70,6 +81,19 @@ class ContentCollection:
                     raise
                 except EtcdError as exc:
                     log.debug("replaced content was not deleted yet", extra={"error": str(exc)})
+
+    async def run_changes(self, every_s: float = _CHANGES_EVERY_S) -> NoReturn:
+        """Deletes PackageChanges that are too old or too many, until cancelled; a full etcd lets it.
+
+        Where two processes do, nothing is deleted that one alone would keep.
+        """
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                if count := await self._store.journal.collect(for_s=self._keep_changes_s):
+                    log.debug("changes collected", extra={"changes": count})
+            except EtcdError as exc:
+                log.debug("changes were not collected yet", extra={"error": str(exc)})
 
     async def _note_replaced(self, waiting: dict[Digest, tuple[int, float]]) -> NoReturn:
         while True:

@@ -19,6 +19,7 @@ from cacheserver.ingest.authored import AuthoredStore
 from cacheserver.ingest.space import Space
 from cacheserver.model import Key, Kind, RepositoryKey, Stored
 from cacheserver.store.claims import Claim, Session
+from cacheserver.store.journal import Tells, silent
 from cacheserver.store.objects import Store
 from cacheserver.tasks import in_parallel
 
@@ -123,7 +124,9 @@ async def forget(repository: RepositoryKey, claim: Claim, store: Store) -> int:
     Cut short, it leaves nothing that a sync would take for complete: what was seen is forgotten first of all.
     Raises: EtcdError (LeaseLostError among them); whatever is left goes when it is called again.
     """
-    await store.put_state(claim, repository, None)
+    await store.put_state(
+        claim, repository, None, await store.journal.of_gone(repository, *await store.count_served(repository))
+    )
     await store.published.forget(claim, repository)
     await store.authored.forget(repository, claim)
     count = 0
@@ -142,18 +145,23 @@ async def forget(repository: RepositoryKey, claim: Claim, store: Store) -> int:
 
 
 async def remove_package(
-    repository: RepositoryKey, package: str, claim: Claim, store: Store, writer: Store | AuthoredStore
+    repository: RepositoryKey,
+    package: str,
+    claim: Claim,
+    store: Store,
+    writer: Store | AuthoredStore,
+    tells: Tells = silent,
 ) -> int:
     """Delete a package and its revisions; returns how many objects went. Raises: EtcdError.
 
     The package goes first: nobody may see it naming revisions that are gone. writer: whose delete is to be asked, which
-    may leave a revision alone.
+    may leave a revision alone. tells: of the package; its revisions go with it.
     """
     count = 0
 
     async def remove(stored: Stored) -> None:
         nonlocal count
-        gone = await writer.delete(claim, stored)
+        gone = await writer.delete(claim, stored, tells if stored.key.kind is Kind.PACKAGE else silent)
         count += gone  # read after the wait, not before: others count meanwhile
 
     objects = await store.read_package(repository, package)

@@ -178,7 +178,9 @@ class Ingest:
         self._pace = pace or Pace()
         self._tracked: dict[RepositoryKey, _Tracked] = {}
         self._removals = Removals(services, self.space)
-        self._collection = ContentCollection(services.store, services.blobs, self._request_sync)
+        self._collection = ContentCollection(
+            services.store, services.blobs, self._request_sync, keep_changes_s=services.keep_changes_s
+        )
         self._publishing = _publishing(publisher, services)
         self._leader: Claim | None = None
         self._complete = not lead
@@ -292,6 +294,7 @@ class Ingest:
             await self._migrate(session)
             group.create_task(self._collection.run(session, self.space), name="ingest: collect content")
             group.create_task(self._collection.run_replaced(), name="ingest: collect replaced content")
+            group.create_task(self._collection.run_changes(), name="ingest: collect changes")
             if self._publishing is not None:
                 group.create_task(self._publishing.follow(self._stir), name="ingest: follow authors")
             group.create_task(self._supervise(session, group), name="ingest: supervise")

@@ -98,7 +98,7 @@ class Storage:
             usage = Usage(stored, left, max(writes, old.pending) if again else writes, digest)
             if grows:
                 others = sum(one.at(now).total for name, one in ledger.usages.items() if name != key.name)
-                self._check(key, usage, others)
+                self._check(key, usage, others, ledger.changes)
             if await self._usages.reserve(claim, key, usage, ledger):
                 return Reserved(usage, stored, released)
 
@@ -117,18 +117,19 @@ class Storage:
         except NoSpace:
             await self._usages.write(claim, key, None)
 
-    def _check(self, key: RepositoryKey, usage: Usage, others: int) -> None:
-        """Raises: StorageLimitError."""
+    def _check(self, key: RepositoryKey, usage: Usage, others: int, changes: int) -> None:
+        """changes: bytes of the namespace's. Raises: StorageLimitError."""
         wanted = usage.total
         for whose, total, most, flag in (
             (f"repository {key.namespace}/{key.name}", wanted, self._repository_bytes, "--max-repository-bytes"),
-            (f"namespace {key.namespace}", wanted + others, self._namespace_bytes, "--max-namespace-bytes"),
+            (f"namespace {key.namespace}", wanted + others + changes, self._namespace_bytes, "--max-namespace-bytes"),
         ):
             if total > most:
                 soon = sum(size for _, size in usage.left)
+                told = f", {changes} of them its PackageChanges (--max-changes)" if changes and total > wanted else ""
                 waits = f", {soon} of them replaced content that is collected within 75 minutes" if soon else ""
                 raise StorageLimitError(
-                    f"{whose} would have {total} bytes stored{waits}, at most {most} are allowed ({flag}); "
+                    f"{whose} would have {total} bytes stored{waits}{told}, at most {most} are allowed ({flag}); "
                     "nothing of this sync was written"
                 )
 

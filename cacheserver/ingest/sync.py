@@ -47,6 +47,7 @@ from cacheserver.model import (
 from cacheserver.sources import FETCHING, Progress, Source, Tree
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.claims import Claim
+from cacheserver.store.journal import FOR_S, Telling
 from cacheserver.store.keys import IngestState
 from cacheserver.store.objects import Store
 
@@ -147,6 +148,7 @@ class SyncServices:
     release: str = RELEASE
     timeout_s: float = SYNC_TIMEOUT_S
     from_cluster: bool = False
+    keep_changes_s: float = FOR_S
     asking: Shares = field(default_factory=lambda: Shares(ASKS_AT_ONCE - SLOW_AT_ONCE, SLOW_AT_ONCE))
     doubted: Shares = field(default_factory=lambda: Shares(DOUBTED_AT_ONCE, SLOW_AT_ONCE))
     fetching: Shares = field(default_factory=lambda: Shares(FETCHES_AT_ONCE - SLOW_AT_ONCE, SLOW_AT_ONCE))
@@ -206,6 +208,7 @@ class Sync:
         self._report = SyncReport(config.key)
         self._budget = _Budget(services.timeout_s)
         self._state: IngestState | None = None
+        self._telling: Telling | None = None
 
     async def run(self) -> SyncReport:
         """What was done. Raises: SourceError, CatalogError, EtcdError (LeaseLostError among them); nothing is lost,
@@ -294,7 +297,9 @@ class Sync:
             published = await self._publish(documents)
             settings, shown = _settings(config, services.release), shown_by(config)
             done = IngestState(tree.digest, index, settings, documents, published, shown)
-            await self._store.put_state(self._claim, config.key, done)
+            counts = self._report.packages, self._report.revisions
+            told = await self._telling.ended(*counts) if self._telling is not None else ()
+            await self._store.put_state(self._claim, config.key, done, told)
 
     async def _publish(self, documents: str) -> bool:
         """Let doors show what is served now; returns what is to be remembered of that."""
@@ -368,7 +373,7 @@ class Sync:
                 reserved = await storage.reserve(self._claim, self._key, catalog, gone, digest)
         report.outcome = Outcome.APPLIED
         apply = Apply(self._config, catalog, self._served, self._claim, self._store, self._blobs, self._progress)
-        await apply.run(gone)
+        self._telling = await apply.run(gone, complete=self._state is not None)
         report.count(apply.writes)
         if storage is not None and reserved is not None:
             await storage.finished(self._claim, self._key, reserved)

@@ -21,6 +21,7 @@ from cacheserver.model import Digest, Key, RepositoryKey
 from cacheserver.publish import refusals
 from cacheserver.store.authored import Authored, Draft, Held, Operation, Step
 from cacheserver.store.claims import Claim
+from cacheserver.store.journal import Tells
 from cacheserver.store.usage import Usage, Usages
 
 HISTORY_S: Final = 3600.0
@@ -74,11 +75,12 @@ class _Total:
 
 @dataclass(frozen=True, slots=True)
 class _Ledger:
-    """Of one namespace, as of a moment. written: repositories that are written to."""
+    """Of one namespace, as of a moment. written: repositories that are written to. changes: bytes of PackageChanges."""
 
     at: float
     usages: Mapping[str, Usage]
     written: tuple[RepositoryKey, ...]
+    changes: int
 
 
 class Allowance:
@@ -205,6 +207,7 @@ class Allowance:
             total += (await self._stock(key, self._namespace_bytes)).total
         names = {key.name for key in keys}
         total += sum(usage.at(now).total for name, usage in ledger.usages.items() if name not in names)
+        total += ledger.changes
         found = self._totals[namespace] = _Total(total, now, now + _REST * (self._now() - now))
         while len(self._totals) > _NAMESPACES:
             del self._totals[next(iter(self._totals))]
@@ -213,10 +216,10 @@ class Allowance:
     async def _ledger(self, namespace: str, *, anew: bool = False) -> _Ledger:
         found, now = self._ledgers.get(namespace), self._now()
         if found is None or now - found.at >= (_ANEW_S if anew else _FRESH_S):
-            usages = (await self._usages.read(namespace)).usages
+            read = await self._usages.read(namespace)
             every = self._repositories.items()
             written = tuple(key for key, config in every if config.writable and key.namespace == namespace)
-            found = self._ledgers[namespace] = _Ledger(now, usages, written)
+            found = self._ledgers[namespace] = _Ledger(now, read.usages, written, read.changes)
             while len(self._ledgers) > _NAMESPACES:
                 del self._ledgers[next(iter(self._ledgers))]
         return found
@@ -245,7 +248,7 @@ class Rationed(Authored):
     """Drafts as users write them: within their Allowance."""
 
     def __init__(self, authored: Authored, room: Allowance) -> None:
-        super().__init__(authored.client)
+        super().__init__(authored.client, authored.journal)
         self._room = room
 
     async def write(
@@ -257,6 +260,7 @@ class Rationed(Authored):
         operation: Operation | None = None,
         content: Digest | None = None,
         claim: Claim | None = None,
+        tells: Tells | None = None,
     ) -> Held | None:
         """As Authored.write. Raises: also RefusedError 403, 429."""
         if value is not None:
@@ -264,7 +268,9 @@ class Rationed(Authored):
             await self._room.write(before.key, had, len(value), operation.step if operation else None)
         if draft is not None and content is not None and (size := self._room.size_of(content)) is not None:
             draft = replace(draft, stored=size)
-        after = await super().write(before, value=value, draft=draft, operation=operation, content=content, claim=claim)
+        after = await super().write(
+            before, value=value, draft=draft, operation=operation, content=content, claim=claim, tells=tells
+        )
         goes = value is None or (operation is not None and operation.step is Step.DELETE)
         if after is not None and before.draft is not None and (goes or content is not None):
             had = len(before.served.value) if goes and before.served is not None else 0

@@ -38,7 +38,6 @@ from cacheserver.model import Kind
 from cacheserver.server import limits, memory
 from cacheserver.server.begun import Begun, begun
 from cacheserver.sources import Access, Progress, Source
-from cacheserver.store.authored import Authored
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.claims import CLAIM_TTL_S
 from cacheserver.store.objects import Store
@@ -82,7 +81,7 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
     async with AsyncExitStack() as stack:
         workers = await stack.enter_async_context(limits.workers(settings.parsing))
         client = await stack.enter_async_context(_etcd(settings))
-        store, blobs = Store(client), Blobs(client)
+        store, blobs = Store(client, changes=settings.parsing.changes), Blobs(client)
         cache = _cache(store, settings)
         listener = await stack.enter_async_context(open_listener(settings.serving))
         opening = _Opening(space := Space())
@@ -140,7 +139,7 @@ async def ingest(
     async with AsyncExitStack() as stack:
         workers = await stack.enter_async_context(limits.workers(settings.parsing))
         client = await stack.enter_async_context(_etcd(settings))
-        store = Store(client)
+        store = Store(client, changes=settings.parsing.changes)
         await _open(store, client, settings)
         scratch = stack.enter_context(scratch_directory())
         services = _services(client, store, Blobs(client), workers, scratch, settings)
@@ -314,7 +313,7 @@ def _author(
 
     most = settings.authoring
     sizes = Limits(most.package_files, most.package_bytes, most.drafts)
-    authored, caps = Authored(client), settings.parsing
+    authored, caps = services.store.authored, settings.parsing
     room = Allowance(
         authored,
         Usages(client),
@@ -361,6 +360,7 @@ def _services(
         scratch,
         timeout_s=parsing.sync_timeout_s,
         from_cluster=settings.from_cluster,
+        keep_changes_s=parsing.changes_for_s,
         scratch_space=ScratchSpace(parsing.scratch_bytes),
         mirrors=mirrors,
         storage=Storage(

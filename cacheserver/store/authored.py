@@ -25,6 +25,7 @@ from cacheserver.errors import LeaseLostError
 from cacheserver.etcd.client import Client, Compare, Delete, Get, KeyValue, Put, prefix_end
 from cacheserver.model import Digest, Key, RepositoryKey, Stored
 from cacheserver.store.claims import Claim, persist
+from cacheserver.store.journal import Journal, Tells
 from cacheserver.store.keys import (
     AUTHOR,
     CONTENT,
@@ -144,10 +145,11 @@ class Held:
 
 
 class Authored:
-    """See the module. Safe to share between tasks."""
+    """See the module. Safe to share between tasks. journal: where what is written is told."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, journal: Journal | None = None) -> None:
         self._client = client
+        self.journal = journal or Journal(client)
 
     @property
     def client(self) -> Client:
@@ -169,11 +171,13 @@ class Authored:
         operation: Operation | None = None,
         content: Digest | None = None,
         claim: Claim | None = None,
+        tells: Tells | None = None,
     ) -> Held | None:
         """Replace all that there is of a revision; None, and nothing written, where it is not `before` any more.
 
         value: of the served object, without resourceVersion (model.encode). content: of a draft whose content changes
         with this; without it the mark of the last change stays, and goes with the draft.
+        tells: how what is served of it changes is told, in the same transaction; without it by itself.
         What stays as it is is not written: a change of the draft alone is no event for watchers of what is served.
         A write whose answer was lost is recognised, and not repeated.
         Raises: LeaseLostError where `claim` was lost; NoSpace, Unavailable.
@@ -201,9 +205,10 @@ class Authored:
         compares = [Compare(name, "mod_revision", before._marks.get(name, 0)) for name in names]
         fence = [claim.fence] if claim else []
         reads = [Get(name) for name in names]
+        told = await (tells or self.journal.each)(before.key, had[served], value)
 
         async def once() -> Held | None:
-            result = await self._client.txn([*fence, *compares], [*changes, *reads], reads)
+            result = await self.journal.txn([*fence, *compares], changes, told, reads, reads)
             ranges = result.ranges[-len(names) :]
             found = [each.key_values[0] if each.key_values else None for each in ranges]
             here = {name: kv.value if kv else None for name, kv in zip(names, found, strict=True)}

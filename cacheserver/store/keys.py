@@ -2,6 +2,7 @@
 
 served/<kind>/<namespace>/<repository>[/<package>[/<revision>]]   manifest without resourceVersion; watched; the
                                                                    parts are those of the object's name (model.Key)
+served/packagechanges/<namespace>/<name>                           what was changed, sorted by time (news.py); watched
 served/tick                                                        freshness mark for old etcd; watched
 ingest/<namespace>/<repository>                                    what the last sync saw
 blob/<sha256>/head, blob/<sha256>/<nnnn>                           content: zstd in chunks of 512 KiB; not watched
@@ -11,6 +12,7 @@ author/content/...                                                 changes with 
 author/operation/...                                               what is to be done in git with a revision
 published/<namespace>/<repository>                                 what doors show of it (published.py)
 number/<namespace>/<repository>/<package>                          highest number of its revisions (authored.py)
+told/<namespace>/<repository>/known, .../whole                     what of its changes was told (journal.py)
 claim/<name>                                                       who may write, on a lease
 layout                                                             version of all this
 """
@@ -37,6 +39,8 @@ AUTHOR = PREFIX + b"author/"
 DRAFT, CONTENT, OPERATION = AUTHOR + b"draft/", AUTHOR + b"content/", AUTHOR + b"operation/"
 NUMBER = PREFIX + b"number/"
 PUBLISHED = PREFIX + b"published/"
+TOLD = PREFIX + b"told/"
+CHANGE = SERVED + Kind.CHANGE.value.encode() + b"/"
 LAYOUT = PREFIX + b"layout"
 
 
@@ -102,6 +106,11 @@ def object_key(key: Key) -> bytes:
     if key.kind is Kind.PACKAGE:
         return base + joined(key.namespace, key.repository, key.package)
     return base + joined(key.namespace, key.repository, key.package, key.revision)
+
+
+def change_key(namespace: str, name: str) -> bytes:
+    """Where a PackageChange lies: names sort by time, so the oldest of a namespace come first."""
+    return CHANGE + joined(namespace, name)
 
 
 def authored_key(prefix: bytes, key: Key) -> bytes:

@@ -6,6 +6,7 @@ that breaks off between the two would resume behind both. Called by ingest and t
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import AsyncIterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -13,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from cacheserver.errors import LeaseLostError
+from cacheserver.errors import LeaseLostError, NoSpace
 from cacheserver.etcd.client import Client, Compare, Delete, Get, Put, Watch, prefix_end
 from cacheserver.model import (
     Digest,
@@ -29,7 +30,9 @@ from cacheserver.model import (
 from cacheserver.store import migrate
 from cacheserver.store.authored import Authored
 from cacheserver.store.claims import CLAIM_TTL_S, Claim, Session, persist
+from cacheserver.store.journal import MOST, Journal, Tells, Told, silent
 from cacheserver.store.keys import (
+    CHANGE,
     CLAIM,
     INGEST,
     PUBLISHED,
@@ -46,6 +49,9 @@ from cacheserver.store.keys import (
     repository_prefix,
 )
 from cacheserver.store.published import Published, decoded
+
+_OF_REPOSITORIES = (Kind.REPOSITORY, Kind.PACKAGE, Kind.REVISION)
+"""Kinds whose keys name their repository; what was told of one outlives it."""
 
 PIPELINE = 32
 """Transactions in flight for one apply. Ours: more write nothing faster (etcd's client made 18,300 puts a second with
@@ -81,11 +87,13 @@ class Follower(Protocol):
 
 class Store:
     """See the module. Safe to share between tasks. authored: drafts, and what is to be done with them. published: what
-    doors show."""
+    doors show. journal: what is told of changes."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, changes: int = MOST) -> None:
+        """changes: kept, of what was told; 0 tells nothing."""
         self._client = client
-        self.authored = Authored(client)
+        self.journal = Journal(client, most=changes)
+        self.authored = Authored(client, self.journal)
         self.published = Published(client)
 
     async def open(self) -> None:
@@ -189,7 +197,7 @@ class Store:
     async def repositories(self) -> Sequence[RepositoryKey]:
         """Every repository of which anything is here, sorted: a sync's state, an object, or what doors show."""
         keys: set[RepositoryKey] = set()
-        for prefix in (INGEST, PUBLISHED, *(SERVED + kind.value.encode() + b"/" for kind in Kind)):
+        for prefix in (INGEST, PUBLISHED, *(SERVED + kind.value.encode() + b"/" for kind in _OF_REPOSITORIES)):
             key = prefix
             # From one repository's first key to the next one's: few questions, however many objects each has.
             while found := (await self._client.range(key, prefix_end(prefix), limit=1, keys_only=True)).key_values:
@@ -253,8 +261,10 @@ class Store:
 
     # --- write, for ingest; every write is refused once the claim is lost ---
 
-    async def put(self, claim: Claim, record: Record, previous: Stored | None) -> Stored | None:
+    async def put(self, claim: Claim, record: Record, previous: Stored | None, tells: Tells = silent) -> Stored | None:
         """Serve `record`. None when its bytes are already served: no write, no event.
+
+        tells: what it changes is told by this, in the same transaction.
 
         previous: the object of that name as it is served. Kept under another key, which an older release does, it moves
         to the record's in the same transaction: nobody sees it twice, or not at all.
@@ -263,7 +273,8 @@ class Store:
         value = encode(record, previous=previous.value if previous else None, now=_now())
         if previous is not None and previous.key == record.key and previous.value == value:
             return None
-        mod_revision = await self._write(claim, object_key(record.key), value, previous)
+        told = await tells(record.key, previous.value if previous else None, value)
+        mod_revision = await self._write(claim, object_key(record.key), value, previous, told)
         return Stored(record.key, value, mod_revision)
 
     async def unlabel(self, claim: Claim, stored: Stored, label: str) -> Stored:
@@ -275,22 +286,46 @@ class Store:
         """The same object under another key, which must be free. Raises: as put."""
         return Stored(to, stored.value, await self._write(claim, object_key(to), stored.value, stored))
 
-    async def delete(self, claim: Claim, stored: Stored) -> bool:
+    async def delete(self, claim: Claim, stored: Stored, tells: Tells = silent) -> bool:
         """Delete it, also where it changed since it was read; nothing happens where it is gone. Returns true: it is
-        gone. Raises: as put."""
-        await self._write(claim, object_key(stored.key), None, stored)
+        gone. tells: as put. A full etcd deletes, and tells nothing. Raises: as put."""
+        told = await tells(stored.key, stored.value, None)
+        await self._write(claim, object_key(stored.key), None, stored, told)
         return True
 
-    async def put_state(self, claim: Claim, repository: RepositoryKey, state: IngestState | None) -> None:
-        """Remember what the sync saw, last of all; None forgets it, which a full etcd does, too."""
-        key = ingest_key(repository)
-        operation: Put | Delete = Delete(key) if state is None else Put(key, encode_state(state))
-        result = await persist(lambda: self._client.txn([claim.fence], [operation]))
-        if not result.succeeded:
-            raise LeaseLostError(claim.lost_message)
+    async def put_state(
+        self, claim: Claim, repository: RepositoryKey, state: IngestState | None, also: Sequence[Put | Delete] = ()
+    ) -> bool:
+        """Remember what the sync saw, last of all; None forgets it, which a full etcd does, too.
 
-    async def _write(self, claim: Claim, key: bytes, value: bytes | None, previous: Stored | None) -> int:
-        """One object, one transaction. A write whose answer was lost is recognised by its value, never repeated."""
+        also: what the journal writes with it, once. False: a full etcd took none of its puts.
+        """
+        key = ingest_key(repository)
+        operations: list[Put | Delete] = [Delete(key) if state is None else Put(key, encode_state(state)), *also]
+        told = [each.key for each in also if each.key.startswith(CHANGE)]
+        compares = [claim.fence, *(Compare(each, "create_revision", 0) for each in told)]
+        reads = [Get(claim.key), *map(Get, told)]
+        try:
+            result = await persist(lambda: self._client.txn(compares, operations, reads))
+        except NoSpace:
+            if state is not None or not any(isinstance(each, Put) for each in also):
+                raise
+            await self.put_state(claim, repository, None, [each for each in also if isinstance(each, Delete)])
+            return False
+        if not result.succeeded:
+            owner, *found = (r.key_values[0] if r.key_values else None for r in result.ranges)
+            if owner is None or owner.create_revision != claim.create_revision or not all(found):
+                raise LeaseLostError(claim.lost_message)
+        return True
+
+    async def _write(
+        self, claim: Claim, key: bytes, value: bytes | None, previous: Stored | None, told: Told | None = None
+    ) -> int:
+        """One object, one transaction. A write whose answer was lost is recognised by its value, never repeated.
+
+        told: written besides. It is of what was there before `previous` changed under us, if it did: under a claim
+        nobody else writes but by hand.
+        """
         before = object_key(previous.key) if previous else key
         expected = {key: 0, before: previous.mod_revision if previous else 0}
         operations: list[Put | Delete] = [Delete(key) if value is None else Put(key, value)]
@@ -300,7 +335,8 @@ class Store:
         reads = [Get(claim.key), *map(Get, expected)]
         while True:
             compares = [claim.fence, *(Compare(each, "mod_revision", at) for each, at in expected.items())]
-            result = await persist(lambda compares=compares: self._client.txn(compares, operations, reads))  # type: ignore[misc]
+            once = functools.partial(self.journal.txn, compares, operations, told, (), reads)
+            result = await persist(once)
             if result.succeeded:
                 return result.revision
             owner, *found = (r.key_values[0] if r.key_values else None for r in result.ranges)

@@ -14,10 +14,13 @@ from dataclasses import asdict, dataclass, field, replace
 import orjson
 
 from cacheserver.errors import LeaseLostError
-from cacheserver.etcd.client import Client, Compare, Delete, Put
+from cacheserver.etcd.client import Client, Compare, Delete, Put, prefix_end
 from cacheserver.model import Digest, Kind, RepositoryKey, blob_references
 from cacheserver.store.claims import Claim
-from cacheserver.store.keys import USAGE, component, component_of, joined, parse_key, repository_prefix
+from cacheserver.store.keys import CHANGE, USAGE, component, component_of, joined, parse_key, repository_prefix
+
+_CHANGE_BYTES = 1024
+"""Of a PackageChange, counted and not measured: one of a real catalog has 500 to 900, with 20 channels 4,000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +58,11 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What a namespace has, by repository, as of one moment. mark: of that moment."""
+    """What a namespace has, by repository, as of one moment. mark: of that moment. changes: bytes of what was told."""
 
     mark: int
     usages: Mapping[str, Usage]
+    changes: int = 0
 
 
 class Usages:
@@ -78,7 +82,9 @@ class Usages:
                 left = tuple((until, size) for until, size in raw["left"])
                 name = component_of(kv.key.removeprefix(prefix))
                 found[name] = Usage(raw["stored"], left, raw["pending"], raw["digest"])
-        return Ledger(mark[0].mod_revision if mark else 0, found)
+        told = CHANGE + component(namespace).encode() + b"/"
+        changes = (await self._client.range(told, prefix_end(told), count_only=True)).count * _CHANGE_BYTES
+        return Ledger(mark[0].mod_revision if mark else 0, found, changes)
 
     async def reserve(self, claim: Claim, key: RepositoryKey, usage: Usage, seen: Ledger) -> bool:
         """Write it, unless somebody reserved in this namespace since `seen`. Raises: LeaseLostError, NoSpace."""

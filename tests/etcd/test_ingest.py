@@ -194,12 +194,12 @@ async def _interrupted(world: World, *, after_writes: int) -> None:
     assert world.claim is not None
     claim, count, put = world.claim, 0, world.store.put
 
-    async def counting(claim: Claim, record: Any, previous: Any) -> Any:
+    async def counting(claim: Claim, record: Any, previous: Any, tells: Any = None) -> Any:
         nonlocal count
         count += 1
         if count == after_writes:
             await (await world.session()).release(claim)
-        return await put(claim, record, previous)
+        return await put(claim, record, previous, tells)
 
     world.store.put = counting  # type: ignore[method-assign] # the one place where a test reaches in: to cut a sync
     try:

@@ -22,6 +22,7 @@ from cacheserver.ingest.removal import forget
 from cacheserver.model import Digest, Kind, Record, RepositoryKey, Stored
 from cacheserver.store import blobs as blobs_module
 from cacheserver.store.claims import Claim
+from cacheserver.store.journal import Tells, silent
 from cacheserver.store.keys import PUBLISHED, ingest_key
 from cacheserver.store.objects import Store
 from cacheserver.store.published import PublishedCatalog
@@ -56,10 +57,10 @@ class DyingStore(Store):
         super().__init__(client)
         self.dies_at = dies_at
 
-    async def put(self, claim: Claim, record: Record, previous: Stored | None) -> Stored | None:
+    async def put(self, claim: Claim, record: Record, previous: Stored | None, tells: Tells = silent) -> Stored | None:
         if record.key.kind is Kind.PACKAGE and record.key.package == self.dies_at:
             raise Unavailable("the process died")
-        return await super().put(claim, record, previous)
+        return await super().put(claim, record, previous, tells)
 
 
 async def cut(world: World, dies_at: str) -> None:

@@ -148,14 +148,27 @@ class World:
     # --- what is served ---
 
     async def objects(self) -> dict[str, dict[str, Any]]:
-        """By name."""
+        """By name; not what was told of them, see changes()."""
         found = {}
         async for page in self.store.read_all():
             for change in page.changes:
+                if change.kind is Kind.CHANGE:
+                    continue
                 assert change.value is not None
                 manifest = orjson.loads(change.value)
                 found[manifest["metadata"]["name"]] = manifest
         return found
+
+    async def changes(self) -> list[dict[str, Any]]:
+        """Every PackageChange, in the order of their names."""
+        found = []
+        async for page in self.store.read_all():
+            found += [orjson.loads(each.value) for each in page.changes if each.kind is Kind.CHANGE and each.value]
+        return sorted(found, key=lambda change: str(change["metadata"]["name"]))
+
+    async def told(self) -> list[str]:
+        """The summary of every PackageChange, in order."""
+        return [change["spec"]["summary"] for change in await self.changes()]
 
     async def content(self, name: str) -> dict[str, bytes]:
         """The files of a served revision, by path."""
@@ -171,6 +184,7 @@ class World:
                 found += [
                     ("gone" if change.value is None else "put", change.key.decode().split("/served/")[1])
                     for change in changes.changes
+                    if change.kind is not Kind.CHANGE
                 ]
                 if changes.revision >= end:
                     break

@@ -283,7 +283,10 @@ def crd_fields() -> dict[str, Mapping[str, Any]]:
 
 
 DECLARED = {
-    path: field for part in (REPOSITORY.spec, REPOSITORY.status) for path, field in declared_fields(part, part.name)
+    path: field
+    for part in (REPOSITORY.spec, REPOSITORY.status)
+    if part
+    for path, field in declared_fields(part, part.name)
 }
 JSON_TYPES = {
     Type.STRING: ("string", None),

@@ -31,7 +31,7 @@ def _section(row: Resource) -> Iterator[str]:
     if not row.virtual:
         yield from _selected_and_shown(row)
     yield "| field | type | meaning |\n|---|---|---|"
-    for part in (row.spec, row.status):
+    for part in filter(None, (row.spec, row.status)):
         yield from _fields(part, "")
     yield ""
 

@@ -108,7 +108,7 @@ def _kind_schema(row: Resource) -> Json:
         "properties": {
             **_type_meta(),
             "metadata": _described_reference("Standard metadata.", f"{_META}.ObjectMeta"),
-            **_properties((row.spec, row.status)),
+            **_properties([part for part in (row.spec, row.status) if part is not None]),
         },
         "x-kubernetes-group-version-kind": [_gvk(row, row.kind)],
         "x-kubernetes-selectable-fields": [{"fieldPath": path} for path in row.selectable],

@@ -216,7 +216,9 @@ class Resource:
     source: the stored kind that it is served from. view: how its objects are made of those; None: they are those.
     gathered: set for a view whose objects are named and selected otherwise; `view` is of all namespaces then.
     selectable: field paths for fieldSelector. several: of those, what has several values, each of which finds it; the
-    list in the status that they are made of, and how, from the manifest. hidden: further paths that `born` needs.
+    list in the status (of a kind without one, in the spec) that they are made of, empty for all of it, and how, from
+    the manifest. hidden: further paths that `born` needs.
+    status: None: it has none.
     virtual: nothing of it is kept; it is created to be answered.
     instead: what whoever tries to write one is told to do.
     born: when the age column's age began, in seconds since the epoch; 0 for never.
@@ -232,7 +234,7 @@ class Resource:
     columns: tuple[Column, ...]
     selectable: tuple[str, ...]
     spec: Field
-    status: Field
+    status: Field | None
     subresources: tuple[Subresource, ...] = ()
     view: Projected | None = None
     gathered: Gathered | None = None
@@ -323,9 +325,9 @@ class Resource:
                 for path, step in wanted:
                     found = there.get(step, "")
                     fields[path] = found if type(found) is str else look(there, step)
-            status = manifest.get("status", {})
+            said = manifest.get("status") or manifest.get("spec") or {}
             for path, name, values in self.several:
-                source = status.get(name)
+                source = said.get(name) if name else said
                 known = last.get(path)
                 if known is None or known[0] != source:
                     known = last[path] = (source, several(values(manifest)))

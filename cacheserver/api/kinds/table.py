@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from cacheserver.api.kinds.change import PACKAGE_CHANGE
 from cacheserver.api.kinds.contents import PACKAGE_REVISION_RESOURCES
 from cacheserver.api.kinds.package import PACKAGE
 from cacheserver.api.kinds.repository import REPOSITORY
@@ -14,7 +15,7 @@ from cacheserver.api.kinds.search import PACKAGE_SEARCH
 from cacheserver.cache.watchcache import Projection
 from cacheserver.model import GROUP, Kind
 
-RESOURCES: Final = (REPOSITORY, PACKAGE, PACKAGE_REVISION, PACKAGE_REVISION_RESOURCES, PACKAGE_SEARCH)
+RESOURCES: Final = (REPOSITORY, PACKAGE, PACKAGE_REVISION, PACKAGE_REVISION_RESOURCES, PACKAGE_CHANGE, PACKAGE_SEARCH)
 
 
 def served(*, standalone: bool) -> tuple[Resource, ...]:

@@ -181,7 +181,7 @@ def _unknown(whole: Mapping[str, Any], resource: Resource, *, status: bool) -> l
     found = [name for name in whole if name not in ("apiVersion", "kind", "metadata", "spec", "status")]
     _walk(whole.get("metadata"), OBJECT_META, "metadata", found)
     _walk(whole.get("spec"), resource.spec.fields, "spec", found)
-    if status:
+    if status and resource.status is not None:
         _walk(whole.get("status"), resource.status.fields, "status", found)
     return [brief(name) for name in found[:_TOLD_MOST]]
 

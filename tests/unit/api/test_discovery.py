@@ -72,6 +72,7 @@ async def test_only_verbs_that_work_are_advertised(world: World) -> None:
         "packages/images": ["get"],
         "packages/upgrades": ["get"],
         "packagesearches": ["create"],
+        "packagechanges": ["get", "list", "watch"],
         "packagerevisions": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
         "packagerevisions/approval": ["get", "patch", "update"],
         "packagerevisions/rebase": ["create"],
@@ -83,7 +84,7 @@ async def test_only_verbs_that_work_are_advertised(world: World) -> None:
         "packagerevisionresources": ["get", "list", "patch", "update", "watch"],
     }
     short = {name for resource in resources for name in resource.get("shortNames", ())}
-    assert short == {"cpkg", "cpkgrev", "cpkgres"}
+    assert short == {"cpkg", "cpkgrev", "cpkgres", "cpkgchg"}
 
 
 def test_in_a_cluster_repositories_are_not_ours() -> None:

@@ -32,7 +32,7 @@ def _declared(field: Field, path: str) -> Iterator[str]:
         yield from _declared(inner, f"{path}.{inner.name}")
 
 
-DECLARED = {path for part in (REPOSITORY.spec, REPOSITORY.status) for path in _declared(part, part.name)}
+DECLARED = {path for part in (REPOSITORY.spec, REPOSITORY.status) if part for path in _declared(part, part.name)}
 
 
 def _paths(value: Any, path: str) -> Iterator[str]:
