@@ -249,7 +249,7 @@ class Api:
             authenticated(request)
         if not attributes.resource:
             if gate is not None and identity is not None:
-                await gate.authorize(identity, attributes)
+                await gate.authorize(identity, self._paths.right(attributes))
             return await self._beside(request, asked, identity)
         user = identity.user if identity is not None else ""
         exempt = identity is not None and privileged(identity)

@@ -17,6 +17,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from cacheserver import metrics
 from cacheserver.api.http.reply import Reply, Stream, whole
 from cacheserver.api.status import method_not_allowed, no_such_path
+from cacheserver.security.identity import Attributes
 
 READ_METHODS: Final = ("GET", "HEAD")
 
@@ -35,7 +36,7 @@ class Route:
     """Who answers /FIRST, and with `below` all under it.
 
     answer: raises StatusError, 404 for what it does not have, and any CacheServerError. listed: what the index at /
-    describes it; None: /FIRST itself.
+    describes it; None: /FIRST itself. right: what one has to be allowed instead of the path.
     """
 
     first: str
@@ -43,6 +44,7 @@ class Route:
     below: bool = False
     methods: tuple[str, ...] = READ_METHODS
     listed: tuple[str, ...] | None = None
+    right: Callable[[Attributes], Attributes] | None = None
 
 
 class Paths:
@@ -54,6 +56,11 @@ class Paths:
         for route in routes:
             if self._routes.setdefault(route.first, route) is not route:
                 raise ValueError(f"two routes want /{route.first}")
+
+    def right(self, attributes: Attributes) -> Attributes:
+        """What whoever asks for a path has to be allowed: the path, unless its route says otherwise."""
+        route = self._routes.get(attributes.path.strip("/").partition("/")[0])
+        return attributes if route is None or route.right is None else route.right(attributes)
 
     async def answer(self, asked: PathRequest) -> Reply | Stream:
         """Raises: StatusError 404 where there is no route, 405 for a method that the route does not know; its own."""

@@ -11,7 +11,7 @@ import json
 import re
 import ssl
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ Object = dict[str, Any]
 _TIMEOUT_S: Final = 60.0
 """Ours: git is waited for up to 25 s by the server, with kubectl's start and a slow link before it."""
 _LONGEST_ANSWER: Final = 256 << 20
+_SAID_BYTES: Final = 64 << 10
 _REFUSED: Final = re.compile(r"Error from server(?: \((?P<reason>[A-Za-z]+)\))?: (?P<message>.*)", re.DOTALL)
 _NO_CONTEXT: Final = "current-context must exist"
 
@@ -72,6 +73,24 @@ class Kubectl:
         """The body. Raises: RefusedError, ClientError."""
         return self._run("get", "--raw", path)
 
+    def lines(self, path: str) -> Iterator[bytes]:
+        """The body as it comes; it waits for as long as nothing does. Raises: RefusedError, ClientError."""
+        command = [self.command, "get", "--raw", path, *self.flags]
+        try:
+            running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        except FileNotFoundError as exc:
+            raise self._missing() from exc
+        with running:
+            try:
+                assert running.stdout is not None
+                assert running.stderr is not None
+                yield from running.stdout
+                said = running.stderr.read(_SAID_BYTES)
+            finally:
+                running.kill()
+        if running.returncode > 0 and said:
+            raise _said_by_kubectl(said, running.returncode)
+
     def send(self, verb: str, path: str, body: object = None) -> Object:
         """The object of the answer. Raises: RefusedError, ClientError."""
         content = () if verb == "delete" else ("-f", "-")
@@ -83,17 +102,17 @@ class Kubectl:
         try:
             done = subprocess.run(command, input=sent or b"", capture_output=True, timeout=_TIMEOUT_S, check=False)
         except FileNotFoundError as exc:
-            raise ClientError(
-                f"{self.command} was not found: install kubectl, or give --server URL for a server on this machine"
-            ) from exc
+            raise self._missing() from exc
         except subprocess.TimeoutExpired as exc:
             raise ClientError(f"kubectl gave no answer within {_TIMEOUT_S:g} s") from exc
         if done.returncode == 0:
             return done.stdout
-        said = done.stderr.decode(errors="replace").strip()
-        if refused := _REFUSED.search(said):
-            raise RefusedError(refused["message"].strip(), refused["reason"] or "")
-        raise ClientError(f"kubectl: {said or f'ended with {done.returncode}'}")
+        raise _said_by_kubectl(done.stderr, done.returncode)
+
+    def _missing(self) -> ClientError:
+        return ClientError(
+            f"{self.command} was not found: install kubectl, or give --server URL for a server on this machine"
+        )
 
 
 class Direct:
@@ -130,6 +149,23 @@ class Direct:
         """The body. Raises: RefusedError, ClientError."""
         return self._ask("GET", path)
 
+    def lines(self, path: str) -> Iterator[bytes]:
+        """The body as it comes; it waits for as long as nothing does. Raises: RefusedError, ClientError."""
+        try:
+            connection = self.open()
+            try:
+                connection.request("GET", self.prefix + path, None, {"Accept": "application/json", **self.headers})
+                answer = connection.getresponse()
+                if answer.status >= 300:
+                    raise _refusal(answer.status, answer.read(_SAID_BYTES))
+                if connection.sock is not None:
+                    connection.sock.settimeout(None)
+                yield from answer
+            finally:
+                connection.close()
+        except (OSError, http.client.HTTPException) as exc:
+            raise ClientError(f"{self._url} gave no answer: {exc}") from exc
+
     def send(self, verb: str, path: str, body: object = None) -> Object:
         """The object of the answer. Raises: RefusedError, ClientError."""
         method = {"create": "POST", "replace": "PUT", "delete": "DELETE"}[verb]
@@ -154,6 +190,13 @@ class Direct:
         if answer.status < 300:
             return content
         raise _refusal(answer.status, content)
+
+
+def _said_by_kubectl(stderr: bytes, code: int) -> ClientError:
+    said = stderr.decode(errors="replace").strip()
+    if refused := _REFUSED.search(said):
+        return RefusedError(refused["message"].strip(), refused["reason"] or "")
+    return ClientError(f"kubectl: {said or f'ended with {code}'}")
 
 
 def _refusal(status: int, content: bytes) -> RefusedError:

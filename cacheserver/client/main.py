@@ -82,6 +82,21 @@ VERBS: Final[Mapping[str, _Spec]] = {
         "versions ledger-operator\nversions ledger-operator --channel stable -o wide",
         (_Option(("--channel",), "only those in this channel"),),
     ),
+    "changes": _Spec(
+        "changes:changes",
+        "what is new: packages and revisions that came or went, heads of channels, deprecations",
+        (("package", "[PACKAGE]", "only of this package, by its name in its repository"),),
+        "changes --since monday\nchanges ledger-operator --watch\nchanges -A --type Deprecated -o wide",
+        (
+            _Option(("--since",), "2d, 36h, a day of the week, a date, or a time as RFC 3339"),
+            _Option(("--watch", "-w"), "go on with what changes from now on", flag=True),
+            _Option(("--repository",), "where it happened"),
+            _Option(
+                ("--type",), "what happened, as in spec.changes[].type: RevisionAdded, ChannelHeadMoved, Deprecated"
+            ),
+            _Option(("--all-namespaces", "-A"), "of all namespaces", flag=True),
+        ),
+    ),
     "show": _Spec(
         "reading:show",
         "a package or a revision, for people",

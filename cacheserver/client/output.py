@@ -53,6 +53,14 @@ class Output:
         for row in cells:
             self.line(_GAP.join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
+    def row(self, one: Any, columns: Sequence[Column]) -> None:
+        """A line of what comes one by one, without headings."""
+        self.line(_GAP.join(_cell(made(one)) for _, made in columns))
+
+    def flush(self) -> None:
+        """Whoever reads has all that was printed."""
+        sys.stdout.flush()
+
     def document(self, value: object) -> None:
         """One object as JSON or YAML."""
         if self.form == "yaml":

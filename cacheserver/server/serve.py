@@ -44,12 +44,13 @@ from cacheserver.store.objects import Store
 from cacheserver.store.usage import Usages
 
 if TYPE_CHECKING:
-    from cacheserver.api import Acceptor, Api
+    from cacheserver.api import Acceptor, Api, Route
     from cacheserver.cache.watchcache import WatchCache
     from cacheserver.catalogs.workers import Workers
     from cacheserver.cluster.kubeapi import KubeAPI
     from cacheserver.publish.author import Author
     from cacheserver.publish.git.publisher import Publisher
+    from cacheserver.server.doors import Doors
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
             version=cacheserver.__version__,
             checks={**listener.checks, **doors.checks, "etcd": opening},
             notes={"etcd-space": lambda: space.trouble},
-            routes=doors.routes,
+            routes=_routes(doors, cache),
             beside=doors.show_clustercatalogs(cache, ingest),
             gate=listener.gate,
             author=_author(client, services, cache, ingest, settings, listener.kubernetes),
@@ -293,6 +294,13 @@ def _cache(store: Store, settings: Settings) -> WatchCache:
 
     made, kept = projections(PROJECTIONS, settings), settings.cache
     return WatchCache(store, made, window_events=kept.window_events, window_bytes=kept.window_bytes)
+
+
+def _routes(doors: Doors, cache: WatchCache) -> Sequence[Route]:
+    """Paths beside the API's own."""
+    from cacheserver.web.feed import Feed  # noqa: PLC0415 - see serve
+
+    return (*doors.routes, Feed(cache).route)
 
 
 def _author(

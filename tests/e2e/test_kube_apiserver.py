@@ -456,7 +456,7 @@ def test_the_apiservice_is_available_and_discovered(server: Server, cluster: Clu
         return {row.split()[0] for row in rows}
 
     # kube-apiserver asks an APIService for its discovery in its own time.
-    wanted = {"packages", "packagerevisions", "packagerevisionresources", "packagesearches"}
+    wanted = {"packages", "packagerevisions", "packagerevisionresources", "packagesearches", "packagechanges"}
     until(lambda: listed() == wanted, within_s=30, otherwise=lambda: str(listed()))
 
 

@@ -59,6 +59,8 @@ SCREENS = (
     "#/package/default/c.evil?tab=graph",
     "#/package/default/no.such",
     "#/repositories",
+    "#/changes",
+    "#/changes?type=Deprecated",
     "#/drafts",
     "#/drafts/default/edge.shop.w1",
     "#/%zz/no/such/screen",

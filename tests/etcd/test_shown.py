@@ -12,6 +12,7 @@ from cacheserver.config import Door
 from cacheserver.errors import LeaseLostError, NoSpace, SourceNetworkError
 from cacheserver.model import ANNOTATION_SHOWN, Key, Kind, Record, Stored
 from cacheserver.store.claims import Claim
+from cacheserver.store.journal import Tells, silent
 from cacheserver.store.keys import IngestState
 from cacheserver.store.objects import Store
 from tests.etcd.test_life import files
@@ -101,10 +102,10 @@ class Dying(Store):
         self._package = package
         self._error = error
 
-    async def put(self, claim: Claim, record: Record, previous: Stored | None) -> Stored | None:
+    async def put(self, claim: Claim, record: Record, previous: Stored | None, tells: Tells = silent) -> Stored | None:
         if record.key.package == self._package and record.key.kind is Kind.PACKAGE:
             raise self._error
-        return await super().put(claim, record, previous)
+        return await super().put(claim, record, previous, tells)
 
 
 @pytest.mark.parametrize("error", [LeaseLostError("lost"), NoSpace("full")], ids=["killed", "full"])

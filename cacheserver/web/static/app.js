@@ -4,7 +4,7 @@ import { Grid } from "./grid.js";
 import { again, login } from "./live.js";
 import { link, place } from "./places.js";
 
-const later = { package: () => import("./package.js"), repositories: () => import("./repositories.js"), drafts: () => import("./drafts.js") };
+const later = { package: () => import("./package.js"), repositories: () => import("./repositories.js"), drafts: () => import("./drafts.js"), changes: () => import("./changes.js") };
 
 function Screen({ at, say }) {
   const [made, setMade] = useState({});
@@ -33,7 +33,7 @@ function Login() {
     <button type="button" class="first" onClick=${again}>Go on</button></div>`;
 }
 
-const MENU = [["packages", "Packages"], ["drafts", "Drafts"], ["repositories", "Repositories"]];
+const MENU = [["packages", "Packages"], ["changes", "What is new"], ["drafts", "Drafts"], ["repositories", "Repositories"]];
 
 function App() {
   const [at, setAt] = useState(place());

@@ -1,0 +1,113 @@
+"""The verb `changes`: what is new, since when one says, and as it happens."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final
+
+from cacheserver.client.catalog import Catalog
+from cacheserver.client.connection import ClientError, Direct, Kubectl, Object
+from cacheserver.client.output import Column, Output
+
+_RESOURCE: Final = "packagechanges"
+_AGAIN_S: Final = 2.0
+_WATCH_S: Final = 3600
+_UNITS: Final[Mapping[str, int]] = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+_DURATION: Final = re.compile(r"(\d{1,6})([mhdw])\Z")
+_DAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+
+COLUMNS: Final[Sequence[Column]] = (
+    ("WHEN", lambda one: one["metadata"]["creationTimestamp"]),
+    ("REPOSITORY", lambda one: one["spec"]["repository"]),
+    ("PACKAGE", lambda one: one["spec"].get("packageName", "")),
+    ("CHANGE", lambda one: one["spec"].get("summary", "")),
+)
+_WIDE: Final[Sequence[Column]] = (
+    ("TYPES", lambda one: ",".join(dict.fromkeys(each["type"] for each in one["spec"]["changes"]))),
+    ("NAME", lambda one: f"{one['metadata']['namespace']}/{one['metadata']['name']}"),
+)
+
+
+def changes(catalog: Catalog, asked: Namespace, output: Output) -> int:
+    """What changed, the newest last; with --watch what changes from then on, too."""
+    there = replace(catalog, namespace="") if asked.all_namespaces else catalog
+    terms = {"spec.packageName": asked.package, "spec.repository": asked.repository, "spec.type": asked.type}
+    fields = ",".join(f"{name}={text}" for name, text in terms.items() if text)
+    since = moment(asked.since, datetime.now(UTC)) if asked.since else ""
+    # Before the list: what comes in between is there twice, and shown once.
+    version = _version(there, fields) if asked.watch else ""
+    # Names are times, so the server's order in one namespace is that of time (docs/finding.md, Changes).
+    found = [one for one in there.list(_RESOURCE, fields=fields) if one["metadata"]["name"] >= since]
+    found.sort(key=lambda one: str(one["metadata"]["name"]))
+    if not asked.watch or found:
+        output.objects(found, COLUMNS, _WIDE)
+    if asked.watch:
+        seen = {one["metadata"]["uid"] for one in found}
+        for one in _watched(there, fields, version):
+            if one["metadata"]["uid"] not in seen:
+                _show(one, output)
+    return 0
+
+
+def moment(text: str, now: datetime) -> str:
+    """What names of changes since then are not below. text: `2d`, `36h`, `monday`, `2026-11-20`, or RFC 3339.
+
+    Raises: ClientError for what is none of these.
+    """
+    if found := _DURATION.match(text):
+        try:
+            begin = now - timedelta(seconds=int(found[1]) * _UNITS[found[2]])
+        except OverflowError:
+            return ""
+    elif text.lower() in _DAYS:
+        day = now.astimezone()  # as the user's calendar has it
+        back = (day.weekday() - _DAYS.index(text.lower())) % 7
+        begin = (day - timedelta(days=back)).replace(hour=0, minute=0, second=0, microsecond=0)
+    else:
+        try:
+            begin = datetime.fromisoformat(text)
+        except ValueError as exc:
+            raise ClientError(
+                f"--since {text}: give 2d, 36h, a day of the week, {date(2026, 11, 20)}, or 2026-11-20T08:00:00Z"
+            ) from exc
+        begin = begin if begin.tzinfo else begin.astimezone()
+    return begin.astimezone(UTC).strftime("%Y%m%dt%H%M%S")
+
+
+def _version(there: Catalog, fields: str) -> str:
+    first = json.loads(there.connection.get(there.path(_RESOURCE, fieldSelector=fields, limit="1")))
+    return str(first["metadata"]["resourceVersion"])
+
+
+def _watched(there: Catalog, fields: str, version: str) -> Iterator[Object]:
+    """What is added behind `version`, until the user ends it. Raises: ClientError when the server knows it no more."""
+    connection = there.connection
+    assert isinstance(connection, Kubectl | Direct), "what main() opens"
+    while True:
+        query = {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(_WATCH_S)}
+        path = there.path(_RESOURCE, fieldSelector=fields, resourceVersion=version, **query)
+        for line in connection.lines(path):
+            event: dict[str, Any] = json.loads(line)
+            one: Object = event["object"]
+            if event["type"] == "ERROR":
+                raise ClientError(f"the watch broke off: {one.get('message', '')}; begin again with --since")
+            version = str(one["metadata"]["resourceVersion"])
+            if event["type"] == "ADDED":
+                yield one
+        time.sleep(_AGAIN_S)
+
+
+def _show(one: Object, output: Output) -> None:
+    if output.form in ("json", "yaml"):
+        output.document(one)
+    elif output.form == "name":
+        output.objects([one], ())
+    else:
+        output.row(one, (*COLUMNS, *(_WIDE if output.form == "wide" else ())))
+    output.flush()
