@@ -6,7 +6,8 @@ Decides nothing: what the index finds is still to be matched. Used by channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from cacheserver.api.http.reply import Framing
@@ -55,6 +56,7 @@ class Audiences:
     def __init__(self) -> None:
         self._always: dict[Audience, None] = {}
         self._places = Index[_Place, Audience]()
+        self._waited: dict[str, Counter[str]] = {}  # field -> values that somebody waits for
 
     def add(self, audience: Audience) -> None:
         """By the requirement that fewest others are found by, so that one that all share does not gather them."""
@@ -62,6 +64,9 @@ class Audiences:
         best = min(_requirements(audience), key=lambda places: max(len(get(p) or ()) for p in places), default=())
         audience.found_by = best
         self._places.add(audience, best)
+        for what, key, value in best:
+            if what == _FIELD:
+                self._waited.setdefault(key, Counter())[value] += 1
         if not best:
             self._always[audience] = None
 
@@ -69,17 +74,23 @@ class Audiences:
         """Changes no longer find it. It has to be there."""
         self._always.pop(audience, None)
         self._places.remove(audience, audience.found_by)
+        for what, key, value in audience.found_by:
+            if what == _FIELD:
+                values = self._waited[key]
+                values[value] -= 1
+                if not values[value]:
+                    del values[value]
 
     def concerned(self, event: Event) -> Sequence[Audience]:
         """Each audience that may see it, once; those that are not among them do not."""
         found = dict(self._always)
         if self._places:
             old, new, get = event.old, event.new, self._places.get
-            for place in _facts(event.name[0], new or old):
+            for place in _facts(event.name[0], new or old, self._waited):
                 if (there := get(place)) is not None:
                     found.update(there)
             if old is not None and new is not None and (old.labels != new.labels or old.fields != new.fields):
-                for place in _facts("", old):
+                for place in _facts("", old, self._waited):
                     if (there := get(place)) is not None:
                         found.update(there)
         return list(found)
@@ -100,12 +111,14 @@ def _requirements(audience: Audience) -> Iterator[Sequence[_Place]]:
         yield [(_NAMESPACE, "", audience.namespace)]
 
 
-def _facts(namespace: str, entry: Entry | None) -> Iterator[_Place]:
+def _facts(namespace: str, entry: Entry | None, waited: Mapping[str, Mapping[str, int]]) -> Iterator[_Place]:
+    """waited: field -> values that somebody waits for: of a field with thousands of values no others are looked up."""
     yield _NAMESPACE, "", namespace
     if entry is not None:
         for key, value in entry.fields.items():
             if isinstance(value, Several):
-                yield from ((_FIELD, key, each) for each in value.values)
+                if wanted := waited.get(key):
+                    yield from ((_FIELD, key, each) for each in value.values & wanted.keys())
             else:
                 yield _FIELD, key, value
         for key, value in entry.labels.items():

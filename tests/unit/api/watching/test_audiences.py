@@ -16,8 +16,9 @@ from cacheserver.api.http.accounting import Accounting
 from cacheserver.api.http.reply import Framing
 from cacheserver.api.kinds.package import PACKAGE
 from cacheserver.api.selectors import EVERYTHING, parse_selection
-from cacheserver.api.watching.audience import Audience, Audiences
+from cacheserver.api.watching.audience import Audience, Audiences, _facts
 from cacheserver.api.watching.channel import Channel, Shared
+from cacheserver.cache.several import several
 from cacheserver.cache.snapshot import Entry
 from cacheserver.cache.watchcache import Event, Watch, WatchCache
 from cacheserver.model import Kind
@@ -352,6 +353,24 @@ def test_what_cannot_be_looked_up_is_always_asked() -> None:
         for each in [("", ""), ("a!=1", ""), ("!a", ""), ("", "spec.packageName="), ("", "metadata.name!=n")]
     }
     assert set(index.concerned(Event(2, None, _entry("n", {}, "")))) == always
+
+
+def test_of_a_field_with_thousands_of_values_only_those_are_looked_up_that_somebody_waits_for() -> None:
+    provides = several(f"Kind{n}.example.com" for n in range(10_000))
+    entry = Entry(("x", "n"), 1, b"", 0, 0, {}, {"metadata.name": "n", "status.provides": provides}, (b"", b""), 0)
+    index = Audiences()
+    _audience(index, fields="metadata.name=other")
+    assert list(_facts("x", entry, index._waited)) == [("namespace", "", "x"), ("field", "metadata.name", "n")]
+    waits = [Audience(None, parse_selection("", f"status.provides={kind}", ["status.provides"]), Framing.NONE)
+             for kind in ("Kind7.example.com", "Kind7.example.com", "Other.example.com")]  # fmt: skip
+    for each in waits:
+        index.add(each)
+    assert index.concerned(Event(2, None, entry)) == waits[:2]
+    assert len(list(_facts("x", entry, index._waited))) == 3
+    index.remove(waits[0])
+    assert index.concerned(Event(2, None, entry)) == waits[1:2]
+    index.remove(waits[1])
+    assert len(list(_facts("x", entry, index._waited))) == 2
 
 
 def test_one_namespace_is_looked_up() -> None:
