@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
+from time import perf_counter
 from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
@@ -41,13 +42,17 @@ class _Rounds(Generic[T]):
 
     def take(self, client: Hashable = _FIRST) -> T:
         """The next, or the next of a client's."""
+        return self.take_of(client)[1]
+
+    def take_of(self, client: Hashable = _FIRST) -> tuple[Hashable, T]:
+        """As take(), and whose it is."""
         if client is _FIRST:
             client = next(iter(self._waiting))
         waiting = self._waiting.pop(client)
         item = waiting.popleft()
         if waiting:
             self._waiting[client] = waiting  # behind all others
-        return item
+        return client, item
 
 
 class Turns:
@@ -129,3 +134,34 @@ class Places:
                     self._take(waiting)
                     future.set_result(None)
                     return
+
+
+class Pace:
+    """Work that needs no task, of many clients: so long a turn of all of them together, in rounds of the clients."""
+
+    def __init__(self, turn_s: float, clock: Callable[[], float] = perf_counter) -> None:
+        self._turn_s = turn_s
+        self._clock = clock
+        self._until = 0.0  # of this turn; 0 while nothing was done in it
+        self._waiting: _Rounds[Callable[[Callable[[], bool]], bool]] = _Rounds()  # one of each connection
+
+    def work(self, some: Callable[[Callable[[], bool]], bool], client: Hashable = None) -> None:
+        """Do some of it now, if there is time left in this turn, and the rest in others. It is given a question to ask
+        now and then, whether it has to stop, and says whether there is more. Not to be handed over again before it
+        said that there is none."""
+        if self._waiting or self._late() or some(self._late):
+            self._waiting.put(client, some)
+
+    def _late(self) -> bool:
+        now = self._clock()
+        if not self._until:
+            self._until = now + self._turn_s
+            asyncio.get_running_loop().call_soon(self._next)
+        return now >= self._until
+
+    def _next(self) -> None:
+        self._until = 0.0
+        while self._waiting and not self._late():
+            client, some = self._waiting.take_of()
+            if some(self._late):
+                self._waiting.put(client, some)

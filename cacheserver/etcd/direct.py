@@ -14,8 +14,10 @@ from typing import Final
 
 from cacheserver.etcd import http2
 from cacheserver.etcd.endpoint import Address, Metadata
-from cacheserver.etcd.http2 import GRPC_HEAD, DirectCallError, frame
+from cacheserver.etcd.http2 import DirectCallError
 from cacheserver.etcd.values import TLSFiles
+from cacheserver.http2 import frames
+from cacheserver.http2.frames import GRPC_HEAD, frame
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ _WARN_AFTER_S: Final = 10.0
 # Then a new connection is made: its window for us, 2 GiB, is never renewed, and an answer takes under 100 bytes of it.
 _LAST_STREAM: Final = 1 << 24
 # As much as fits into the connection's window; each stream is one small answer.
-_PREFACE: Final = http2.preface(stream_window=http2.WINDOW, window=(1 << 31) - 1)
+_PREFACE: Final = http2.preface(stream_window=frames.WINDOW, window=(1 << 31) - 1)
 
 
 class _NotTriedError(DirectCallError):
@@ -43,7 +45,7 @@ class DirectCall:
         self.address = address
         self._tls = tls
         self._path = path
-        self._body = http2.grpc_message(message)
+        self._body = frames.grpc_message(message)
         self._connection: _Connection | None = None
         self._connecting = self._closed = False
         self._tried_at = float("-inf")
@@ -128,7 +130,7 @@ class _Connection(http2.Connection):
     def __init__(self) -> None:
         super().__init__(_PREFACE)
         self._stream = -1
-        self._may_send = http2.WINDOW
+        self._may_send = frames.WINDOW
         self._waiting: dict[int, tuple[asyncio.Future[bytes], bytearray]] = {}
 
     async def ask(self, block: bytes, body: bytes) -> bytes:
@@ -142,7 +144,8 @@ class _Connection(http2.Connection):
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiting[stream] = future, bytearray()
         self._transport.write(
-            frame(http2.HEADERS, http2.END_HEADERS, stream, block) + frame(http2.DATA, http2.END_STREAM, stream, body)
+            frame(frames.HEADERS, frames.END_HEADERS, stream, block)
+            + frame(frames.DATA, frames.END_STREAM, stream, body)
         )
         try:
             return await future
@@ -152,11 +155,11 @@ class _Connection(http2.Connection):
     # --- frames ---
 
     def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if kind in (http2.DATA, http2.HEADERS):
+        if kind in (frames.DATA, frames.HEADERS):
             self._answered(kind, flags, stream, payload)
-        elif kind == http2.RST_STREAM and stream in self._waiting:
+        elif kind == frames.RST_STREAM and stream in self._waiting:
             self._fail(stream, "etcd ended the stream")
-        elif kind == http2.WINDOW_UPDATE and stream == 0:
+        elif kind == frames.WINDOW_UPDATE and stream == 0:
             self._may_send += int.from_bytes(payload, "big")
         else:
             super()._take(kind, flags, stream, payload)
@@ -165,12 +168,12 @@ class _Connection(http2.Connection):
         if stream not in self._waiting:
             return  # asked by somebody who gave up
         future, body = self._waiting[stream]
-        if kind == http2.DATA:
-            if flags & http2.PADDED:
+        if kind == frames.DATA:
+            if flags & frames.PADDED:
                 self._fail(stream, "padding was not expected")
                 return
             body += payload
-        if flags & http2.END_STREAM:
+        if flags & frames.END_STREAM:
             # A refusal is headers alone. A server sends the one message of a unary call only when it has succeeded.
             message = bytes(body[GRPC_HEAD:])
             if len(body) < GRPC_HEAD or body[0] or int.from_bytes(body[1:GRPC_HEAD], "big") != len(message):

@@ -1,4 +1,4 @@
-"""HTTP/2 on the event loop, as much of it as it takes to speak with etcd (RFC 9113; headers as RFC 7541 has them).
+"""A client's side of HTTP/2, as much of it as it takes to speak with etcd (RFC 9113).
 
 A connection that splits what comes into frames; what they mean its subclasses know: `direct` asks one question again
 and again, `stream` reads a watch. Never retries: whoever opened it does, or calls in the ordinary way.
@@ -14,21 +14,23 @@ from urllib.parse import urlsplit
 
 from cacheserver.etcd.endpoint import Address, Metadata
 from cacheserver.etcd.values import TLSFiles
+from cacheserver.http2.frames import (
+    ACK,
+    GOAWAY,
+    PING,
+    PREFACE,
+    SETTINGS,
+    WINDOW,
+    FrameTooLargeError,
+    field,
+    frame,
+    settings,
+    split,
+    string,
+    window_update,
+)
 from cacheserver.security.x509 import outgoing_context
 
-# RFC 9113 section 6
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
-ACK = END_STREAM = 0x1
-END_HEADERS, PADDED = 0x4, 0x8
-INITIAL_WINDOW_SIZE: Final = 4
-"""The setting (6.5.2)."""
-WINDOW: Final = (1 << 16) - 1
-"""What either side may send at first, as the default is."""
-GRPC_HEAD: Final = 5
-"""Before each message: not compressed, and the message's length in four bytes."""
-
-_FRAME_HEAD: Final = 9
-_LARGEST_FRAME: Final = 16 << 10  # the default of SETTINGS_MAX_FRAME_SIZE, which we leave
 _FRAMES_A_TURN: Final = 512  # small ones take 2 us each; while the rest waits, nothing more is read
 
 
@@ -36,39 +38,13 @@ class DirectCallError(Exception):
     """No answer over this connection; the cause says why."""
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """The frame's bytes."""
-    return b"".join((len(payload).to_bytes(3, "big"), bytes((kind, flags)), stream.to_bytes(4, "big"), payload))
-
-
 def preface(*, stream_window: int, window: int) -> bytes:
-    """What a client says first. Push off, no table of headers (6.5.2: ENABLE_PUSH, HEADER_TABLE_SIZE).
+    """What a client says first. Push off, no table of headers (6.5.2).
 
     stream_window, window: bytes that etcd may send on a stream, and on all of them, before it is told of more.
     """
-    settings = (
-        b"\0\2\0\0\0\0" + b"\0\1\0\0\0\0" + INITIAL_WINDOW_SIZE.to_bytes(2, "big") + stream_window.to_bytes(4, "big")
-    )
-    return b"".join(
-        (
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            frame(SETTINGS, 0, 0, settings),
-            frame(WINDOW_UPDATE, 0, 0, (window - WINDOW).to_bytes(4, "big")),
-        )
-    )
-
-
-def _text(text: str) -> bytes:
-    """RFC 7541 section 5.2: a string as it is."""
-    raw = text.encode()
-    size, rest = bytearray(), len(raw) - 127
-    size.append(min(len(raw), 127))
-    if rest >= 0:
-        while rest > 127:
-            size.append(rest & 127 | 128)
-            rest >>= 7
-        size.append(rest)
-    return bytes(size) + raw
+    said = settings(enable_push=0, header_table_size=0, initial_window_size=stream_window)
+    return PREFACE + said + window_update(0, window - WINDOW)
 
 
 def headers(address: Address, path: str, metadata: Metadata) -> bytes:
@@ -77,17 +53,12 @@ def headers(address: Address, path: str, metadata: Metadata) -> bytes:
     lines = [
         b"\x83",  # :method POST
         b"\x87" if address.secure else b"\x86",  # :scheme
-        b"\x04" + _text(path),
-        b"\x01" + _text(host),  # :authority
-        b"\x0f\x10" + _text("application/grpc"),  # content-type
-        *(b"\x00" + _text(name) + _text(value) for name, value in (("te", "trailers"), *metadata)),
+        b"\x04" + string(path.encode()),
+        b"\x01" + string(host.encode()),  # :authority
+        b"\x0f\x10" + string(b"application/grpc"),  # content-type
+        *(field(name.encode(), value.encode()) for name, value in (("te", "trailers"), *metadata)),
     ]
     return b"".join(lines)
-
-
-def grpc_message(body: bytes) -> bytes:
-    """As it stands in DATA."""
-    return b"\0" + len(body).to_bytes(4, "big") + body
 
 
 class Connection(asyncio.Protocol):
@@ -128,23 +99,18 @@ class Connection(asyncio.Protocol):
 
     def _split(self) -> None:
         """The whole frames of the buffer; if they are many, the others are left for the next turn of the loop."""
-        buffer, at = self._buffer, 0
-        for _ in range(_FRAMES_A_TURN):
-            if len(buffer) - at < _FRAME_HEAD or self._transport is None:
-                break
-            size = int.from_bytes(buffer[at : at + 3], "big")
-            if size > _LARGEST_FRAME:
-                self._end("a frame is too large")
-                return
-            end = at + _FRAME_HEAD + size
-            if len(buffer) < end:
-                break
-            stream = int.from_bytes(buffer[at + 5 : at + _FRAME_HEAD], "big")
-            self._take(buffer[at + 3], buffer[at + 4], stream, bytes(buffer[at + _FRAME_HEAD : end]))
-            at = end
-        else:
+        try:
+            more = split(self._buffer, self._hand, _FRAMES_A_TURN)
+        except FrameTooLargeError:
+            self._end("a frame is too large")
+            return
+        if more:
             self._rest()
-        del buffer[:at]
+
+    def _hand(self, kind: int, flags: int, stream: int, payload: bytes) -> bool:
+        if self._transport is not None:
+            self._take(kind, flags, stream, payload)
+        return self._transport is not None
 
     def _rest(self) -> None:
         if self._transport is not None and not self._transport.is_closing():

@@ -21,9 +21,11 @@ from cacheserver.etcd import etcd_pb2 as pb
 from cacheserver.etcd import http2, wire
 from cacheserver.etcd.endpoint import Address, Endpoint, Metadata, StreamCall
 from cacheserver.etcd.faults import error_of
-from cacheserver.etcd.http2 import GRPC_HEAD, DirectCallError, frame
+from cacheserver.etcd.http2 import DirectCallError
 from cacheserver.etcd.transport import Transport
 from cacheserver.etcd.values import TLSFiles
+from cacheserver.http2 import frames
+from cacheserver.http2.frames import GRPC_HEAD, frame
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +142,7 @@ class _Direct(http2.Connection):
     def __init__(self, address: Address, metadata: Metadata) -> None:
         preface = http2.preface(stream_window=WINDOW_BYTES, window=WINDOW_BYTES)
         block = http2.headers(address, wire.WATCH.path, metadata)
-        super().__init__(preface + frame(http2.HEADERS, http2.END_HEADERS, _STREAM, block))
+        super().__init__(preface + frame(frames.HEADERS, frames.END_HEADERS, _STREAM, block))
         self._url = address.url
         self._why = ""
         self._body = bytearray()  # of a message that is not whole yet
@@ -148,14 +150,14 @@ class _Direct(http2.Connection):
         self._arrived = asyncio.Event()
         self._told = 0  # bytes of _body that etcd was told of already
         self._taken = 0  # bytes that it was not told of yet
-        self._may_send = self._may_send_here = http2.WINDOW  # on the connection, on the stream
-        self._initial = http2.WINDOW
+        self._may_send = self._may_send_here = frames.WINDOW  # on the connection, on the stream
+        self._initial = frames.WINDOW
         self._room = asyncio.Event()
         self._ticks = 0
         self._ping: int | None = None  # the tick of a ping that was not answered yet
 
     async def write(self, request: pb.WatchRequest) -> None:
-        body = http2.grpc_message(wire.WATCH.serialize(request))  # far under 16 KiB: one frame
+        body = frames.grpc_message(wire.WATCH.serialize(request))  # far under 16 KiB: one frame
         while not self._why and min(self._may_send, self._may_send_here) < len(body):
             self._room.clear()
             await self._room.wait()
@@ -163,7 +165,7 @@ class _Direct(http2.Connection):
             raise self._unavailable()
         self._may_send -= len(body)
         self._may_send_here -= len(body)
-        self._transport.write(frame(http2.DATA, 0, _STREAM, body))
+        self._transport.write(frame(frames.DATA, 0, _STREAM, body))
 
     async def read(self) -> Sequence[pb.WatchResponse]:
         if self._messages:  # left by the last call
@@ -185,7 +187,7 @@ class _Direct(http2.Connection):
         self._ticks += 1
         if self._ping is None and self._ticks % _PING_EVERY_TICKS == 0 and self._transport is not None:
             self._ping = self._ticks
-            self._transport.write(frame(http2.PING, 0, 0, bytes(8)))
+            self._transport.write(frame(frames.PING, 0, 0, bytes(8)))
         elif self._ping is not None and self._ticks - self._ping >= _PONG_WITHIN_TICKS:
             self._end("no sign of life on the connection")
 
@@ -198,25 +200,25 @@ class _Direct(http2.Connection):
     # --- frames ---
 
     def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if kind == http2.DATA and stream == _STREAM:
-            if flags & http2.PADDED:
+        if kind == frames.DATA and stream == _STREAM:
+            if flags & frames.PADDED:
                 self._end("padding was not expected")
                 return
             self._body += payload
             self._split_messages()
             self._tell()
-        elif kind == http2.WINDOW_UPDATE:
+        elif kind == frames.WINDOW_UPDATE:
             self._more_room(stream, int.from_bytes(payload, "big"))
-        elif kind == http2.SETTINGS and not flags & http2.ACK:
+        elif kind == frames.SETTINGS and not flags & frames.ACK:
             self._set(payload)
             super()._take(kind, flags, stream, payload)
-        elif kind == http2.PING and flags & http2.ACK:
+        elif kind == frames.PING and flags & frames.ACK:
             self._ping = None
-        elif kind == http2.RST_STREAM:
+        elif kind == frames.RST_STREAM:
             self._end("etcd ended the stream")
         else:
             super()._take(kind, flags, stream, payload)
-        if kind in (http2.DATA, http2.HEADERS) and flags & http2.END_STREAM:
+        if kind in (frames.DATA, frames.HEADERS) and flags & frames.END_STREAM:
             self._end("etcd ended the stream")
 
     def _split_messages(self) -> None:
@@ -241,7 +243,7 @@ class _Direct(http2.Connection):
             return
         more = (self._taken + partial).to_bytes(4, "big")
         self._taken, self._told = 0, self._told + partial
-        self._transport.write(frame(http2.WINDOW_UPDATE, 0, 0, more) + frame(http2.WINDOW_UPDATE, 0, _STREAM, more))
+        self._transport.write(frame(frames.WINDOW_UPDATE, 0, 0, more) + frame(frames.WINDOW_UPDATE, 0, _STREAM, more))
 
     def _more_room(self, stream: int, more: int) -> None:
         if stream == 0:
@@ -252,9 +254,8 @@ class _Direct(http2.Connection):
 
     def _set(self, settings: bytes) -> None:
         """RFC 9113 section 6.9.2: a new initial window changes that of streams that are open, too."""
-        for at in range(0, len(settings) - 5, 6):
-            if int.from_bytes(settings[at : at + 2], "big") == http2.INITIAL_WINDOW_SIZE:
-                size = int.from_bytes(settings[at + 2 : at + 6], "big")
+        for name, size in frames.read_settings(settings):
+            if name == frames.INITIAL_WINDOW_SIZE:
                 self._may_send_here += size - self._initial
                 self._initial = size
                 self._room.set()

@@ -8,13 +8,17 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
+import hpack
 import pytest
 
 from tests.e2e.conftest import StartServer
 from tests.e2e.test_watch_correctness import empty_store
+from tests.fakes.frames import CONTINUATION, DATA, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, frame, message
+from tests.fakes.http2 import REQUEST
 from tests.support.etcd import free_ports
 from tests.support.fbc import catalog
 from tests.support.registry_client import Client
+from tests.support.server import ServerProcess
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
@@ -36,6 +40,57 @@ async def shows(port: int, *names: str) -> None:
         return await packages(port) == [*names]
 
     await eventually(there, within_s=60)
+
+
+async def survives(server: ServerProcess, port: int) -> None:
+    """Attackers of one address do what they can, while somebody else asks; then they are gone, and took little."""
+    ping, settings = frame(PING, 0, 0, bytes(8)), frame(SETTINGS, 0, 0)
+    block = hpack.Encoder().encode([*REQUEST[:2], (":path", "/api.Registry/ListBundles"), *REQUEST[3:]])
+    ask = [frame(HEADERS, 4, 2 * at + 1, block) for at in range(3000)]
+    body = [frame(DATA, 1, 2 * at + 1, message(b"")) for at in range(100)]
+    attacks = [
+        b"GET / HTTP/1.1\r\n\r\n",
+        PREFACE + settings + ping * 20_000,
+        PREFACE + settings * 20_000,
+        PREFACE + settings + b"".join(each + frame(RST_STREAM, 0, 2 * at + 1, bytes(4)) for at, each in enumerate(ask)),
+        PREFACE + settings + frame(HEADERS, 0, 1, block) + frame(CONTINUATION, 0, 1, bytes(1000)) * 20,
+        PREFACE + settings + ask[0] + frame(HEADERS, 5, 3, b"\xbe" * 8000),
+    ]
+
+    async def attack(said: bytes) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.9", 0))
+        try:
+            writer.write(said)
+            async with asyncio.timeout(30):
+                while await reader.read(1 << 16):
+                    pass
+        except ConnectionError:
+            pass  # ended in the midst of it
+        finally:
+            writer.close()
+
+    async def hold() -> asyncio.StreamWriter:
+        """A connection that asks for everything and takes nothing."""
+        _, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.9", 0), limit=1)
+        writer.write(PREFACE + frame(SETTINGS, 0, 0, b"\0\4\0\0\0\0") + b"".join(ask[:100] + body))
+        return writer
+
+    before = _peak(server)
+    held = [await hold() for _ in range(100)]
+    async with Client(f"127.0.0.1:{port}") as client:
+        attacking = asyncio.gather(*(attack(each) for each in attacks for _ in range(4)))
+        while not attacking.done():
+            assert await client.packages() == ["kettle", "pot"]
+        await attacking
+    for writer in held:
+        writer.close()
+    assert _peak(server) - before < 48 << 20
+
+
+def _peak(server: ServerProcess) -> int:
+    """The most bytes of memory that the process ever had."""
+    lines = Path(f"/proc/{server.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
 
 
 async def test_a_published_catalog_is_answered_over_changes_and_restarts_and_no_other(
@@ -65,3 +120,4 @@ async def test_a_published_catalog_is_answered_over_changes_and_restarts_and_no_
         assert await packages(second) == ["kettle", "pot"]
         await asyncio.to_thread(servers[0].start)
         assert await packages(first) == ["kettle", "pot"]
+        await survives(servers[0], first)

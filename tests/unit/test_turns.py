@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
-from cacheserver.turns import Places, Turns
+from cacheserver.turns import Pace, Places, Turns
 
 
 async def _order(*asked: tuple[str, str], most: int = 1) -> list[list[str]]:
@@ -137,3 +138,29 @@ def test_a_client_has_no_more_places_than_are_for_one_and_the_rest_are_for_other
     before, after = asyncio.run(seen())
     assert before == ["much", "much", "once", "other"]
     assert after == ["more", "much", "much", "much", "once", "other"]
+
+
+async def test_work_of_many_shares_a_turn_and_goes_on_in_rounds_of_the_clients() -> None:
+    now, done = 0.0, []
+
+    def work(who: str, left: list[int]) -> None:
+        def some(late: Callable[[], bool]) -> bool:
+            nonlocal now
+            while left:
+                done.append(f"{who}{left.pop()}")
+                now += 1.0
+                if late():
+                    break
+            return bool(left)
+
+        pace.work(some, who[0])
+
+    pace = Pace(2.0, lambda: now + 1.0)
+    work("a", [2, 1, 0])
+    work("aa", [1, 0])
+    work("b", [0])
+    assert done == ["a0", "a1"]
+    await asyncio.sleep(0)
+    assert done == ["a0", "a1", "a2", "b0"]
+    await asyncio.sleep(0)
+    assert done == ["a0", "a1", "a2", "b0", "aa0", "aa1"]

@@ -12,10 +12,9 @@ import functools
 import logging
 import socket
 import ssl
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
 
-from cacheserver.api.http.connection import Server
 from cacheserver.api.http.connections import HANDSHAKE_WITHIN_S, Refusal, place
 from cacheserver.turns import Turns
 
@@ -29,6 +28,43 @@ _UNREAD_BYTES: Final = 32 << 10
 to 6 MB; a hundred who send as fast as they can then are half a second of everybody's time. Requests have a few KB."""
 _PAUSE_S: Final = 1.0
 """Nobody is taken for so long when the kernel refuses: asyncio.constants.ACCEPT_RETRY_DELAY, and net/http's most."""
+
+
+class Pool(Protocol):
+    """All connections of a server (connections.py)."""
+
+    def make_room(self) -> bool:
+        """For one connection more. False: there is none."""
+        ...
+
+    def begin(self, task: asyncio.Task[None], where: str) -> None:
+        """One is being connected until `task` is done."""
+        ...
+
+    def refused(self, why: Refusal, more: Mapping[str, object] | None = None) -> None:
+        """One was turned away."""
+        ...
+
+
+class Server(Protocol):
+    """What takes connections (connection.py)."""
+
+    @property
+    def pool(self) -> Pool:
+        """Its connections."""
+        ...
+
+    def __call__(self) -> asyncio.BaseProtocol:
+        """A protocol for one more of them."""
+        ...
+
+    def pre_shutdown(self) -> None:
+        """Tell all that it ends."""
+        ...
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """End all; those that are answering have so many seconds."""
+        ...
 
 
 class Acceptor:
@@ -45,12 +81,20 @@ class Acceptor:
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
         self._beginning: set[asyncio.Task[None]] = set()
 
-    async def open(self, host: str, port: int, *, backlog: int = 100) -> None:
-        """Listen at every address of `host`; port 0 takes any free one. Raises: OSError when one cannot be had."""
+    async def open(self, host: str, port: int, *, backlog: int = 100, both: bool = False) -> None:
+        """Listen at every address of `host`; port 0 takes any free one. both: `::` is all addresses of IPv4, too.
+
+        Raises: OSError when one cannot be had.
+        """
         found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         try:
             for family, _, _, _, address in dict.fromkeys(found):
-                listening = socket.create_server(address[:2], family=family, backlog=backlog)
+                listening = socket.create_server(
+                    address[:2],
+                    family=family,
+                    backlog=backlog,
+                    dualstack_ipv6=both and address[0] == "::" and socket.has_dualstack_ipv6(),
+                )
                 self._sockets.append(listening)
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UNREAD_BYTES)  # of those it accepts, too
                 listening.setblocking(False)

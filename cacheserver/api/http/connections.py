@@ -86,6 +86,7 @@ class Refusal(Enum):
     IDLE = "it waited longest for a next request, and there are too many connections"
     FULL = "too many connections are open, and all are in use"
     FILES = "no more files can be open"
+    HTTP2 = "it does over HTTP/2 what no client does that means well"
 
 
 class Member(Protocol):
@@ -170,7 +171,7 @@ class Connections:
         self._put_off: dict[Member, None] = {}
         self._reading_on: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._logged: dict[Refusal, _Logged] = {}
+        self._refusals = Refusals(loop)
 
     # --- a connection's life ---
 
@@ -280,20 +281,12 @@ class Connections:
     # --- turning away ---
 
     def refused(self, why: Refusal, more: Mapping[str, object] | None = None) -> None:
-        """Count it, and log it now and then. more: further fields of the log line."""
-        metrics.connections_refused.labels(why.name.lower()).inc()
-        self._log(why, {"reason": why.value, **(more or {})})
+        """As Refusals.refused()."""
+        self._refusals.refused(why, more)
 
     def malformed(self, client: str | None, reason: str) -> None:
         """Somebody sent what is not a request. reason: a line of ours, with few of the client's bytes."""
-        metrics.connections_refused.labels(Refusal.MALFORMED.name.lower()).inc()
-        self._log(Refusal.MALFORMED, {"reason": reason, "client": client})
-
-    def _log(self, why: Refusal, fields: Mapping[str, object]) -> None:
-        logged = self._logged.setdefault(why, _Logged())
-        more = logged.due(self._loop.time())
-        if more is not None:
-            log.warning("a client was turned away", extra={**fields, "more": more})
+        self._refusals.refused(Refusal.MALFORMED, {"reason": reason, "client": client})
 
     def _turn_away(self, connection: Member, why: Refusal) -> None:
         """End it without an answer. It leaves at once, and its socket in the loop's next turn."""
@@ -332,6 +325,21 @@ class Connections:
             if timer is not None:
                 timer.cancel()
         self._timer = self._reading_on = None
+
+
+class Refusals:
+    """Who was turned away, of one server."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._logged: dict[Refusal, _Logged] = {}
+
+    def refused(self, why: Refusal, more: Mapping[str, object] | None = None) -> None:
+        """Count it, and log it now and then. more: further fields of the log line."""
+        metrics.connections_refused.labels(why.name.lower()).inc()
+        further = self._logged.setdefault(why, _Logged()).due(self._loop.time())
+        if further is not None:
+            log.warning("a client was turned away", extra={"reason": why.value, **(more or {}), "more": further})
 
 
 class _Logged:

@@ -15,7 +15,7 @@ from typing import Final, NoReturn, Protocol
 from cacheserver import metrics
 from cacheserver.compat.registry.listener import Listener
 from cacheserver.compat.registry.loading import Documents, Loaded, Loader, Pool, TooLargeError
-from cacheserver.compat.registry.servicer import Room
+from cacheserver.compat.registry.room import Room
 from cacheserver.config import Address, Door
 from cacheserver.errors import BlobMissingError, CatalogError, EtcdError
 from cacheserver.model import RepositoryKey

@@ -1,10 +1,8 @@
-"""One repository's port: a gRPC server for what is answered now, and for a moment the one of before.
+"""One repository's port: connections of HTTP/2, for what is answered now.
 
 OLM's clients read a catalog anew when their connection becomes ready, and at no other time but every half hour or so.
-So a change has to end connections: a second server begins on the port (SO_REUSEPORT), then the first says goodbye to
-its clients (GOAWAY) and ends when their calls have. They find the port open at every moment (steering.py).
-
-gRPC ends calls that arrive while it says goodbye; so it waits for a moment without calls, if there is one soon.
+So a change has to end connections: from then on new content is answered, and whoever is connected is told to connect
+anew (GOAWAY). What he asks until he has heard that is answered yet; then the connection ends.
 """
 
 from __future__ import annotations
@@ -12,118 +10,204 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections import deque
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from time import monotonic
 from typing import Final
 
-import grpc.aio
-
-from cacheserver.compat.registry import steering
+from cacheserver.api import Acceptor
+from cacheserver.api.http.connections import Refusal, Refusals, place
+from cacheserver.compat.registry.calls import Call, Methods
 from cacheserver.compat.registry.content import Content
-from cacheserver.compat.registry.servicer import Room, Services
+from cacheserver.compat.registry.room import Room
+from cacheserver.compat.registry.servicer import methods_of
 from cacheserver.config import Address
+from cacheserver.http2.connection import Connection
+from cacheserver.http2.stream import Stream
 
 log = logging.getLogger(__name__)
 
-GRACE_S: Final = 30.0
-"""For calls of before to end. ListBundles of a large catalog takes a client a second or two."""
+CONNECTIONS: Final = 256
+"""Of a port; OLM has two."""
+CONNECTIONS_EACH: Final = 64
+"""Of one address. With one more, its own that has asked nothing for longest ends, or the new one does."""
 MOST_LEAVING: Final = 2
-"""Servers that are on their way out; each keeps what it answers. With one more the oldest ends at once."""
-MAX_CONCURRENT_STREAMS: Final = 100
-"""Of a connection, as in grpc-go; more wait at the client."""
-_ARRIVED_S: Final = 0.3
-"""For connections that were made before all went to the next server: to be taken, and to ask."""
-_QUIET_MOST_S: Final = 2.0
-"""For a moment without calls. OLM's package server asks 122 questions of community v4.20, one after the other."""
-_CONNECTIONS: Final = 256
-"""Of a port; OLM has two. Each costs gRPC 30 KB and more."""
-_REQUEST_BYTES: Final = 64 << 10
-"""The largest question has three names."""
-_HEADER_BYTES: Final = 16 << 10
-_HANDSHAKE_MS: Final = 10_000
-"""For a connection to speak HTTP/2; gRPC's own is two minutes, in which 256 that say nothing keep a port closed."""
-_KEEPALIVE_MS: Final = 60_000
-"""A peer that is gone without a word is noticed, and its calls end."""
-
-_OPTIONS: Final = (
-    ("grpc.so_reuseport", 1),
-    ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
-    ("grpc.max_allowed_incoming_connections", _CONNECTIONS),
-    ("grpc.max_receive_message_length", _REQUEST_BYTES),
-    ("grpc.max_metadata_size", _HEADER_BYTES),
-    ("grpc.absolute_max_metadata_size", _HEADER_BYTES),
-    ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
-    ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-    ("grpc.keepalive_timeout_ms", 20_000),
+"""Changes for which a connection may stay that was told to go: its calls keep what they answer."""
+_LOOK_EVERY_S: Final = 5.0
+_KEEPALIVE: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Server:
-    """A server, and what counts its calls."""
-
-    server: grpc.aio.Server
-    services: Services
+"""A peer that is gone without a word is noticed, and its calls end; by the kernel, which asks who is silent."""
 
 
 class Listener:
     """See the module. Not open until show(). address: port 0 lets the system choose, once."""
 
     def __init__(self, address: Address, room: Room) -> None:
-        # For gRPC, localhost is two addresses, of which each has a port.
+        # localhost is two addresses, of which each would have a port.
         self.address = Address("127.0.0.1", address.port) if address.host == "localhost" else address
         self._room = room
         self._server: _Server | None = None
-        self._leaving: deque[tuple[grpc.aio.Server, asyncio.Task[None]]] = deque()
+        self._acceptor: Acceptor | None = None
 
     @property
     def open(self) -> bool:
         """Whether clients can connect."""
-        return self._server is not None
+        return self._acceptor is not None
+
+    @property
+    def connections(self) -> int:
+        """How many there are, those that are leaving too."""
+        return len(self._server.open) if self._server is not None else 0
 
     async def show(self, content: Content) -> None:
         """Answer with this from now on. Raises: OSError when the port cannot be had."""
-        if self._server is None:
-            self._alone()
-        others = await asyncio.to_thread(steering.listening, self.address.port)
-        server, services = grpc.aio.server(options=_OPTIONS), Services(content, self._room)
-        server.add_generic_rpc_handlers((services,))
-        try:
-            port = server.add_insecure_port(str(self.address))
-        except RuntimeError as exc:
-            raise OSError(f"{self.address}: {exc}") from exc
-        await server.start()
-        self.address = Address(self.address.host, port)
-        before, self._server = self._server, _Server(server, services)
-        # With the first server this says where the sockets of a second will be, so it has all clients from its start.
-        await asyncio.to_thread(steering.steer, port, others or await asyncio.to_thread(steering.listening, port))
-        if before is not None:
-            await before.services.quiet(least_s=_ARRIVED_S, most_s=_QUIET_MOST_S)
-            await self._let_go(before.server)
+        methods = methods_of(content)
+        if self._server is not None:
+            self._server.show(methods)
+            return
+        server = _Server(methods, self._room)
+        acceptor = Acceptor(server)
+        await acceptor.open(self.address.host, self.address.port, both=True)
+        self.address = Address(self.address.host, acceptor.addresses[0][1])
+        self._server, self._acceptor = server, acceptor
 
     async def close(self, grace_s: float = 0.0) -> None:
         """End: nobody connects any more, and calls have the grace to end."""
-        server, self._server = self._server, None
-        leaving = [one for one, _ in self._leaving]
-        await asyncio.gather(*(one.stop(grace_s) for one in (*leaving, *([server.server] if server else []))))
-        await asyncio.gather(*(task for _, task in self._leaving))
-        self._leaving.clear()
+        acceptor, self._acceptor = self._acceptor, None
+        if acceptor is not None:
+            await acceptor.close(within_s=grace_s)
+            self._server = None
 
-    def _alone(self) -> None:
-        """Two processes that listen with SO_REUSEPORT share the clients, and neither is told: so ask the kernel once
-        without it. Raises: OSError."""
-        if not self.address.port:
-            return
-        family = socket.AF_INET6 if ":" in self.address.host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # What a server of before left in TIME_WAIT is no other server.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((self.address.host, self.address.port))
 
-    async def _let_go(self, server: grpc.aio.Server) -> None:
-        while self._leaving and (self._leaving[0][1].done() or len(self._leaving) >= MOST_LEAVING):
-            oldest, task = self._leaving.popleft()
-            await oldest.stop(0)
-            await task
-        task = asyncio.create_task(server.stop(GRACE_S), name="registry: a server's last calls")
-        self._leaving.append((server, task))
+class _Server:
+    """All connections of a port: what an Acceptor hands them to, and whom they ask. open: in the order of coming."""
+
+    def __init__(self, methods: Methods, room: Room) -> None:
+        self.open: dict[Connection, None] = {}
+        self._methods = methods
+        self._room = room
+        self._loop = asyncio.get_running_loop()
+        self._refusals = Refusals(self._loop)
+        self._count: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._empty = asyncio.Event()
+
+    def show(self, methods: Methods) -> None:
+        """Answer with these from now on, and have everybody connect anew."""
+        self._methods = methods
+        for each in [*self.open]:
+            each.leave()
+            if each.leavings > MOST_LEAVING:
+                each.abort()
+
+    # --- said by the Acceptor ---
+
+    @property
+    def pool(self) -> _Server:
+        """This."""
+        return self
+
+    def __call__(self) -> Connection:
+        """A protocol for one more connection."""
+        return Connection(self, self._room.pace)
+
+    def make_room(self) -> bool:
+        """For one connection more: of the address that has most, the one ends that has asked nothing for longest."""
+        if len(self.open) < CONNECTIONS:
+            return True
+        return self._end_idle(self._count.most_common(1)[0][0])
+
+    def begin(self, task: asyncio.Task[None], where: str) -> None:
+        """One is being connected; without a handshake that takes a turn of the loop."""
+
+    def refused(self, why: Refusal, more: Mapping[str, object] | None = None) -> None:
+        """As Refusals.refused()."""
+        self._refusals.refused(why, more)
+
+    def pre_shutdown(self) -> None:
+        """Have everybody go."""
+        self._closed = True
+        for each in [*self.open]:
+            each.leave()
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """End all: calls have so many seconds."""
+        try:
+            if self.open and timeout:
+                async with asyncio.timeout(timeout):
+                    await self._empty.wait()
+        except TimeoutError:
+            pass
+        for each in [*self.open]:
+            each.abort()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # --- said by connections ---
+
+    def entered(self, connection: Connection) -> bool:
+        """A new one; False: there is no room for it."""
+        transport = connection.transport
+        if transport is None or self._closed:
+            return False
+        where = place(transport.get_extra_info("peername"))
+        if self._count[where] >= CONNECTIONS_EACH and not self._end_idle(where):
+            self.refused(Refusal.FULL, {"client": where})
+            return False
+        connection.where = where
+        self._count[where] += 1
+        self.open[connection] = None
+        self._empty.clear()
+        for option in _KEEPALIVE:
+            transport.get_extra_info("socket").setsockopt(*option)
+        if self._timer is None:
+            self._timer = self._loop.call_later(_LOOK_EVERY_S, self._look)
+        return True
+
+    def left(self, connection: Connection) -> None:
+        """It is closed. Once is enough, twice does no harm."""
+        if connection in self.open:
+            del self.open[connection]
+            self._count[connection.where] -= 1
+            if not self._count[connection.where]:
+                del self._count[connection.where]
+            if not self.open:
+                self._empty.set()
+
+    def opened(self, stream: Stream) -> Call:
+        """Something is asked."""
+        return Call(stream, self._methods, self._room, stream.where, self._tasks)
+
+    def complain(self, connection: Connection, why: str) -> None:
+        """It is ended for what its client did."""
+        self.refused(Refusal.HTTP2, {"client": connection.where, "error": why})
+
+    # --- of itself ---
+
+    def _end_idle(self, where: str) -> bool:
+        """Of the address's connections. False: all are in use."""
+        idle = [one for one in self.open if one.where == where and one.idle_since]
+        if not idle:
+            return False
+        oldest = min(idle, key=lambda one: one.idle_since)
+        self.left(oldest)
+        oldest.abort()
+        self.refused(Refusal.IDLE, {"client": where})
+        return True
+
+    def _look(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for each in [*self.open]:
+            each.look(now)
+        if self._room.look(monotonic()) or self.open:
+            self._timer = self._loop.call_later(_LOOK_EVERY_S, self._look)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,13 +17,13 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.json_format import MessageToDict
 
 from cacheserver import metrics
+from cacheserver.compat.registry import calls, loading
 from cacheserver.compat.registry import listener as listening
-from cacheserver.compat.registry import loading, servicer
 from cacheserver.compat.registry import registry_pb2 as pb
 from cacheserver.compat.registry import tools_pb2 as tools
 from cacheserver.compat.registry.content import quoted
 from cacheserver.compat.registry.door import Registry
-from cacheserver.compat.registry.servicer import BusyError, Room
+from cacheserver.compat.registry.room import CALLS_EACH, HELD_BYTES_EACH, BusyError, Room
 from cacheserver.config import Address
 from cacheserver.model import RepositoryKey
 from tests.fakes.catalogs import Catalogs, InProcess
@@ -330,22 +331,23 @@ async def test_a_change_is_shown_to_who_is_connected_and_an_unchanged_sync_distu
             following.cancel()
 
 
-async def test_who_connects_after_a_change_is_answered_by_the_newer_server(shop: Shop) -> None:
+async def test_a_change_is_answered_also_while_a_call_keeps_a_connection_of_before(shop: Shop) -> None:
     address = shop.address
     listener = shop.registry._ports[KEY].listener
-    server = listener._server
-    assert server is not None
     async with Client(address) as client:
-        # A call that is under way keeps the older server there for a while.
         call: Any = client.channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")()
         await call.write(tools.ServerReflectionRequest(list_services="*").SerializeToString())
         await call.read()
         shop.catalogs.publish(KEY, {"pot": pot("3.0.0")})
-        await eventually(lambda: listener._server is not server)
-        assert not listener._leaving
+        await shop.shows("pot")
         for _ in range(30):
             async with Client(address) as another:
                 assert await another.packages() == ["pot"]
+        await eventually(lambda: listener.connections == 1)
+        await call.write(tools.ServerReflectionRequest(list_services="*").SerializeToString())
+        await call.read()  # what was begun goes on
+        await call.done_writing()
+        await eventually(lambda: listener.connections == 0)
 
 
 async def test_at_no_look_there_is_nothing_while_content_changes(shop: Shop) -> None:
@@ -354,12 +356,7 @@ async def test_at_no_look_there_is_nothing_while_content_changes(shop: Shop) -> 
     async def look() -> None:
         while True:
             async with Client(shop.address) as client:
-                try:
-                    seen.add(tuple(await client.packages()))
-                except grpc.aio.AioRpcError as exc:
-                    # A call that arrives as its server says goodbye: gRPC's way, and no sign of a port that is closed.
-                    if exc.code() is not grpc.StatusCode.CANCELLED:
-                        raise
+                seen.add(tuple(await client.packages()))
 
     looking = [asyncio.create_task(look()) for _ in range(4)]
     for at in range(1, 6):
@@ -482,7 +479,7 @@ async def test_a_bundle_over_four_mebibytes_is_answered_where_the_client_takes_i
 
 
 async def test_who_does_not_read_is_let_go(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servicer, "STALL_S", 0.3)
+    monkeypatch.setattr(calls, "STALL_S", 0.3)
     inline = [_with(manifest({"kind": "A", "a": "x" * 200_000}), version=f"{at}.0.0", image="") for at in range(1, 40)]
     names = [each["name"] for each in inline]
     edges = [entry(name, before) for name, before in zip(names, ["", *names], strict=False)]
@@ -493,47 +490,93 @@ async def test_who_does_not_read_is_let_go(shop: Shop, monkeypatch: pytest.Monke
     # What is not read is not taken in either, as it is while a client guesses how much may be under way.
     async with Client(shop.address, ("grpc.http2.bdp_probe", 0)) as client:
         ask: Any = client.channel.unary_stream("/api.Registry/ListBundles")
-        calls = [ask(b"") for _ in range(8)]
-        for call in calls:
+        asked = [ask(b"") for _ in range(8)]
+        for call in asked:
             await call.read()
         await eventually(lambda: ended.value - before == 8)
 
 
 async def test_a_client_has_its_share_of_calls_and_bytes() -> None:
     room = Room()
-    for _ in range(servicer.CALLS_EACH):
+    for _ in range(CALLS_EACH):
         room.enter("a")
     with pytest.raises(BusyError):
         room.enter("a")
     room.enter("b")
-    await room.hold("a", servicer.HELD_BYTES_EACH)
+    await room.hold("a", HELD_BYTES_EACH)
     with pytest.raises(BusyError):
         await room.hold("a", 1, wait_s=0)
-    await room.hold("b", servicer.HELD_BYTES_EACH * 2)  # a first answer is taken whatever its size
-    room.give_back("b", servicer.HELD_BYTES_EACH * 2)
-    room.give_back("a", servicer.HELD_BYTES_EACH)
+    await room.hold("b", HELD_BYTES_EACH * 2)  # a first answer is taken whatever its size
+    room.give_back("b", HELD_BYTES_EACH * 2)
+    room.give_back("a", HELD_BYTES_EACH)
     room.leave("b")
-    for _ in range(servicer.CALLS_EACH):
+    for _ in range(CALLS_EACH):
         room.leave("a")
-    assert room == Room()
+    assert not any((room.calls, room.held, room.all_calls, room.all_held))
 
 
-async def test_servers_of_before_are_few_however_fast_content_changes(
+async def test_connections_have_a_bound_and_who_has_most_makes_room(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listening, "_QUIET_MOST_S", 0.1)
+    monkeypatch.setattr(listening, "CONNECTIONS", 5)
+    monkeypatch.setattr(listening, "CONNECTIONS_EACH", 3)
+    listener = shop.registry._ports[KEY].listener
+
+    async def connect(host: str) -> asyncio.StreamReader:
+        count = listener.connections
+        reader, writer = await asyncio.open_connection(*_of_shop(shop), local_addr=(host, 0))
+        writers.append(writer)
+        await reader.readexactly(9)  # its SETTINGS
+        assert listener.connections <= count + 1
+        return reader
+
+    writers: list[asyncio.StreamWriter] = []
+    async with Client(shop.address) as busy:
+        call: Any = busy.channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")()
+        await call.write(tools.ServerReflectionRequest(list_services="*").SerializeToString())
+        await call.read()
+        first = await connect("127.0.0.1")
+        second = await connect("127.0.0.1")
+        await connect("127.0.0.1")  # the fourth of its address
+        await _ended(first)
+        await connect("127.0.0.2")
+        await connect("127.0.0.3")
+        await connect("127.0.0.4")  # the sixth of all
+        await _ended(second)
+        assert listener.connections == 5
+        await call.write(tools.ServerReflectionRequest(list_services="*").SerializeToString())
+        assert await call.read()
+        await call.done_writing()
+        assert await call.code() is grpc.StatusCode.OK
+        for each in writers:
+            each.close()
+    del call  # which has a hold of its connection
+    await eventually(lambda: listener.connections == 0)
+
+
+async def test_a_call_that_goes_on_over_changes_ends_with_the_third(shop: Shop) -> None:
     async with Client(shop.address) as client:
         asked = tools.ServerReflectionRequest(list_services="*")
         call: Any = client.channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")()
         await call.write(asked.SerializeToString())
-        await call.read()  # a call that keeps its server from ending
-        port = shop.registry._ports[KEY].listener
-        for at in range(1, 6):
+        await call.read()
+        for at in range(1, listening.MOST_LEAVING + 2):
+            assert not call.done()
             name = f"p{at}"
             shop.catalogs.publish(KEY, {name: [package(name), channel(name, "stable", entry("b")), _of(name)]})
             await shop.shows(name)
-            assert len(port._leaving) <= listening.MOST_LEAVING
         assert await call.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def _of_shop(shop: Shop) -> tuple[str, int]:
+    return shop.address.host, shop.address.port
+
+
+async def _ended(reader: asyncio.StreamReader) -> None:
+    async with asyncio.timeout(20):
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(1 << 16):
+                pass
 
 
 def _names() -> tuple[str, str]:

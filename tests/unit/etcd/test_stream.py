@@ -12,10 +12,10 @@ import pytest
 
 from cacheserver.errors import Unavailable
 from cacheserver.etcd import etcd_pb2 as pb
-from cacheserver.etcd import http2
 from cacheserver.etcd.endpoint import parse_address
 from cacheserver.etcd.stream import WINDOW_BYTES, Stream, speak
 from cacheserver.etcd.values import TLSFiles
+from cacheserver.http2 import frames
 from tests.fakes.frames import (
     ACK,
     DATA,
@@ -234,14 +234,14 @@ async def test_requests_wait_until_etcd_takes_them() -> None:
 
     async with stream_from(slow) as stream:
         size = len(message(PROGRESS.SerializeToString()))
-        for _ in range(http2.WINDOW // size):
+        for _ in range(frames.WINDOW // size):
             await stream.write(PROGRESS)
         waiting = asyncio.create_task(stream.write(PROGRESS))
         await asyncio.sleep(0)
         assert not waiting.done()
         more.set()
         await waiting
-        while asked < (http2.WINDOW // size + 1) * size:
+        while asked < (frames.WINDOW // size + 1) * size:
             await asyncio.sleep(0)
 
 
