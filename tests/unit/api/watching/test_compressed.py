@@ -5,7 +5,9 @@ it gets none. What else such a watch does is tested where watches in chunks are:
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
+import zlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 
@@ -180,3 +182,24 @@ async def test_what_is_kept_of_beginnings_has_a_bound(six: World, packing: Packi
     ]
     assert 0 < sum(kept) <= 40_000
     assert beginnings._bytes <= 40_000
+
+
+async def test_a_stream_is_whole_at_its_last_byte_and_not_before(six: World) -> None:
+    """Read byte by byte, as a slow link brings it: what is broken off anywhere is known for it."""
+    async with six.session.get(
+        f"{BASE}/packages", params={"watch": "1"}, headers={"Accept-Encoding": "gzip"}
+    ) as answer:
+        stream = bytearray()
+        for expected in (6, 7):
+            while zlib.decompressobj(31).decompress(stream).count(b"}\n") < expected:
+                stream += await answer.content.readany()
+            six.package("a", revisions=1)
+        await six.api.shut_down(grace_s=0.1)
+        stream += await answer.content.read()
+    assert gzip.decompress(stream).count(b"}\n") in (7, 8)  # the last one came before the end, or behind it
+    inflate = zlib.decompressobj(31)
+    for byte in stream[:-1]:
+        inflate.decompress(bytes((byte,)))
+        assert not inflate.eof
+    inflate.decompress(stream[-1:])
+    assert inflate.eof
