@@ -60,25 +60,23 @@ function Window({ items, atEnd }) {
   const top = ref.current ? scrollY + ref.current.getBoundingClientRect().top : 0;
   const first = Math.max(0, Math.floor((scrollY - top) / ROW) - 3);
   const last = Math.min(rows, Math.ceil((scrollY + innerHeight - top) / ROW) + 3);
-  const shown = width ? items.slice(first * columns, last * columns) : [];
   useEffect(() => {
     if (atEnd && width && last > rows - NEAR_END) atEnd();
   });
-  return html`<div class="window" ref=${ref} style=${{ height: `${rows * ROW}px` }}>
-    <div role="list" aria-label="Packages" style=${{ top: `${first * ROW}px`, gridTemplateColumns: `repeat(${columns}, minmax(0, 1fr))` }}>
-      ${shown.map((item, at) => card(item, first * columns + at, items.length))}
-    </div></div>`;
+  const nodes = useMemo(() => new Map(), [items, columns]); // the same node as before is not drawn anew
+  const row = (number) => {
+    if (!nodes.has(number)) nodes.set(number, html`<${Row} key=${number} number=${number} items=${items} columns=${columns} />`);
+    return nodes.get(number);
+  };
+  return html`<div class="window" ref=${ref} role="list" aria-label="Packages" style=${{ height: `${rows * ROW}px` }}>
+    ${width > 0 && Array.from({ length: Math.max(0, last - first) }, (_, at) => row(first + at))}</div>`;
 }
 
-// The same node as before where the package is: nothing of it is drawn anew while one scrolls.
-const cards = new WeakMap();
-function card(item, at, of) {
-  let made = cards.get(item);
-  if (!made || made.at !== at || made.of !== of) {
-    made = { at, of, node: html`<${Card} key=${item.metadata.uid} item=${item} at=${at} of=${of} />` };
-    cards.set(item, made);
-  }
-  return made.node;
+// In its own place: what comes and goes above and below moves nothing.
+function Row({ number, items, columns }) {
+  const first = number * columns;
+  return html`<div role="none" class="row" style=${{ top: `${number * ROW}px`, gridTemplateColumns: `repeat(${columns}, minmax(0, 1fr))` }}>
+    ${items.slice(first, first + columns).map((item, at) => html`<${Card} key=${item.metadata.uid} item=${item} at=${first + at} of=${items.length} />`)}</div>`;
 }
 
 function Card({ item, at, of }) {

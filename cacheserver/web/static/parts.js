@@ -80,12 +80,30 @@ export const space = (namespace) => `/namespaces/${encodeURIComponent(namespace)
 export const objectPath = (resource, { namespace, name }, below = "") =>
   `${API}${space(namespace)}/${resource}/${encodeURIComponent(name)}${below}`;
 
+// While somebody scrolls, what flies past is not fetched.
+const CALM_MS = 150;
+const icons = new Set();
+let calm = 0;
+addEventListener("scroll", () => {
+  clearTimeout(calm);
+  calm = setTimeout(() => {
+    calm = 0;
+    for (const show of [...icons]) show(true);
+  }, CALM_MS);
+}, { passive: true });
+
 export function Icon({ item }) {
   const [failed, setFailed] = useState(false);
+  const [shown, show] = useState(!calm);
+  useEffect(() => {
+    if (shown) return undefined;
+    icons.add(show);
+    return () => icons.delete(show);
+  }, [shown]);
   const title = item.status.displayName || item.spec.packageName;
-  if (!item.status.icon || failed) return html`<span class="noicon" aria-hidden="true">${[...title][0]?.toUpperCase() ?? ""}</span>`;
+  if (!item.status.icon || failed || !shown) return html`<span class="noicon" aria-hidden="true">${[...title][0]?.toUpperCase() ?? ""}</span>`;
   const source = url(objectPath("packages", item.metadata, `/icon?digest=${encodeURIComponent(item.status.icon.digest)}`));
-  return html`<img src=${source} alt="" loading="lazy" onError=${() => setFailed(true)} />`;
+  return html`<img src=${source} alt="" onError=${() => setFailed(true)} />`;
 }
 
 const UNITS = [["y", 31536000], ["d", 86400], ["h", 3600], ["m", 60]];
