@@ -52,6 +52,7 @@ SCREENS = (
     "#/package/default/c.app",
     "#/package/default/c.app?tab=versions",
     "#/package/default/c.app?tab=graph",
+    "#/package/default/c.app?tab=needs",
     "#/package/default/c.app?tab=files",
     "#/package/default/c.app?tab=compare",
     "#/package/default/c.evil",
@@ -209,6 +210,26 @@ def test_the_graph_versions_files_and_differences_are_reached_with_the_keyboard_
         tab_to(page, "Files")
         page.keyboard.press("Enter")
         expect(page.locator("pre.code")).to_contain_text("app.v1.0.0")
+
+
+def test_what_a_version_needs_leads_to_who_gives_it_and_a_mirror_gets_its_images(
+    browser: Browser, start_server: StartServer
+) -> None:
+    server = start_server("--catalog", f"example={Path(__file__).parents[2] / 'examples' / 'catalogs'}")
+    until(lambda: len(server.names("packages")) == 5, within_s=60, otherwise=server.log)
+    with opened(browser, server) as page:
+        page.goto(f"{server.url}/ui/#/package/default/example.lantern-operator?tab=needs")
+        row = page.locator("tr:has-text('LedgerCluster')")
+        expect(row).to_contain_text("met")
+        row.locator("a:text('ledger-operator 1.4.1')").click()
+        expect(page.locator(".title h1")).to_have_text("Ledger")
+        expect(page.locator("select")).to_have_value("example.ledger-operator.1.4.1")
+        page.click("a:text('Versions')")
+        page.select_option("select", "stable")
+        for name, holds in (("its images", b"registry.example.com"), ("its catalog", b"olm.channel")):
+            with page.expect_download() as made:
+                page.click(f"a:text('{name}')")
+            assert holds in made.value.path().read_bytes()
 
 
 def test_a_change_of_the_source_appears_without_a_reload(

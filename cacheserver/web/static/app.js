@@ -4,7 +4,10 @@ import { Grid } from "./grid.js";
 import { again, login } from "./live.js";
 import { link, place } from "./places.js";
 
-const later = { package: () => import("./package.js"), repositories: () => import("./repositories.js"), drafts: () => import("./drafts.js"), changes: () => import("./changes.js") };
+const later = {
+  package: () => import("./package.js"), revision: () => import("./needs.js"), repositories: () => import("./repositories.js"),
+  drafts: () => import("./drafts.js"), changes: () => import("./changes.js"),
+};
 
 function Screen({ at, say }) {
   const [made, setMade] = useState({});
@@ -60,7 +63,7 @@ function App() {
     document.title = title ? `${title} · Packages` : "Packages";
     setState({ live: "", loading: "Loading…", lost: "Connection lost", refused: "" }[live] ?? "");
   }, []);
-  const shown = at.screen === "package" ? "packages" : at.screen;
+  const shown = ["package", "revision"].includes(at.screen) ? "packages" : at.screen;
   return html`
     <a class="skip" href="#main" onClick=${(e) => { e.preventDefault(); document.querySelector("main").focus(); }}>To the content</a>
     <header>

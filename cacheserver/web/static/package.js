@@ -1,13 +1,14 @@
 // One package: what it is, its versions, how they upgrade, its files, and what changed between two of them.
 import { html, useEffect, useMemo, useState } from "./vendor/preact.js";
-import { API } from "./live.js";
+import { API, url } from "./live.js";
 import { link } from "./places.js";
-import { age, byVersion, Copy, Icon, Problem, space, Stale, useLive, versionOf, Waiting } from "./parts.js";
+import { age, byVersion, Copy, Icon, objectPath, Problem, space, Stale, useLive, versionOf, Waiting } from "./parts.js";
 import { Files, useFiles } from "./files.js";
 import { Difference, Markdown } from "./text.js";
 import { Graph } from "./graph.js";
+import { Needs } from "./needs.js";
 
-const TABS = [["about", "About"], ["versions", "Versions"], ["graph", "Upgrades"], ["files", "Files"], ["compare", "Compare"]];
+const TABS = [["about", "About"], ["versions", "Versions"], ["graph", "Upgrades"], ["needs", "Needs"], ["files", "Files"], ["compare", "Compare"]];
 const FEW = 12;
 
 export default function Package({ at, say }) {
@@ -33,10 +34,11 @@ export default function Package({ at, say }) {
     ${item.status.deprecation && html`<div class="notice bad">Deprecated: ${item.status.deprecation.message}</div>`}
     <nav class="tabs" aria-label="About this package">${tabs.map(([key, text]) => html`
       <a href=${to({ tab: key === "about" ? "" : key })} aria-current=${tab === key ? "page" : undefined}>${text}</a>`)}</nav>
-    ${["about", "files"].includes(tab) && revision && html`<${Choose} label="Version" revisions=${revisions} value=${revision} choose=${(rev) => (location.hash = to({ rev }))} />`}
-    ${tab === "about" && html`<${About} item=${item} revision=${revision} at=${at} />`}
-    ${tab === "versions" && html`<${Versions} revisions=${revisions} to=${to} />`}
+    ${["about", "needs", "files"].includes(tab) && revision && html`<${Choose} label="Version" revisions=${revisions} value=${revision} choose=${(rev) => (location.hash = to({ rev }))} />`}
+    ${tab === "about" && html`<${About} item=${item} revision=${revision} to=${to} />`}
+    ${tab === "versions" && html`<${Versions} item=${item} revisions=${revisions} to=${to} />`}
     ${tab === "graph" && html`<${Graph} item=${item} to=${to} rev=${at.query.get("rev")} />`}
+    ${tab === "needs" && revision && html`<${Needs} revision=${revision} />`}
     ${tab === "files" && revision && html`<${RevisionFiles} revision=${revision} at=${at} to=${to} />`}
     ${tab === "compare" && html`<${Compare} revisions=${revisions} at=${at} to=${to} />`}`;
 }
@@ -75,7 +77,7 @@ function Many({ title, values }) {
     ${values.length > shown.length && html`<dd><button type="button" class="small" onClick=${() => setAll(true)}>${values.length - shown.length} more</button></dd>`}`;
 }
 
-function About({ item, revision }) {
+function About({ item, revision, to }) {
   const of = useFiles(revision?.metadata, revision?.status.content?.digest);
   const said = useMemo(() => described(of.answer), [of.answer]);
   const status = item.status;
@@ -91,7 +93,7 @@ function About({ item, revision }) {
       ${status.provider?.name && html`<dt>Provider</dt><dd>${web ? html`<a href=${web} rel="noopener noreferrer nofollow" target="_blank">${status.provider.name}</a>` : status.provider.name}</dd>`}
       ${mine.channels && html`<dt>Channels</dt><dd>${mine.channels.map((each) => html`<span class=${each.head ? "tag on" : "tag"} title=${each.head ? "the channel leads here" : ""}>${each.name}</span>`)}</dd>`}
       <${Many} title="Provides" values=${mine.providedAPIs?.map(api)} />
-      <${Many} title="Needs" values=${[...(mine.requiredAPIs ?? []).map(api), ...(mine.dependencies ?? []).map((each) => `${each.package} ${each.versionRange ?? ""}`)]} />
+      ${(mine.requiredAPIs || mine.dependencies) && html`<dt>Needs</dt><dd><a href=${to({ tab: "needs" })}>${(mine.requiredAPIs ?? []).length + (mine.dependencies ?? []).length} of others</a></dd>`}
       ${mine.minKubeVersion && html`<dt>Kubernetes</dt><dd>${mine.minKubeVersion} or later</dd>`}
       ${status.categories && html`<dt>Categories</dt><dd>${status.categories.map((name) => html`<a class="tag" href=${link("packages", [], { cat: name })}>${name}</a>`)}</dd>`}
       ${status.keywords && html`<dt>Keywords</dt><dd>${status.keywords.map((name) => html`<a class="tag" href=${link("packages", [], { q: name })}>${name}</a>`)}</dd>`}
@@ -102,13 +104,16 @@ function About({ item, revision }) {
     </dl></aside></div>`;
 }
 
-function Versions({ revisions, to }) {
+function Versions({ item, revisions, to }) {
   const [channel, setChannel] = useState("");
   const channels = [...new Set(revisions.flatMap((each) => (each.status.channels ?? []).map((one) => one.name)))].sort();
   const shown = channel ? revisions.filter((each) => each.status.channels?.some((one) => one.name === channel)) : revisions;
   const operators = channels.length > 0;
+  const part = (what, format) => url(objectPath("packages", item.metadata, `/${what}?${new URLSearchParams({ format, ...(channel && { channel }) })}`));
   return html`${operators && html`<p><label>Channel <select value=${channel} onChange=${(e) => setChannel(e.target.value)}>
-      <option value="">all ${channels.length}</option>${channels.map((name) => html`<option value=${name}>${name}</option>`)}</select></label></p>`}
+      <option value="">all ${channels.length}</option>${channels.map((name) => html`<option value=${name}>${name}</option>`)}</select></label>
+      <span class="soft"> For a mirror${channel && ` of ${channel}`}: <a href=${part("images", "text")} download=${`${item.spec.packageName}.images.txt`}>its images</a>,
+      <a href=${part("export", "json")} download=${`${item.spec.packageName}.catalog.json`}>its catalog</a></span></p>`}
     <div class="scroll"><table class="list"><thead><tr><th>Version</th><th>State</th>${operators && html`<th>Channels</th>`}<th>Here for</th><th><span class="sr">Do</span></th></tr></thead>
     <tbody>${shown.map((each) => html`<tr key=${each.metadata.name}>
       <td class="one"><a href=${to({ tab: "", rev: each.metadata.name })}>${versionOf(each)}</a></td>
