@@ -145,16 +145,14 @@ class Api:
             "watch-cache": lambda: None if cache.ready else "the store has not been read yet"
         }
         self._health = Health({**filled, **(checks or {})}, live_checks or {}, notes)
-        self._paths = Paths(self._all_routes(resources, described, version, tuple(routes)))
+        self._paths = Paths(self._all_routes(described, version, tuple(routes)))
         self._known = Memo[tuple[str, str], _Asked](REMEMBERED_BYTES)
         self._long = Turns(_LONG_CHARACTERS)
 
-    def _all_routes(
-        self, resources: Sequence[Resource], described: Sequence[Resource], version: str, others: Sequence[Route]
-    ) -> Sequence[Route]:
+    def _all_routes(self, described: Sequence[Resource], version: str, others: Sequence[Route]) -> Sequence[Route]:
         """What every server of Kubernetes answers besides its resources, and what others bring. described: in
-        discovery."""
-        health, openapi, release = self._health, OpenAPI(resources, version), version_document(version)
+        discovery, and explained."""
+        health, openapi, release = self._health, OpenAPI(described, version), version_document(version)
 
         async def healthy(asked: PathRequest) -> Reply:
             return health.answer(asked.path, asked.query)

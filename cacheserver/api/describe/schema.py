@@ -227,6 +227,9 @@ def operations(resources: Iterable[Resource]) -> dict[str, Mapping[str, object]]
             paths[f"{collection}/{{name}}"] = {"patch": _refused_write(row), "parameters": [_OBJECT_NAME, _NAMESPACE]}
             continue
         paths[f"{base}/{row.plural}"] = _list_item(row, every_namespace=True)
+        if not row.namespaced:
+            paths[f"{base}/{row.plural}/{{name}}"] = {**_get_item(row), "parameters": [_OBJECT_NAME]}
+            continue
         paths[collection] = {**_list_item(row, every_namespace=False), **_writes(row, _ON_COLLECTION, "")}
         paths[f"{collection}/{{name}}"] = {**_get_item(row), **_writes(row, _ON_OBJECT, "")}
         for sub in row.subresources:
@@ -272,7 +275,7 @@ def _discovery_item(row: Resource) -> Json:
 
 
 def _list_item(row: Resource, *, every_namespace: bool) -> Json:
-    part = f"{row.kind}ForAllNamespaces" if every_namespace else f"Namespaced{row.kind}"
+    part = f"{row.kind}ForAllNamespaces" if every_namespace and row.namespaced else _part(row)
     description = f"List or watch objects of kind {row.kind}." if "watch" in row.verbs else f"List {row.kind}."
     responses = _responses((JSON, YAML, _TABLE), _reference(_name(row, row.list_kind)))
     operation = _operation(row, "list", "list", description, part, responses)
@@ -280,9 +283,13 @@ def _list_item(row: Resource, *, every_namespace: bool) -> Json:
     return {"get": operation, "parameters": [] if every_namespace else [_NAMESPACE]}
 
 
+def _part(row: Resource) -> str:
+    return f"Namespaced{row.kind}" if row.namespaced else row.kind
+
+
 def _get_item(row: Resource) -> Json:
     responses = _responses((JSON, YAML, _TABLE), _reference(_name(row, row.kind)))
-    operation = _operation(row, "get", "read", f"Read one {row.kind}.", f"Namespaced{row.kind}", responses)
+    operation = _operation(row, "get", "read", f"Read one {row.kind}.", _part(row), responses)
     operation["parameters"] = [_VERSION, _PRETTY]
     refused = {} if "patch" in row.verbs else {"patch": _refused_write(row)}
     return {"get": operation, **refused, "parameters": [_OBJECT_NAME, _NAMESPACE]}
@@ -296,7 +303,7 @@ def _refused_write(row: Resource) -> Json:
     says what to do instead, is never heard.
     """
     description = f"Refused: {row.instead}."
-    operation = _operation(row, "patch", "patch", description, f"Namespaced{row.kind}", {})
+    operation = _operation(row, "patch", "patch", description, _part(row), {})
     operation["responses"] = {"405": {"description": description}}
     operation["parameters"] = [_FIELD_VALIDATION]
     return operation

@@ -23,8 +23,19 @@ from cacheserver.api import forms
 from cacheserver.api.http.negotiate import Answer, Encoding, form_of, negotiate, wants_pretty
 from cacheserver.api.http.reply import Reply, Stream, whole
 from cacheserver.api.http.websocket import stream_for
-from cacheserver.api.kinds.fields import READ
-from cacheserver.api.kinds.resource import Column, Manifest, Resource, look, name_column, record, seconds_of
+from cacheserver.api.kinds.fields import CONDITIONS, READ
+from cacheserver.api.kinds.resource import (
+    Column,
+    Manifest,
+    Resource,
+    look,
+    name_column,
+    number,
+    record,
+    seconds_of,
+    text,
+)
+from cacheserver.api.kinds.resource import time as time_field
 from cacheserver.api.options import WatchRequest, list_request, watch_request
 from cacheserver.api.readable import readable
 from cacheserver.api.selectors import Selection
@@ -78,8 +89,31 @@ CLUSTER_CATALOG: Final = Resource(
         Column("Serving", "Whether it is served.", _serving),
         Column("Age", "Time since its repository was made.", None),
     ),
-    spec=record("spec", "What it is made of."),
-    status=record("status", "What is served, and where."),
+    spec=record(
+        "spec",
+        "What it is made of.",
+        record(
+            "source",
+            "Where it is read.",
+            text("type", "Image, always."),
+            record("image", "The image.", text("ref", "Its name; of a catalog that is none, one that stands for it.")),
+        ),
+        number("priority", "Of two catalogs with the same package, the one with the higher counts."),
+        text("availabilityMode", "Available, always."),
+    ),
+    status=record(
+        "status",
+        "What is served, and where.",
+        CONDITIONS,
+        record(
+            "resolvedSource",
+            "The content that is served.",
+            text("type", "Image, always."),
+            record("image", "The content.", text("ref", "Names it, by its digest.")),
+        ),
+        record("urls", "Where it is served.", text("base", "The URL in front of /api/v1/all.")),
+        time_field("lastUnpacked", "When this content came."),
+    ),
 )
 
 

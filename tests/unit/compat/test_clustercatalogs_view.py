@@ -137,6 +137,32 @@ async def test_clients_find_it_by_the_labels_that_they_select_catalogs_by(shown:
     assert (await shown.world.get(PATH, fieldSelector="spec.priority=1")).status == 400
 
 
+async def test_every_kind_that_is_discovered_is_explained(shown: Shown) -> None:
+    """As kubectl explain asks: the document of the group and version, by the kind's path in it."""
+    shown.publish("one", Door.CATALOG)
+    documents = (await shown.world.get("/openapi/v3")).json["paths"]
+    for group in (await shown.world.get("/apis")).json["groups"]:
+        for version in group["versions"]:
+            at = version["groupVersion"]
+            content = (await shown.world.get(documents[f"apis/{at}"]["serverRelativeURL"])).json
+            for row in (await shown.world.get(f"/apis/{at}")).json["resources"]:
+                kinds = {
+                    (kind["group"], kind["version"], kind["kind"])
+                    for schema in content["components"]["schemas"].values()
+                    for kind in schema.get("x-kubernetes-group-version-kind", ())
+                }
+                assert (group["name"], version["version"], row["kind"]) in kinds
+                if "/" not in row["name"]:
+                    below = "namespaces/{namespace}/" if row["namespaced"] else ""
+                    assert f"/apis/{at}/{below}{row['name']}" in content["paths"]
+    content = (await shown.world.get(documents["apis/olm.operatorframework.io/v1"]["serverRelativeURL"])).json
+    assert set(content["paths"]) == {
+        "/apis/olm.operatorframework.io/v1/",
+        "/apis/olm.operatorframework.io/v1/clustercatalogs",
+        "/apis/olm.operatorframework.io/v1/clustercatalogs/{name}",
+    }
+
+
 async def test_it_is_discovered_as_a_kind_of_the_cluster(shown: Shown) -> None:
     [found] = (await shown.world.get("/apis/olm.operatorframework.io/v1")).json["resources"]
     assert (found["name"], found["namespaced"], found["verbs"]) == ("clustercatalogs", False, ["get", "list", "watch"])
