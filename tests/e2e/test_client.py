@@ -119,9 +119,11 @@ def _first_words(table: str) -> list[str]:
 
 
 def test_what_is_there_is_told_the_same_in_every_way_of_asking(world: World) -> None:
+    news = "repository added: 2 packages, 4 revisions"
+    until(lambda: news in world.done("changes", how="direct"), within_s=30)  # told when the sync ends
+    assert news in world.done("changes", "--since", "1h")
     for how in ("plugin", "kubectl", "direct"):
         assert _first_words(world.done("versions", "app", how=how)) == ["VERSION", "1.10.0", "1.1.0", "1.0.0"]
-        assert "repository added: 2 packages, 4 revisions" in world.done("changes", "--since", "1h", how=how)
     assert _first_words(world.done("versions", "c.app", "-o", "wide")) == ["VERSION", "1.10.0", "1.1.0", "1.0.0"]
     assert _first_words(world.done("-o", "name", "versions", "app", "--channel", "stable"))[0] == (
         "packagerevision.cacheserver.dev/c.app.1.10.0"
