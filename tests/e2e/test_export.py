@@ -67,11 +67,12 @@ def test_what_is_exported_is_a_valid_catalog_with_the_images_that_are_listed(
     write(tmp_path / "odd")
     roots = {f"c{at}": root for at, root in enumerate([*ROOTS, tmp_path / "odd"])}
     server = start_server(*(f"--catalog={name}={root}" for name, root in roots.items()))
-    until(lambda: all(synced(one) for one in server.get(REPOSITORIES)["items"]), within_s=60)
+    until(lambda: sum(map(synced, server.get(REPOSITORIES)["items"])) == len(roots), within_s=60)
     refused = 0
     written: set[Path] = set()
     revisions = server.list("packagerevisions")["items"]
-    for package in server.list("packages")["items"]:
+    packages = server.list("packages")["items"]
+    for package in packages[:: 1 + len(packages) // 20]:  # of many a sample: each is asked for eight times
         repository, name = package["spec"]["repository"], package["metadata"]["name"]
         own = [one for one in revisions if one["spec"]["repository"] == repository]
         for at, query in enumerate(questions(package, own)):
