@@ -199,6 +199,10 @@ class AnyRegistry(Protocol):
 Handler = Callable[[web.Request], "web.StreamResponse | None"]
 
 
+async def _last_of_its_connection(_: web.Request, response: web.StreamResponse) -> None:
+    response.force_close()
+
+
 class FakeRegistry:
     """Serves what was pushed. `intercept` may answer a request in its place; headers seen are kept in `seen`."""
 
@@ -217,6 +221,8 @@ class FakeRegistry:
         app.router.add_route("*", "/{path:.*}", self._serve)
         context = None
         if tls is not None:
+            # No connection is idle when it stops: TLS says goodbye in steps, which a loop that ends would not take.
+            app.on_response_prepare.append(_last_of_its_connection)
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.load_cert_chain(*tls)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
