@@ -57,7 +57,7 @@ class Child:
     def close(self) -> None:
         """Lets go of the streams: what was not taken or read by now is lost. It does not end the program."""
         for end in (*self._ends, *filter(None, (self.stdin,))):
-            end.transport.abort()
+            _abort(end.transport)
 
     async def open(self, ours: Sequence[socket.socket | None], limit: int) -> None:
         """Begins to look for its end, and makes streams of our ends of stdin, stdout and stderr. For `start`."""
@@ -77,7 +77,7 @@ class Child:
     def _over(self, code: int) -> None:
         self.returncode = code
         if self.stdin is not None:
-            self.stdin.transport.abort()  # whoever waits for it to take more waits no longer
+            _abort(self.stdin.transport)  # whoever waits for it to take more waits no longer
         self._ended.set()
 
 
@@ -128,6 +128,12 @@ async def start(
         await asyncio.shield(child.wait())
         raise
     return child
+
+
+def _abort(end: asyncio.WriteTransport) -> None:
+    # One that is closed and has written all fails in abort(): asyncio's has let go of its loop (selector_events.py).
+    if not end.is_closing() or end.get_write_buffer_size():
+        end.abort()
 
 
 def _close(ours: Sequence[socket.socket | None]) -> None:

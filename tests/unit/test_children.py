@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
-from subprocess import PIPE
+from subprocess import DEVNULL, PIPE
 from typing import Any
 
 import pytest
@@ -67,6 +67,22 @@ def test_a_start_copies_none_of_our_memory() -> None:
 
     assert write_to_all() >= PAGES
     uvloop.run(start())
+
+
+def test_one_that_takes_the_last_bytes_after_they_were_closed_off_is_seen_to_end(
+    on_a_loop: Callable[[Work], None],
+) -> None:
+    """asyncio lets go of its loop once what waited behind a close() is written; abort() would look for it."""
+
+    async def say_much() -> None:
+        child = await children.start("cat", stdout=DEVNULL)
+        assert child.stdin is not None
+        child.stdin.write(bytes(8 << 20))
+        child.stdin.close()
+        assert await child.wait() == 0
+        child.close()
+
+    on_a_loop(say_much)
 
 
 def test_it_is_spoken_with_until_it_ends(on_a_loop: Callable[[Work], None]) -> None:
