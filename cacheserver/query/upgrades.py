@@ -86,14 +86,18 @@ def _worth(package: Package, name: str) -> tuple[object, ...]:
 
 
 def _automatic(edges: Edges, start: Bundle) -> Way:
-    """v1: the best of the successors and of what is installed, again and again until it stays (successors.go)."""
+    """v1: the best of the successors and of what is installed, again and again until it stays (successors.go).
+
+    What is in none of the channels does not stay, whatever it may go to (resolve/catalog.go: InAnyChannel).
+    """
     package, steps, at = edges.package, list[Edge](), start.name
     while True:
         found = edges.out_of(at)
         best = max(found, key=lambda name: _worth(package, name), default=at)
-        if best == at or (at in package.bundles and _worth(package, best) < _worth(package, at)):
+        stays = any(at in channel.entries for channel in edges.channels)
+        if best == at or (stays and _worth(package, best) < _worth(package, at)):
             return Way(steps)
-        steps.append(found[best])  # worth rises with each, so this ends
+        steps.append(found[best])  # from the second on worth rises with each, so this ends
         at = best
 
 

@@ -3,18 +3,15 @@ script made which knows nothing of the product."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping
 
-import orjson
 import pytest
 import pytest_asyncio
 
-from cacheserver.catalogs import Workers, parse
-from cacheserver.model import Record, RepositoryKey
 from cacheserver.query.edges import Edge
-from cacheserver.query.package import Package, read, stranger
+from cacheserver.query.package import Package, stranger
 from cacheserver.query.upgrades import upgrades
-from cacheserver.sources import Tree
+from tests.support import served
 from tests.support.shared import ABSENT, COMMUNITY, rows
 
 ROWS = rows("finding/upgrades.tsv")
@@ -27,24 +24,8 @@ pytestmark = [
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def packages(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mapping[str, Package]]:
-    """What is served of the catalog, read back."""
-    files = tuple(sorted(str(path.relative_to(COMMUNITY)) for path in COMMUNITY.rglob("*") if path.is_file()))
-    async with Workers(2) as pool:
-        scratch = tmp_path_factory.mktemp("scratch")
-        key = RepositoryKey("shop", "community")
-        catalog = await parse(
-            Tree(COMMUNITY, files, ""), None, key, pool, known=b"", scratch=scratch, write_blobs=False
-        )
-    yield {package.name: read_records(package.records) for package in catalog.packages}
-
-
-def read_records(records: Sequence[Record]) -> Package:
-    manifests = [
-        {"metadata": {"name": record.name}, "spec": orjson.loads(record.spec), "status": orjson.loads(record.status)}
-        for record in records
-    ]
-    return read(manifests[-1], manifests[:-1])
+async def packages(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Package]:
+    return await served.packages(COMMUNITY, tmp_path_factory.mktemp("scratch"))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['package']}-{row['channel']}-{row['from']}-{row['to']}")

@@ -171,6 +171,13 @@ def test_whoever_has_something_deprecated_leaves_it() -> None:
     assert names(ask(found, "1.1.0").automatic.steps) == ["1.0.0"]
 
 
+def test_what_is_in_another_channel_does_not_win_over_a_lower_successor() -> None:
+    channels = {"old": [entry("1.0.0", "1.2.0")], "stable": [entry("1.2.0")]}
+    found = package(channels, bundle("1.0.0"), bundle("1.2.0"))
+    assert names(ask(found, "1.2.0", channel="old").automatic.steps) == ["1.0.0"]
+    assert names(ask(found, "1.2.0", channel="").automatic.steps) == []
+
+
 def test_a_way_leads_through_a_deprecated_bundle() -> None:
     assert names(ask(line("1.0.0", "1.1.0", "1.2.0", deprecated=["1.1.0"]), "1.0.0", "1.2.0").path.steps) == [
         "1.1.0",
@@ -179,7 +186,7 @@ def test_a_way_leads_through_a_deprecated_bundle() -> None:
 
 
 def test_a_lower_successor_does_not_win_over_staying() -> None:
-    found = package({"stable": [entry("1.2.1", "1.2.5")]}, bundle("1.2.1"), bundle("1.2.5"))
+    found = package({"stable": [entry("1.2.1", "1.2.5"), entry("1.2.5")]}, bundle("1.2.1"), bundle("1.2.5"))
     assert names(ask(found, "1.2.5").automatic.steps) == []
     assert names(ask(found, "1.2.5", "1.2.1").path.steps) == ["1.2.1"]
     assert names(ask(found, "1.2.5").v0.steps) == ["1.2.1"]
