@@ -194,12 +194,24 @@ def _counts(entry: Entry, own: Entry) -> bool:
     return not same or entry.name == own.name
 
 
+class _Provided:
+    """Values that are looked for in their text: a set of 20,000 takes 4 ms to make."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: Several) -> None:
+        self._text = text
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, str) and self._text.has(value)
+
+
 def _offer(entry: Entry) -> Offer:
     provides = entry.fields.get(PROVIDES, "")
     return Offer(
         entry.fields.get(_PACKAGE, ""),
         version_or_number(entry.fields.get("spec.version", "")),
-        provides.values if isinstance(provides, Several) else frozenset(),
+        _Provided(provides) if isinstance(provides, Several) else (),
     )
 
 

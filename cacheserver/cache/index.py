@@ -75,8 +75,10 @@ _GROUPS_MOST: Final = 1_000
 """Different sets of values with one in common that are looked at; with more the index finds nothing, and all objects
 are gone through, in turns. 1,000 take 0.1 ms."""
 PLACES_MOST: Final = 250_000
-"""Values of all sets together: 100 MB. 5,000 packages of ten kinds have 100,000 at most; but an object of 256 KiB
-can have 10,000, and its owner thousands of such objects. What comes beyond is a candidate for everything."""
+"""Values of all sets together: 100 MB. 5,000 packages of ten kinds have 100,000 at most; but an object can have 20,000
+(catalogs/provides.py), and its owner thousands of such objects. What comes beyond is a candidate for everything."""
+_SET_MOST: Final = 10_000
+"""Values of a set that gets places: they are given without a break, in 7 ms. One with more is beyond."""
 
 
 class BySeveral:
@@ -108,12 +110,11 @@ class BySeveral:
             self._names.add(new.name, (after,))
 
     def _know(self, group: Several) -> None:
-        values = group.values
-        if len(values) > self._room:
+        if group.many > min(self._room, _SET_MOST):
             self._beyond[group] = None
         else:
-            self._room -= len(values)
-            self._groups.add(group, values)
+            self._room -= group.many
+            self._groups.add(group, group.values)
 
     def _forget(self, group: Several) -> None:
         if group in self._beyond:

@@ -22,6 +22,11 @@ class Several(str):
         """Each of them; made anew each time."""
         return frozenset(self.split(_BREAK))
 
+    @property
+    def many(self) -> int:
+        """How many values there are."""
+        return self.count(_BREAK) + 1
+
     def has(self, value: str) -> bool:
         """Whether it is one of them."""
         if _BREAK in value:
@@ -43,7 +48,11 @@ def several(values: Iterable[str]) -> str:
 
     A value with a line break is left out: nothing that can be selected has one, and it would pass for two.
     """
-    text = _BREAK.join(sorted({value for value in values if value and _BREAK not in value}))
+    return shared(_BREAK.join(sorted({value for value in values if value and _BREAK not in value})))
+
+
+def shared(text: str) -> str:
+    """As several(), of values that are sorted and joined with line breaks already, each of them once."""
     if not text:
         return ""
     found = _known.get(hash(text))

@@ -1,7 +1,8 @@
 """How large a record, its key and the list of its files may become, and what happens then. Pure, runs in a worker.
 
 Fields whose whole is in the revision's content are cut, and the object names them in `status.truncated`. Everything
-else is refused by name: what is served of it is whole or not there.
+else is refused by name: what is served of it is whole or not there. So is what an object is found by: where its
+`providedAPIs` are cut, all of them stand packed beside it (provides.py).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from urllib.parse import quote
 
 import orjson
 
+from cacheserver.catalogs import provides
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.catalogs.summary import LONGEST_NAME, LONGEST_TEXT, clip
 from cacheserver.model import Key, Record
@@ -22,6 +24,9 @@ _OVERHEAD: Final = 1024
 """Of a served object beside labels, name, spec and status: apiVersion, uid, times, owner (model.encode)."""
 _MARK: Final = 256
 """What `truncated` itself takes."""
+PROVIDED: Final = "providedAPIs"
+ALL_PROVIDED: Final = "allProvidedAPIs"
+"""Fields of the status: the list, and all of it packed where it is cut."""
 
 _T = TypeVar("_T")
 
@@ -68,8 +73,21 @@ def fitted(
 
     already: fields that were cut before. Small lists stay whole; large ones share what is left in equal parts.
     """
+    found, truncated = _shared_out(status, cuttable, limits)
+    if PROVIDED in truncated:
+        packed = provides.pack((api["group"], api["version"], api["kind"]) for api in status[PROVIDED])
+        found, truncated = _shared_out({**status, ALL_PROVIDED: packed}, cuttable, limits)
+    if truncated := {*truncated, *already}:
+        found["truncated"] = sorted(truncated)
+    return found
+
+
+def _shared_out(
+    status: Mapping[str, Any], cuttable: Iterable[str], limits: ParseLimits
+) -> tuple[dict[str, Any], set[str]]:
+    """The status as it fits, and the lists that were cut for it."""
     found = dict(status)
-    truncated = set(already)
+    truncated: set[str] = set()
     # A quarter is left for what is beside the status.
     room = limits.record_bytes * 3 // 4 - _MARK
     sizes = {name: len(orjson.dumps(found[name])) for name in cuttable if name in found}
@@ -82,9 +100,7 @@ def fitted(
                 found[name] = _prefix(found[name], share)
                 truncated.add(name)
             left -= min(sizes[name], share)
-    if truncated:
-        found["truncated"] = sorted(truncated)
-    return found
+    return found, truncated
 
 
 def _prefix(found: Sequence[_T], most: int) -> list[_T]:
@@ -136,6 +152,18 @@ def check_key(key: Key, limits: ParseLimits) -> None:
     size = sum(len(quote(part, safe="")) + 1 for part in (key.namespace, key.repository, key.package, key.revision))
     if size > limits.key_bytes:
         raise BoundError("NameTooLong", f"its names make a key of {size} bytes; the limit is {limits.key_bytes}")
+
+
+def checked_apis(found: Iterable[provides.API]) -> tuple[provides.API, ...]:
+    """The different ones, in order: all of them, for objects are found by each. Raises: BoundError."""
+    whole = tuple(dict.fromkeys(found))
+    if not provides.fits(whole):
+        raise BoundError(
+            "TooManyAPIs",
+            f"it provides {len(whole)} APIs; the limit for one object is {provides.MOST_APIS}, and "
+            f"{provides.MOST_BYTES} bytes of their names",
+        )
+    return whole
 
 
 def check_files(files: Sequence[tuple[str, int]], limits: ParseLimits) -> None:

@@ -7,8 +7,7 @@ predicateConverter; cache/predicates.go). Rules in CEL are named and not judged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,11 +26,11 @@ Met = bool | None
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A revision that may meet a requirement. provides: as status.provides has it."""
+    """A revision that may meet a requirement. provides: has what status.provides has."""
 
     package: str
     version: semver.Version | None
-    provides: AbstractSet[str]
+    provides: Container[str]
 
 
 @dataclass(frozen=True, slots=True)

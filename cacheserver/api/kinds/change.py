@@ -17,6 +17,7 @@ from cacheserver.api.kinds.resource import (
     records,
     text,
 )
+from cacheserver.cache.several import several
 from cacheserver.model import GROUP, Kind
 from cacheserver.store.news import What
 
@@ -50,7 +51,10 @@ PACKAGE_CHANGE: Final = Resource(
     source=Kind.CHANGE,
     categories=(),
     selectable=("spec.repository", "spec.packageName", REVISION, TYPE),
-    several=((REVISION, "", _revisions), (TYPE, "changes", types)),
+    several=(
+        (REVISION, (), lambda manifest: several(_revisions(manifest))),
+        (TYPE, ("changes",), lambda manifest: several(types(manifest))),
+    ),
     columns=(
         name_column(),
         Column("Repository", "Repository that it happened in.", lambda m: look(m, "spec", "repository")),

@@ -19,6 +19,9 @@ from cacheserver.api.kinds.resource import (
     texts,
     time,
 )
+from cacheserver.cache.several import several, shared
+from cacheserver.catalogs import provides
+from cacheserver.catalogs.bounds import ALL_PROVIDED, PROVIDED
 
 READ: Final = ("get", "list", "watch")
 WRITE: Final = ("create", "delete", "deletecollection", "patch", "update")
@@ -79,12 +82,22 @@ def apis(name: str, description: str) -> Field:
     )
 
 
-def provided(manifest: Manifest) -> Iterator[str]:
-    """KIND.GROUP and KIND.VERSION.GROUP of each kind that it provides; of the core group without its name."""
-    for api in manifest.get("status", {}).get("providedAPIs") or ():
-        kind, version, group = (str(api.get(name, "")) for name in ("kind", "version", "group"))
-        yield f"{kind}.{group}" if group else kind
-        yield f"{kind}.{version}.{group}" if group else f"{kind}.{version}"
+def all_apis() -> Field:
+    """What is found by, of an object whose list of kinds is cut."""
+    return text(
+        ALL_PROVIDED,
+        "All that `status.provides` selects by, where providedAPIs is cut: a line each, with zlib and base64.",
+    )
+
+
+def provided(manifest: Manifest) -> str:
+    """What it is found by as something that provides kinds (catalogs/provides.py), all of them."""
+    status = manifest.get("status", {})
+    if packed := status.get(ALL_PROVIDED):
+        return shared(provides.unpack(packed))
+    apis = status.get(PROVIDED) or ()
+    found = ((str(api.get("group", "")), str(api.get("version", "")), str(api.get("kind", ""))) for api in apis)
+    return several(provides.values(found))
 
 
 def channels(manifest: Manifest) -> Iterator[str]:
@@ -93,7 +106,10 @@ def channels(manifest: Manifest) -> Iterator[str]:
         yield str(channel.get("name", ""))
 
 
-SEVERAL: Final = ((PROVIDES, "providedAPIs", provided), (CHANNELS, "channels", channels))
+SEVERAL: Final = (
+    (PROVIDES, (PROVIDED, ALL_PROVIDED), provided),
+    (CHANNELS, ("channels",), lambda manifest: several(channels(manifest))),
+)
 
 
 def channel_names(manifest: Manifest) -> str:

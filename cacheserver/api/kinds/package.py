@@ -15,6 +15,7 @@ from cacheserver.api.kinds.fields import (
     REPOSITORY_NAME,
     SEVERAL,
     TRUNCATED,
+    all_apis,
     apis,
     channel_names,
 )
@@ -105,6 +106,7 @@ PACKAGE: Final = Resource(
         ),
         number("revisions", "How many revisions there are."),
         apis("providedAPIs", "APIs that its latest revision brings; what `status.provides` selects by."),
+        all_apis(),
         record(
             "icon",
             "The icon, served by the icon subresource; absent when the package has none.",

@@ -5,7 +5,7 @@ Everything that speaks of kinds in general (discovery, OpenAPI, tables, projecti
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
-from cacheserver.cache.several import several
 from cacheserver.cache.snapshot import Entry, Run
 from cacheserver.cache.view import Completed
 from cacheserver.cache.watchcache import Projection
@@ -216,8 +215,8 @@ class Resource:
     source: the stored kind that it is served from. view: how its objects are made of those; None: they are those.
     gathered: set for a view whose objects are named and selected otherwise; `view` is of all namespaces then.
     selectable: field paths for fieldSelector. several: of those, what has several values, each of which finds it; the
-    list in the status (of a kind without one, in the spec) that they are made of, empty for all of it, and how, from
-    the manifest. hidden: further paths that `born` needs.
+    fields of the status (of a kind without one, of the spec) that they are made of, none for all of it, and how, from
+    the manifest (cache/several.py). hidden: further paths that `born` needs.
     status: None: it has none.
     virtual: nothing of it is kept; it is created to be answered.
     instead: what whoever tries to write one is told to do.
@@ -240,7 +239,7 @@ class Resource:
     gathered: Gathered | None = None
     instead: str = "it is read from its source: change it there"
     hidden: tuple[str, ...] = ()
-    several: tuple[tuple[str, str, Callable[[Manifest], Iterable[str]]], ...] = ()
+    several: tuple[tuple[str, tuple[str, ...], Callable[[Manifest], str]], ...] = ()
     born: Callable[[Entry], int] = created
     virtual: bool = False
     version: str = VERSION
@@ -326,11 +325,11 @@ class Resource:
                     found = there.get(step, "")
                     fields[path] = found if type(found) is str else look(there, step)
             said = manifest.get("status") or manifest.get("spec") or {}
-            for path, name, values in self.several:
-                source = said.get(name) if name else said
+            for path, names, values in self.several:
+                source = [said.get(name) for name in names] or said
                 known = last.get(path)
                 if known is None or known[0] != source:
-                    known = last[path] = (source, several(values(manifest)))
+                    known = last[path] = (source, values(manifest))
                 fields[path] = known[1]
             # Of all at once, less the brackets: half the time of one by one, which every object pays at the start.
             head = orjson.dumps([value(manifest) for value in before])[1:-1] + (b',"' if before else b'"')

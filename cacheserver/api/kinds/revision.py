@@ -18,6 +18,7 @@ from cacheserver.api.kinds.fields import (
     SEVERAL,
     TRUNCATED,
     WRITE,
+    all_apis,
     apis,
     channel_names,
     content_size,
@@ -175,6 +176,7 @@ PACKAGE_REVISION: Final = Resource(
             "APIs that it brings, as its bundle says (FBC) or by the CustomResourceDefinitions among its files (KRM); "
             "what `status.provides` selects by.",
         ),
+        all_apis(),
         apis(
             "requiredAPIs",
             "APIs that must be there: of olm.gvk.required and its CSV (FBC), or the kinds among its files, Kubernetes' "

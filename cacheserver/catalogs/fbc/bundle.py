@@ -15,7 +15,7 @@ from typing import Final
 import orjson
 
 from cacheserver.archive import tar_stream
-from cacheserver.catalogs import bounds
+from cacheserver.catalogs import bounds, provides
 from cacheserver.catalogs.catalog import Problem
 from cacheserver.catalogs.documents import goyaml
 from cacheserver.catalogs.documents.document import (
@@ -109,8 +109,10 @@ def read(document: Object, package: str, name: str, limits: ParseLimits) -> Read
     files = _files(document, found, limits)
     tar = b"".join(tar_stream(files))
     sizes = tuple((path, len(content)) for path, content in files)
+    provided: tuple[provides.API, ...] = ()
     try:
         bounds.check_files(sizes, limits)
+        provided = bounds.checked_apis(found.provided)
     except bounds.BoundError as exc:
         problems.insert(0, Problem(exc.reason, str(exc)))
     cutter = bounds.Cutter(limits)
@@ -120,7 +122,7 @@ def read(document: Object, package: str, name: str, limits: ParseLimits) -> Read
         image=image,
         inline=bool(found.manifests),
         versions=tuple(found.versions),
-        provided=cutter.items("providedAPIs", found.provided),
+        provided=provided,
         required=cutter.items("requiredAPIs", (*found.required, *_required(found))),
         dependencies=cutter.items("dependencies", found.dependencies),
         constraints=cutter.items("constraints", found.constraints),

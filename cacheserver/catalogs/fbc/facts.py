@@ -12,7 +12,7 @@ import orjson
 
 from cacheserver.catalogs.catalog import Problem
 
-FORMAT_VERSION: Final = 7
+FORMAT_VERSION: Final = 8
 """Part of every index and input hash: raise it when facts, rules or records change, and everything is parsed again."""
 
 PACKAGE: Final = "olm.package"

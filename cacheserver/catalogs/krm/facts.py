@@ -14,7 +14,7 @@ import orjson
 
 from cacheserver.catalogs.catalog import Problem
 
-FORMAT_VERSION: Final = 6
+FORMAT_VERSION: Final = 7
 """Part of every index and input hash: raise it when facts, rules or records change, and everything is read again."""
 
 KPTFILE: Final = "Kptfile"

@@ -30,7 +30,6 @@ from cacheserver.model import BlobHead, Digest, RepositoryKey
 
 _MEDIA_TYPE: Final = "application/x-tar"
 _CUT: Final = "{}: too long for one object and cut there (status.truncated); all of it is in the Kptfile"
-_PROVIDED: Final = "providedAPIs"
 _MOST_CUTS: Final = 50
 """Ours: warnings of one package."""
 
@@ -104,9 +103,9 @@ def _packed(wanted: Wanted, root: Path, blobs: BlobWriter | None, limits: ParseL
 def _with_kinds(facts: f.Facts, contents: Sequence[tuple[str, bytes]], limits: ParseLimits) -> f.Facts:
     found, complete = crds.provided(contents, limits)
     cutter = bounds.Cutter(limits)
-    provided = cutter.items(_PROVIDED, found)
+    provided = bounds.checked_apis(found)
     required = cutter.items("requiredAPIs", uses.required(contents, frozenset(found)))
-    cut = {*facts.cut, *cutter.cut, *(() if complete else (_PROVIDED,))}
+    cut = {*facts.cut, *cutter.cut, *(() if complete else (bounds.PROVIDED,))}
     return replace(facts, provided=provided, required=required, cut=tuple(sorted(cut)))
 
 

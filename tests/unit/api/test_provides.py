@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import orjson
 import pytest
 
+from cacheserver.catalogs import bounds
+from cacheserver.model import Kind
 from tests.fakes.api import World
 
 MONITOR = {"group": "monitoring.coreos.com", "version": "v1", "kind": "ServiceMonitor"}
@@ -52,6 +57,38 @@ async def test_revisions_are_selected_by_what_they_provide_and_where_they_are(wo
     assert (await world.get("packagerevisions", fieldSelector=selector)).names == ["r.app.2.0.0"]
     refused = await world.get("packagerevisionresources", fieldSelector=selector)
     assert refused.status == 400
+
+
+def many(extra: str) -> dict[str, Any]:
+    """The status of what provides 10,000 kinds, as it is stored: by `extra` and after all others in every order."""
+    kinds = [*(f"Kind{at:05}" for at in range(9_999)), extra]
+    apis = [{"group": "z.example.com", "version": "v1", "kind": kind} for kind in kinds]
+    return bounds.fitted({"providedAPIs": apis}, ("providedAPIs",), (), bounds.DEFAULT)
+
+
+async def test_what_is_cut_is_found_by_all_that_it_provides(world: World) -> None:
+    last = "status.provides=Zebra.z.example.com"
+    status = many("Zebra")
+    assert status["truncated"] == ["providedAPIs"]
+    assert "Zebra" not in str(status["providedAPIs"])
+    assert len(orjson.dumps(status)) < bounds.DEFAULT.record_bytes
+    for name, each in (("huge", status), ("other", many("Other"))):  # alike but for what was cut
+        world.package(name, **each)
+    world.revision("1.0.0", **many("Other"))
+    world.revision("2.0.0", **status)
+    needy = {"packageName": "needy", "repository": "r", "revision": "1.0.0", "lifecycle": "Published"}
+    wanted = {"requiredAPIs": [{"group": "z.example.com", "version": "v1", "kind": "Zebra"}]}
+    world.feed.put("team", "r.needy.1.0.0", kind=Kind.REVISION, spec=orjson.dumps(needy), status=orjson.dumps(wanted))
+    await world.settled()
+    assert (await world.get("packages", fieldSelector=last)).names == ["r.huge"]
+    assert (await world.get("packages", fieldSelector="status.provides=Kind09998.z.example.com")).names == [
+        "r.huge",
+        "r.other",
+    ]
+    assert (await world.get("packagerevisions", fieldSelector=last)).names == ["r.app.2.0.0"]
+    answer = await world.get("namespaces/team/packagerevisions/r.needy.1.0.0/dependencies")
+    (requirement,) = answer.json["status"]["requirements"]
+    assert [each["name"] for each in requirement["satisfiedBy"]] == ["r.app.2.0.0"]
 
 
 async def test_a_watch_sees_who_begins_and_ceases_to_provide(providers: World) -> None:

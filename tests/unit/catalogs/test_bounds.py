@@ -10,7 +10,8 @@ import orjson
 import pytest
 
 from cacheserver.catalogs import Catalog, ParseLimits, Workers, parse
-from cacheserver.catalogs.bounds import BoundError, Cutter, check_files, fitted
+from cacheserver.catalogs.bounds import BoundError, Cutter, check_files, checked_apis, fitted
+from cacheserver.catalogs.provides import unpack
 from cacheserver.model import Digest, Format, Kind, Record
 from cacheserver.sources import Tree
 from tests.support.fbc import bundle
@@ -111,6 +112,8 @@ async def test_what_is_too_long_for_an_object_is_cut_there_named_and_whole_in_th
     found = status(revision)
     assert (found["truncated"], found["requiredAPIs"]) == (["providedAPIs"], required)
     assert 1000 < len(found["providedAPIs"]) < 10_000
+    for one in (found, status(itself)):
+        assert unpack(one["allProvidedAPIs"]).count("\n") + 1 == 20_000, "all that it is found by"
     assert found["providedAPIs"] == apis[: len(found["providedAPIs"])]
     assert len(revision.status) < LIMITS.record_bytes
     assert status(itself)["truncated"] == ["displayName", "keywords", "providedAPIs"]
@@ -119,6 +122,17 @@ async def test_what_is_too_long_for_an_object_is_cut_there_named_and_whole_in_th
     warnings = [(finding.reason, finding.package, finding.document) for finding in catalog.findings if finding.warning]
     assert warnings == [("Truncated", "lamp", 3), ("Truncated", "lamp", 1)] or len(warnings) == 2
     assert (catalog.rejected, catalog.unreadable) == ({}, False)
+
+
+async def test_what_provides_more_than_can_be_found_is_refused_and_says_so(parsed: Parse, tmp_path: Path) -> None:
+    apis = [property_("olm.gvk", group="example.com", version="v1", kind=f"Kind{at}") for at in range(10_001)]
+    catalog = await parsed(written(tmp_path, package(), channel(), with_properties(*apis)))
+    ((found,),) = catalog.rejected.values()
+    assert (found.reason, "10001 APIs" in found.message) == ("TooManyAPIs", True)
+    names = [("g" * 253, "v1", f"Kind{at}") for at in range(1_100)]
+    with pytest.raises(BoundError, match="524288 bytes"):
+        checked_apis(names)
+    assert len(checked_apis([*names[:900], *names[:900]])) == 900
 
 
 def too_many_channels() -> list[dict[str, Any]]:
