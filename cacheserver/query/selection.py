@@ -75,6 +75,8 @@ def _kept(channel: Channel, in_range: AbstractSet[str]) -> AbstractSet[str]:
     walk = _walk(entries)
     if not walk:  # it is not sound, and is not served so
         return kept
+    if entries[walk[-1]].replaces in walk:  # in a circle, which is hidden as long as all that skip it are there
+        return entries.keys()
     place = {name: at for at, name in enumerate(walk)}
     # The nearest to the head, so that as few as possible are taken with it.
     near = sorted(entries, key=lambda name: place.get(name, len(walk)))

@@ -87,6 +87,11 @@ def line(*versions: str) -> list[Entry]:
         (line("2.0.0", "1.0.0"), {"2.0.0", "1.0.0"}),
         # Who skips what is wanted.
         ([Entry("1.0.0", "0.9.0", ("1.2.0",)), Entry("1.2.0"), Entry("0.9.0")], {"1.0.0", "1.2.0"}),
+        # A circle that is sound as long as who skips it is there.
+        (
+            [Entry("1.2.0", "1.1.0"), Entry("1.1.0", "1.1.0"), Entry("0.9.0", "", ("0.9.0", "1.1.0"))],
+            {"1.2.0", "1.1.0", "0.9.0"},
+        ),
         (line("0.9.0", "1.0.0"), set[str]()),
     ],
 )
