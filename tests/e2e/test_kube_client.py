@@ -40,6 +40,7 @@ READ: Final = (
     ("graph", "app"),
     ("upgrades", "app", "1.0.0", "1.10.0"),
     ("needs", "app"),
+    ("changes", "--repository", "c"),
     ("images", "app@1.0.0", "db"),
     ("images", "app", "db", "--all"),
     ("export", "app", "db", "--channel", "stable"),
