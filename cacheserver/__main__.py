@@ -11,9 +11,15 @@ def main() -> int:
     # Modules stay and hold little garbage: by default the collector walks them a hundred times while they are imported,
     # and again at exit. An eighth of the time of a command that has little else to do.
     gc.set_threshold(50_000, 20, 50)
-    from cacheserver.cli.main import main as run  # noqa: PLC0415  a child that imports the main module must not load the server
+    from cacheserver import headstart  # noqa: PLC0415  a child that imports the main module must not load the server
 
-    code = run(sys.argv[1:])
+    begun = headstart.begin(sys.argv[1:])
+    try:
+        from cacheserver.cli.main import main as run  # noqa: PLC0415  as above
+
+        code = run(sys.argv[1:], begun=begun)
+    finally:
+        begun.end()
     gc.freeze()
     return code
 

@@ -119,8 +119,20 @@ async def start(
         except BaseException:
             _close(ours)
             raise
+    return await _opened(child, ours, limit)
+
+
+async def adopt(process: subprocess.Popen[bytes], ours: Sequence[socket.socket]) -> Child:
+    """A program that was started before there was a loop, with sockets for its stdin and stdout, and our ends of them.
+
+    Raises: OSError; then the program is ended.
+    """
+    return await _opened(Child(process), ours, _LIMIT)
+
+
+async def _opened(child: Child, ours: Sequence[socket.socket | None], limit: int) -> Child:
     try:
-        await child.open(ours, limit)
+        await child.open((*ours, None)[:3], limit)
     except BaseException:
         child.kill()
         child.close()

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cacheserver.catalogs.catalog import Catalog, Files, Finding, Manifests, ParsedPackage, Progress
-from cacheserver.catalogs.fbc.facts import FORMAT_VERSION as FBC_VERSION
-from cacheserver.catalogs.krm.facts import FORMAT_VERSION as KRM_VERSION
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.model import Format, RepositoryKey
 
 if TYPE_CHECKING:
     from cacheserver.catalogs.workers import Workers
+
+    VERSION: str
+    """Of what parse() makes of a source; when another made what is served, the source is read again, changed or not."""
 
 __all__ = [
     "VERSION",
@@ -31,9 +32,6 @@ __all__ = [
     "parse",
 ]
 
-VERSION: Final = f"{FBC_VERSION}.{KRM_VERSION}"
-"""Of what parse() makes of a source; when another made what is served, the source is read again, changed or not."""
-
 _KPTFILE: Final = "Kptfile"
 
 
@@ -42,11 +40,17 @@ def _quiet(what: str, done: int, total: int) -> None:
 
 
 def __getattr__(name: str) -> object:
-    """`Workers`, at first use: a worker process imports this package too, and asyncio is a third of its start."""
+    """`Workers` and VERSION, at first use: a worker process imports this package too, and asyncio is a third of its
+    start, the format that it does not read a tenth."""
     if name == "Workers":
         from cacheserver.catalogs.workers import Workers  # noqa: PLC0415
 
         return Workers
+    if name == "VERSION":
+        from cacheserver.catalogs import fbc  # noqa: PLC0415
+        from cacheserver.catalogs.krm import facts as krm  # noqa: PLC0415
+
+        return f"{fbc.FORMAT_VERSION}.{krm.FORMAT_VERSION}"
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

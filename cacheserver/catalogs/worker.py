@@ -1,8 +1,8 @@
 """The worker process: does the jobs of the pool in workers.py, one at a time. No network, no etcd.
 
-Started as `python -m cacheserver.catalogs.worker LIMITS MEMORY_BYTES [FORMAT]`; frames (frame.py) on stdin and stdout.
-Ends at the end of its input, and by the kernel's hand when its parent is gone. What it reads is hostile: its memory is
-capped, and whatever kills it costs the parent one job.
+Started as `python -m cacheserver.catalogs.worker [FORMAT]`; frames (frame.py) on stdin and stdout, of which the first
+has its caps. Ends at the end of its input, and by the kernel's hand when its parent is gone. What it reads is hostile:
+its memory is capped, and whatever kills it costs the parent one job.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
 def main() -> None:
-    """Answers jobs until stdin ends. Arguments: the limits as JSON, the most address space in bytes, and the format
-    that the first job is expected to be of."""
-    limits = ParseLimits(**orjson.loads(sys.argv[1]))
-    _confine(int(sys.argv[2]))
-    for expected in sys.argv[3:]:
+    """Answers jobs until stdin ends. Argument: the format that the first job is expected to be of."""
+    _settle_in()
+    for expected in sys.argv[1:]:
         importlib.import_module(f"cacheserver.catalogs.{expected.lower()}.worker")
     with os.fdopen(os.dup(0), "rb") as jobs, os.fdopen(os.dup(1), "wb") as answers:
         # Nothing that a library prints may get between the frames.
         os.dup2(2, 1)
+        if (first := _receive(jobs)) is None:
+            return
+        limits = _confined(first)
         while (frame := _receive(jobs)) is not None:
             answer = _answer(frame, limits)
             answers.write(LENGTH.pack(len(answer)) + answer)
@@ -56,9 +57,15 @@ def _answer(frame: bytes, limits: ParseLimits) -> bytes:
     return fbc.answer(frame, limits)
 
 
-def _confine(memory_bytes: int) -> None:
-    give_way()
+def _confined(frame: bytes) -> ParseLimits:
+    """The caps that the pool sends before its first job. Of these, this process keeps to that of its memory itself."""
+    memory_bytes, limits = orjson.loads(frame)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    return ParseLimits(**limits)
+
+
+def _settle_in() -> None:
+    give_way()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Ctrl-C reaches the whole process group; the parent decides when we end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -78,3 +85,4 @@ def _receive(jobs: BinaryIO) -> bytes | None:
 
 if __name__ == "__main__":
     main()
+    os._exit(0)  # the answers are written: taking the interpreter apart would keep a command waiting for 20 ms

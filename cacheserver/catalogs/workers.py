@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from cacheserver import children
 from cacheserver.catalogs.frame import LENGTH, LONGEST
 from cacheserver.catalogs.limits import MIB, ParseLimits
 from cacheserver.errors import CatalogError, WorkerCrashedError
+from cacheserver.headstart import HeadStart, command
 from cacheserver.model import Format
 
 _GRACE_S: Final = 5.0
@@ -39,6 +39,7 @@ class Workers:
 
     job_timeout_s: for one job (at most one file, or 4 MiB of a large one): 4 MiB take 0.2 s.
     memory_bytes: address space of one process. The largest document allowed takes about a quarter of the default.
+    begun: taken instead of starting the first one.
     """
 
     def __init__(
@@ -48,11 +49,13 @@ class Workers:
         *,
         job_timeout_s: float = 60.0,
         memory_bytes: int = 1024 * MIB,
+        begun: HeadStart | None = None,
     ) -> None:
         self.count = count or min(4, os.cpu_count() or 1)
         self.limits = limits
         self._job_timeout_s = job_timeout_s
-        self._memory_bytes = memory_bytes
+        self._caps = orjson.dumps((memory_bytes, asdict(limits)))
+        self._begun = begun or HeadStart()
         self._wanted = 0  # processes started, or being started
         self._all: set[_Worker] = set()
         self._idle: deque[_Worker] = deque()
@@ -177,13 +180,14 @@ class Workers:
         self._idle.append(worker)
 
     async def _start(self, *expected: Format) -> _Worker:
-        # -P: the working directory may be a hostile checkout, and a yaml.py in it must not be what gets imported.
-        arguments = (orjson.dumps(asdict(self.limits)).decode(), str(self._memory_bytes), *expected)
         try:
-            process = await children.start(sys.executable, "-P", "-m", "cacheserver.catalogs.worker", *arguments)
+            if (begun := self._begun.take()) is not None:
+                process = await children.adopt(*begun)
+            else:
+                process = await children.start(*command(*expected))
         except OSError as exc:
             raise CatalogError(f"cannot start a parse worker: {exc}") from exc
-        worker = _Worker(process)
+        worker = _Worker(process, self._caps)
         self._all.add(worker)
         return worker
 
@@ -191,7 +195,9 @@ class Workers:
 class _Worker:
     """One process. busy: it holds a job whose answer has not been read whole."""
 
-    def __init__(self, process: children.Child) -> None:
+    def __init__(self, process: children.Child, caps: bytes) -> None:
+        assert process.stdin
+        process.stdin.writelines((LENGTH.pack(len(caps)), caps))
         self._process = process
         self.busy = False
 

@@ -25,6 +25,7 @@ from cacheserver.cli.arguments import FAILED, INTERRUPTED, OK, USAGE, parse
 from cacheserver.cli.terminal import Progress, Terminal, banner, finding_lines, ingest_table, table
 from cacheserver.config import RepositoryConfig, Settings
 from cacheserver.errors import CacheServerError, ConfigError, EtcdStartError
+from cacheserver.headstart import HeadStart
 
 if TYPE_CHECKING:
     from cacheserver.ingest import SyncReport
@@ -49,14 +50,21 @@ class Engine(Protocol):
         progress: Progress,
         on_report: Callable[[SyncReport], None],
         on_error: Callable[[RepositoryConfig, CacheServerError], None],
+        begun: HeadStart | None,
     ) -> None:
         """Every repository once. Each ends in one call: on_report, or on_error for one that failed as a whole."""
         ...
 
 
-def main(argv: Sequence[str], *, environ: Mapping[str, str] | None = None, engine: Engine | None = None) -> int:
+def main(
+    argv: Sequence[str],
+    *,
+    environ: Mapping[str, str] | None = None,
+    engine: Engine | None = None,
+    begun: HeadStart | None = None,
+) -> int:
     """Run one command; returns the exit code. environ: the process's own if None. engine: `cacheserver.server.serve`
-    if None.
+    if None. begun: a worker for a command that parses.
 
     Raises SystemExit for --help and for what argparse refuses (2).
     """
@@ -73,7 +81,7 @@ def main(argv: Sequence[str], *, environ: Mapping[str, str] | None = None, engin
             close = difflib.get_close_matches(name, [setting.env for setting in config.SETTINGS], n=1)
             hint = {"did_you_mean": close[0]} if close else {}
             log.warning("environment variable is not a setting and has no effect", extra={"variable": name, **hint})
-        return _run(arguments, settings, terminal, engine)
+        return _run(arguments, settings, terminal, engine, begun)
     except KeyboardInterrupt:
         terminal.error("interrupted")
         return INTERRUPTED
@@ -87,7 +95,9 @@ def main(argv: Sequence[str], *, environ: Mapping[str, str] | None = None, engin
         return _explain(exc, terminal, debug=debug)
 
 
-def _run(arguments: Mapping[str, Any], settings: Settings, terminal: Terminal, engine: Engine | None) -> int:
+def _run(
+    arguments: Mapping[str, Any], settings: Settings, terminal: Terminal, engine: Engine | None, begun: HeadStart | None
+) -> int:
     match arguments["command"]:
         case "serve":
             config.check_listen(settings)
@@ -98,13 +108,13 @@ def _run(arguments: Mapping[str, Any], settings: Settings, terminal: Terminal, e
             _require_content(settings, serving=False)
             config.check_typed_catalogs(arguments.get("--catalog", ()), Path.cwd())
             strict, most = arguments["fail_on_rejected"], arguments["max_findings"]
-            return _ingest(settings, terminal, engine or _server(), fail_on_rejected=strict, most=most)
+            engine = engine or _server()
+            return _ingest(settings, terminal, engine, begun, fail_on_rejected=strict, most=most)
         case "validate":
             from cacheserver.cli.validate import validate  # noqa: PLC0415  see _server
 
-            return validate(
-                arguments["source"], arguments["format"], settings, terminal, most=arguments["max_findings"]
-            )
+            source, kind, most = arguments["source"], arguments["format"], arguments["max_findings"]
+            return validate(source, kind, settings, terminal, most=most, begun=begun)
         case "doctor":
             return _doctor(settings, terminal)
         case "certs":
@@ -147,7 +157,15 @@ def _require_content(settings: Settings, *, serving: bool) -> None:
     raise ConfigError("there is no catalog to read: give --catalog NAME=SOURCE or --repositories FILE (see --help)")
 
 
-def _ingest(settings: Settings, terminal: Terminal, engine: Engine, *, fail_on_rejected: bool, most: int) -> int:
+def _ingest(
+    settings: Settings,
+    terminal: Terminal,
+    engine: Engine,
+    begun: HeadStart | None,
+    *,
+    fail_on_rejected: bool,
+    most: int,
+) -> int:
     """most: findings of a catalog that are printed."""
     reports: list[SyncReport] = []
     errors: list[str] = []
@@ -156,7 +174,8 @@ def _ingest(settings: Settings, terminal: Terminal, engine: Engine, *, fail_on_r
         errors.append(f"{repository.key.name}: {error}")
 
     with terminal.progress() as progress:
-        _on_uvloop(engine.ingest(settings, progress=progress, on_report=reports.append, on_error=failed))
+        work = engine.ingest(settings, progress=progress, on_report=reports.append, on_error=failed, begun=begun)
+        _on_uvloop(work)
     if reports:
         terminal.out(ingest_table(reports))
     may_be_empty = {

@@ -21,6 +21,7 @@ from cacheserver.cli.logs import one_line
 from cacheserver.cli.terminal import Progress, Terminal, finding_lines, validate_summary
 from cacheserver.config import FormatChoice, Settings, SourceSpec
 from cacheserver.errors import ConfigError
+from cacheserver.headstart import HeadStart
 from cacheserver.model import Format, RepositoryKey
 from cacheserver.server import limits
 
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 _SHOWN_FOLDERS: Final = 5
 
 
-def validate(text: str, choice: str, settings: Settings, terminal: Terminal, *, most: int) -> int:
+def validate(
+    text: str, choice: str, settings: Settings, terminal: Terminal, *, most: int, begun: HeadStart | None = None
+) -> int:
     """Prints `most` findings, then a summary; returns the exit code. text: as `serve` takes a source, or one file.
 
     choice: a FormatChoice. Raises: ConfigError for what is not a source or does not exist, SourceError.
@@ -48,7 +51,7 @@ def validate(text: str, choice: str, settings: Settings, terminal: Terminal, *, 
             raise ConfigError(f"{text}: there is no such file or directory")
         prefix = f"{Path(text) if source.path.is_dir() else Path(text).parent}/"
     with tempfile.TemporaryDirectory(prefix="cacheserver-validate-") as scratch, terminal.progress() as progress:
-        tree, catalog = uvloop.run(_parse(source, kind, settings, Path(scratch), progress))
+        tree, catalog = uvloop.run(_parse(source, kind, settings, Path(scratch), progress, begun))
     for line in finding_lines(catalog.findings, most, terminal, prefix=prefix):
         terminal.out(line)
     elapsed_s = time.monotonic() - started
@@ -67,12 +70,17 @@ def _looked_for(catalog: Catalog, files: Sequence[str]) -> str:
 
 
 async def _parse(
-    source: SourceSpec, kind: Format | None, settings: Settings, scratch: Path, progress: Progress
+    source: SourceSpec,
+    kind: Format | None,
+    settings: Settings,
+    scratch: Path,
+    progress: Progress,
+    begun: HeadStart | None,
 ) -> tuple[Tree, Catalog]:
     """What a server would make of `source`; where its path is a file, of that file alone."""
     key = RepositoryKey("default", "validate")
     async with contextlib.AsyncExitStack() as stack:
-        workers = await stack.enter_async_context(limits.workers(settings.parsing))
+        workers = await stack.enter_async_context(limits.workers(settings.parsing, begun))
         if isinstance(source, config.DirectorySource) and await asyncio.to_thread(source.path.is_file):
             tree = sources.Tree(root=source.path.parent, files=(source.path.name,), digest="")
         else:

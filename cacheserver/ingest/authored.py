@@ -25,7 +25,7 @@ from cacheserver.model import (
     encode,
     without_label,
 )
-from cacheserver.publish.git.plan import taken_apart
+from cacheserver.publish.outcome import taken_apart
 from cacheserver.publish.outdated import OUTDATED, outdated
 from cacheserver.store.authored import Draft, Held, Operation, Step
 from cacheserver.store.claims import Claim

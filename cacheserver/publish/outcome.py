@@ -5,6 +5,7 @@ Everything else of the object is left as its author made it.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any, Final
 import orjson
 
 from cacheserver.model import LABEL_LIFECYCLE, Digest
-from cacheserver.store.authored import Operation
+from cacheserver.store.authored import Held, Operation
 
 PUSHED: Final = "Pushed"
 """Condition of a draft: git has all of it."""
@@ -158,3 +159,10 @@ def with_condition(conditions: Sequence[Mapping[str, Any]], condition: Condition
 def stamp(now: float) -> str:
     """Unix time as RFC 3339 in UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+
+
+async def taken_apart(held: Held) -> Object:
+    """Beside the loop where it is large."""
+    assert held.served is not None
+    value = held.served.value
+    return await asyncio.to_thread(Object, value) if len(value) > 64 << 10 else Object(value)

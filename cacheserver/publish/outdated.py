@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from cacheserver.publish.git.plan import is_behind
 from cacheserver.publish.outcome import Condition
 from cacheserver.store.authored import Draft
 
@@ -17,6 +16,8 @@ OUTDATED: Final = "Outdated"
 
 def outdated(draft: Draft, newest: str, commit: str) -> Condition | None:
     """newest, commit: the package's newest published revision; None: the draft is of that one, or of a newer."""
+    from cacheserver.publish.git.plan import is_behind  # noqa: PLC0415 - where nothing is drafted, git is not needed
+
     moved = newest == draft.base_revision and commit != draft.base
     if not moved and not is_behind(newest, draft.base_revision):
         return None

@@ -8,6 +8,7 @@ import resource
 
 from cacheserver.catalogs import ParseLimits, Workers
 from cacheserver.config import ParseSettings
+from cacheserver.headstart import HeadStart
 from cacheserver.sources import Limits
 
 log = logging.getLogger(__name__)
@@ -58,11 +59,12 @@ def source_limits(parsing: ParseSettings) -> Limits:
     )
 
 
-def workers(parsing: ParseSettings) -> Workers:
-    """The processes that parse, not started yet: an asynchronous context manager."""
+def workers(parsing: ParseSettings, begun: HeadStart | None = None) -> Workers:
+    """The processes that parse, not started yet but for `begun`: an asynchronous context manager."""
     return Workers(
         parsing.workers,
         limits=ParseLimits(file_bytes=parsing.file_bytes, document_bytes=parsing.document_bytes),
         job_timeout_s=parsing.parse_timeout_s,
         memory_bytes=parsing.worker_memory_bytes,
+        begun=begun,
     )

@@ -27,6 +27,7 @@ from cacheserver.config import Defaults, GitSource, RepositoryConfig, ServingSet
 from cacheserver.errors import CacheServerError, EtcdError, EtcdStartError, NoSpace, SecretInvalidError
 from cacheserver.etcd.client import Client, TLSFiles
 from cacheserver.etcd.version import check_supported
+from cacheserver.headstart import HeadStart
 from cacheserver.ingest import Ingest, ServedStatusStore, Space, SyncReport, SyncServices
 from cacheserver.ingest.configured import Configured
 from cacheserver.ingest.disk import Mirrors, ScratchSpace, scratch_directory
@@ -135,16 +136,18 @@ async def ingest(
     progress: Progress,
     on_report: Callable[[SyncReport], None],
     on_error: Callable[[RepositoryConfig, CacheServerError], None],
+    begun: HeadStart | None = None,
 ) -> None:
     """Every repository once. Each ends in one call: on_report, or on_error for one that failed as a whole."""
     async with AsyncExitStack() as stack:
-        workers = await stack.enter_async_context(limits.workers(settings.parsing))
+        workers = await stack.enter_async_context(limits.workers(settings.parsing, begun))
         client = await stack.enter_async_context(_etcd(settings))
         store = Store(client, changes=settings.parsing.changes)
         await _open(store, client, settings)
         scratch = stack.enter_context(scratch_directory())
         services = _services(client, store, Blobs(client), workers, scratch, settings)
-        await _standalone_ingestion(services, settings, Space()).once(
+        written = any(config.writable for config in settings.repositories)
+        await _standalone_ingestion(services, settings, Space(), writes=written).once(
             progress=progress, on_report=on_report, on_error=on_error
         )
 
@@ -395,12 +398,11 @@ def _ingestion(
 
 
 def _standalone_ingestion(
-    services: SyncServices, settings: Settings, space: Space, looks: FirstLooks | None = None
+    services: SyncServices, settings: Settings, space: Space, looks: FirstLooks | None = None, *, writes: bool = True
 ) -> Ingest:
-    """Ingestion of the configured repositories."""
-    ingest = Ingest(
-        services, ServedStatusStore(services.store), space=space, looks=looks, publisher=_publisher(services, settings)
-    )
+    """Ingestion of the configured repositories. writes: whether any of them may be written to."""
+    publisher = _publisher(services, settings) if writes else None
+    ingest = Ingest(services, ServedStatusStore(services.store), space=space, looks=looks, publisher=publisher)
     for config in settings.repositories:
         ingest.put(config, functools.partial(_source, settings, config))
     return ingest

@@ -10,12 +10,10 @@ from typing import Any, Final
 
 import orjson
 
+from cacheserver.catalogs import fbc
 from cacheserver.catalogs.catalog import Problem
 
-FORMAT_VERSION: Final = 8
-"""Part of every index and input hash: raise it when facts, rules or records change, and everything is parsed again."""
-
-PACKAGE: Final = "olm.package"
+PACKAGE: Final = fbc.PACKAGE
 CHANNEL: Final = "olm.channel"
 BUNDLE: Final = "olm.bundle"
 DEPRECATIONS: Final = "olm.deprecations"

@@ -18,7 +18,7 @@ import orjson
 import zstandard
 
 from cacheserver.catalogs.catalog import Finding
-from cacheserver.catalogs.fbc.facts import FORMAT_VERSION
+from cacheserver.catalogs.fbc import FORMAT_VERSION
 from cacheserver.model import RepositoryKey
 
 _HEADING: Final = f"cacheserver fbc {FORMAT_VERSION} with warnings".encode()

@@ -12,8 +12,7 @@ import orjson
 
 from cacheserver.catalogs.catalog import Catalog, Files, Finding, ParsedPackage, Progress
 from cacheserver.catalogs.documents import splitter
-from cacheserver.catalogs.fbc import ignore, index
-from cacheserver.catalogs.fbc.facts import PACKAGE
+from cacheserver.catalogs.fbc import PACKAGE, ignore, index
 from cacheserver.catalogs.fbc.held import Damage, held
 from cacheserver.catalogs.fbc.jobs import Jobs
 from cacheserver.catalogs.fbc.keep import Documents, Lines, of_other_schemas, write_digests

@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from cacheserver.catalogs.catalog import Finding, Problem
-from cacheserver.catalogs.krm.discover import Files, Place
-from cacheserver.catalogs.krm.facts import Revision
-from cacheserver.catalogs.krm.index import Known
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.model import RepositoryKey
+
+if TYPE_CHECKING:  # whoever reads a file-based catalog asks whether it is one of these, and needs no more
+    from cacheserver.catalogs.krm.discover import Files, Place
+    from cacheserver.catalogs.krm.facts import Revision
+    from cacheserver.catalogs.krm.index import Known
 
 IGNORED_TAG: Final = "IgnoredTag"
 """Reason of the findings about tags that name no package; each has the tag for its path."""

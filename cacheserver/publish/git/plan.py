@@ -21,7 +21,7 @@ from cacheserver.publish.git import message
 from cacheserver.publish.git.commits import NewCommit, Update
 from cacheserver.publish.git.message import Person
 from cacheserver.publish.git.refs import HEADS, TAGS, check_ref
-from cacheserver.publish.outcome import ACCEPT_BASE, OVERWRITE, Failure, Object
+from cacheserver.publish.outcome import ACCEPT_BASE, OVERWRITE, Failure, Object, taken_apart
 from cacheserver.sources.git.mirror import Copy, RemoteRefs
 from cacheserver.store.authored import Draft, Held, Operation, Step
 
@@ -497,10 +497,3 @@ def number_of(revision: str) -> int:
     """N of vN; 0 for anything else."""
     found = _NUMBER.match(revision)
     return int(found[1]) if found else 0
-
-
-async def taken_apart(held: Held) -> Object:
-    """Beside the loop where it is large."""
-    assert held.served is not None
-    value = held.served.value
-    return await asyncio.to_thread(Object, value) if len(value) > 64 << 10 else Object(value)

@@ -26,8 +26,8 @@ from cacheserver.publish.git import commits, refs
 from cacheserver.publish.git.commits import AtomicUnsupportedError, Update, Verdict
 from cacheserver.publish.git.drafts import Drafts
 from cacheserver.publish.git.message import AUTHOR, COMMITTER, Person
-from cacheserver.publish.git.plan import Later, People, Plan, Planner, RefusedPlan, View, number_of, taken_apart
-from cacheserver.publish.outcome import DIVERGED, PUSHED, Condition, Failure, Object
+from cacheserver.publish.git.plan import Later, People, Plan, Planner, RefusedPlan, View, number_of
+from cacheserver.publish.outcome import DIVERGED, PUSHED, Condition, Failure, Object, taken_apart
 from cacheserver.sources import Written
 from cacheserver.sources.git.complaints import MirrorDamagedError
 from cacheserver.sources.git.mirror import Copy

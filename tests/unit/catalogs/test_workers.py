@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from cacheserver import headstart
 from cacheserver.catalogs import ParseLimits, Workers, parse
 from cacheserver.catalogs.fbc.wire import Part, Scan, encode_job
 from cacheserver.errors import CatalogError, WorkerCrashedError
@@ -142,6 +144,35 @@ async def test_an_error_names_the_job(workers: Workers) -> None:
             await workers.run(queue, b"[]", "the thing")
         job = encode_job(Scan(str(FIXTURES), "", "", [Part("kettle.yaml", 0, 1 << 20)], write_blobs=False))
         assert b"kettle.v0.3.0" in await workers.run(queue, job, "kettle.yaml")
+
+
+async def test_a_worker_that_was_begun_before_the_pool_is_taken_by_it_with_its_caps(tmp_path: Path) -> None:
+    (tmp_path / "two.yaml").write_bytes((FIXTURES / "kettle.yaml").read_bytes())
+    others = children()
+    begun = headstart.begin(["validate", str(tmp_path)])
+    [first] = set(children()) - set(others)
+    async with Workers(2, ParseLimits(documents=1), begun=begun) as pool:
+        catalog = await parse(Tree(tmp_path, ("two.yaml",), ""), None, KEY, pool, scratch=tmp_path / "s")
+        assert set(children()) - set(others) == {first}  # and it is enough for a small catalog
+        limit, _ = resource.prlimit(first, resource.RLIMIT_AS)
+        begun.end()  # of no effect: it is the pool's
+        assert set(children()) - set(others) == {first}
+    assert "TooManyDocuments" in {finding.reason for finding in catalog.findings}
+    assert limit == 1024 * MIB
+    assert children() == others
+
+
+async def test_a_worker_that_nobody_takes_ends_with_the_command() -> None:
+    others = children()
+    begun = headstart.begin(["ingest", "--catalog", "a=b"])
+    assert len(children()) == len(others) + 1
+    begun.end()
+    assert children() == others
+
+
+@pytest.mark.parametrize("arguments", [[], ["serve"], ["version"], ["validate", "--help"], ["ingest", "-h"]])
+async def test_a_command_that_parses_nothing_at_once_begins_no_worker(arguments: list[str]) -> None:
+    assert headstart.begin(arguments).take() is None
 
 
 async def test_a_pool_that_could_not_replace_its_worker_tells_who_waits_and_recovers(

@@ -21,6 +21,7 @@ from cacheserver.cli import logs, main
 from cacheserver.cli.terminal import Progress, Terminal, banner, finding_line, table, validate_summary
 from cacheserver.config import LogFormat, LogSettings, RepositoryConfig, Settings
 from cacheserver.errors import CacheServerError, EtcdStartError, SourceNotFoundError
+from cacheserver.headstart import HeadStart
 from cacheserver.ingest import Outcome, SyncReport
 from cacheserver.model import RepositoryKey
 from cacheserver.server.begun import Begun
@@ -54,6 +55,7 @@ class FakeEngine:
         progress: Progress,
         on_report: Callable[[SyncReport], None],
         on_error: Callable[[RepositoryConfig, CacheServerError], None],
+        begun: HeadStart | None,
     ) -> None:
         self.asked.append(settings)
         progress("read", 1, 2)
@@ -161,12 +163,28 @@ def test_an_ingest_of_a_directory_loads_no_other_source_and_nothing_that_serves(
     absent = (
         *("yaml", "aiohttp", "cacheserver.api", "cacheserver.cache.watchcache", "cacheserver.etcd.embedded"),
         *("cacheserver.sources.git.source", "cacheserver.sources.oci.registry", "cacheserver.catalogs.krm.git"),
+        *("cacheserver.publish.git", "cacheserver.sources.git.command"),
     )
     code = (
         "import sys; from pathlib import Path; from cacheserver import config; from cacheserver.server import serve\n"
         "settings = config.load({'--catalog': ['a=.'], '--etcd': 'http://127.0.0.1:1'}, {}, cwd=Path.cwd())\n"
         "serve._source(settings, settings.repositories[0])\n"
         f"print([m for m in {absent} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_file_based_catalog_is_asked_of_workers_without_what_they_know_of_it() -> None:
+    theirs = (
+        "yaml",
+        "cacheserver.catalogs.fbc.facts",
+        "cacheserver.catalogs.krm.facts",
+        "cacheserver.catalogs.krm.index",
+    )
+    code = (
+        "import sys, cacheserver.cli.validate, cacheserver.catalogs.fbc.parse, cacheserver.catalogs.krm.packages\n"
+        f"print([m for m in {theirs} if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.strip() == "[]"
