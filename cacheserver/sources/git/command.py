@@ -402,7 +402,7 @@ async def _kill(process: children.Child) -> None:
         pass
     finally:
         _signal(process, signal.SIGKILL)  # The group: helpers may outlive git.
-    await process.wait()
+        await process.wait()
 
 
 def _signal(process: children.Child, number: int) -> None:
