@@ -30,7 +30,8 @@ Measure cacheserver from outside, on loopback: etcd, the server and the load eac
   watch     fan-out (100 to 10,000 watchers) and delay of watches of the same objects
   herd      many informers that start at once, as WatchLists
   memory    what 10,000 revisions add to a server
-  finding   searches over --packages with 20 revisions each, and what readers feel of them (not part of `all`)
+  finding   searches, providers, graphs, upgrades, dependencies and changes over --packages with 20 revisions each, or
+            over --catalog, and what readers feel of them (not part of `all`)
   page      the page at /ui/ with --packages in a Chromium: first load, scrolling, typing, memory (not part of `all`)
   compare   the same questions to kube-apiserver with the same objects in a CRD, TLS on both, in turn: ratios
             (--peer kube-apiserver=PATH or $KUBEBUILDER_ASSETS; without one it is left out of `all`)
