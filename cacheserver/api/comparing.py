@@ -17,11 +17,12 @@ from aiohttp import web
 from cacheserver.api.attributes import Query
 from cacheserver.api.content import Blobs
 from cacheserver.api.http.budget import Share
-from cacheserver.api.http.negotiate import Encoding, choose, wants_pretty
+from cacheserver.api.http.negotiate import Encoding, wants_pretty
 from cacheserver.api.http.reply import JSON, Reply, header
 from cacheserver.api.kinds.resource import look
+from cacheserver.api.questions import form_of
 from cacheserver.api.readable import readable
-from cacheserver.api.status import bad_request, brief, not_acceptable, not_found
+from cacheserver.api.status import bad_request, brief, not_found
 from cacheserver.archive import TarReader
 from cacheserver.cache.snapshot import Entry
 from cacheserver.cache.watchcache import Freshness, ReadAt, WatchCache
@@ -35,8 +36,7 @@ MOST_BYTES: Final = 4 << 20
 _TIMES: Final = 4
 """Their size that they take while they are compared: as they came, in lines, and in the answer."""
 DIFF: Final = "text/x-diff"
-DIFF_TYPES: Final = (JSON, DIFF)
-_FORMS: Final = {"json": JSON, "diff": DIFF}
+_FORMS: Final = {JSON: "json", DIFF: "diff"}
 _KNOWN: Final = ("from", "format", "pretty", "resourceVersion", "timeout")
 
 
@@ -104,15 +104,7 @@ def _form(pair: Pair) -> str:
     for name in pair.query:
         if name not in _KNOWN:
             raise bad_request(f"no parameter {brief(name)!r} is known here: there are from and format")
-    form = pair.query.get("format", "")
-    if form:
-        if form not in _FORMS:
-            raise bad_request(f"format={brief(form)}: there are {', '.join(_FORMS)}")
-        return form
-    media_type = choose(pair.request.headers.get("Accept", ""), DIFF_TYPES)
-    if media_type is None:
-        raise not_acceptable(DIFF_TYPES)
-    return "json" if media_type == JSON else "diff"
+    return form_of(pair.request, pair.query, _FORMS)
 
 
 def _written(pair: Pair, name: str, found: list[diff.Change], form: str) -> bytes:

@@ -17,12 +17,11 @@ import orjson
 
 from cacheserver.api.content import Blobs, send
 from cacheserver.api.http.budget import READER_BYTES
-from cacheserver.api.http.negotiate import choose
 from cacheserver.api.http.reply import JSON, Stream, header
 from cacheserver.api.kinds.resource import look
-from cacheserver.api.questions import Question, check, too_much
+from cacheserver.api.questions import Question, check, form_of, too_much
 from cacheserver.api.readable import to_yaml
-from cacheserver.api.status import bad_request, brief, not_acceptable
+from cacheserver.api.status import bad_request
 from cacheserver.errors import BlobMissingError
 from cacheserver.model import Digest
 from cacheserver.query.export import MOST_BYTES, MOST_LINE_BYTES, Documents, Plan
@@ -32,9 +31,8 @@ from cacheserver.turns import Places
 
 JSON_LINES: Final = "application/jsonl"
 YAML: Final = "application/yaml"
-EXPORT_TYPES: Final = (JSON_LINES, JSON, YAML)
+_FORMS: Final = {JSON_LINES: "json", JSON: "json", YAML: "yaml"}
 """Who takes JSON alone gets it a line each as well: clients of Kubernetes say so of whatever they read."""
-_FORMS: Final = {"json": JSON_LINES, "yaml": YAML}
 _BATCH_BYTES: Final = 128 << 10
 """Of documents, read and written at once: 2 ms as JSON, 150 ms of a thread as YAML."""
 _TIMES: Final = 3
@@ -120,15 +118,7 @@ async def _read(blobs: Blobs, digest: Digest) -> AsyncGenerator[bytes, None]:
 
 def _form(question: Question) -> str:
     check(question.query, ("channel", "from", "format"))
-    form = question.query.get("format", "")
-    if form:
-        if form not in _FORMS:
-            raise bad_request(f"format={brief(form)}: there are {', '.join(_FORMS)}")
-        return _FORMS[form]
-    media_type = choose(question.request.headers.get("Accept", ""), EXPORT_TYPES)
-    if media_type is None:
-        raise not_acceptable(EXPORT_TYPES)
-    return YAML if media_type == YAML else JSON_LINES
+    return YAML if form_of(question.request, question.query, _FORMS) == "yaml" else JSON_LINES
 
 
 def _made(plan: Plan, read: Sequence[bytes], form: str) -> bytes:

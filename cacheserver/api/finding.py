@@ -14,9 +14,9 @@ from cacheserver.api.content import Blobs
 from cacheserver.api.exporting import Exporting
 from cacheserver.api.http.negotiate import choose
 from cacheserver.api.http.reply import JSON, Reply, Stream
-from cacheserver.api.questions import Question, check, sent, too_much
+from cacheserver.api.questions import Question, check, form_of, sent, too_much
 from cacheserver.api.selectors import Must, Selection, Term
-from cacheserver.api.status import bad_request, brief, not_acceptable
+from cacheserver.api.status import bad_request, not_acceptable
 from cacheserver.cache.snapshot import Entry
 from cacheserver.cache.watchcache import Freshness, ReadAt, WatchCache
 from cacheserver.model import Kind
@@ -30,16 +30,9 @@ bundles, and a thread's switch is not worth it."""
 MOST_BYTES: Final = 32 << 20
 """Of a package's revisions that are read for an answer. 140 bundles in 40 channels each have 1 MB."""
 
-_FORMS: Final = {
-    "json": JSON,
-    "svg": "image/svg+xml",
-    "dot": "text/vnd.graphviz",
-    "mermaid": "text/vnd.mermaid",
-    "text": "text/plain",
-}
-_GRAPHS: Final = ("json", "svg", "dot", "mermaid")
-GRAPH_TYPES: Final = tuple(_FORMS[form] for form in _GRAPHS)
-IMAGE_LIST_TYPES: Final = (_FORMS["json"], _FORMS["text"])
+_GRAPHS: Final = {JSON: "json", "image/svg+xml": "svg", "text/vnd.graphviz": "dot", "text/vnd.mermaid": "mermaid"}
+_IMAGE_LISTS: Final = {JSON: "json", "text/plain": "text"}
+_TYPES: Final = {form: media_type for media_type, form in (_GRAPHS | _IMAGE_LISTS).items()}
 _OF_PACKAGE: Final = ("spec.packageName", "spec.repository")
 _UPGRADES: Final = ("from", "to", "channel", "fromVersion")
 
@@ -80,34 +73,20 @@ class Finding:
         return await sent(question, body, JSON)
 
     async def _graph(self, question: Question) -> Reply:
-        query = question.query
-        check(query, ("format",))
-        form = query.get("format", "")
-        if form and form not in _GRAPHS:
-            raise bad_request(f"format={brief(form)}: there are {', '.join(_GRAPHS)}")
-        if not form:
-            media_type = choose(question.request.headers.get("Accept", ""), GRAPH_TYPES)
-            if media_type is None:
-                raise not_acceptable(GRAPH_TYPES)
-            form = next(name for name, each in _FORMS.items() if each == media_type)
+        check(question.query, ("format",))
+        form = form_of(question.request, question.query, _GRAPHS)
         body = await self._made(question, lambda package, found: answers.graph(package, found, form))
-        return await sent(question, body, _FORMS[form])
+        return await sent(question, body, _TYPES[form])
 
     async def _images(self, question: Question) -> Reply:
         query = question.query
         check(query, ("channel", "from", "format"))
-        form = query.get("format", "")
-        if form and form not in ("json", "text"):
-            raise bad_request(f"format={brief(form)}: there are json, text")
-        media_type = choose(question.request.headers.get("Accept", ""), IMAGE_LIST_TYPES)
-        if not form and media_type is None:
-            raise not_acceptable(IMAGE_LIST_TYPES)
-        as_text = form == "text" or (not form and media_type == _FORMS["text"])
+        form = form_of(question.request, query, _IMAGE_LISTS)
         channel, start = query.get("channel", ""), query.get("from", "")
         body = await self._made(
-            question, lambda package, found: answers.images(package, found, channel, start, as_text=as_text)
+            question, lambda package, found: answers.images(package, found, channel, start, as_text=form == "text")
         )
-        return await sent(question, body, _FORMS["text" if as_text else "json"])
+        return await sent(question, body, _TYPES[form])
 
     async def _export(self, question: Question) -> Stream:
         """Documents know bundles, and no names of objects here."""

@@ -15,11 +15,10 @@ from typing import Any, Final
 
 import orjson
 
-from cacheserver.api.http.negotiate import choose
 from cacheserver.api.http.reply import JSON, Reply
-from cacheserver.api.questions import Question, check, sent
+from cacheserver.api.questions import Question, check, form_of, sent
 from cacheserver.api.selectors import Must, Selection, Term
-from cacheserver.api.status import bad_request, brief, not_acceptable
+from cacheserver.api.status import bad_request, brief
 from cacheserver.cache.index import PROVIDES
 from cacheserver.cache.several import Several
 from cacheserver.cache.snapshot import Entry, Name
@@ -48,7 +47,7 @@ _CHOSEN: Final = 256
 _COST: Final = 50
 """Of a revision that is judged, in the units of turns.py: 10 us, most of it its version."""
 TEXT: Final = "text/plain"
-_FORMS: Final = {"json": JSON, "text": TEXT}
+_FORMS: Final = {JSON: "json", TEXT: "text"}
 _PACKAGE: Final = "spec.packageName"
 _FIELDS: Final = ("dependencies", "constraints", "requiredAPIs")
 """Of the status, with what it needs."""
@@ -98,7 +97,8 @@ class Needing:
 
         Raises: StatusError 400, 403, 406.
         """
-        form, limit = _form(question), _limit(question)
+        check(question.query, ("namespaces", "limit", "format"))
+        form, limit = form_of(question.request, question.query, _FORMS), _limit(question)
         revision = question.package
         asked = _namespaces(question.query.get("namespaces", ""))
         if "*" in asked:
@@ -117,7 +117,7 @@ class Needing:
             requirements.append(_written(answered, min(limit, MOST_LISTED - listed)))
             listed += len(requirements[-1]["satisfiedBy"])
         status = _status(requirements, len(found) - len(requirements), manifest)
-        if form == TEXT:
+        if form == "text":
             return await sent(question, _table(requirements).encode("utf-8", "replace"), TEXT)
         namespace, name = revision.name
         document = {"apiVersion": f"{GROUP}/{VERSION}", "kind": "PackageRevisionDependencies"}
@@ -283,19 +283,6 @@ def _plain(text: str) -> str:
     """One line that no terminal obeys."""
     cut = text if len(text) <= 200 else text[:197] + "..."
     return cut if cut.isprintable() else "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in cut)
-
-
-def _form(question: Question) -> str:
-    check(question.query, ("namespaces", "limit", "format"))
-    form = question.query.get("format", "")
-    if form:
-        if form not in _FORMS:
-            raise bad_request(f"format={brief(form)}: there are {', '.join(_FORMS)}")
-        return _FORMS[form]
-    media_type = choose(question.request.headers.get("Accept", ""), (JSON, TEXT))
-    if media_type is None:
-        raise not_acceptable((JSON, TEXT))
-    return media_type
 
 
 def _limit(question: Question) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,10 +11,10 @@ from aiohttp import web
 from cacheserver.api.attributes import Query
 from cacheserver.api.content import IMAGE_SAFETY
 from cacheserver.api.http.budget import Share
-from cacheserver.api.http.negotiate import Encoding, wants_pretty
+from cacheserver.api.http.negotiate import Encoding, choose, wants_pretty
 from cacheserver.api.http.reply import JSON, Reply, header
 from cacheserver.api.readable import readable
-from cacheserver.api.status import StatusError, bad_request, brief
+from cacheserver.api.status import StatusError, bad_request, brief, not_acceptable
 from cacheserver.cache.snapshot import Entry
 
 _COMMON: Final = ("pretty", "resourceVersion", "timeout")
@@ -43,6 +43,21 @@ def check(query: Query, known: Sequence[str]) -> None:
             raise bad_request(f"no parameter {brief(name)!r} is known here: there are {', '.join(known)}")
         if len(text) > _LONGEST:
             raise bad_request(f"{name} has {len(text)} characters, at most {_LONGEST} are read")
+
+
+def form_of(request: web.BaseRequest, query: Query, offered: Mapping[str, str]) -> str:
+    """Which form the answer is to have, of `offered`: media type -> name of a form. By format=NAME, or else by Accept,
+    where the first is the one for who takes anything. Raises: StatusError 400, 406."""
+    form = query.get("format", "")
+    names = dict.fromkeys(offered.values())
+    if form and form not in names:
+        raise bad_request(f"format={brief(form)}: there are {', '.join(names)}")
+    if form:
+        return form
+    media_type = choose(request.headers.get("Accept", ""), tuple(offered))
+    if media_type is None:
+        raise not_acceptable(tuple(offered))
+    return offered[media_type]
 
 
 def too_much(message: str) -> StatusError:
