@@ -553,19 +553,21 @@ class Connection(asyncio.Protocol):
         if self._over or self._pumping:
             return
         sent, self._pumping = 0, True
-        while self._ready and self._window > 0 and not self._full_since and sent < _ROUND:
-            stream = next(iter(self._ready))
-            del self._ready[stream]
-            sent += self._send_piece(stream, _PIECE)
-            if stream.unsent:
-                self._may_send(stream)
-            elif stream.tail:
-                self._end(stream)
-            else:
-                stream.drained()
-            if self._out_bytes >= _PIECE:
-                self._flush()
-        self._pumping = False
+        try:
+            while self._ready and self._window > 0 and not self._full_since and sent < _ROUND:
+                stream = next(iter(self._ready))
+                del self._ready[stream]
+                sent += self._send_piece(stream, _PIECE)
+                if stream.unsent:
+                    self._may_send(stream)
+                elif stream.tail:
+                    self._end(stream)
+                else:
+                    stream.drained()
+                if self._out_bytes >= _PIECE:
+                    self._flush()
+        finally:
+            self._pumping = False
         self._flush()
         if sent >= _ROUND and self._ready:
             self._loop.call_soon(self._pump)
