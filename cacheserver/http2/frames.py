@@ -99,6 +99,15 @@ def split(buffer: bytearray, take: Callable[[int, int, int, bytes], bool], most:
         del buffer[:at]
 
 
+def unpadded(flags: int, payload: bytes) -> bytes:
+    """Without what 6.1 lets the other side add. Raises: ProtocolError."""
+    if not flags & PADDED:
+        return payload
+    if not payload or payload[0] >= len(payload):
+        raise ProtocolError(PROTOCOL_ERROR, "there is more padding than frame")
+    return payload[1 : len(payload) - payload[0]]
+
+
 def string(text: bytes) -> bytes:
     """RFC 7541 section 5.2: a string as it is."""
     size, rest = bytearray(), len(text) - 127

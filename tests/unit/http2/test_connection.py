@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from cacheserver.http2 import connection as http2
 from cacheserver.http2.connection import Connection
 from cacheserver.http2.frames import GOAWAY, LARGEST_WINDOW, PING, RST_STREAM, SETTINGS, WINDOW, WINDOW_UPDATE
+from cacheserver.http2.incoming import UNREAD_BYTES
+from cacheserver.http2.patience import PATIENCE
 from cacheserver.http2.requests import HEADER_BYTES
 from cacheserver.http2.stream import ASK_WITHIN_S, GoneError, Stream
 from cacheserver.turns import Pace
@@ -404,20 +406,20 @@ async def test_who_does_not_speak_http2_is_turned_away(home: Home, said: bytes) 
 # --- attacks: each costs its client the connection, after a number of frames that no honest one comes near to ---
 
 FLOODS: list[tuple[str, Callable[[Client, int], bytes], int]] = [
-    ("PING", lambda _c, _n: frame(PING, 0, 0, bytes(8)), http2.PATIENCE),
-    ("SETTINGS", lambda _c, _n: frame(SETTINGS, 0, 0, setting(4, 1000)), http2.PATIENCE),
-    ("acknowledged SETTINGS", lambda _c, _n: frame(SETTINGS, ACK, 0), http2.PATIENCE),
-    ("PRIORITY", lambda _c, n: frame(2, 0, 2 * n + 1, bytes(5)), http2.PATIENCE),
-    ("frames of no known type", lambda _c, _n: frame(0xEE, 0, 0, b""), http2.PATIENCE),
-    ("GOAWAY", lambda _c, _n: frame(GOAWAY, 0, 0, bytes(8)), http2.PATIENCE),
-    ("WINDOW_UPDATE of a byte", lambda _c, _n: more(0, 1), http2.PATIENCE),
-    ("empty DATA", lambda c, n: c.question(1, None) if not n else frame(DATA, 0, 1, b""), http2.PATIENCE),
-    ("DATA for what is over", lambda c, n: c.question(1) + reset(1) if not n else frame(DATA, 0, 1), http2.PATIENCE),
+    ("PING", lambda _c, _n: frame(PING, 0, 0, bytes(8)), PATIENCE),
+    ("SETTINGS", lambda _c, _n: frame(SETTINGS, 0, 0, setting(4, 1000)), PATIENCE),
+    ("acknowledged SETTINGS", lambda _c, _n: frame(SETTINGS, ACK, 0), PATIENCE),
+    ("PRIORITY", lambda _c, n: frame(2, 0, 2 * n + 1, bytes(5)), PATIENCE),
+    ("frames of no known type", lambda _c, _n: frame(0xEE, 0, 0, b""), PATIENCE),
+    ("GOAWAY", lambda _c, _n: frame(GOAWAY, 0, 0, bytes(8)), PATIENCE),
+    ("WINDOW_UPDATE of a byte", lambda _c, _n: more(0, 1), PATIENCE),
+    ("empty DATA", lambda c, n: c.question(1, None) if not n else frame(DATA, 0, 1, b""), PATIENCE),
+    ("DATA for what is over", lambda c, n: c.question(1) + reset(1) if not n else frame(DATA, 0, 1), PATIENCE),
     # Rapid reset, CVE-2023-44487: three frames, and what giving up costs.
-    ("questions that are given up", lambda c, n: c.question(2 * n + 1) + reset(2 * n + 1), http2.PATIENCE // 11),
-    ("questions with a wrong window", lambda c, n: c.question(2 * n + 1) + more(2 * n + 1, 0), http2.PATIENCE // 11),
-    ("malformed questions", lambda c, n: c.question(2 * n + 1, b"", REQUEST[1:]), http2.PATIENCE // 10),
-    ("questions past the hundredth", lambda c, n: c.question(2 * n + 1, None), http2.STREAMS + http2.PATIENCE // 9),
+    ("questions that are given up", lambda c, n: c.question(2 * n + 1) + reset(2 * n + 1), PATIENCE // 11),
+    ("questions with a wrong window", lambda c, n: c.question(2 * n + 1) + more(2 * n + 1, 0), PATIENCE // 11),
+    ("malformed questions", lambda c, n: c.question(2 * n + 1, b"", REQUEST[1:]), PATIENCE // 10),
+    ("questions past the hundredth", lambda c, n: c.question(2 * n + 1, None), http2.STREAMS + PATIENCE // 9),
 ]
 
 
@@ -435,7 +437,7 @@ async def test_a_flood_ends_with_its_connection(
 
 
 async def test_honest_calls_never_come_near_to_that(client: Client, home: Home) -> None:
-    for at in range(http2.PATIENCE):
+    for at in range(PATIENCE):
         client.say(frame(PING, 0, 0, bytes(8)), client.question(2 * at + 1), more(0, 1000))
         home.asked[-1].stream.finish(HEADER, bytes(1000), TRAILERS)
         client.say(frame(PING, ACK, 0, bytes(8)))
@@ -502,7 +504,7 @@ async def test_who_takes_nothing_is_not_read_and_at_last_ended(client: Client, h
     while client.transport.reading:
         client.say(frame(PING, 0, 0, bytes(8)) * 100)
         said += 1700
-    assert said <= http2.UNREAD_BYTES + 1700
+    assert said <= UNREAD_BYTES + 1700
     assert not client.heard()
     client.connection.look(asyncio.get_running_loop().time() + http2.UNTAKEN_WITHIN_S + 1)
     assert client.transport.aborted
