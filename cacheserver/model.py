@@ -6,6 +6,7 @@ the resourceVersion in, and nobody encodes them again.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import uuid
 from collections.abc import Mapping, Sequence
@@ -250,19 +251,32 @@ def uid_of(kind: Kind, namespace: str, name: str, nonce: str = "") -> str:
     nonce: of an object that was made here, and may be deleted and made again: then it is another one. It stands in git
     as well, and whoever writes it there makes no object that has the uid of another.
     """
-    return str(uuid.uuid5(_UID_NAMESPACE, "/".join(filter(None, (kind, namespace, name, nonce)))))
+    # As uuid.uuid5 makes it (RFC 9562, 5.5), which takes three times as long, of every object that is written.
+    text = _UID_NAMESPACE.bytes + "/".join(filter(None, (kind, namespace, name, nonce))).encode()
+    digits = hashlib.sha1(text, usedforsecurity=False).hexdigest()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
 
 
-def encode(record: Record, *, previous: bytes | None, now: str, users: UserMetadata | None = None) -> bytes:
+def encode(
+    record: Record,
+    *,
+    previous: bytes | None,
+    now: str,
+    users: UserMetadata | None = None,
+    old: Mapping[str, Any] | None = None,
+) -> bytes:
     """The manifest's bytes, without resourceVersion; equal to `previous` when nothing changed.
 
-    previous: the bytes served before, if any: creationTimestamp is kept, generation moves only with spec.
+    previous: the bytes served before, if any: creationTimestamp is kept, generation moves only with spec. old: what
+    they say, of who has read them.
     now: RFC 3339 in UTC with whole seconds (`2026-11-20T10:00:00Z`).
     users: what users wrote into the metadata; None: what `previous` has of it.
     """
     created, generation = now, 1
     if previous is not None:
-        old: dict[str, Any] = orjson.loads(previous)
+        old = old or orjson.loads(previous)
+        assert old is not None
         created = old["metadata"]["creationTimestamp"]
         generation = old["metadata"]["generation"]
         if orjson.dumps(old["spec"]) != record.spec:

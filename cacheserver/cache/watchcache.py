@@ -10,6 +10,7 @@ import asyncio
 import functools
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -422,6 +423,8 @@ class WatchCache:
         batch = [change for change in changes.changes if change.mod_revision > self.resource_version]
         # Of one revision what is put comes first: an object that moves to another key is changed, not gone and new.
         batch.sort(key=lambda change: (change.mod_revision, change.value is None))
+        for kind, count in Counter(change.kind for change in batch if change.kind in self._kinds).items():
+            metrics.cache_events_received.labels(kind.value).inc(count)
         for at in range(0, len(batch), _SLICE):
             for change in batch[at : at + _SLICE]:
                 if change.kind in self._kinds:
@@ -443,7 +446,6 @@ class WatchCache:
 
     def _apply_one(self, change: Change) -> None:
         cached = self._kinds[change.kind]
-        metrics.cache_events_received.labels(change.kind.value).inc()
         entry = self._entry(change, change.value) if change.value is not None else None
         name = self._names.pop(change.key, None)
         if name is not None and (entry is None or entry.name != name):

@@ -205,7 +205,7 @@ class Authored:
         compares = [Compare(name, "mod_revision", before._marks.get(name, 0)) for name in names]
         fence = [claim.fence] if claim else []
         reads = [Get(name) for name in names]
-        told = await (tells or self.journal.each)(before.key, had[served], value)
+        told = await (tells or self.journal.each)(before.key, had[served], value, None)
 
         async def once() -> Held | None:
             result = await self.journal.txn([*fence, *compares], changes, told, reads, reads)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from cacheserver.errors import LeaseLostError, NoSpace
 from cacheserver.etcd.client import Client, Compare, Delete, Get, Put, TxnResult, prefix_end
@@ -39,17 +39,23 @@ _PAGE: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a transaction writes besides. instead: what a full etcd takes, where the rest of it only deletes."""
+    """What a transaction writes besides. repository: that it tells of."""
 
     put: Put
-    instead: Delete
+    repository: RepositoryKey
+
+    @property
+    def instead(self) -> Delete:
+        """What a full etcd takes, where the rest of it only deletes."""
+        return Delete(_mark(self.repository, b"whole"))
 
 
-Tells = Callable[[Key, bytes | None, bytes | None], Awaitable[Told | None]]
-"""Given a key and its manifests before and after a write: what is to be written besides."""
+Tells = Callable[[Key, bytes | None, bytes | None, Mapping[str, Any] | None], Awaitable[Told | None]]
+"""Given a key, its manifests before and after a write, and what the first says, where it was read: what is to be
+written besides."""
 
 
-async def silent(_key: Key, _before: bytes | None, _after: bytes | None) -> Told | None:
+async def silent(_key: Key, _before: bytes | None, _after: bytes | None, _old: Mapping[str, Any] | None) -> Told | None:
     """Of what is no news, or told as part of something else."""
     return None
 
@@ -69,12 +75,14 @@ class Telling:
         self._left = max(1, journal.most // _SHARE)
         self._stopping = asyncio.Lock()
 
-    async def __call__(self, key: Key, before: bytes | None, after: bytes | None) -> Told | None:
+    async def __call__(
+        self, key: Key, before: bytes | None, after: bytes | None, old: Mapping[str, Any] | None
+    ) -> Told | None:
         """Raises: LeaseLostError, Unavailable, where more is changed than is told one by one."""
         if not self._singly:
             return None
         part = key.kind is Kind.REVISION and (before is None or after is None) and key.package not in self._packages
-        news = None if part else between(key, before, after)
+        news = None if part else between(key, before, after, old)
         if news is None:
             return None
         if self._left > 0:
@@ -115,11 +123,13 @@ class Journal:
         now = time.time()
         name = name_of(now)
         put = Put(change_key(news.repository.namespace, name), encode(news, name, now))
-        return Told(put, Delete(_mark(news.repository, b"whole")))
+        return Told(put, news.repository)
 
-    async def each(self, key: Key, before: bytes | None, after: bytes | None) -> Told | None:
+    async def each(
+        self, key: Key, before: bytes | None, after: bytes | None, old: Mapping[str, Any] | None
+    ) -> Told | None:
         """A Tells, of single writes of users."""
-        news = between(key, before, after) if self.most else None
+        news = between(key, before, after, old) if self.most else None
         return self.told(news) if news is not None else None
 
     async def txn(

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
@@ -69,15 +70,17 @@ class News:
     labels: Mapping[str, str]
 
 
-def between(key: Key, before: bytes | None, after: bytes | None) -> News | None:
+def between(key: Key, before: bytes | None, after: bytes | None, old: Mapping[str, Any] | None = None) -> News | None:
     """What a write of a Package or a PackageRevision tells; None where it tells nothing.
 
-    before, after: its manifests without resourceVersion (model.encode); None: there is none.
+    before, after: its manifests without resourceVersion (model.encode); None: there is none. old: what `before` says,
+    of who has read it.
     """
     if before == after:
         return None
-    old, new = (orjson.loads(value) if value is not None else None for value in (before, after))
-    one: dict[str, Any] = new or old or {}
+    old = orjson.loads(before) if old is None and before is not None else old
+    new = orjson.loads(after) if after is not None else None
+    one: Mapping[str, Any] = new or old or {}
     of_kind = _of_package if key.kind is Kind.PACKAGE else _of_revision
     changes = list(of_kind(old, new))
     if not changes:
@@ -158,8 +161,14 @@ def name_of(at: float) -> str:
 
 def moment(milliseconds: int) -> str:
     """What the names of that millisecond begin with, and sorts before them."""
-    stamp = time.strftime("%Y%m%dt%H%M%S", time.gmtime(milliseconds // 1000))
-    return f"{stamp}.{milliseconds % 1000:03d}z"
+    return f"{_second(milliseconds // 1000)[0]}.{milliseconds % 1000:03d}z"
+
+
+@lru_cache(maxsize=4)  # of one sync many happen in one second
+def _second(at: int) -> tuple[str, str]:
+    """As names have it, and as RFC 3339."""
+    when = time.gmtime(at)
+    return time.strftime("%Y%m%dt%H%M%S", when), time.strftime("%Y-%m-%dT%H:%M:%SZ", when)
 
 
 def encode(news: News, name: str, at: float) -> bytes:
@@ -170,7 +179,7 @@ def encode(news: News, name: str, at: float) -> bytes:
         "name": name,
         "namespace": namespace,
         "uid": uid_of(Kind.CHANGE, namespace, name),
-        "creationTimestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at)),
+        "creationTimestamp": _second(int(at))[1],
         "generation": 1,
         "labels": dict(sorted(labels.items())),
     }
@@ -203,7 +212,7 @@ def _fitted(changes: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, str]],
 
 def _summary(news: News, omitted: int) -> str:
     """For people, in a line."""
-    said = "; ".join(itertools.islice((_said(news, change) for change in news.changes), 8))
+    said = "; ".join([_said(news, change) for change in news.changes[:8]])
     more = max(omitted, len(news.changes) - 8)
     return _clip(said, _SUMMARY_CHARACTERS) + (f" and {more} more" if more > 0 else "")
 

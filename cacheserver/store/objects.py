@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+import orjson
+
 from cacheserver.errors import LeaseLostError, NoSpace
 from cacheserver.etcd.client import Client, Compare, Delete, Get, Put, Watch, prefix_end
 from cacheserver.model import (
@@ -270,10 +272,12 @@ class Store:
         to the record's in the same transaction: nobody sees it twice, or not at all.
         Raises: LeaseLostError, NoSpace, Unavailable (after trying again for a while).
         """
-        value = encode(record, previous=previous.value if previous else None, now=_now())
-        if previous is not None and previous.key == record.key and previous.value == value:
+        before = previous.value if previous else None
+        old = orjson.loads(before) if before is not None else None
+        value = encode(record, previous=before, now=_now(), old=old)
+        if previous is not None and previous.key == record.key and before == value:
             return None
-        told = await tells(record.key, previous.value if previous else None, value)
+        told = await tells(record.key, before, value, old)
         mod_revision = await self._write(claim, object_key(record.key), value, previous, told)
         return Stored(record.key, value, mod_revision)
 
@@ -289,7 +293,7 @@ class Store:
     async def delete(self, claim: Claim, stored: Stored, tells: Tells = silent) -> bool:
         """Delete it, also where it changed since it was read; nothing happens where it is gone. Returns true: it is
         gone. tells: as put. A full etcd deletes, and tells nothing. Raises: as put."""
-        told = await tells(stored.key, stored.value, None)
+        told = await tells(stored.key, stored.value, None, None)
         await self._write(claim, object_key(stored.key), None, stored, told)
         return True
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import orjson
 import pytest
 
-from cacheserver.model import Key, Kind, Record, encode
+from cacheserver.model import Key, Kind, Record, encode, uid_of
 from cacheserver.names import MAX_NAME
 from cacheserver.store import news
 from cacheserver.store.journal import share
@@ -86,6 +87,14 @@ def test_names_are_valid_and_sort_by_time() -> None:
     assert max(map(len, names)) <= MAX_NAME
     assert names[0] > moment(1_700_000_000_000) > name_of(1_699_999_999.999)
     assert Key(Kind.CHANGE, "ns", "", "", "x").kind == "packagechanges"
+
+
+def test_uids_are_those_of_the_standard() -> None:
+    """RFC 9562, 5.5: as anybody's library makes them, for they are kept for ever."""
+    namespace = uuid.UUID("6c1f9c5e-5c1b-5f0e-9b53-2d1f0f6d9a11")
+    for name in (*map(str, range(64)), "\u00e9", ""):
+        wanted = "/".join(part for part in ("packagechanges", "ns", name) if part)
+        assert uid_of(Kind.CHANGE, "ns", name) == str(uuid.uuid5(namespace, wanted))
 
 
 @pytest.mark.parametrize(
