@@ -4,13 +4,14 @@ aiohttp's own protocol parses and answers; this stands around it, because what i
 32 requests that wait) multiplies, and because it logs whatever a client sends. Decides nothing of requests.
 
 Danger: it looks at a few names that aiohttp keeps to itself (`_messages`, `_request_count`, `_request_in_progress`,
-`_waiter`, `_handler_waiter`, `_buffer_paused`, `_next_keepalive_close_time`). tests/unit/api/http/test_hostile_wire.py
-and test_shutdown.py say what has to hold when aiohttp changes.
+`_waiter`, `_handler_waiter`, `_buffer_paused`, `_resume_transport_reading`, `_next_keepalive_close_time`).
+tests/unit/api/http/test_hostile_wire.py and test_shutdown.py say what has to hold when aiohttp changes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 
@@ -94,6 +95,7 @@ class Connection(web.RequestHandler):
         "_awaited",
         "_body",
         "_body_most",
+        "_body_wanted",
         "_conversation",
         "_deaf",
         "_unfinished",
@@ -109,6 +111,7 @@ class Connection(web.RequestHandler):
         self._conversation: Conversation | None = None
         self._body: StreamReader | None = None  # of the last request, while it is not complete
         self._body_most = BODY_BYTES
+        self._body_wanted = False  # somebody takes it
         self._deaf = False  # nothing more is parsed; the connection ends with the next answer
         self.since = 0.0
         """Begin of an unfinished header on the loop's clock; 0: there is none."""
@@ -130,7 +133,7 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """asyncio: nothing of it is counted any more."""
         self._all.leave(self)
-        super().connection_lost(exc)
+        self._all.part(functools.partial(super().connection_lost, exc))
 
     @property
     def idle_until(self) -> float:
@@ -138,13 +141,14 @@ class Connection(web.RequestHandler):
         return 0.0 if self._waiter is None or self._messages or self.since else self._next_keepalive_close_time
 
     async def start(self) -> None:
-        """As aiohttp's. One of which nothing is parsed any more ends without the goodbye of TLS: uvloop waits 30 s for
-        the client's, and reads and decrypts meanwhile whatever is sent in its place."""
+        """As aiohttp's. One of which nothing is parsed any more, or whose client is in the midst of a body, ends
+        without the goodbye of TLS: uvloop waits 30 s for the client's, and meanwhile reads whatever is sent instead."""
         transport = self.transport
         try:
             await super().start()
         finally:
-            if self._deaf and transport is not None:
+            unfinished = self._body is not None and not self._body.is_eof()
+            if (self._deaf or unfinished) and transport is not None:
                 transport.abort()
 
     # --- what comes in ---
@@ -169,7 +173,7 @@ class Connection(web.RequestHandler):
 
     def _complete(self, size: int) -> None:
         """The header of a request, or of several, has come; of `size` bytes, with what came behind it."""
-        self._unfinished, self._body_most = 0, BODY_BYTES
+        self._unfinished, self._body_most, self._body_wanted = 0, BODY_BYTES, False
         messages = self._messages
         message, payload = messages[-1]
         if payload is not EMPTY_PAYLOAD:
@@ -202,6 +206,8 @@ class Connection(web.RequestHandler):
             self._unfinished = 0
         elif self._unfinished > self._body_most:
             self.hear_no_more()
+        elif not self._body_wanted and self._unfinished > LARGE_BYTES:
+            self._put_off()
 
     def hear_no_more(self) -> None:
         """Nothing more is parsed; the connection ends with the next answer."""
@@ -214,6 +220,11 @@ class Connection(web.RequestHandler):
         if self.transport is not None and not self.transport.is_closing():
             self.transport.pause_reading()
             self._all.put_off(self)
+
+    def _resume_transport_reading(self) -> None:
+        # aiohttp, when what waited of a body was taken: that is no reason to be read before others.
+        if not self._all.is_put_off(self):
+            super()._resume_transport_reading()
 
     def read_on(self) -> None:
         """As Member.read_on; not where reading is held for another reason, for whoever holds it ends that."""
@@ -246,7 +257,9 @@ class Connection(web.RequestHandler):
 
     def take_body(self, most: int) -> None:
         """Somebody reads the body of the request that is being answered, as it comes, and ends at `most` bytes."""
-        self._body_most = most + BODY_BYTES
+        self._body_most, self._body_wanted = most + BODY_BYTES, True
+        if not self._deaf:
+            self._all.read_now(self)
 
     def _malformed(self, exc: BaseException) -> None:
         """What came last is not a request; its answer is all that is kept of it."""
