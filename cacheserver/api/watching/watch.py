@@ -287,7 +287,10 @@ class _Session:
             async for part, count in parts:
                 self._columns = False
                 self._meters.initial.inc(count)
-                await self._stream.send(part)
+                taken = self._stream.write_now(part)
+                del part  # of who takes nothing, the transport has what is left
+                if not taken:
+                    await self._stream.drain()
 
     async def _bookmark(self, resource_version: int, *, ends_initial: bool) -> None:
         framer = self._channel.framer
