@@ -11,7 +11,7 @@ import asyncio
 import heapq
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -71,8 +71,9 @@ class Feed(Protocol):
         """Writes a mark, which a watch sees; returns its revision. Raises: EtcdError (NoSpace among them)."""
         ...
 
-    def read_all(self, revision: int = 0) -> AsyncIterator[Changes]:
-        """Every object, a page at a time, all as of `revision`, 0 for the present. Raises: Compacted, EtcdError."""
+    def read_all(self, revision: int = 0) -> AsyncGenerator[Changes, None]:
+        """Every object, a page at a time, all as of `revision`, 0 for the present; to be closed. Raises: Compacted,
+        EtcdError."""
         ...
 
     def follow(self, after: int) -> AbstractAsyncContextManager[Follower]:

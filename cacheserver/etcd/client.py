@@ -7,11 +7,12 @@ it; and spawn worker processes before the first call, for a fork after it is not
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from time import perf_counter
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from google.protobuf.message import DecodeError
 
@@ -207,25 +208,40 @@ class Client:
         return self._direct
 
     async def pages(
-        self, prefix: bytes, *, revision: int = 0, keys_only: bool = False, page_bytes: int = 4 << 20
-    ) -> AsyncIterator[RangeResult]:
+        self,
+        prefix: bytes,
+        *,
+        revision: int = 0,
+        keys_only: bool = False,
+        page_bytes: int = 4 << 20,
+        ahead: bool = False,
+    ) -> AsyncGenerator[RangeResult, None]:
         """Everything under `prefix` at one revision (the first page's), in key order, in pages of about page_bytes.
 
         At least one page, empty if need be. Each page's `revision` is that one revision; its `count` and `more` speak
-        of what follows. Raises: Compacted when the revision goes away under way; start again.
+        of what follows. ahead: a page is asked for while the one before it is worked on, so two are in memory; to be
+        closed. Raises: Compacted when the revision goes away under way; start again.
         """
-        key, range_end = prefix or b"\0", prefix_end(prefix)
-        limit = _FIRST_PAGE_KEYS
-        while True:
-            page = await self.range(key, range_end, limit=limit, revision=revision, keys_only=keys_only)
-            revision = revision or page.revision
-            yield RangeResult(page.key_values, revision, page.count, page.more)
-            if not page.more:
-                return
-            key = page.key_values[-1].key + b"\0"
-            size = sum(len(kv.key) + len(kv.value) for kv in page.key_values)
-            fitting = page_bytes * len(page.key_values) // max(size, 1)
-            limit = max(_SMALLEST_PAGE_KEYS, min(fitting, limit * _PAGE_GROWTH, _LARGEST_PAGE_KEYS))
+        key, range_end, limit = prefix or b"\0", prefix_end(prefix), _FIRST_PAGE_KEYS
+        asked: asyncio.Task[RangeResult] | None = None
+
+        def ask() -> Coroutine[Any, Any, RangeResult]:
+            return self.range(key, range_end, limit=limit, revision=revision, keys_only=keys_only)
+
+        try:
+            while True:
+                page = await (asked or ask())
+                revision = revision or page.revision
+                if page.more:
+                    key, limit = page.key_values[-1].key + b"\0", _next_limit(page.key_values, limit, page_bytes)
+                    asked = asyncio.create_task(ask(), name="etcd: next page") if ahead else None
+                yield RangeResult(page.key_values, revision, page.count, page.more)
+                if not page.more:
+                    return
+        finally:
+            if asked is not None:
+                asked.cancel()
+                await asyncio.gather(asked, return_exceptions=True)
 
     async def put(self, key: bytes, value: bytes, *, lease: int = 0) -> int:
         """The revision of the write. Raises: NoSpace, LeaseLostError when `lease` is gone, Unavailable."""
@@ -344,3 +360,10 @@ class Client:
         await self._transport.call(
             wire.DEFRAGMENT, pb.DefragmentRequest(), deadline_s=_DEFRAGMENT_DEADLINE_S, repeatable=False
         )
+
+
+def _next_limit(page: Sequence[KeyValue], limit: int, page_bytes: int) -> int:
+    """Keys to ask for behind a page, by the size of what it had."""
+    size = sum(len(kv.key) + len(kv.value) for kv in page)
+    fitting = page_bytes * len(page) // max(size, 1)
+    return max(_SMALLEST_PAGE_KEYS, min(fitting, limit * _PAGE_GROWTH, _LARGEST_PAGE_KEYS))

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class KeyValue:
+class KeyValue(NamedTuple):  # made a hundred thousand times at a start: a third of a dataclass's time
     """A key as stored. `value` is empty in answers to keys_only."""
 
     key: bytes

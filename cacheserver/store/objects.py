@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import orjson
 
@@ -60,8 +60,7 @@ PIPELINE = 32
 32), and all whose answers come together are taken in one turn of the loop, for which every reader waits."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):  # as KeyValue
     """One served key as it is now (or gone: `value` None), as of `mod_revision`. `key` is opaque outside."""
 
     kind: Kind
@@ -131,11 +130,13 @@ class Store:
         """Write a mark that followers see; returns its revision."""
         return await self._client.put(TICK, b"")
 
-    async def read_all(self, revision: int = 0) -> AsyncIterator[Changes]:
-        """Every served object as of one revision (0: the newest), in pages. Raises Compacted when it is gone."""
-        async for page in self._client.pages(SERVED, revision=revision):
-            found = [change for kv in page.key_values if (change := _change(kv.key, kv.value, kv.mod_revision))]
-            yield Changes(found, page.revision)
+    async def read_all(self, revision: int = 0) -> AsyncGenerator[Changes, None]:
+        """Every served object as of one revision (0: the newest), in pages, of which the next is on its way while one
+        is worked on; to be closed. Raises Compacted when it is gone."""
+        async with aclosing(self._client.pages(SERVED, revision=revision, ahead=True)) as pages:
+            async for page in pages:
+                found = [change for kv in page.key_values if (change := _change(kv.key, kv.value, kv.mod_revision))]
+                yield Changes(found, page.revision)
 
     @asynccontextmanager
     async def follow(self, after: int) -> AsyncIterator[Follower]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import aclosing
+from typing import Any
 
 import pytest
 
@@ -16,9 +18,10 @@ from cacheserver.errors import (
     NoSpace,
     Unavailable,
 )
-from cacheserver.etcd.client import AlarmKind, Client, Compare, Delete, Get, Put, prefix_end
+from cacheserver.etcd.client import AlarmKind, Client, Compare, Delete, Get, Put, RangeResult, prefix_end
 from cacheserver.metrics import registry
 from tests.conftest import StartEtcd
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.etcd
 
@@ -62,11 +65,14 @@ async def test_a_future_revision_is_refused_by_name(etcd_client: Client, prefix:
         await etcd_client.range(prefix, revision=now + 1_000_000)
 
 
-async def test_pages_are_bounded_by_bytes_and_agree_on_one_revision(etcd_client: Client, prefix: bytes) -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+async def test_pages_are_bounded_by_bytes_and_agree_on_one_revision(
+    etcd_client: Client, prefix: bytes, ahead: bool
+) -> None:
     for number in range(400):
         await etcd_client.put(prefix + b"%04d" % number, b"x" * 10_000)
     pages = []
-    async for page in etcd_client.pages(prefix, page_bytes=200_000):
+    async for page in etcd_client.pages(prefix, page_bytes=200_000, ahead=ahead):
         pages.append(page)
         if len(pages) == 1:  # neither a later write nor a deletion may show in the pages that follow
             await etcd_client.put(prefix + b"9999", b"late")
@@ -76,6 +82,28 @@ async def test_pages_are_bounded_by_bytes_and_agree_on_one_revision(etcd_client:
     assert len({page.revision for page in pages}) == 1
     # The first page is a guess of 128 keys; the others know what a key weighs.
     assert all(sum(len(kv.value) for kv in page.key_values) <= 200_000 for page in pages[1:])
+
+
+async def test_a_page_is_on_its_way_while_the_one_before_is_worked_on_and_not_when_nobody_wants_it(
+    etcd_client: Client, prefix: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(300):
+        await etcd_client.put(prefix + b"%04d" % number, b"")
+    asked, ask = list[bytes](), Client.range
+
+    async def counted(client: Client, key: bytes, *args: Any, **kwargs: Any) -> RangeResult:
+        asked.append(key)
+        if len(asked) > 1:
+            await asyncio.Event().wait()
+        return await ask(client, key, *args, **kwargs)
+
+    monkeypatch.setattr(Client, "range", counted)
+    async with aclosing(etcd_client.pages(prefix, ahead=True)) as pages:
+        first = await anext(pages)
+        await eventually(lambda: asked == [prefix, first.key_values[-1].key + b"\0"])
+        under_way = [task for task in asyncio.all_tasks() if task.get_name() == "etcd: next page"]
+        assert len(under_way) == 1
+    assert under_way[0].cancelled()
 
 
 async def test_pages_of_nothing_are_one_empty_page_with_a_revision(etcd_client: Client, prefix: bytes) -> None:
@@ -223,16 +251,18 @@ async def test_calls_and_failures_are_counted(etcd_client: Client, prefix: bytes
     assert seen("cacheserver_etcd_errors_total", operation="put", error="LeaseLostError") == errors + 1
 
 
-async def test_pages_report_a_compaction_under_way(start_etcd: StartEtcd) -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+async def test_pages_report_a_compaction_under_way(start_etcd: StartEtcd, ahead: bool) -> None:
     async with Client([start_etcd().endpoint]) as client:
         for number in range(300):
             await client.put(b"/%04d" % number, b"x" * 1000)
-        pages = client.pages(b"/", page_bytes=100_000)
+        pages = client.pages(b"/", page_bytes=50_000, ahead=ahead)
         await anext(pages)
         revision = await client.put(b"other", b"")
         await client.compact(revision, physical=True)
         with pytest.raises(Compacted):
-            await anext(pages)
+            async for _ in pages:
+                pass
 
 
 async def test_a_full_etcd_says_no_space_still_reads_and_recovers(start_etcd: StartEtcd) -> None:

@@ -14,7 +14,7 @@ feed.compact()          # a follower that starts behind it gets Compacted
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -185,7 +185,7 @@ class FakeFeed:
         self._notify()
         return self.revision
 
-    async def read_all(self, revision: int = 0) -> AsyncIterator[Changes]:
+    async def read_all(self, revision: int = 0) -> AsyncGenerator[Changes, None]:
         revision = revision or self.revision
         if self.away:
             raise Unavailable("the fake is away")
