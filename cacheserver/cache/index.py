@@ -6,6 +6,7 @@ Used for the objects of a kind, by what selectors require (here), and for watche
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
@@ -36,6 +37,11 @@ class Index(Generic[K, T]):
         """The item is found under each of these keys from now on; under none where there are none."""
         for key in keys:
             self._items.setdefault(key, {})[item] = None
+
+    def add_all(self, items: Sequence[T], keys: Iterable[K]) -> None:
+        """As add(), of each."""
+        for key in keys:
+            self._items.setdefault(key, {}).update(dict.fromkeys(items))
 
     def remove(self, item: T, keys: Iterable[K]) -> None:
         """keys: those it was added under. Raises: KeyError for another."""
@@ -153,17 +159,17 @@ class Indexes:
     """Names of the objects of one kind, by each of some indexes."""
 
     def __init__(self, declared: Sequence[Indexed] = (BY_PACKAGE,)) -> None:
-        self._declared = declared
-        self._indexes: Sequence[tuple[Indexed, Index[str, Name]]] = ()
+        self._indexes: Sequence[tuple[Indexed, Index[str, Name]]] = [(each, Index()) for each in declared]
         self._provides = BySeveral(PROVIDES)
-        self.load(())
 
-    def load(self, entries: Iterable[Entry]) -> None:
-        """Begin anew with these."""
-        self._indexes = [(declared, Index()) for declared in self._declared]
-        self._provides = BySeveral(PROVIDES)
-        for entry in entries:
-            self.replace(None, entry)
+    def extend(self, entries: Iterable[Entry]) -> None:
+        """Put in some that are not there."""
+        some = list(entries)
+        for entry in some:
+            self._provides.replace(None, entry)
+        for declared, index in self._indexes:
+            for values, alike in itertools.groupby(some, declared.values):
+                index.add_all([entry.name for entry in alike], values)
 
     def replace(self, old: Entry | None, new: Entry | None) -> None:
         """`new` is in the place of `old`, of the same name; None: nothing."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
+from cacheserver.cache.filling import Filling
 from cacheserver.cache.index import Indexes
 from cacheserver.cache.snapshot import Entry, Name, State
 from cacheserver.cache.window import Window, restamped
@@ -70,16 +71,12 @@ class CachedKind:
         self.watchers = Waiters()
         self.listeners: list[Listener] = []
 
-    def load(self, entries: Sequence[Entry], floor: int) -> None:
-        """entries: in any order; of those with one name the latest is served."""
-        self.by_name, self.shadowed = {}, {}
-        for entry in sorted(entries, key=lambda entry: entry.resource_version):
-            self._shadow(self.by_name.get(entry.name), entry)
-            self.by_name[entry.name] = entry
-        entries = list(self.by_name.values())
-        self.state.load(entries)
-        self.indexes.load(entries)
+    def begin(self, filled: Filling, floor: int) -> None:
+        """Serve what was read anew, as of revision `floor`."""
+        self.state, self.by_name, self.indexes = filled.state, filled.by_name, filled.indexes
+        self.shadowed = filled.shadowed
         self.window.reset(floor)
+        entries = list(self.by_name.values()) if self.listeners else ()
         for listener in self.listeners:
             listener.loaded(entries)
 

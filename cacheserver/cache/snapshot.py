@@ -8,7 +8,7 @@ Knows nothing of etcd or HTTP.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -217,14 +217,22 @@ class State:
         self._shared = True
         return Snapshot(self._segments, self._firsts, self._count, resource_version)
 
-    def load(self, entries: Sequence[Entry]) -> None:
-        """Replace everything. `entries` in any order."""
-        ordered = sorted(entries, key=lambda entry: entry.name)
+    def extend(self, entries: Iterable[Entry]) -> None:
+        """Add some that are not there, in any order: soonest those whose names lie behind all that are."""
+        ordered = sorted(entries, key=_name_of)
+        if self._segments and ordered and ordered[0].name < self._segments[-1].entries[-1].name:
+            for entry in ordered:
+                self.put(entry)
+            return
+        self._own()
+        self._count += len(ordered)
         half = SEGMENT_SIZE // 2
-        self._segments = [Segment(tuple(ordered[i : i + half])) for i in range(0, len(ordered), half)]
-        self._firsts = [segment.entries[0].name for segment in self._segments]
-        self._count = len(ordered)
-        self._shared = False
+        if self._segments and len(self._segments[-1].entries) < half:  # of the last time
+            ordered = [*self._segments.pop().entries, *ordered]
+            del self._firsts[-1]
+        segments = [Segment(tuple(ordered[i : i + half])) for i in range(0, len(ordered), half)]
+        self._segments += segments
+        self._firsts += [segment.entries[0].name for segment in segments]
 
     def put(self, entry: Entry) -> None:
         """Add or replace."""
@@ -268,6 +276,10 @@ class State:
         else:
             self._segments[at] = Segment(tuple(entries))
             self._firsts[at] = entries[0].name
+
+
+def _name_of(entry: Entry) -> Name:
+    return entry.name
 
 
 def _position(entries: list[Entry], name: Name) -> int:

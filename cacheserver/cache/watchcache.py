@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import logging
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from typing import Any, Final, NoReturn
 import orjson
 
 from cacheserver import metrics
+from cacheserver.cache.filling import Filling, Refused, never_collected
 from cacheserver.cache.freshness import Feed, Freshness, Position, ReadAt
 from cacheserver.cache.kind import CachedKind, Listener
 from cacheserver.cache.page import Page, cut_page
@@ -396,18 +398,18 @@ class WatchCache:
         self._advance(self.resource_version, set())
 
     async def _load_at(self, at_revision: int) -> None:
-        entries: dict[Kind, list[Entry]] = {kind: [] for kind in self._kinds}
+        filled = {kind: Filling() for kind in self._kinds}
         names: dict[bytes, Name] = {}
-        async for page in self._store.read_all(at_revision):
-            for at in range(0, len(page.changes), _SLICE):
-                for change in page.changes[at : at + _SLICE]:
-                    if change.value is not None and change.kind in entries:
-                        entry = self._entry(change, change.value)
-                        entries[change.kind].append(entry)
-                        names[change.key] = entry.name
-                await asyncio.sleep(0)
+        refused = Refused()
+        with never_collected():
+            async with aclosing(self._store.read_all(at_revision)) as pages:
+                async for page in pages:
+                    for at in range(0, len(page.changes), _SLICE):
+                        self._fill(filled, names, page.changes[at : at + _SLICE], refused)
+                        await asyncio.sleep(0)
+        refused.tell()
         for kind, cached in self._kinds.items():
-            cached.load(entries[kind], at_revision)
+            cached.begin(filled[kind], at_revision)
             cached.watchers.wake()
         self._names = names
         self.past.clear()
@@ -416,9 +418,24 @@ class WatchCache:
         self._at.advance(at_revision)
         metrics.cache_initializations.inc()
 
+    def _fill(
+        self, filled: Mapping[Kind, Filling], names: dict[bytes, Name], changes: Sequence[Change], refused: Refused
+    ) -> None:
+        for kind, some in itertools.groupby(changes, key=lambda change: change.kind):
+            if kind not in filled:
+                continue
+            entries: list[Entry] = []
+            for change in some:
+                entry = self._made(change, refused)
+                if entry is not None:
+                    entries.append(entry)
+                    names[change.key] = entry.name
+            filled[kind].take(entries)
+
     async def _apply(self, changes: Changes) -> None:
         """Take in whole revisions, a slice at a time, and wake who waits."""
         touched: set[Kind] = set()
+        refused = Refused()
         self._at.heard()
         batch = [change for change in changes.changes if change.mod_revision > self.resource_version]
         # Of one revision what is put comes first: an object that moves to another key is changed, not gone and new.
@@ -428,11 +445,12 @@ class WatchCache:
         for at in range(0, len(batch), _SLICE):
             for change in batch[at : at + _SLICE]:
                 if change.kind in self._kinds:
-                    self._apply_one(change)
+                    self._apply_one(change, refused)
                     touched.add(change.kind)
             if at + _SLICE < len(batch) and batch[at + _SLICE].mod_revision > batch[at + _SLICE - 1].mod_revision:
                 self._advance(batch[at + _SLICE - 1].mod_revision, touched)
                 await asyncio.sleep(0)
+        refused.tell()
         self._advance(max(changes.revision, self.resource_version), touched)
 
     def _advance(self, revision: int, touched: set[Kind]) -> None:
@@ -444,9 +462,9 @@ class WatchCache:
             self._kinds[kind].watchers.wake()
         touched.clear()
 
-    def _apply_one(self, change: Change) -> None:
+    def _apply_one(self, change: Change, refused: Refused) -> None:
         cached = self._kinds[change.kind]
-        entry = self._entry(change, change.value) if change.value is not None else None
+        entry = self._made(change, refused)
         name = self._names.pop(change.key, None)
         if name is not None and (entry is None or entry.name != name):
             left = cached.gone(change.key, name, change.mod_revision)
@@ -455,6 +473,17 @@ class WatchCache:
         if entry is not None:
             self._names[change.key] = entry.name
             cached.window.append(Event(change.mod_revision, cached.written(entry), entry))
+
+    def _made(self, change: Change, refused: Refused) -> Entry | None:
+        """None: it is gone, or cannot be read, and nobody is served it."""
+        if change.value is None:
+            return None
+        try:
+            return self._entry(change, change.value)
+        except Exception as why:
+            # The edge of one object: damaged, or by another program's hand. All others stand on the task of this.
+            refused.add(change.key, why)
+            return None
 
     def _entry(self, change: Change, value: bytes) -> Entry:
         manifest = orjson.loads(value)

@@ -48,7 +48,8 @@ def test_candidates_are_all_that_have_a_value_whatever_changed(seed: int) -> Non
         if new is not None:
             held[name] = new
         if choose.random() < 0.05:
-            indexes.load(held.values())
+            indexes = Indexes((Indexed(("status.kinds",), _provided),))
+            indexes.extend(held.values())
         for value in "abcd":
             found = indexes.candidates({"status.kinds": value, "else": "1"})
             assert set(found or ()) == {("x", n) for n, entry in held.items() if value in _provided(entry)}
@@ -60,7 +61,7 @@ def test_the_index_that_leaves_fewest_is_taken() -> None:
     by_first = Indexed(("first",), lambda entry: entry.fields["metadata.name"][0])
     by_last = Indexed(("last",), lambda entry: entry.fields["metadata.name"][-1])
     indexes = Indexes((by_first, by_last))
-    indexes.load(map(_entry, ("ax", "ay", "az", "bz")))
+    indexes.extend(map(_entry, ("ax", "ay", "az", "bz")))
     assert list(indexes.candidates({"first": "a", "last": "z"}) or ()) == [("x", "az"), ("x", "bz")]
 
 

@@ -50,7 +50,8 @@ def test_candidates_are_all_that_have_the_value_whatever_changed(seed: int) -> N
         if new is not None:
             held[name] = new
         if choose.random() < 0.05:
-            indexes.load(held.values())
+            indexes = Indexes()
+            indexes.extend(held.values())
         for value in "abcd":
             found = indexes.candidates({PROVIDES: value, "else": "1"})
             assert found is not None

@@ -47,7 +47,7 @@ def test_a_snapshot_never_changes_and_holds_what_was_there_in_order(steps: list[
 @given(st.sets(names), st.sampled_from([None, "a", "b", "bb"]), st.none() | names)
 def test_runs_are_the_namespace_behind_the_mark(present: set[Name], namespace: str | None, after: Name | None) -> None:
     state = State()
-    state.load([entry(name) for name in present])
+    state.extend([entry(name) for name in present])
     expected = sorted(n for n in present if (namespace in (None, n[0])) and (after is None or n > after))
     snapshot = state.snapshot(1)
     assert flat(snapshot, namespace, after) == expected
@@ -100,12 +100,34 @@ def test_undoing_events_gives_back_the_past(steps: list[tuple[Name, bool]], cut:
 
 def test_whole_segments_are_offered_as_such_and_untouched_ones_survive_a_write() -> None:
     state = State()
-    state.load([entry(("ns", f"{i:04}")) for i in range(100)])
+    state.extend([entry(("ns", f"{i:04}")) for i in range(100)])
     before = [run.segment for run in state.snapshot(1).runs()]
     assert all(segment is not None for segment in before)
     state.put(entry(("ns", "0000"), 2))
     after = [run.segment for run in state.snapshot(2).runs()]
     assert sum(one is other for one, other in zip(before, after, strict=True)) == len(before) - 1
+
+
+@given(st.lists(st.sets(names, max_size=40), max_size=6))
+def test_what_is_put_in_some_at_a_time_is_in_order_whatever_came_first(parts: list[set[Name]]) -> None:
+    state, model = State(), set[Name]()
+    for part in parts:
+        before, held = state.snapshot(1), sorted(model)
+        state.extend([entry(name) for name in part - model])
+        model |= part
+        assert flat(before) == held
+    assert flat(state.snapshot(2)) == sorted(model)
+    assert len(state) == len(model)
+
+
+def test_parts_in_order_make_segments_as_the_whole_does() -> None:
+    state, whole = State(), State()
+    entries = [entry(("ns", f"{i:04}")) for i in range(100)]
+    for at in range(0, 100, 7):
+        state.extend(entries[at : at + 7])
+    whole.extend(entries)
+    sizes = [[len(run.entries) for run in each.snapshot(1).runs()] for each in (state, whole)]
+    assert sizes[0] == sizes[1]
 
 
 def test_segments_stay_small() -> None:

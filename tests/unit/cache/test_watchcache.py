@@ -671,6 +671,67 @@ async def test_two_keys_with_one_name_found_at_the_start_are_one_object(goes: st
         assert [(entry.name[1], entry.labels["x"]) for run in page.runs for entry in run.entries] == [("a", left)]
 
 
+BAD = [
+    pytest.param(b"", id="nothing"),
+    pytest.param(b'{"apiVersion":', id="cut"),
+    pytest.param(b"[]", id="no object"),
+    pytest.param(b'{"metadata":{"name":"bad","namespace":"ns"},"spec":{}}', id="less than there is to be"),
+]
+
+
+@pytest.mark.parametrize("value", BAD)
+async def test_what_cannot_be_read_at_the_start_is_named_and_all_else_is_served(
+    feed: FakeFeed, value: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    feed.put("ns", "a")
+    feed.write(("ns", "bad", value))
+    feed.put("ns", "c")
+    feed.revision += 10_000  # so that it is read, and not followed
+    async with running(WatchCache(feed, PROJECTIONS)) as cache:
+        assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == ["a", "c"]
+        assert [vars(record)["key"] for record in caplog.records if record.levelname == "ERROR"] == ["packages/ns/bad"]
+        feed.delete("ns", "bad")
+        feed.put("ns", "bad")
+        assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == ["a", "bad", "c"]
+
+
+@pytest.mark.parametrize("value", BAD)
+async def test_what_cannot_be_read_any_more_is_gone_and_all_else_goes_on(
+    feed: FakeFeed, cache: WatchCache, value: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    feed.put("ns", "a")
+    feed.put("ns", "bad")
+    watch = await watching(cache, feed.revision)
+    feed.write(("ns", "bad", value))
+    feed.put("ns", "c")
+    gone, came = await take(watch, 2)
+    assert (gone.name, gone.new, came.name) == (("ns", "bad"), None, ("ns", "c"))
+    assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == ["a", "c"]
+    assert [vars(record)["key"] for record in caplog.records if record.levelname == "ERROR"] == ["packages/ns/bad"]
+
+
+async def test_while_everything_is_read_others_have_their_turns(feed: FakeFeed) -> None:
+    for number in range(1_300):
+        feed.put("ns", f"n{number:04}")
+    feed.revision += 10_000  # so that it is read, and not followed
+    turns, made = 0, list[int]()
+
+    def counting(manifest: Mapping[str, object]) -> object:
+        made.append(turns)
+        return PROJECTIONS[Kind.PACKAGE](manifest)
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(turn())
+    async with running(WatchCache(feed, dict.fromkeys(Kind, counting))):  # type: ignore[arg-type] # as it is wrapped
+        other.cancel()
+    assert max(made.count(at) for at in set(made)) <= 128
+
+
 async def test_what_objects_have_alike_is_in_memory_once(feed: FakeFeed, cache: WatchCache) -> None:
     """100,000 revisions have a few thousand sets of labels, and say their names and their package's several times."""
     for name in "abc":
