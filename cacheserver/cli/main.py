@@ -124,7 +124,7 @@ def _run(
 
 
 def _server() -> Engine:
-    from cacheserver.server import serve  # noqa: PLC0415  validate, version and --help do without aiohttp and gRPC
+    from cacheserver.server import serve  # noqa: PLC0415  validate, version and --help do without aiohttp and protobuf
 
     return serve
 

@@ -86,7 +86,7 @@ async def _parse(
         else:
             caps = limits.source_limits(settings.parsing)
             if isinstance(source, config.GitSource):
-                from cacheserver.ingest.reading import open_for  # noqa: PLC0415  brings ingestion and gRPC: 50 ms
+                from cacheserver.ingest.reading import open_for  # noqa: PLC0415  brings ingestion and etcd's client
 
                 opened = open_for(source, kind, cache=scratch / "cache", limits=caps)
             else:

@@ -188,7 +188,7 @@ class EtcdSettings:
         "etcd-ca-file",
         quantities.optional(PATH),
         None,
-        "Certificates (PEM) that etcd's certificate must lead to. Unset: those that gRPC brings.",
+        "Certificates (PEM) that etcd's certificate must lead to. Unset: the system's.",
     )
     cert_file: Path | None = setting(
         "etcd-cert-file", quantities.optional(PATH), None, "Client certificate (PEM) shown to etcd."

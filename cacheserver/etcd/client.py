@@ -1,8 +1,7 @@
-"""Thin asyncio client of the etcd v3 calls we make, on grpc.aio.
+"""Thin asyncio client of the etcd v3 calls we make, over HTTP/2 of our own (`calls`, `stream`).
 
 Knows nothing of our keys. Every unary call has a deadline; every server error becomes one of `errors.EtcdError`.
-Used by `store`, by the embedded etcd's health check, and by nothing else. One event loop a process: grpc.aio binds to
-it; and spawn worker processes before the first call, for a fork after it is not safe.
+Used by `store`, by the embedded etcd's health check, and by nothing else.
 """
 
 from __future__ import annotations
@@ -10,17 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
-
-from google.protobuf.message import DecodeError
 
 from cacheserver.etcd import etcd_pb2 as pb
 from cacheserver.etcd import lease as leases
 from cacheserver.etcd import wire
-from cacheserver.etcd.direct import DirectCall
-from cacheserver.etcd.http2 import DirectCallError
 from cacheserver.etcd.lease import Lease
 from cacheserver.etcd.transport import Transport
 from cacheserver.etcd.values import (
@@ -65,8 +59,6 @@ __all__ = [
 # etcd itself gives up on a request after 5 s plus two election timeouts (7 s by default); a healthy call takes
 # milliseconds, and a caller that waits longer than this is better off with an error.
 DEADLINE_S = 5.0
-# Of the deadline, the direct call may take one part in four; the rest is for the ordinary one.
-_DIRECT_SHARE = 4
 # Defragmenting 1.2 GB took 5.2 s (measured); the quota allows 8 GiB.
 _DEFRAGMENT_DEADLINE_S = 120.0
 
@@ -97,9 +89,7 @@ class Client:
     ) -> None:
         """endpoints: http://host:port, https://host:port or unix:/path. Raises: ConfigError."""
         self._transport = Transport(endpoints, tls, user, password)
-        self._tls = tls or TLSFiles()
         self._deadline_s = deadline_s
-        self._direct: DirectCall | None = None
 
     async def __aenter__(self) -> Self:
         await self._transport.open()
@@ -108,8 +98,6 @@ class Client:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._direct is not None:
-            self._direct.close()
         await self._transport.close()
 
     async def connect(self, *, deadline_s: float | None = None) -> Version | None:
@@ -169,43 +157,16 @@ class Client:
         return wire.range_result(response, header.revision)
 
     async def newest_revision(self, key: bytes) -> int:
-        """The newest revision at some moment during this call; linearizable. For who asks all the time (see direct.py).
+        """The newest revision at some moment during this call; linearizable. For who asks all the time: nothing that is
+        read or written at the same time is in its way.
 
-        key: any that we may read, the same in every call. Raises: Unavailable, EtcdPermissionDenied.
+        key: any that we may read. Raises: Unavailable, EtcdPermissionDenied.
         """
-        began, direct_s = perf_counter(), self._deadline_s / _DIRECT_SHARE
-        direct = self._direct_to(key)
-        try:
-            message = await direct.ask(await self._transport.metadata(self._deadline_s), direct_s)
-            header = pb.RangeResponse.FromString(message).header
-        except (DirectCallError, DecodeError) as why:
-            left_s = self._deadline_s - min(perf_counter() - began, direct_s)
-            return await self._ordinarily(direct, why, key, left_s)
-        if direct.missed:
-            direct.found()
-        wire.RANGE.observe(perf_counter() - began)
+        request = pb.RangeRequest(key=key, count_only=True)
+        response = await self._transport.call(wire.NEWEST, request, deadline_s=self._deadline_s, repeatable=True)
+        header = response.header
         self._transport.cluster_id = header.cluster_id
         return header.revision
-
-    async def _ordinarily(self, direct: DirectCall, why: Exception, key: bytes, deadline_s: float) -> int:
-        """As newest_revision, where the direct call had no answer."""
-        answered = False
-        try:
-            revision = (await self.range(key, count_only=True, deadline_s=deadline_s)).revision
-            answered = True
-        finally:
-            direct.passed_over(why, answered=answered)
-        return revision
-
-    def _direct_to(self, key: bytes) -> DirectCall:
-        """To the current endpoint."""
-        address = self._transport.current.address
-        if self._direct is None or self._direct.address is not address:
-            if self._direct is not None:
-                self._direct.close()
-            request = pb.RangeRequest(key=key, count_only=True)
-            self._direct = DirectCall(address, self._tls, wire.RANGE.path, request.SerializeToString())
-        return self._direct
 
     async def pages(
         self,

@@ -218,7 +218,6 @@ class EmbeddedEtcd:
                 if child.returncode is not None:
                     tail = await asyncio.to_thread(_log_tail, self._claimed.path)
                     raise EtcdStartError(f"etcd {self.version} ended with exit code {child.returncode}: {tail}")
-                # Connecting before there is a socket would only start gRPC's back-off.
                 if not await asyncio.to_thread(socket.exists):
                     await asyncio.sleep(_SOCKET_POLL_S)
                     continue

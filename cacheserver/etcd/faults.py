@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-import grpc
-
 from cacheserver.errors import (
     Compacted,
     EtcdError,
@@ -18,6 +16,7 @@ from cacheserver.errors import (
     NoSpace,
     Unavailable,
 )
+from cacheserver.http2.grpc import CallError, Code
 
 
 class Fault(Enum):
@@ -30,8 +29,6 @@ class Fault(Enum):
     TOKEN = auto()  # it did not happen; authenticate again
 
 
-# Before a byte of the request left us: C-core's own words, src/core/load_balancing and client_channel.
-_NOT_SENT = ("failed to connect to all addresses", "connection refused", "dns resolution failed", "no such file")
 _TOKEN = ("invalid auth token", "user name is empty", "revision of auth store is old")
 # etcd's documentation, Maintenance, Space quota: the alarm stays until it is disarmed.
 _MAKE_ROOM = (
@@ -39,46 +36,46 @@ _MAKE_ROOM = (
     "raise --quota-backend-bytes if it comes back"
 )
 _AMBIGUOUS = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.CANCELLED,
+    Code.UNAVAILABLE,
+    Code.DEADLINE_EXCEEDED,
+    Code.CANCELLED,
     # etcd answers these for a handler cut off by a shutdown ("context canceled"), gRPC for a stream reset by a proxy.
-    grpc.StatusCode.UNKNOWN,
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.ABORTED,
+    Code.UNKNOWN,
+    Code.INTERNAL,
+    Code.ABORTED,
 }
 
 
-def classify(code: grpc.StatusCode, details: str) -> Fault:
-    """What may be done after this failure. details: etcd's or gRPC's words, in any case."""
-    lowered = details.lower()
+def classify(failure: CallError) -> Fault:
+    """What may be done after this failure. Its details are etcd's words, in any case."""
+    code, lowered = failure.code, failure.details.lower()
     # "no leader" is said before a request is looked at (see transport.REQUIRE_LEADER); "leader changed" is not.
-    if code is grpc.StatusCode.UNAVAILABLE and any(text in lowered for text in (*_NOT_SENT, "etcdserver: no leader")):
+    if not failure.sent or (code is Code.UNAVAILABLE and "etcdserver: no leader" in lowered):
         return Fault.NOT_SENT
     if any(text in lowered for text in _TOKEN):
         return Fault.TOKEN
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "too many requests" in lowered:
+    if code is Code.RESOURCE_EXHAUSTED and "too many requests" in lowered:
         return Fault.BUSY
     return Fault.AMBIGUOUS if code in _AMBIGUOUS else Fault.FINAL
 
 
-def error_of(code: grpc.StatusCode, details: str, *, operation: str, endpoint: str) -> EtcdError:
-    """The error a caller acts on. `details` are etcd's words, which name keys of no request and no secret."""
-    lowered = details.lower()
+def error_of(failure: CallError, *, operation: str, endpoint: str) -> EtcdError:
+    """The error a caller acts on. Its details are etcd's words, which name keys of no request and no secret."""
+    code, details, lowered = failure.code, failure.details, failure.details.lower()
     message = f"etcd {operation} at {endpoint}: {details or code.name}"
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+    if code is Code.DEADLINE_EXCEEDED:
         return Unavailable(f"etcd {operation} at {endpoint}: no answer within the deadline")
-    if code is grpc.StatusCode.OUT_OF_RANGE:
+    if code is Code.OUT_OF_RANGE:
         return FutureRevision(message) if "future revision" in lowered else Compacted(message)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+    if code is Code.RESOURCE_EXHAUSTED:
         if "database space exceeded" in lowered:
             return NoSpace(f"{message}; {_MAKE_ROOM}")
         if "too many requests" in lowered:
             return Unavailable(message)
-    if code is grpc.StatusCode.NOT_FOUND and "lease not found" in lowered:
+    if code is Code.NOT_FOUND and "lease not found" in lowered:
         return LeaseLostError(message)
     if (
-        code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
+        code in (Code.PERMISSION_DENIED, Code.UNAUTHENTICATED)
         or "invalid user id or password" in lowered
         or any(text in lowered for text in _TOKEN)
     ):

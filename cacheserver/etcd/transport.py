@@ -9,21 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Generic, TypeVar
-
-import grpc
-import grpc.aio
 
 from cacheserver import metrics
 from cacheserver.errors import ConfigError, EtcdError, EtcdPermissionDenied, Unavailable
 from cacheserver.etcd import etcd_pb2 as pb
-from cacheserver.etcd.endpoint import Endpoint, Metadata, parse_address
+from cacheserver.etcd.address import Certificates, Metadata, parse_address
+from cacheserver.etcd.endpoint import Endpoint
 from cacheserver.etcd.faults import Fault, classify, error_of
 from cacheserver.etcd.values import TLSFiles
 from cacheserver.etcd.version import parse_version, progress_trusted
 from cacheserver.etcd.wire import AUTHENTICATE, STATUS, Method, Request, Response
+from cacheserver.http2.grpc import CallError
 
 log = logging.getLogger(__name__)
 
@@ -34,34 +32,7 @@ REQUIRE_LEADER: Metadata = (("hasleader", "true"),)
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 0.5
-# Certificates are looked at again after a failed connection, at most this often.
-_TLS_CHECK_INTERVAL_S = 1.0
 _LOG_INTERVAL_S = 30.0
-
-
-class Credentials:
-    """The TLS files as gRPC wants them, and whether they changed since."""
-
-    def __init__(self, files: TLSFiles) -> None:
-        if (files.cert is None) != (files.key is None):
-            raise ConfigError("etcd TLS: a client certificate needs both its file and its key's file")
-        self._files = files
-        self._pem: tuple[bytes | None, ...] = ()
-
-    async def load(self) -> grpc.ChannelCredentials | None:
-        """Credentials when the files' contents are not those of the last load, else None. Raises: OSError."""
-        pem = await asyncio.to_thread(self._read)
-        if pem == self._pem:
-            return None
-        self._pem = pem
-        ca, cert, key = pem
-        return grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=cert)
-
-    def _read(self) -> tuple[bytes | None, ...]:
-        def contents(path: Path | None) -> bytes | None:
-            return None if path is None else path.read_bytes()
-
-        return (contents(self._files.ca), contents(self._files.cert), contents(self._files.key))
 
 
 class Transport:
@@ -75,9 +46,8 @@ class Transport:
         self._addresses = [parse_address(url) for url in urls]
         if tls is not None and not any(address.secure for address in self._addresses):
             raise ConfigError("etcd TLS files are given, but no endpoint is https://")
-        self.tls = tls or TLSFiles()
-        self._credentials = Credentials(self.tls)
-        self._tls_checked_at = self._logged_at = float("-inf")
+        self.certificates = Certificates(tls)
+        self._logged_at = float("-inf")
         self._user, self._password = user, password
         # Where there is another member to ask, one that knows no leader shall refuse at once rather than hang. Costs a
         # call 2 us of 60 (measured), so a lone endpoint goes without.
@@ -91,18 +61,13 @@ class Transport:
         self.cluster_id = 0  # of the last answer that was looked at; kept here because everybody who calls sees some
 
     async def open(self) -> None:
-        """Creates the channels, which connect on first use. Raises: ConfigError when a TLS file cannot be read."""
-        credentials = None
+        """Connects to nothing yet. Raises: ConfigError when a TLS file cannot be read."""
         if any(address.secure for address in self._addresses):
-            try:
-                credentials = await self._credentials.load()
-            except OSError as exc:
-                raise ConfigError(f"etcd TLS file {exc.filename}: {exc.strerror}") from exc
-        self._endpoints = [Endpoint(address, credentials) for address in self._addresses]
+            await self.certificates.open()
+        self._endpoints = [Endpoint(address, self.certificates) for address in self._addresses]
 
     async def close(self) -> None:
-        """Cancels open streams and closes the channels."""
-        # Some versions of grpcio (1.68, measured) leave the streams of a closed channel running.
+        """Cancels open streams and closes the connections."""
         for cancel in list(self.open_streams):
             cancel()
         for endpoint in self._endpoints:
@@ -129,7 +94,7 @@ class Transport:
             # A hung endpoint must leave time to ask another.
             timeout = deadline_s / 2 if repeatable and len(self._endpoints) > 1 else deadline_s
             return await endpoint.call(method, request, timeout, metadata or ())
-        except grpc.aio.AioRpcError as failure:
+        except CallError as failure:
             attempts = _Attempts(self, method, started + deadline_s, repeatable=repeatable)
             return await attempts.after(failure, endpoint, request, metadata)
         finally:
@@ -162,9 +127,8 @@ class Transport:
         """Asks this endpoint and no other whether it lives; keeps what it says of itself. Raises: Unavailable."""
         try:
             response = await endpoint.call(STATUS, pb.StatusRequest(), deadline_s, await self.metadata(deadline_s))
-        except grpc.aio.AioRpcError as exc:
-            code, details = exc.code(), exc.details() or ""
-            error = error_of(code, details, operation="status", endpoint=endpoint.address.url)
+        except CallError as exc:
+            error = error_of(exc, operation="status", endpoint=endpoint.address.url)
             if isinstance(error, Unavailable):
                 raise error from exc
             # It answered, if only to refuse. Those that give their version to root alone (3.5.28 and later, 3.6.0 and
@@ -189,14 +153,14 @@ class Transport:
             try:
                 return await attempt(endpoint, left_s / 2 if len(self._endpoints) > 1 else left_s)
             except Unavailable:
-                await self.leave(endpoint)
+                self.leave(endpoint)
                 if give_up_at - perf_counter() <= pause_s:
                     raise
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
-    async def leave(self, endpoint: Endpoint) -> None:
-        """The endpoint failed: use the next one from now on, and look whether its certificates were rotated."""
+    def leave(self, endpoint: Endpoint) -> None:
+        """The endpoint failed: use the next one from now on."""
         endpoint.forget()
         if endpoint is self._endpoints[self._index] and len(self._endpoints) > 1:
             self._index = (self._index + 1) % len(self._endpoints)
@@ -206,18 +170,6 @@ class Transport:
                 log.warning(
                     "etcd endpoint failed", extra={"endpoint": endpoint.address.url, "next": self.current.address.url}
                 )
-        if endpoint.address.secure and monotonic() - self._tls_checked_at > _TLS_CHECK_INTERVAL_S:
-            self._tls_checked_at = monotonic()
-            try:
-                credentials = await self._credentials.load()
-            except OSError as exc:
-                log.warning("etcd TLS file unreadable, keeping the old ones", extra={"error": str(exc)})
-                return
-            if credentials is not None:
-                log.info("etcd TLS files changed, reconnecting")
-                for each in self._endpoints:
-                    if each.address.secure:
-                        each.reopen(credentials)
 
 
 class _Attempts(Generic[Request, Response]):
@@ -234,7 +186,7 @@ class _Attempts(Generic[Request, Response]):
         self._renewed = False
 
     async def after(
-        self, failure: grpc.aio.AioRpcError, endpoint: Endpoint, request: Request, metadata: Metadata | None
+        self, failure: CallError, endpoint: Endpoint, request: Request, metadata: Metadata | None
     ) -> Response:
         while True:
             metadata = await self._prepare(failure, endpoint, metadata)
@@ -242,24 +194,21 @@ class _Attempts(Generic[Request, Response]):
             left_s = self._give_up_at - perf_counter()
             try:
                 return await endpoint.call(self._method, request, left_s, metadata or ())
-            except grpc.aio.AioRpcError as again:
+            except CallError as again:
                 failure = again
 
-    async def _prepare(
-        self, failure: grpc.aio.AioRpcError, endpoint: Endpoint, metadata: Metadata | None
-    ) -> Metadata | None:
+    async def _prepare(self, failure: CallError, endpoint: Endpoint, metadata: Metadata | None) -> Metadata | None:
         """Returns when another attempt makes sense, with the metadata for it; raises when none does."""
-        code, details = failure.code(), failure.details() or ""
-        fault = classify(code, details)
+        fault = classify(failure)
         left_s = self._give_up_at - perf_counter()
         if fault is Fault.TOKEN and self._method.with_token and not self._renewed and left_s > 0:
             self._renewed = True
             return await self._transport.renew(metadata, left_s)
         if fault in (Fault.NOT_SENT, Fault.AMBIGUOUS):
-            await self._transport.leave(endpoint)
+            self._transport.leave(endpoint)
         again = fault in (Fault.NOT_SENT, Fault.BUSY) or (fault is Fault.AMBIGUOUS and self._repeatable)
         if not again or left_s <= self._pause_s:
-            error = error_of(code, details, operation=self._method.operation, endpoint=endpoint.address.url)
+            error = error_of(failure, operation=self._method.operation, endpoint=endpoint.address.url)
             metrics.etcd_errors.labels(self._method.operation, type(error).__name__).inc()
             raise error from failure
         await asyncio.sleep(self._pause_s)

@@ -1,8 +1,8 @@
 """One watch on one stream: reads ahead into a bounded buffer, hands out whole revisions, notices a dead server.
 
-Three tasks, owned by the open watch: `_read` takes responses off the stream, `_check_liveness` asks for a sign of life
-every second, `_let_go` ends the stream when etcd is about to stop, which waits for it. Never resumes by itself: the
-caller knows what it has applied and opens a new watch from there.
+Two tasks, owned by the open watch: `_read` takes responses off the stream, `_check_liveness` asks for a sign of life
+every second. An etcd that is about to stop says so (GOAWAY) and waits for its streams, so the stream ends there. Never
+resumes by itself: the caller knows what it has applied and opens a new watch from there.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from cacheserver import metrics
 from cacheserver.errors import Compacted, EtcdError, EtcdPermissionDenied, Unavailable
 from cacheserver.etcd import etcd_pb2 as pb
 from cacheserver.etcd import wire
-from cacheserver.etcd.endpoint import Endpoint, Metadata
+from cacheserver.etcd.address import Metadata
+from cacheserver.etcd.endpoint import Endpoint
 from cacheserver.etcd.stream import Stream, open_stream
 from cacheserver.etcd.transport import REQUIRE_LEADER, Transport
 from cacheserver.etcd.values import WatchBatch, WatchEvent
 
-# A progress request a second costs 0.4 ms and two of them unanswered mean two to three seconds of silence. gRPC's
-# keep-alive alone did not notice a stopped etcd within 25 s (measured).
+# A progress request a second costs 0.4 ms and two of them unanswered mean two to three seconds of silence.
 LIVENESS_INTERVAL_S = 1.0
 _UNANSWERED_LIMIT = 2
-_LOOK_INTERVAL_S = 0.1  # at the connection's state, 1 us each
 # What a slow reader may have waiting here. Full: we stop reading the stream, and HTTP/2 holds etcd back, which keeps
 # the rest on its side and sends it later (its "unsynced watchers").
 _BUFFER_EVENTS = 16_384
@@ -76,7 +75,6 @@ class Watch:
         self._tasks = [
             asyncio.create_task(self._read(), name="etcd watch reader"),
             asyncio.create_task(self._check_liveness(), name="etcd watch liveness"),
-            asyncio.create_task(self._let_go(), name="etcd watch departure"),
         ]
 
     async def close(self) -> None:
@@ -191,12 +189,6 @@ class Watch:
         finally:
             self._over()
 
-    async def _let_go(self) -> None:
-        while self._stream.stays():  # noqa: ASYNC110 - see Endpoint.stays
-            await asyncio.sleep(_LOOK_INTERVAL_S)
-        await self._fail(self._unavailable("etcd closes the connection"))
-        self._over()
-
     def _over(self) -> None:
         """Whatever ended a task, a client closed under us included: the consumer must not wait for ever."""
         if self._failure is None:
@@ -215,7 +207,7 @@ class Watch:
             metrics.etcd_errors.labels("watch", type(failure).__name__).inc()
         self._stream.cancel()
         if isinstance(failure, Unavailable):
-            await self._transport.leave(self._endpoint)
+            self._transport.leave(self._endpoint)
 
 
 def cancelled(response: pb.WatchResponse, url: str) -> EtcdError:
@@ -277,7 +269,9 @@ async def _create(
     try:
         first = pb.WatchRequest(create_request=early)
         # etcd says that a watch is there before it says anything of it.
-        stream, (created, *more) = await open_stream(transport, endpoint, first, with_leader, timeout)
+        stream, (created, *more) = await open_stream(
+            endpoint.address, with_leader, transport.certificates, first, timeout
+        )
     except TimeoutError as exc:
         raise Unavailable(f"etcd watch at {url}: not confirmed within the deadline") from exc
     if created.canceled:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
@@ -34,25 +33,18 @@ Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 
 
-class Shape(Enum):
-    """How a method is called: one request and one answer, or a stream."""
-
-    UNARY = auto()
-    EXCHANGE = auto()  # a stream on etcd's side; we send one message and read one
-    STREAM = auto()
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Method(Generic[Request, Response]):
-    """One gRPC method: its path on the wire, its metric label, and how to read its answers."""
+    """One gRPC method: its path on the wire, its metric label, and how to read its answers. apart: asked on a
+    connection of its own, so that nothing large is in its way."""
 
     path: str
     operation: str
     serialize: Callable[[Request], bytes]
     parse: Callable[[bytes], Response]
     observe: Callable[[float], None]
-    shape: Shape = Shape.UNARY
     with_token: bool = True
+    apart: bool = False
 
 
 def _method(
@@ -61,27 +53,25 @@ def _method(
     request: type[Request],
     response: type[Response],
     *,
-    shape: Shape = Shape.UNARY,
     with_token: bool = True,
+    apart: bool = False,
 ) -> Method[Request, Response]:
     observe = metrics.etcd_seconds.labels(operation).observe
-    return Method(path, operation, request.SerializeToString, response.FromString, observe, shape, with_token)
+    return Method(path, operation, request.SerializeToString, response.FromString, observe, with_token, apart)
 
 
 RANGE = _method("/etcdserverpb.KV/Range", "range", pb.RangeRequest, pb.RangeResponse)
+NEWEST = _method("/etcdserverpb.KV/Range", "range", pb.RangeRequest, pb.RangeResponse, apart=True)
 PUT = _method("/etcdserverpb.KV/Put", "put", pb.PutRequest, pb.PutResponse)
 DELETE = _method("/etcdserverpb.KV/DeleteRange", "delete", pb.DeleteRangeRequest, pb.DeleteRangeResponse)
 TXN = _method("/etcdserverpb.KV/Txn", "txn", pb.TxnRequest, pb.TxnResponse)
 COMPACT = _method("/etcdserverpb.KV/Compact", "compact", pb.CompactionRequest, pb.CompactionResponse)
-WATCH = _method("/etcdserverpb.Watch/Watch", "watch", pb.WatchRequest, pb.WatchResponse, shape=Shape.STREAM)
+WATCH = _method("/etcdserverpb.Watch/Watch", "watch", pb.WatchRequest, pb.WatchResponse)
 GRANT = _method("/etcdserverpb.Lease/LeaseGrant", "lease_grant", pb.LeaseGrantRequest, pb.LeaseGrantResponse)
 REVOKE = _method("/etcdserverpb.Lease/LeaseRevoke", "lease_revoke", pb.LeaseRevokeRequest, pb.LeaseRevokeResponse)
+# A stream on etcd's side; to one message it has one answer, and then ends as any call.
 KEEP_ALIVE = _method(
-    "/etcdserverpb.Lease/LeaseKeepAlive",
-    "lease_keep_alive",
-    pb.LeaseKeepAliveRequest,
-    pb.LeaseKeepAliveResponse,
-    shape=Shape.EXCHANGE,
+    "/etcdserverpb.Lease/LeaseKeepAlive", "lease_keep_alive", pb.LeaseKeepAliveRequest, pb.LeaseKeepAliveResponse
 )
 AUTHENTICATE = _method(
     "/etcdserverpb.Auth/Authenticate", "authenticate", pb.AuthenticateRequest, pb.AuthenticateResponse, with_token=False

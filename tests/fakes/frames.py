@@ -20,9 +20,21 @@ def message(body: bytes) -> bytes:
     return b"\0" + len(body).to_bytes(4, "big") + body
 
 
-def answer(stream: int, body: bytes) -> bytes:
-    """As etcd sends it: headers, the message, trailers."""
-    return frame(HEADERS, 4, stream, b"h") + frame(DATA, 0, stream, message(body)) + frame(HEADERS, 5, stream, b"t")
+def trailers(code: int, words: str) -> bytes:
+    """The block behind an answer's messages, of short words that are percent-encoded."""
+    said = (b"grpc-status", b"%d" % code), (b"grpc-message", words.encode())
+    return b"".join(b"\0" + bytes((len(name),)) + name + bytes((len(value),)) + value for name, value in said)
+
+
+OK = b"\x88\x0f\x10\x10application/grpc"
+"""The block before them: :status 200 and the content type."""
+SUCCESS = trailers(0, "")
+
+
+def answer(stream: int, body: bytes, *, before: bytes = b"") -> bytes:
+    """As etcd sends it: headers, the message, trailers. before: what stands before the message."""
+    said = before + message(body)
+    return frame(HEADERS, 4, stream, OK) + frame(DATA, 0, stream, said) + frame(HEADERS, 5, stream, SUCCESS)
 
 
 class Etcd:
@@ -63,7 +75,9 @@ class Etcd:
 
 
 @asynccontextmanager
-async def playing(play: Callable[[Etcd], Awaitable[Any]]) -> AsyncIterator[tuple[str, Sequence[object]]]:
+async def playing(
+    play: Callable[[Etcd], Awaitable[Any]], host: str = "127.0.0.1", port: int = 0
+) -> AsyncIterator[tuple[str, Sequence[object]]]:
     """The URL of an etcd that plays `play` on each connection, and one object for every connection so far."""
     seen: list[object] = []
 
@@ -76,8 +90,8 @@ async def playing(play: Callable[[Etcd], Awaitable[Any]]) -> AsyncIterator[tuple
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, host, port)
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", seen
+        yield f"http://{host}:{server.sockets[0].getsockname()[1]}", seen
     finally:
         server.close()

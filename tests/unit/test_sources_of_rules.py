@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PUBLIC = {"image-layout.md", "layer.md", "docs/spec/auth/token.md", "oauth.md"}
-"""Of opencontainers/image-spec, and of distribution/distribution."""
+PUBLIC = {"image-layout.md", "layer.md", "docs/spec/auth/token.md", "oauth.md", "doc/http-grpc-status-mapping.md"}
+"""Of opencontainers/image-spec, distribution/distribution, and grpc/grpc."""
 PAGE = re.compile(r"(?<![\w./-])((?:[\w-]+/)*[\w-]+\.md)\b")
 
 

@@ -15,7 +15,6 @@ import struct
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Final
 
 from google.protobuf.message import DecodeError
@@ -24,6 +23,7 @@ from cacheserver import metrics
 from cacheserver.compat.registry.content import Batch, InvalidError, NotFoundError, quoted
 from cacheserver.compat.registry.room import BusyError, Key, Room
 from cacheserver.http2.frames import GRPC_HEAD, field, string
+from cacheserver.http2.grpc import Code
 from cacheserver.http2.requests import Request
 from cacheserver.http2.stream import GoneError, Stream
 
@@ -50,19 +50,6 @@ _CONTENT_TYPE: Final = b"\x0f\x10" + string(b"application/grpc")
 _HEADER: Final = _NO_TABLE + b"\x88" + _CONTENT_TYPE  # :status 200
 _GRPC_HEAD: Final = struct.Struct(">BI")
 _OK: Final = field(b"grpc-status", b"0")
-
-
-class Code(IntEnum):
-    """google.rpc.Code, as far as we say it."""
-
-    OK = 0
-    CANCELLED = 1
-    UNKNOWN = 2
-    INVALID_ARGUMENT = 3
-    DEADLINE_EXCEEDED = 4
-    RESOURCE_EXHAUSTED = 8
-    UNIMPLEMENTED = 12
-    INTERNAL = 13
 
 
 Fields = Mapping[bytes, bytes]

@@ -12,9 +12,8 @@ import pytest
 
 from cacheserver.errors import Unavailable
 from cacheserver.etcd import etcd_pb2 as pb
-from cacheserver.etcd.endpoint import parse_address
+from cacheserver.etcd.address import Certificates, parse_address
 from cacheserver.etcd.stream import WINDOW_BYTES, Stream, speak
-from cacheserver.etcd.values import TLSFiles
 from cacheserver.http2 import frames
 from tests.fakes.frames import (
     ACK,
@@ -22,15 +21,18 @@ from tests.fakes.frames import (
     END_STREAM,
     GOAWAY,
     HEADERS,
+    OK,
     PADDED,
     PING,
     RST_STREAM,
     SETTINGS,
+    SUCCESS,
     WINDOW_UPDATE,
     Etcd,
     frame,
     message,
     playing,
+    trailers,
 )
 
 STREAM = 1
@@ -56,11 +58,11 @@ async def stream_from(play: Callable[[Etcd], Awaitable[Any]]) -> AsyncIterator[S
     async def begun(etcd: Etcd) -> None:
         await etcd.begun()
         assert (await etcd.next())[0] == HEADERS
-        etcd.say(frame(SETTINGS, 0, 0), frame(HEADERS, 4, STREAM, b"h"))
+        etcd.say(frame(SETTINGS, 0, 0), frame(HEADERS, 4, STREAM, OK))
         await play(etcd)
 
     async with playing(begun) as (url, _):
-        stream = await speak(parse_address(url), (), TLSFiles())
+        stream = await speak(parse_address(url), (), Certificates(None))
         try:
             async with asyncio.timeout(20):
                 yield stream
@@ -180,12 +182,13 @@ async def test_a_message_larger_than_the_window_is_taken_as_it_comes() -> None:
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        (frame(HEADERS, 5, STREAM, b"trailers"), "ended the stream"),
+        (frame(HEADERS, 5, STREAM, SUCCESS), "ended the stream"),
+        (frame(HEADERS, 5, STREAM, trailers(14, "etcdserver: no leader")), "no leader"),
         (frame(RST_STREAM, 0, STREAM, b"\0\0\0\0"), "ended the stream"),
         (frame(GOAWAY, 0, 0, b"\0" * 8), "closes the connection"),
         (frame(DATA, PADDED, STREAM, b"\0" + change(2)), "padding"),
         (frame(DATA, 0, STREAM, b"\1\0\0\0\1x"), "compressed"),
-        (frame(DATA, END_STREAM, STREAM, b""), "ended the stream"),
+        (frame(DATA, END_STREAM, STREAM, b""), "no gRPC answer"),
         (frame(DATA, 0, STREAM, b"x" * (1 << 15)), "too large"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "too large"),
         (None, "connection lost"),
@@ -204,7 +207,7 @@ async def test_an_end_is_told_behind_what_came_before_it(said: bytes | None, why
             await stream.read()
         with pytest.raises(Unavailable, match=why):
             await stream.write(PROGRESS)
-        assert not stream.stays()
+        assert not stream.usable
 
 
 async def test_who_reads_is_told_when_it_is_cancelled() -> None:
@@ -257,8 +260,8 @@ async def test_a_connection_that_answers_no_ping_is_given_up() -> None:
         assert revisions(await stream.read()) == [1]
         for _ in range(14):
             stream.tick()
-        assert stream.stays()
+        assert stream.usable
         stream.tick()
-        assert not stream.stays()
+        assert not stream.usable
         with pytest.raises(Unavailable, match="no sign of life"):
             await stream.read()
