@@ -85,6 +85,25 @@ class Apply:
         self.writes.unchanged += sum(len(self._served.get(name, ())) for name in self._catalog.unchanged)
         if not self._catalog.packages and not gone:
             return None
+        telling = await self._begin(complete=complete)
+        try:
+            await in_parallel(self._catalog.packages, self._package, width=PACKAGES_AT_ONCE)
+        except NoSpace:
+            await in_parallel(gone, self._remove, width=PACKAGES_AT_ONCE)  # what makes room is not held up
+            raise
+        await in_parallel(gone, self._remove, width=PACKAGES_AT_ONCE)
+        return telling
+
+    async def only_remove(self, gone: Sequence[str], *, complete: bool = False) -> None:
+        """As run(), of a full etcd that nothing is to be put into: these packages go, and the rest stays as it is.
+
+        Raises: EtcdError.
+        """
+        if gone:
+            await self._begin(complete=complete)
+            await in_parallel(gone, self._remove, width=PACKAGES_AT_ONCE)
+
+    async def _begin(self, *, complete: bool) -> Telling:
         # From here on the index of the last sync is no longer what is served: if this sync does not finish, the next
         # one must not take a package for unchanged that was half written. A delete, since a full etcd takes that.
         begun = [name for name, keys in self._served.items() if any(key.kind is Kind.PACKAGE for key in keys)]
@@ -92,12 +111,6 @@ class Apply:
         if not await self._store.put_state(self._claim, self._key, None, marks):
             telling.tell_nothing()
         self._tells = telling
-        try:
-            await in_parallel(self._catalog.packages, self._package, width=PACKAGES_AT_ONCE)
-        except NoSpace:
-            await in_parallel(gone, self._remove, width=PACKAGES_AT_ONCE)  # what makes room is not held up
-            raise
-        await in_parallel(gone, self._remove, width=PACKAGES_AT_ONCE)
         return telling
 
     async def _package(self, package: ParsedPackage) -> None:

@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from cacheserver import metrics
 from cacheserver.config import RepositoryConfig
@@ -26,6 +26,7 @@ from cacheserver.ingest.first import FirstLooks
 from cacheserver.ingest.pace import Pace
 from cacheserver.ingest.removal import Removals
 from cacheserver.ingest.said import Said
+from cacheserver.ingest.shrinking import Shrinking
 from cacheserver.ingest.space import Space
 from cacheserver.ingest.sync import Outcome, Sync, SyncReport, SyncServices, count_served, tell_doors
 from cacheserver.model import ANNOTATION_REQUESTED, Key, Kind, Record, RepositoryKey, Stored
@@ -182,6 +183,7 @@ class Ingest:
             services.store, services.blobs, self._request_sync, keep_changes_s=services.keep_changes_s
         )
         self._publishing = _publishing(publisher, services)
+        self._shrinking = Shrinking(services, lead=lead)
         self._leader: Claim | None = None
         self._complete = not lead
         self._changed = asyncio.Event()
@@ -263,18 +265,26 @@ class Ingest:
 
     async def run(self) -> None:
         """Keep every repository in step until cancelled; survives the loss of etcd and of its lease."""
-        pause_s = 0.5
         if self._services.mirrors is not None and not self._lead:
             await self._services.mirrors.keep_only(self._tracked)
+        try:
+            await self._run()
+        finally:
+            await self._shrinking.end()
+
+    async def _run(self) -> NoReturn:
+        pause_s = 0.5
         while True:
             started = time.monotonic()
             try:
                 async with self._services.store.session(self._holder) as session:
+                    await self._shrinking.end()
                     self.space.taken()  # a full etcd grants no lease
                     await self._with(session)
             except* NoSpace as full:
                 self.space.refused(_first(full))
                 await self._removals.begin_without_claims()
+                self._shrinking.begin(self._tracked)
             except* EtcdError as lost:
                 log.warning("ingestion lost its lease, starting over", extra={"error": str(lost.exceptions[0])})
                 for key in self._tracked:  # another replica may measure them now; our last figures must not stay

@@ -18,7 +18,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import orjson
 
@@ -177,6 +177,8 @@ class Sync:
     doubtful: the last sync failed; see DOUBTED_AT_ONCE.
     said: digest that the repository's status speaks of. Another than that of what is served (a process died between
     the two): the source is read again, for status to be right. None: whatever it says is fine.
+    only_deletes: packages that the source has no more go, and nothing is put; then NoSpace is raised, for the rest is
+    still to be done. What is to be written needs a claim, which a full etcd may not grant (shrinking.py).
     """
 
     _claim: Claim
@@ -194,6 +196,7 @@ class Sync:
         on_change: Callable[[], Awaitable[None]],
         doubtful: bool = False,
         said: str | None = None,
+        only_deletes: bool = False,
     ) -> None:
         self._config = config
         self._key = config.key
@@ -205,6 +208,7 @@ class Sync:
         self._on_change = on_change
         self._doubtful = doubtful
         self._said = said
+        self._only_deletes = only_deletes
         self._report = SyncReport(config.key)
         self._budget = _Budget(services.timeout_s)
         self._state: IngestState | None = None
@@ -215,12 +219,15 @@ class Sync:
         the next sync repeats."""
         started = time.monotonic()
         report, settings = self._report, _settings(self._config, self._services.release)
-        self._state = await tell_doors(self._config, self._may_write, self._services)
+        if self._only_deletes:
+            self._state = await self._store.read_state(self._key)
+        else:
+            self._state = await tell_doors(self._config, self._may_write, self._services)
         digest = await self._ask()
         same = self._state is not None and (self._state.digest, self._state.settings) == (digest, settings)
         if same and self._said in (None, digest):
             report.digest = digest
-            if self._state is not None and not self._state.published:
+            if self._state is not None and not self._state.published and not self._only_deletes:
                 await self._publish_as_served(self._state)
         else:
             self._claim = await self._may_write()
@@ -361,6 +368,8 @@ class Sync:
         report.rejected, report.cause, report.unreadable = catalog.rejected, catalog.cause, catalog.unreadable
         report.ignored_tags = catalog.ignored_tags
         refusal = _refusal(self._config, catalog, await self._read_from_source())
+        if self._only_deletes:
+            await self._make_room([] if refusal else self._gone())
         if refusal is not None:
             report.outcome, (report.reason, report.message) = Outcome.HELD, refusal
             # What another release makes is written by a sync that knows nothing yet; a refused one wrote nothing.
@@ -379,6 +388,12 @@ class Sync:
             await storage.finished(self._claim, self._key, reserved)
         index = await self._blobs.put_bytes(catalog.index, "application/octet-stream", scratch)
         return index, await self._kept(catalog)
+
+    async def _make_room(self, gone: Sequence[str]) -> NoReturn:
+        """Raises: NoSpace, when these are deleted; EtcdError."""
+        apply = Apply(self._config, self._catalog, self._served, self._claim, self._store, self._blobs, self._progress)
+        await apply.only_remove(gone, complete=self._state is not None)
+        raise NoSpace(f"{counted(apply.writes.deleted, 'object')} went; what is new waits until there is room for it")
 
     async def _read_from_source(self) -> Served:
         """What is served, less packages of which there are but drafts that were made here."""

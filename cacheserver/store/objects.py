@@ -256,7 +256,7 @@ class Store:
         """Whether the claim stands, at some moment during this call (a linearizable read). Raises: Unavailable."""
         # By a range, not a transaction: etcd before 3.5.7 refuses every transaction when it is full (etcd #14884).
         found = (await self._client.range(claim.key)).key_values
-        return bool(found) and found[0].create_revision == claim.create_revision
+        return (found[0].create_revision if found else 0) == claim.create_revision
 
     async def drop_claims(self) -> None:
         """Forget every claim: only for the owner of an etcd that nobody else can reach (embedded, after a crash)."""

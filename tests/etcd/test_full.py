@@ -174,6 +174,44 @@ async def test_after_a_restart_on_a_full_etcd_removed_repositories_go_but_not_th
             await eventually(lambda: forgotten == {"old", "held"})
 
 
+async def test_after_a_restart_on_a_full_etcd_packages_that_went_are_deleted_and_nothing_is_put(
+    world: World, client: Client, etcd: EtcdProcess
+) -> None:
+    """As above: no lease, no claim. Nothing goes of one that somebody holds, nor of a source that is empty by now."""
+    if etcd.version < _FENCED_DELETES:
+        pytest.skip("this etcd refuses every transaction when it is full")
+    before, names = ingest(world), ("repo", "held", "empty")
+    sources = {name: FakeSource({**files("1.0.0"), **_other("gone")}) for name in names}
+    for name, source in sources.items():
+        before.put(world.config(name), functools.partial(_same, source))
+    async with running(before):
+        for name in names:
+            await eventually(functools.partial(world.says, "Synced", name))
+    async with world.store.session("another") as another:
+        held = await another.claim("ns/held")
+        await fill(client)
+        after = ingest(world)
+        for name, source in sources.items():
+            source.files = {**files("1.0.0"), **_other("came")} if name != "empty" else {}
+            after.put(world.config(name), functools.partial(_same, source))
+        async with running(after):
+            await eventually(lambda: _packages_are(world, {"app"}))
+            await eventually(lambda: sources["empty"].fetched > 1)
+            revision = (await client.range(b"x")).revision
+            assert await _packages_are(world, {"app", "gone"}, "held")
+            assert await _packages_are(world, {"app", "gone"}, "empty")
+            fetched = sources["repo"].fetched
+            after._shrinking.begin(after._tracked)  # as at each try to get a lease
+            await eventually(lambda: after._shrinking.idle)
+            assert sources["repo"].fetched == fetched, "a source is read once in its interval"
+            assert (await client.range(b"x")).revision == revision
+            await make_room(client)
+            await eventually(lambda: _packages_are(world, {"app", "came"}), within_s=30)
+            assert await _packages_are(world, {"app", "gone"}, "held")
+            await another.release(held)
+            await eventually(lambda: _packages_are(world, {"app", "came"}, "held"), within_s=20)
+
+
 async def test_a_suspended_repository_whose_status_finds_no_space_stops_nobody(world: World, client: Client) -> None:
     source, at_work = FakeSource(files("1.0.0")), ingest(world)
     at_work.put(world.config(), lambda: source)
@@ -198,8 +236,12 @@ async def _gone(world: World, name: str) -> bool:
     return RepositoryKey("ns", name) not in await world.store.repositories()
 
 
-async def _packages_are(world: World, expected: set[str]) -> bool:
-    return set(await world.store.served_keys(RepositoryKey("ns", "repo"))) == expected
+async def _packages_are(world: World, expected: set[str], name: str = "repo") -> bool:
+    return set(await world.store.served_keys(RepositoryKey("ns", name))) == expected
+
+
+def _same(source: FakeSource) -> FakeSource:
+    return source
 
 
 def _other(package: str) -> dict[str, bytes]:
