@@ -139,6 +139,42 @@ def test_every_screen_is_whole_in_light_and_dark_on_a_desk_and_in_a_hand(
                     _judged(page, screen)
 
 
+def test_texts_that_are_made_to_take_minutes_are_shown_and_stop_nothing(
+    browser: Browser, server: ServerProcess
+) -> None:
+    """Each took a minute and more, or more stack than there is; the tab was dead for whoever looked."""
+    most = 190_000
+    descriptions = ["**x* " * (most // 5), "a." * (most // 2) + "@", ">" * most, "- " * (most // 2) + "x"]
+    files = {"a.yaml": '\\"' * (most // 2), "b.yaml": "- " * (most // 2), "c.yaml": "\n" * 3990 + "a" * most}
+    files["d.json"] = files["a.yaml"]
+    many = {f"f{number:04}": "".join(f"{number}.{line}\n" for line in range(600)) for number in range(400)}
+    with opened(browser, server) as page:
+        page.goto(f"{server.url}/ui/")
+        page.evaluate(_RENDER, [descriptions, files, many])
+        page.wait_for_selector("body[data-shown]", timeout=120_000)
+        shown = page.evaluate("window.shown")
+    assert shown[: len(descriptions)] == [len(each.strip()) for each in descriptions], "as they are written"
+    assert all(length >= 4000 for length in shown[len(descriptions) :])
+
+
+_RENDER: Final = """([descriptions, files, many]) => void setTimeout(async () => {
+  const { html, render } = await import("./vendor/preact.js");
+  const { Code, Difference, Markdown } = await import("./text.js");
+  const drawn = (what) => {
+    const where = document.createElement("div");
+    render(what, where);
+    return where.textContent.trim().length;
+  };
+  const other = Object.fromEntries(Object.entries(many).map(([path, text]) => [path, text.replaceAll(".", ":")]));
+  window.shown = [
+    ...descriptions.map((text) => drawn(html`<${Markdown} text=${text} />`)),
+    ...Object.entries(files).map(([path, text]) => drawn(html`<${Code} path=${path} text=${text} />`)),
+    drawn(html`<${Difference} before=${many} after=${other} />`),
+  ];
+  document.body.dataset.shown = "";
+})"""
+
+
 def _judged(page: Page, screen: str) -> None:
     page.evaluate(Path(AXE).read_text(encoding="utf-8") + ";0")
     found = page.evaluate(

@@ -1,13 +1,22 @@
 // Texts of others: Markdown without their HTML, code with colours, differences. Nothing of theirs is ever run.
-import { html, useMemo } from "./vendor/preact.js";
+import { html, useMemo, useState } from "./vendor/preact.js";
 import { Marked } from "./vendor/marked.js";
 import purify from "./vendor/purify.js";
 
-const LONGEST = 200_000, COLOURED = 200_000, LINES = 4000, EDITS = 2000, AROUND = 3;
+const LONGEST = 200_000, COLOURED = 200_000, LINES = 4000, EDITS = 1000, AROUND = 3;
+const LATE_MS = 300; // real descriptions take 5
+const FILES = 30; // whose differences are drawn at once
 const escaped = (text) => text.replace(/[&<>"]/g, (one) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[one]);
 
+// Markdown can be written so that it takes minutes to read, or more stack than there is: marked asks for these two before
+// every block and every piece of text.
+let until = 0;
+const look = () => {
+  if (performance.now() > until) throw new Error("it takes too long");
+  return false; // go on as ever
+};
 // HTML in a text is shown as it is written, and no image is fetched from elsewhere.
-const marked = new Marked({ renderer: { html: ({ text }) => escaped(text), image: ({ text }) => escaped(text) } });
+const marked = new Marked({ tokenizer: { space: look, escape: look }, renderer: { html: ({ text }) => escaped(text), image: ({ text }) => escaped(text) } });
 purify.addHook("afterSanitizeAttributes", (node) => {
   if (node.tagName === "A") {
     if (!/^https?:\/\//i.test(node.getAttribute("href") ?? "")) node.removeAttribute("href");
@@ -17,15 +26,27 @@ purify.addHook("afterSanitizeAttributes", (node) => {
 });
 const ALLOWED = { RETURN_TRUSTED_TYPE: true, FORBID_TAGS: ["style", "form", "input", "button", "svg", "math", "img"], FORBID_ATTR: ["style", "class", "id", "name"] };
 
+// null: it cannot be read in time.
+function read(text) {
+  until = performance.now() + LATE_MS;
+  try {
+    return purify.sanitize(marked.parse(text), ALLOWED);
+  } catch {
+    return null;
+  }
+}
+
 export function Markdown({ text }) {
   const cut = text.length > LONGEST;
-  const made = useMemo(() => purify.sanitize(marked.parse(text.slice(0, LONGEST)), ALLOWED), [text]);
-  return html`<div class="text" dangerouslySetInnerHTML=${{ __html: made }}></div>
+  const shown = text.slice(0, LONGEST);
+  const made = useMemo(() => read(shown), [text]);
+  return html`${made === null ? html`<pre class="text plain">${shown}</pre>` : html`<div class="text" dangerouslySetInnerHTML=${{ __html: made }}></div>`}
     ${cut && html`<p class="soft">The text is longer; its first ${LONGEST.toLocaleString("en")} characters are shown.</p>`}`;
 }
 
-const YAML = /(^\s*(?:- )*[^\s#"'][^:#\n]*?(?=:(?:\s|$)))|(#.*$)|("(?:[^"\\\n]|\\.)*"|'[^'\n]*')|(\b\d+(?:\.\d+)?\b|\b(?:true|false|null)\b)/gm;
-const JSONS = /("(?:[^"\\\n]|\\.)*"(?=\s*:))|(\0)|("(?:[^"\\\n]|\\.)*")|(-?\b\d+(?:\.\d+)?(?:e[+-]?\d+)?\b|\b(?:true|false|null)\b)/gim;
+// Read once from end to end, whatever the text: keys are bounded, and a text that nobody ends goes to the end of its line.
+const YAML = /(^[ \t]{0,200}(?:- ){0,20}[^\s#"'][^:#\n]{0,200}?(?=:(?:\s|$)))|(#.*$)|("(?:[^"\\\n]|\\.?)*(?:"|$)|'[^'\n]*')|(\b\d+(?:\.\d+)?\b|\b(?:true|false|null)\b)/gm;
+const JSONS = /("(?:[^"\\\n]|\\.?)*(?:"|$)(?=\s*:))|(\0)|("(?:[^"\\\n]|\\.?)*(?:"|$))|(-?\b\d+(?:\.\d+)?(?:e[+-]?\d+)?\b|\b(?:true|false|null)\b)/gim;
 const CLASSES = ["k", "c", "s", "n"];
 
 function coloured(text, grammar) {
@@ -114,10 +135,12 @@ function hunks(lines) {
 const LOOKS = { "+": "add", "-": "del", "…": "gap", " ": "" };
 // before, after: path to text, or null for what is no text.
 export function Difference({ before, after }) {
+  const [most, setMost] = useState(FILES);
   const paths = [...new Set([...Object.keys(before), ...Object.keys(after)])].sort().filter((path) => before[path] !== after[path]);
   if (!paths.length) return html`<p class="empty">Their files are equal.</p>`;
   return html`<p class="soft">${paths.length} ${paths.length === 1 ? "file differs" : "files differ"}</p>
-    ${paths.map((path) => html`<${FileDifference} key=${path} path=${path} old=${before[path]} now=${after[path]} />`)}`;
+    ${paths.slice(0, most).map((path) => html`<${FileDifference} key=${path} path=${path} old=${before[path]} now=${after[path]} />`)}
+    ${paths.length > most && html`<p class="empty"><button type="button" onClick=${() => setMost(most + FILES)}>Show more: ${paths.length - most} files are left</button></p>`}`;
 }
 
 function FileDifference({ path, old, now }) {
