@@ -3,7 +3,9 @@
 A proxy with somebody's rights on a port that every page in his browser can try. So (each refused before all that
 follows): the Host must be ours, which no other site's name can be; a cookie, given once for the secret in the address
 that was opened; for what changes anything, our own Origin, and --write; and only paths that the page asks for. What a
-browser sends of who it is goes no further; the user's credentials are kubectl's, and never reach the page.
+browser sends of who it is goes no further; the user's credentials are kubectl's, and never reach the page. Other users
+of the machine are not heard at all, where the system says who connects: the secret stands for a moment in the list of
+processes, which all of them read, where a browser is begun with it.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ from __future__ import annotations
 import contextlib
 import hmac
 import http.client
+import os
 import re
 import secrets
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -21,7 +25,7 @@ import threading
 import time
 import webbrowser
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
@@ -41,12 +45,16 @@ _SENT_ON: Final = ("Accept", "Content-Type", "If-None-Match")
 _GIVEN_BACK: Final = ("Content-Type", "ETag", "Cache-Control", "Warning", "Retry-After", "Content-Disposition")
 _READING: Final = ("GET", "HEAD")
 _BODY_BYTES: Final = 8 << 20
+_DIGITS: Final = 10
 _PIECE: Final = 64 << 10
 _CONNECTIONS: Final = 64
 """Ours: a browser opens six to a host; all else waits in the kernel."""
 _QUIET_S: Final = 30.0
 _ANSWER_S: Final = 600.0
 _PROXY_WITHIN_S: Final = 15.0
+_SAID_BYTES: Final = 4 << 10
+_SOCKETS: Final = ("/proc/net/tcp", "/proc/net/tcp6")
+_ROOT: Final = 0
 
 Upstream = Callable[[], http.client.HTTPConnection]
 """A new connection to where the API is."""
@@ -85,13 +93,18 @@ def _kubectl_proxy(kubectl: Kubectl) -> Iterator[str]:
         path = str(Path(directory) / "s")
         command = [kubectl.command, "proxy", f"--unix-socket={path}", *kubectl.flags]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        said = bytearray()
+        # It has a line for each request that broke off, and would stop for good with nobody to read them.
+        hears = threading.Thread(target=_hear, args=(process, said), daemon=True)
+        hears.start()
         try:
             until = time.monotonic() + _PROXY_WITHIN_S
             while not Path(path).exists():
                 if process.poll() is not None or time.monotonic() > until:
                     process.kill()
-                    said = process.communicate()[1].decode(errors="replace").strip()
-                    raise ClientError(f"kubectl proxy did not start: {said or 'it says nothing'}")
+                    hears.join(1)
+                    why = said.decode(errors="replace").strip()
+                    raise ClientError(f"kubectl proxy did not start: {why or 'it says nothing'}")
                 time.sleep(0.02)
             yield path
         finally:
@@ -102,18 +115,42 @@ def _kubectl_proxy(kubectl: Kubectl) -> Iterator[str]:
                 process.kill()
 
 
+def _hear(process: subprocess.Popen[bytes], said: bytearray) -> None:
+    """All that it says, of which the begin is kept."""
+    assert process.stderr is not None
+    with process.stderr as stream:
+        while piece := stream.read1(_SAID_BYTES):  # type: ignore[attr-defined] # a BufferedReader
+            said += piece[: _SAID_BYTES - len(said)]
+
+
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a socket in the file system."""
 
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_ANSWER_S)
+        super().__init__("localhost")
         self._path = path
 
     def connect(self) -> None:
         """Raises: OSError."""
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(_ANSWER_S)
         self.sock.connect(self._path)
+
+
+def user_of(client: tuple[str, int], port: int, tables: Sequence[str] = _SOCKETS) -> int | None:
+    """Whose the socket is that is connected to us from this address and port of the machine; None where the system does
+    not tell (Linux does: proc(5), /proc/net/tcp)."""
+    four = f"{struct.unpack('=I', socket.inet_aton(client[0]))[0]:08X}"
+    there, here = f"{client[1]:04X}", f"{port:04X}"
+    mapped = "0" * 16 + f"{struct.unpack('=I', bytes((0, 0, 0xFF, 0xFF)))[0]:08X}"  # IPv4 as IPv6 has it
+    for table in tables:
+        try:
+            lines = Path(table).read_text(encoding="ascii").splitlines()
+        except OSError:
+            continue
+        for words in (line.split() for line in lines if f":{there} " in line):
+            if words[1] in (f"{four}:{there}", f"{mapped}{four}:{there}") and words[2].endswith(f":{here}"):
+                return int(words[7])
+    return None
 
 
 class Server(ThreadingHTTPServer):
@@ -149,6 +186,10 @@ class Server(ThreadingHTTPServer):
                 return False
             self._once = ""
             return True
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether it is this user who connects, or root, who may be him anyway."""
+        return user_of(client_address, self.port) in (None, _ROOT, os.getuid())
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """In a thread, of which there are so many."""
@@ -186,10 +227,18 @@ def _asked_by_the_page(path: str) -> bool:
     return bool(_PATHS.match(path)) and "%" not in decoded and not {".", ".."} & set(decoded.split("/"))
 
 
+def _length(said: Sequence[str]) -> int | None:
+    """What the headers say, which is said once; None where that is no number."""
+    [*others, last] = said
+    return int(last) if not others and last.isascii() and last.isdigit() and len(last) <= _DIGITS else None
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: Server
     protocol_version = "HTTP/1.1"
     timeout: ClassVar[float] = _QUIET_S
+    # An answer is several writes: the second would wait 40 ms for the browser to say that it has the first.
+    disable_nagle_algorithm: ClassVar[bool] = True
     server_version = "kubectl-cacheserver"
     sys_version = ""
 
@@ -202,7 +251,7 @@ class _Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         if self.headers.get_all("Host") not in [[host] for host in self.server.hosts]:
             self._refuse(403, "this is no name of this page: open the address that `kubectl cacheserver ui` printed")
-        elif self.command in _READING and path == "/begin":
+        elif self.command == "GET" and path == "/begin":
             self._begin(query)
         elif not self._known():
             self._refuse(401, "open the address that `kubectl cacheserver ui` printed; it opens one browser, once")
@@ -253,15 +302,20 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, {"Content-Type": found[0]}, found[1])
 
     def _forward(self) -> None:
-        length = self.headers.get("Content-Length", "0")
-        if "Transfer-Encoding" in self.headers or not length.isdigit() or int(length) > _BODY_BYTES:
+        length = _length(self.headers.get_all("Content-Length", ["0"]))
+        if "Transfer-Encoding" in self.headers or length is None or length > _BODY_BYTES:
             self._refuse(413, f"a body is told with its length, up to {_BODY_BYTES >> 20} MiB")
             return
-        body = self.rfile.read(int(length)) or None
+        if not self.path.isascii():
+            self._refuse(400, "a path is written in ASCII")
+            return
+        body = self.rfile.read(length) or None
         self._counted = True
         sent = {name: text for name in _SENT_ON if (text := self.headers.get(name))} | dict(self.server.headers)
         connection = self.server.upstream()
         try:
+            connection.connect()
+            connection.sock.settimeout(_ANSWER_S)  # a watch may be silent for longer than connecting may take
             connection.request(self.command, self.server.prefix + self.path, body, sent)
             self._relay(connection.getresponse())
         except (OSError, http.client.HTTPException) as exc:
@@ -289,6 +343,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.settimeout(_ANSWER_S)
         while not bare and (piece := answer.read1(_PIECE)):
             self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        if not bare and answer.length:
+            raise http.client.IncompleteRead(b"", answer.length)  # which read1 takes for the end
         if not bare:
             self.wfile.write(b"0\r\n\r\n")
         self.connection.settimeout(_QUIET_S)
@@ -298,7 +354,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(status, {"Content-Type": "text/plain; charset=utf-8"}, f"{why}\n".encode())
 
     def _answer(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
-        if not self._counted and self.headers.get("Content-Length", "0") != "0":
+        bodied = self.headers.get_all("Content-Length", ["0"]) != ["0"] or "Transfer-Encoding" in self.headers
+        if bodied and not self._counted:
             self.close_connection = True  # a body that nobody read is not the next request
         self.send_response(status)
         for name, text in {**HEADERS, "Cache-Control": "no-store", **headers, "Content-Length": str(len(body))}.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -177,3 +178,35 @@ def test_it_asks_for_packages_alone_and_only_reads_unless_told(opened: Opened) -
     # What the page says of who it is goes no further.
     status, _, _ = opened.ask(PACKAGES, Authorization="Bearer other", Impersonate_User="admin")
     assert status == 200
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can ask as another user")
+def test_another_user_of_the_machine_has_no_answer_whatever_he_knows(opened: Opened) -> None:
+    ask = (
+        "import encodings.idna, http.client, os, sys\n"  # of a Python that others may not read
+        "os.setuid(65534)\n"
+        "connection = http.client.HTTPConnection('127.0.0.1', int(sys.argv[1]), timeout=20)\n"
+        "connection.request('GET', sys.argv[2])\n"
+        "print(connection.getresponse().status)"
+    )
+    command = [sys.executable, "-I", "-c", ask, str(opened.port), f"/begin?secret={opened.secret}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert "RemoteDisconnected" in done.stderr or "ConnectionReset" in done.stderr
+    opened.begin()
+
+
+@pytest.mark.parametrize("opened", ["kubectl"], indirect=True)
+def test_it_goes_on_however_often_the_server_is_away(opened: Opened, server: ServerProcess) -> None:
+    """kubectl's proxy complains of each request: once its pipe was full, none of them had an answer any more."""
+    opened.begin()
+    server.stop()
+    connection = http.client.HTTPConnection("127.0.0.1", opened.port, timeout=30)
+    for _ in range(600):
+        connection.request("GET", PACKAGES, headers={"Cookie": opened.cookie})
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 500, "kubectl's"
+    connection.close()
+    server.start()
+    assert opened.ask(PACKAGES)[0] == 200
