@@ -75,7 +75,6 @@ from cacheserver.cache.watchcache import Freshness, Page, WatchCache
 from cacheserver.errors import Expired, TooNew
 from cacheserver.model import Kind
 from cacheserver.query.search import MOST_HITS
-from cacheserver.security.handshake import sent_token
 from cacheserver.security.identity import Identity
 
 _READ_METHODS = "GET, HEAD"
@@ -385,6 +384,5 @@ class Verbs:
         form = form_of(accepted, call.query)
         wanted = watch_request(call.query, call.resource.all_selectable)
         namespace = call.attributes.namespace
-        known = call.identity is not None and (call.identity.proxied or bool(sent_token(call.request)))
-        stream = stream_for(call.request, known=known)
+        stream = stream_for(call.request, call.identity)
         return await self._watches.serve(stream, call.resource, namespace, wanted, form)

@@ -25,7 +25,8 @@ from cacheserver.api.http.connection import Connection
 from cacheserver.api.http.negotiate import accepts_gzip
 from cacheserver.api.http.reply import Framing, Gzipped, Stream, audit_id
 from cacheserver.api.status import StatusError, bad_request, brief
-from cacheserver.security.handshake import asks_for_websocket, subprotocols
+from cacheserver.security.handshake import asks_for_websocket, sent_token, subprotocols
+from cacheserver.security.identity import Identity
 
 MESSAGE_BYTES: Final = 64 << 10
 """Of a message that a client sends, though nobody reads it; x/net/websocket takes 32 MB."""
@@ -82,17 +83,18 @@ class Handshake:
     subprotocol: str
 
 
-def stream_for(request: web.BaseRequest, *, known: bool) -> Stream:
+def stream_for(request: web.BaseRequest, identity: Identity | None) -> Stream:
     """What a watch is written to, as the request asks for it; compressed for whom lists would be, too.
 
-    known: its client showed a credential that a browser does not send by itself, or came through one who asks for that.
+    Pages of other sites may watch where the client showed a credential that a browser does not send by itself, or came
+    through one who asks for that. identity: None where nobody asks who it is.
 
     Raises: StatusError 400, 403.
     """
     if not asks_for_websocket(request):
         gzip = request.version >= HttpVersion11 and accepts_gzip(request.headers.get("Accept-Encoding", ""))
         return Gzipped(request) if gzip else Stream(request)
-    if not known:
+    if identity is None or not (identity.proxied or sent_token(request)):
         _check_page(request)
     return WebSocket(request, _handshake(request))
 

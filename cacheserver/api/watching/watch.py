@@ -11,7 +11,7 @@ import functools
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -146,7 +146,7 @@ class Watches:
         try:
             async with asyncio.timeout(timeout_s) as deadline:
                 self._deadlines[stream] = deadline
-                stream.leave = functools.partial(_bring_forward, deadline, 0.0)
+                stream.leave = functools.partial(bring_forward, deadline, 0.0)
                 stream.start(extra)
                 await session.run(end_bookmark=wanted.end_bookmark)
         except TimeoutError:
@@ -173,7 +173,7 @@ class Watches:
         deadlines = list(self._deadlines.values())
         begun = asyncio.get_running_loop().time()
         for i, deadline in enumerate(deadlines):
-            _bring_forward(deadline, begun + grace_s * i / len(deadlines))
+            bring_forward(deadline, begun + grace_s * i / len(deadlines))
         if deadlines:
             self._none_left.clear()
             try:
@@ -183,9 +183,9 @@ class Watches:
                 pass  # a client that takes nothing any more; closing the listener ends it
 
 
-def _bring_forward(deadline: asyncio.Timeout, when: float) -> None:
+def bring_forward(deadline: asyncio.Timeout, when: float) -> None:
     """when: on the loop's clock; what is past is now. Nothing happens to one that is over."""
-    if not deadline.expired():
+    with suppress(RuntimeError):  # asyncio's word for that; `expired` is not said of one that its block left by itself
         deadline.reschedule(when)
 
 

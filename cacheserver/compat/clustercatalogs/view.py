@@ -8,6 +8,7 @@ cluster the kind is kube-apiserver's (controller.py). Called by the API, for req
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import time
 import uuid
@@ -42,6 +43,7 @@ from cacheserver.api.selectors import Selection
 from cacheserver.api.status import StatusError, expired, from_error, method_not_allowed, no_such_path, not_found
 from cacheserver.api.status import shutting_down as stopping
 from cacheserver.api.verbs import Call
+from cacheserver.api.watching.watch import bring_forward
 from cacheserver.cache.freshness import Freshness
 from cacheserver.cache.snapshot import Entry
 from cacheserver.cache.watchcache import Watch
@@ -309,11 +311,12 @@ class ClusterCatalogView:
         accepted = negotiate(call.request.headers.get("Accept", ""), Answer.WATCH)
         asked = watch_request(call.query, self.resource.all_selectable)
         framer = forms.Framer(self.resource, form_of(accepted, call.query))
-        stream = stream_for(call.request, known=call.identity is not None)
+        stream = stream_for(call.request, call.identity)
         timeout_s = asked.timeout_s or random.uniform(_SHORTEST_S, 2 * _SHORTEST_S)  # noqa: S311 # spreads reconnects
-        stream.start()
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s) as deadline:
+                stream.leave = functools.partial(bring_forward, deadline, 0.0)
+                stream.start()
                 await self._feed(stream, framer, asked)
         except TimeoutError:
             pass

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
+from aiohttp import web
 
 from cacheserver.api.selectors import EVERYTHING
 from cacheserver.compat.clustercatalogs.controller import LABEL
@@ -18,9 +19,11 @@ from cacheserver.compat.clustercatalogs.status import base_url
 from cacheserver.compat.clustercatalogs.view import PRIORITY, ClusterCatalogView
 from cacheserver.config import Door, RepositoryConfig, parse_source
 from cacheserver.model import Digest, Kind, RepositoryKey
-from tests.fakes.api import METADATA, TABLE, World, api_world
+from cacheserver.security.identity import Attributes, Identity
+from tests.fakes.api import BASE, METADATA, TABLE, World, api_world
 from tests.fakes.contents import Contents
 from tests.support.waiting import eventually
+from tests.unit.api.http.test_websocket import frame, request, talking
 
 NAMESPACE = "team"
 PATH = "/apis/olm.operatorframework.io/v1/clustercatalogs"
@@ -288,3 +291,31 @@ async def test_watches_end_when_the_server_stops(shown: Shown) -> None:
             await lines.next()
             raise AssertionError("the watch went on")
     assert (await shown.world.get(PATH, watch="true")).status == 503
+
+
+def _handshake(**headers: str) -> bytes:
+    return request(**headers).replace(f"{BASE}/packages".encode(), PATH.encode())
+
+
+async def test_a_watch_over_websocket_ends_with_its_client_s_goodbye(shown: Shown) -> None:
+    """It stood for half an hour and more, however often its client said so."""
+    async with talking(shown.world, _handshake()) as talk:
+        assert (await talk.head())[0] == 101
+        await talk.raw.send(frame(8, b"\x03\xe8"))
+        assert await talk.ends() == 1000
+
+
+async def test_a_page_of_another_site_watches_nothing_by_its_browser_s_certificate() -> None:
+    shown = Shown()
+
+    class Gate:
+        async def identify(self, asked: web.BaseRequest) -> Identity:
+            return Identity("bob", (), "", ())
+
+        async def authorize(self, identity: Identity, attributes: Attributes) -> None: ...
+
+    async with (
+        api_world(beside=[shown.view], gate=Gate()) as shown.world,
+        talking(shown.world, _handshake(Origin="https://elsewhere.example")) as talk,
+    ):
+        assert (await talk.head())[0] == 403
