@@ -40,7 +40,7 @@ def _id(page: Path) -> str:
 
 def test_no_page_has_both_sides_of_a_merge() -> None:
     pages = [*WRITTEN, *DOCS.rglob("*.md")]
-    assert [_id(page) for page in pages if re.search(r"^(<{7}|>{7}) ", page.read_text(encoding="utf-8"), re.M)] == []
+    assert [_id(page) for page in pages if re.search(r"(?m)^(<{7}|>{7}) ", page.read_text(encoding="utf-8"))] == []
 
 
 # --- what is generated --------------------------------------------------------------------------------------------
