@@ -7,6 +7,8 @@ Used for the objects of a kind, by what selectors require (here), and for watche
 from __future__ import annotations
 
 import itertools
+from array import array
+from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
@@ -81,10 +83,50 @@ _GROUPS_MOST: Final = 1_000
 """Different sets of values with one in common that are looked at; with more the index finds nothing, and all objects
 are gone through, in turns. 1,000 take 0.1 ms."""
 PLACES_MOST: Final = 250_000
-"""Values of all sets together: 100 MB. 5,000 packages of ten kinds have 100,000 at most; but an object can have 20,000
+"""Values of all sets together: 2.5 MB. 5,000 packages of ten kinds have 100,000 at most; but an object can have 20,000
 (catalogs/provides.py), and its owner thousands of such objects. What comes beyond is a candidate for everything."""
 _SET_MOST: Final = 10_000
 """Values of a set that gets places: they are given without a break, in 7 ms. One with more is beyond."""
+_BUCKETS: Final = 4_096
+
+
+class _Places:
+    """Small numbers under texts, of which nothing is kept: 9 bytes each, where a dict of dicts took 330.
+
+    Of a text 44 bits of its hash count, so some are found that have another one: a share of 10**-13 of them.
+    """
+
+    __slots__ = ("_buckets",)
+
+    def __init__(self) -> None:
+        self._buckets: dict[int, array[int]] = {}  # sorted; of each place the hash's bits, then the number in 32
+
+    def add(self, number: int, texts: Iterable[str]) -> None:
+        for text in texts:
+            bucket, first = _place(text)
+            insort(self._buckets.setdefault(bucket, array("Q")), first + number)
+
+    def remove(self, number: int, texts: Iterable[str]) -> None:
+        """texts: those that it was added under."""
+        for text in texts:
+            bucket, first = _place(text)
+            places = self._buckets[bucket]
+            del places[bisect_left(places, first + number)]
+            if not places:
+                del self._buckets[bucket]
+
+    def find(self, text: str, most: int) -> Collection[int] | None:
+        """Numbers under the text; None: more than `most`."""
+        bucket, first = _place(text)
+        places = self._buckets.get(bucket, ())
+        begin, end = bisect_left(places, first), bisect_left(places, first + (1 << 32))
+        return {place - first for place in places[begin:end]} if end - begin <= most else None
+
+
+def _place(text: str) -> tuple[int, int]:
+    """Its bucket, and the place there of the number 0."""
+    hashed = hash(text)
+    return hashed % _BUCKETS, (hashed // _BUCKETS & 0xFFFF_FFFF) << 32
 
 
 class BySeveral:
@@ -97,9 +139,11 @@ class BySeveral:
     def __init__(self, path: str, places: int = PLACES_MOST) -> None:
         self._path = path
         self._room = places
-        self._groups = Index[str, str]()
-        self._names = Index[str, Name]()
-        self._beyond: dict[str, None] = {}  # groups that no room was for
+        self._places = _Places()
+        self._groups: dict[Several, int] = {}
+        self._names: list[dict[Name, None]] = []  # of each group; of a number that none has: nothing
+        self._free: list[int] = []
+        self._beyond: dict[int, None] = {}  # groups that no room was for
 
     def replace(self, old: Entry | None, new: Entry | None) -> None:
         """`new` is in the place of `old`, of the same name; None: nothing."""
@@ -107,35 +151,45 @@ class BySeveral:
         if before == after:
             return
         if old is not None and isinstance(before, Several):
-            self._names.remove(old.name, (before,))
-            if self._names.get(before) is None:
-                self._forget(before)
+            number = self._groups[before]
+            names = self._names[number]
+            del names[old.name]
+            if not names:
+                self._forget(before, number)
         if new is not None and isinstance(after, Several):
-            if self._names.get(after) is None:
-                self._know(after)
-            self._names.add(new.name, (after,))
+            known = self._groups.get(after)
+            self._names[self._know(after) if known is None else known][new.name] = None
 
-    def _know(self, group: Several) -> None:
+    def _know(self, group: Several) -> int:
+        if self._free:
+            number = self._free.pop()
+        else:
+            number = len(self._names)
+            self._names.append({})
+        self._groups[group] = number
         if group.many > min(self._room, _SET_MOST):
-            self._beyond[group] = None
+            self._beyond[number] = None
         else:
             self._room -= group.many
-            self._groups.add(group, group.values)
+            self._places.add(number, group.values)
+        return number
 
-    def _forget(self, group: Several) -> None:
-        if group in self._beyond:
-            del self._beyond[group]
+    def _forget(self, group: Several, number: int) -> None:
+        if number in self._beyond:
+            del self._beyond[number]
         else:
-            values = group.values
-            self._room += len(values)
-            self._groups.remove(group, values)
+            self._room += group.many
+            self._places.remove(number, group.values)
+        del self._groups[group]
+        self._names[number] = {}  # the old one keeps the size that it once had
+        self._free.append(number)
 
     def candidates(self, value: str) -> Collection[Name] | None:
         """All that have the value, and some that may; None: too many groups to say."""
-        groups = self._groups.get(value) or ()
-        if len(groups) + len(self._beyond) > _GROUPS_MOST:
+        found = self._places.find(value, _GROUPS_MOST - len(self._beyond))
+        if found is None:
             return None
-        return _Joined([self._names.get(group) or {} for group in (*groups, *self._beyond)])
+        return _Joined([self._names[number] for number in (*found, *self._beyond)])
 
 
 class _Joined(Collection[Name]):

@@ -106,7 +106,7 @@ class CachedKind:
         return self.replace(name, new), new
 
     def _shadow(self, old: Entry | None, new: Entry) -> None:
-        if old is not None and old.key != new.key:
+        if old is not None and not old.has_key_of(new):
             others = self.shadowed.setdefault(new.name, {})
             others[old.key] = old
             others.pop(new.key, None)

@@ -8,9 +8,11 @@ Knows nothing of etcd or HTTP.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
+
+import orjson
 
 Name = tuple[str, str]
 """(namespace, name): the order of every list."""
@@ -19,7 +21,21 @@ SEGMENT_SIZE = 32
 """Most entries in a segment; it splits in two beyond. 16 to 32 objects compress within 12 % of the whole list."""
 
 
-_BREAK: Final = b"\n"  # JSON text of ours has none
+Cells = tuple[bytes, bytes]
+"""Table cells as JSON text around the age: b"".join((cells[0], age, cells[1])) is the array's inside."""
+
+CellsOf = Callable[[Mapping[str, Any]], Cells]
+"""Makes an object's cells from its manifest: 5 us, where they are asked for. Kept, they are a sixth of its body."""
+
+_LENGTHS: Final = tuple(range(2048))  # Python keeps one of each number up to 256 by itself
+
+
+class Placed(Protocol):
+    """Says the key of an object by its name: of objects whose keys say no more than that (compact.py)."""
+
+    def key(self, name: Name) -> bytes:
+        """Where the store keeps it."""
+        ...
 
 
 class Entry:
@@ -28,17 +44,16 @@ class Entry:
     body: the whole JSON object, resourceVersion included; size: its bytes. metadata: the inside of its metadata, begun
     by a brace that is not closed: body[metadata_start:metadata_end].
     labels, fields: what selectors match; fields maps selectable field paths to values.
-    cells: Table cells as JSON text around the age: b"".join((cells[0], age, cells[1])) is the array's inside.
-    created: creationTimestamp in seconds since the epoch. key: where the store keeps it; empty where nobody asks.
+    created: creationTimestamp in seconds since the epoch.
     """
 
     __slots__ = (
         "_cells",
+        "_key",
         "_place",
         "_replaced",
         "created",
         "fields",
-        "key",
         "labels",
         "metadata_end",
         "metadata_start",
@@ -55,28 +70,44 @@ class Entry:
         metadata_end: int,
         labels: Mapping[str, str],
         fields: Mapping[str, str],
-        cells: tuple[bytes, bytes],
+        cells: Cells | CellsOf,
         created: int,
-        key: bytes = b"",
+        key: bytes | Placed = b"",
     ) -> None:
+        """cells: ready, or how they are made of the body. key: where the store keeps it; empty where nobody asks."""
         self.name = name
         self.resource_version = resource_version
         self.metadata_start = metadata_start
-        self.metadata_end = metadata_end
+        self.metadata_end = _LENGTHS[metadata_end] if metadata_end < len(_LENGTHS) else metadata_end
         self.labels = labels
         self.fields = fields
-        self._cells = _BREAK.join(cells)
+        self._cells = cells
         self.created = created
-        self.key = key
+        self._key = key
         # One value, for threads that compress read it while it is moved: the body, or (text, where in it, its size).
         self._place: bytes | tuple[bytes, int, int] = body
         self._replaced = False
 
     @property
-    def cells(self) -> tuple[bytes, bytes]:
-        """Table cells as JSON text around the age."""
-        before, _, behind = self._cells.partition(_BREAK)
-        return before, behind
+    def cells(self) -> Cells:
+        """Made anew each time: what is made of them is kept (api/render.py)."""
+        cells = self._cells
+        return cells if isinstance(cells, tuple) else cells(orjson.loads(self.body))
+
+    @property
+    def key(self) -> bytes:
+        """Where the store keeps it; empty where nobody asks."""
+        key = self._key
+        return key if isinstance(key, bytes) else key.key(self.name)
+
+    @property
+    def has_own_key(self) -> bool:
+        """Whether its key says something else than its name."""
+        return isinstance(self._key, bytes)
+
+    def has_key_of(self, other: Entry) -> bool:
+        """Whether the other, of the same name, lies where this one does."""
+        return self._key == other._key
 
     @property
     def size(self) -> int:
@@ -99,6 +130,13 @@ class Entry:
         place = self._place
         text, at = (place, 0) if isinstance(place, bytes) else place[:2]
         return text[at + self.metadata_start : at + self.metadata_end]
+
+    def as_of(self, resource_version: int, body: bytes, metadata_end: int) -> Entry:
+        """The same object with another resource version. body: with it; metadata_end: in that."""
+        labels, fields, cells, created, key = self.labels, self.fields, self._cells, self.created, self._key
+        return Entry(
+            self.name, resource_version, body, self.metadata_start, metadata_end, labels, fields, cells, created, key
+        )
 
     def lies_in(self, text: bytes, at: int) -> None:
         """The body is in `text` too, which somebody keeps: one of the two is enough. Not for one that was replaced."""

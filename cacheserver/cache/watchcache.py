@@ -21,12 +21,13 @@ from typing import Any, Final, NoReturn
 import orjson
 
 from cacheserver import metrics
+from cacheserver.cache.compact import Same, named_after, shape_of
 from cacheserver.cache.filling import Filling, Refused, never_collected
 from cacheserver.cache.freshness import Feed, Freshness, Position, ReadAt
 from cacheserver.cache.kind import CachedKind, Listener
 from cacheserver.cache.page import Page, cut_page
 from cacheserver.cache.past import Past
-from cacheserver.cache.snapshot import Entry, Name, Run, Snapshot
+from cacheserver.cache.snapshot import CellsOf, Entry, Name, Run, Snapshot
 from cacheserver.cache.view import View
 from cacheserver.cache.window import Event, EventType, Selector
 from cacheserver.errors import Compacted, EtcdError, Expired
@@ -46,14 +47,14 @@ log = logging.getLogger(__name__)
 
 __all__ = ["Event", "EventType", "Freshness", "Page", "Projection", "ReadAt", "Selector", "Watch", "WatchCache"]
 
-_ALIKE: Final = 256  # of what is looked up so that equal values are one: those of a few neighbours
+_SECONDS: Final = 256  # that objects were created in, of lately
 _SLICE = 128  # entries decoded between two turns of the loop: about 3 ms
 # Revisions; the furthest that etcd still has. etcd replays 1,000 in 100 ms (measured), and nobody is served meanwhile.
 _LOOK_BACK = (5_000, 500, 0)
 
 
-Projection = Callable[[Mapping[str, Any]], tuple[Mapping[str, str], Mapping[str, str], tuple[bytes, bytes]]]
-"""From a manifest: (labels, selectable fields, cells around the age). One a kind, from the API's resource rows."""
+Projection = Callable[[Mapping[str, Any]], tuple[Mapping[str, str], Mapping[str, str], CellsOf]]
+"""From a manifest: (labels, selectable fields, what makes its cells). One a kind, from the API's resource rows."""
 
 
 class Watch:
@@ -166,8 +167,8 @@ class WatchCache:
         self._store = store
         self._projections = projections
         self._kinds = {kind: CachedKind(kind, window_events, window_bytes) for kind in projections}
-        self._names: dict[bytes, Name] = {}
-        self._same = _Same()
+        self._names: dict[bytes, Name] = {}  # of keys that do not say the name
+        self._same = Same()
         self._at = Position(store)
         self.turns = Turns()
         """For all matching of this process, of lists here and of events in the API."""
@@ -429,7 +430,8 @@ class WatchCache:
                 entry = self._made(change, refused)
                 if entry is not None:
                     entries.append(entry)
-                    names[change.key] = entry.name
+                    if entry.has_own_key:
+                        names[change.key] = entry.name
             filled[kind].take(entries)
 
     async def _apply(self, changes: Changes) -> None:
@@ -457,7 +459,8 @@ class WatchCache:
         was_ready = self.ready
         self._at.advance(revision)
         if self.ready and not was_ready:
-            log.info("cache filled", extra={"resource_version": revision, "objects": len(self._names)})
+            objects = sum(len(cached.state) for cached in self._kinds.values())
+            log.info("cache filled", extra={"resource_version": revision, "objects": objects})
         for kind in touched:
             self._kinds[kind].watchers.wake()
         touched.clear()
@@ -465,13 +468,15 @@ class WatchCache:
     def _apply_one(self, change: Change, refused: Refused) -> None:
         cached = self._kinds[change.kind]
         entry = self._made(change, refused)
-        name = self._names.pop(change.key, None)
+        name = self._carried(cached, change.key)
         if name is not None and (entry is None or entry.name != name):
+            self._names.pop(change.key, None)
             left = cached.gone(change.key, name, change.mod_revision)
             if left is not None:
                 cached.window.append(Event(change.mod_revision, *left))
         if entry is not None:
-            self._names[change.key] = entry.name
+            if entry.has_own_key:
+                self._names[change.key] = entry.name
             cached.window.append(Event(change.mod_revision, cached.written(entry), entry))
 
     def _made(self, change: Change, refused: Refused) -> Entry | None:
@@ -485,11 +490,19 @@ class WatchCache:
             refused.add(change.key, why)
             return None
 
+    def _carried(self, cached: CachedKind, key: bytes) -> Name | None:
+        """The name of the object that this key has; None: it has none."""
+        if (name := self._names.get(key)) is not None:
+            return name
+        name = named_after(cached.kind, key)
+        held = cached.by_name.get(name)
+        return name if (held is not None and held.key == key) or key in cached.shadowed.get(name, ()) else None
+
     def _entry(self, change: Change, value: bytes) -> Entry:
         manifest = orjson.loads(value)
         metadata = manifest["metadata"]
         labels, fields, cells = self._projections[change.kind](manifest)
-        name = (metadata["namespace"], metadata["name"])
+        name = (self._same.namespace(metadata["namespace"]), metadata["name"])
         labels = self._same.labels(labels)
         fields = self._same.fields(fields, labels, name)
         body = with_resource_version(change.kind, value, change.mod_revision)
@@ -503,7 +516,7 @@ class WatchCache:
             fields=fields,
             cells=cells,
             created=_seconds(metadata["creationTimestamp"]),
-            key=change.key,
+            key=shape_of(change.kind, change.key, name) or change.key,
         )
 
     async def _clock(self) -> NoReturn:
@@ -522,29 +535,7 @@ class WatchCache:
             metrics.window_bytes.set(sum(cached.window.bytes for cached in self._kinds.values()))
 
 
-class _Same:
-    """What neighbours in the store have alike, which is read one after the other: kept in memory once."""
-
-    def __init__(self) -> None:
-        self._labels: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
-
-    def labels(self, labels: Mapping[str, str]) -> Mapping[str, str]:
-        """Equal ones, of lately."""
-        key = tuple(labels.items())
-        if (known := self._labels.get(key)) is not None:
-            return known
-        if len(self._labels) >= _ALIKE:
-            self._labels.clear()
-        self._labels[key] = labels
-        return labels
-
-    def fields(self, fields: Mapping[str, str], labels: Mapping[str, str], name: Name) -> Mapping[str, str]:
-        """Equal ones, of the texts that the object has anyway."""
-        texts = {text: text for text in (*name, *labels.values())}
-        return {path: texts.get(text, text) if type(text) is str else text for path, text in fields.items()}
-
-
-@functools.lru_cache(maxsize=_ALIKE)  # of one sync many are created in one second
+@functools.lru_cache(maxsize=_SECONDS)  # of one sync many are created in one second
 def _seconds(timestamp: str) -> int:
     # Not strptime: ten times slower, and paid for every object at the start.
     return int(datetime.fromisoformat(timestamp).timestamp())

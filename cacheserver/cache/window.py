@@ -181,15 +181,4 @@ def restamped(entry: Entry, resource_version: int) -> Entry:
     at, before = entry.metadata_start + 1, entry.body
     rest = before.index(b",", at)
     body = b'%b"resourceVersion":"%d"%b' % (before[:at], resource_version, before[rest:])
-    return Entry(
-        entry.name,
-        resource_version,
-        body,
-        entry.metadata_start,
-        entry.metadata_end + len(body) - len(before),
-        entry.labels,
-        entry.fields,
-        entry.cells,
-        entry.created,
-        entry.key,
-    )
+    return entry.as_of(resource_version, body, entry.metadata_end + len(body) - len(before))

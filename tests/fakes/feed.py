@@ -19,15 +19,17 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from cacheserver.cache.snapshot import CellsOf
 from cacheserver.cache.watchcache import WatchCache
 from cacheserver.errors import Compacted, NoSpace, Unavailable
 from cacheserver.model import Key, Kind, Record, encode
+from cacheserver.store.keys import SERVED
 from cacheserver.store.objects import Change, Changes, Follower
 
 NOW = "2026-01-02T03:04:05Z"
 
 
-def project(manifest: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str, str], tuple[bytes, bytes]]:
+def project(manifest: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str, str], CellsOf]:
     """Enough of a projection for tests of the cache: labels, name, namespace and package."""
     metadata = manifest["metadata"]
     fields = {
@@ -35,7 +37,7 @@ def project(manifest: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str
         "metadata.namespace": metadata["namespace"],
         "spec.packageName": manifest["spec"].get("packageName", ""),
     }
-    return metadata.get("labels", {}), fields, (b"", b"")
+    return metadata.get("labels", {}), fields, lambda manifest: (b"", b"")
 
 
 PROJECTIONS = dict.fromkeys(Kind, project)
@@ -203,7 +205,7 @@ class FakeFeed:
 
 
 def _key(kind: Kind, namespace: str, name: str) -> bytes:
-    return f"{kind.value}/{namespace}/{name}".encode()
+    return SERVED + f"{kind.value}/{namespace}/{name}".encode()
 
 
 class _Follower:

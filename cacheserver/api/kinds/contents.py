@@ -82,7 +82,6 @@ def _entry(revision: Entry, head: BlobHead | None) -> Entry:
     status: dict[str, object] = {"digest": parts.digest}
     if head is not None:
         status["files"] = [{"path": path, "size": size} for path, size in head.files]
-    _, _, cells = PACKAGE_REVISION_RESOURCES.projection(parts.manifest)
     return Entry(
         name=revision.name,
         resource_version=revision.resource_version,
@@ -91,7 +90,7 @@ def _entry(revision: Entry, head: BlobHead | None) -> Entry:
         metadata_end=len(_OPEN) + len(parts.metadata) - 1,
         labels=revision.labels,
         fields={path: revision.fields.get(path, "") for path in PACKAGE_REVISION_RESOURCES.all_selectable},
-        cells=cells,
+        cells=PACKAGE_REVISION_RESOURCES.cells(parts.manifest),
         created=revision.created,
     )
 

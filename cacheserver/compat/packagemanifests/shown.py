@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from cacheserver.api.selectors import Selection
-from cacheserver.cache.snapshot import Entry
+from cacheserver.cache.snapshot import CellsOf, Entry
 from cacheserver.cache.watchcache import Projection
 from cacheserver.compat.packagemanifests.kind import GROUP, PLURAL, VERSION
 from cacheserver.model import Digest, RepositoryKey
@@ -35,7 +35,7 @@ Published = Callable[[RepositoryKey], bool]
 def projection(of_packages: Projection) -> Projection:
     """Of stored packages: as it was, and what their manifests say."""
 
-    def project(manifest: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str, str], tuple[bytes, bytes]]:
+    def project(manifest: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str, str], CellsOf]:
         labels, fields, cells = of_packages(manifest)
         found = manifest.get("status", {}).get("manifest")
         return labels, {**fields, MANIFEST: orjson.dumps(found).decode()} if found else fields, cells

@@ -27,7 +27,7 @@ from cacheserver.api.readable import readable, send_list
 from cacheserver.api.render import Listing
 from cacheserver.api.selectors import Must, Selection, Term
 from cacheserver.api.status import no_such_path
-from cacheserver.cache.snapshot import Entry, Run
+from cacheserver.cache.snapshot import CellsOf, Entry, Run
 from cacheserver.cache.view import Completed
 from cacheserver.cache.watchcache import Freshness, Projection, ReadAt, WatchCache
 from cacheserver.cache.window import Selector
@@ -55,11 +55,11 @@ def projections(of_kinds: Mapping[Kind, Projection]) -> Mapping[Kind, Projection
     """What the watch cache makes of stored kinds, where these views are served."""
     repositories, packages = of_kinds[Kind.REPOSITORY], of_kinds[Kind.PACKAGE]
 
-    def repository(manifest: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str, str], tuple[bytes, bytes]]:
+    def repository(manifest: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str, str], CellsOf]:
         labels, fields, cells = repositories(manifest)
         return labels, {**fields, _PUBLISHED: ",".join(manifest["spec"].get("publish") or ())}, cells
 
-    def package(manifest: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str, str], tuple[bytes, bytes]]:
+    def package(manifest: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str, str], CellsOf]:
         labels, fields, cells = packages(manifest)
         shown = manifest["metadata"].get("annotations", {}).get(ANNOTATION_SHOWN)
         return labels, {**fields, _SHOWN: shown} if shown else fields, cells

@@ -689,7 +689,9 @@ async def test_what_cannot_be_read_at_the_start_is_named_and_all_else_is_served(
     feed.revision += 10_000  # so that it is read, and not followed
     async with running(WatchCache(feed, PROJECTIONS)) as cache:
         assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == ["a", "c"]
-        assert [vars(record)["key"] for record in caplog.records if record.levelname == "ERROR"] == ["packages/ns/bad"]
+        assert [vars(record)["key"] for record in caplog.records if record.levelname == "ERROR"] == [
+            "/cacheserver/v1/served/packages/ns/bad"
+        ]
         feed.delete("ns", "bad")
         feed.put("ns", "bad")
         assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == ["a", "bad", "c"]
@@ -707,7 +709,9 @@ async def test_what_cannot_be_read_any_more_is_gone_and_all_else_goes_on(
     gone, came = await take(watch, 2)
     assert (gone.name, gone.new, came.name) == (("ns", "bad"), None, ("ns", "c"))
     assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == ["a", "c"]
-    assert [vars(record)["key"] for record in caplog.records if record.levelname == "ERROR"] == ["packages/ns/bad"]
+    assert [vars(record)["key"] for record in caplog.records if record.levelname == "ERROR"] == [
+        "/cacheserver/v1/served/packages/ns/bad"
+    ]
 
 
 async def test_while_everything_is_read_others_have_their_turns(feed: FakeFeed) -> None:
