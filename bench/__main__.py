@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import authoring, catalog, compare, doors, finding, herd, page, scale, secured, serve, sources, watch
+from bench import authoring, catalog, compare, doors, finding, held, herd, page, scale, secured, serve, sources, watch
 from bench.errors import BenchError
 from bench.load import fbc, fill
 from bench.options import Options
@@ -35,6 +35,7 @@ Measure cacheserver from outside, on loopback: etcd, the server and the load eac
   page      the page at /ui/ with --packages in a Chromium: first load, scrolling, typing, memory (not part of `all`)
   compare   the same questions to kube-apiserver with the same objects in a CRD, TLS on both, in turn: ratios
             (--peer kube-apiserver=PATH or $KUBEBUILDER_ASSETS; without one it is left out of `all`)
+  held      memory of --revisions objects in both, read from etcds with the same bytes (not part of `all`)
   olm       the same catalogs beside opm, which has the reference loader, OLM's package-server, and catalogd: ratios
             (--peer opm=PATH, package-server=PATH, catalogd=PATH; without any it is left out of `all`)
   doors     what clients of OLM ask, of us and of the programs that they ask today, in one run: ratios by CPU, memory
@@ -59,6 +60,7 @@ _PARTS = (
     "finding",
     "page",
     "secured",
+    "held",
     "scale",
     "all",
 )
@@ -127,7 +129,7 @@ def _measure(what: str, options: Options, report: Report) -> None:
         scale.per_ten_thousand(options, report)
     if what in ("compare", "olm", "doors", "all"):
         known.note_absent(report, options)
-    if what in ("compare", "secured", "all"):
+    if what in ("compare", "secured", "held", "all"):
         _with_kube(what, options, report)
     if what in ("olm", "all"):
         _with_olm(what, options, report)
@@ -151,6 +153,9 @@ def _with_kube(what: str, options: Options, report: Report) -> None:
     if binary is not None and what == "secured":
         _say("secured")
         secured.measure(options, report, binary)
+    elif binary is not None and what == "held":
+        _say("held")
+        held.measure(options, report, binary)
     elif binary is not None:
         _say("compare")
         compare.measure(options, report, binary)
@@ -205,6 +210,7 @@ def _options(given: argparse.Namespace, work: Path) -> Options:
         shape=fill.Shape(packages=given.packages, object_bytes=given.object_bytes, seed=given.seed),
         watch_seconds=given.watch_seconds,
         informers=given.informers,
+        revisions=given.revisions,
         peers={name: path.absolute() for name, path in map(known.parse, given.peer)},
         scale_minutes=given.minutes,
         bundle=given.bundle.absolute() if given.bundle else None,
@@ -229,6 +235,7 @@ def _options(given: argparse.Namespace, work: Path) -> Options:
         scale_processes=(1, 2),
         shape=dataclasses.replace(options.shape, packages=min(options.shape.packages, 500)),
         open_drafts=min(options.open_drafts, 50),
+        revisions=min(options.revisions, 1_000),
         large_bytes=min(options.large_bytes, 3_000_000),
         generated=dataclasses.replace(options.generated, packages=min(options.generated.packages, 6)),
     )
@@ -269,6 +276,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=PATH",
         help=f"a program to compare with: {', '.join(known.NAMES)}",
     )
+    add("--revisions", type=int, default=100_000, help="that `held` loads, 20 to a package (default 100000)")
     add("--minutes", type=float, default=15.0, help="that `scale` may take; what does not fit is named (default 15)")
     add("--seed", type=int, default=1, help="of everything that is generated (default 1)")
     sizes = parser.add_argument_group("catalog and sources")

@@ -22,6 +22,7 @@ class Options:
     open_drafts: of one repository, while one of them is saved.
     fan_out: numbers of watchers of a burst, beside `watchers`.
     informers: that start at once. peers: programs to compare with, by name. peer_burst: writes while they are compared.
+    revisions: that both sides hold, where memory is compared.
     seconds: counted time of one round of a request measure. watch_seconds: of a round of paced writes.
     """
 
@@ -50,3 +51,4 @@ class Options:
     more_catalogs: Sequence[Path] = ()
     large_bytes: int = 57_000_000
     open_drafts: int = 2000
+    revisions: int = 100_000

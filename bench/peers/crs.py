@@ -1,7 +1,8 @@
 """The shape's packages as custom resources in a kube-apiserver: made, and changed, through its API.
 
 `python -m bench.peers.crs` reads one job on stdin: Fill creates the objects and prints Filled; Churn changes them,
-stamped with the time, and prints Churned (bench.load.fill's). The manifests are those that bench.load.fill writes; the
+stamped with the time, and prints Churned (bench.load.fill's); Copy puts what one etcd has into the other, for more
+objects than an apiserver takes in minutes, and prints Filled. The manifests are those that bench.load.fill writes; the
 apiserver adds what it adds to every object, and managedFields are taken off again: they would make its objects larger
 than ours.
 """
@@ -25,9 +26,14 @@ from bench.load.watchers import STAMP_DIGITS
 from bench.report.figures import latency, samples
 from bench.target import Target
 from cacheserver import model
+from cacheserver.etcd.client import Client
+from cacheserver.etcd.values import Put
+from cacheserver.model import Kind, Stored
+from cacheserver.store.keys import SERVED, parse_key
 from cacheserver.tasks import in_parallel
 
 _WIDTH: Final = 48
+_BATCH: Final = 100  # puts a transaction; etcd takes 128, and the packages of a batch are a third of what it takes
 _TIMEOUT_S: Final = 60.0
 _VERSION: Final = re.compile(rb'"resourceVersion":"([0-9]+)"')
 _JSON: Final = {"Content-Type": "application/json"}
@@ -72,6 +78,17 @@ class Churn:
     writes: int
     rate: float = 0.0
     width: int = _WIDTH
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Job: every package and revision of cacheserver's etcd (source) as custom resources into an apiserver's (to).
+
+    The JSON is the same: an apiserver stores a custom resource as it is served, without its resourceVersion.
+    """
+
+    source: str
+    to: str
 
 
 def manifest(shape: Shape, number: int) -> dict[str, Any]:
@@ -151,6 +168,29 @@ async def create(job: Fill) -> Filled:
     return Filled(job.shape.packages, time.perf_counter() - began)
 
 
+async def copy(job: Copy) -> Filled:
+    """Before the apiserver starts. Raises: EtcdError."""
+    began, copied = time.perf_counter(), 0
+    async with Client([job.source]) as source, Client([job.to]) as to:
+
+        async def put(some: Sequence[Put]) -> None:
+            await to.txn((), some)
+
+        for kind in (Kind.PACKAGE, Kind.REVISION):
+            prefix = SERVED + kind.encode() + b"/"
+            async for page in source.pages(prefix):
+                found = [Stored(parse_key(kind, each.key), each.value, 0) for each in page.key_values]
+                puts = [Put(_stored_key(kind, each), each.value) for each in found]
+                await in_parallel([puts[at : at + _BATCH] for at in range(0, len(puts), _BATCH)], put, width=8)
+                copied += len(puts)
+    return Filled(copied, time.perf_counter() - began)
+
+
+def _stored_key(kind: Kind, stored: Stored) -> bytes:
+    """Where an apiserver keeps a custom resource: k8s.io/apiextensions-apiserver, under the default --etcd-prefix."""
+    return f"/registry/{model.GROUP}/{kind}/{stored.key.namespace}/{stored.name}".encode()
+
+
 async def churn(job: Churn) -> Churned:
     """Raises: aiohttp.ClientError; ValueError when the objects are not there (Fill first)."""
     async with _session(job.peer) as session:
@@ -189,6 +229,9 @@ def main() -> None:
     import uvloop
 
     raw = orjson.loads(sys.stdin.buffer.readline())
+    if "source" in raw:
+        sys.stdout.buffer.write(orjson.dumps(uvloop.run(copy(Copy(**raw)))) + b"\n")
+        return
     shape, peer = Shape(**raw.pop("shape")), Peer(**raw.pop("peer"))
     result: Filled | Churned
     if "writes" in raw:

@@ -86,12 +86,14 @@ class Kube:
         return processes.secured(Target(self.url, self.child.pids), self.client)
 
     @contextmanager
-    def restarted(self) -> Iterator[Kube]:
-        """A new process on the same etcd: what it took to be filled is not in its memory. Raises: BenchError."""
+    def restarted(self, *, asked: bool = True) -> Iterator[Kube]:
+        """A new process on the same etcd: what it took to be filled is not in its memory. asked: for its objects, so it
+        has read them. Raises: BenchError."""
         self.child.stop()
         with _started(self.command, self.url, self.client, self.child.directory) as (child, ready_s):
             again = dataclasses.replace(self, child=child, ready_s=ready_s)
-            again.until_served(again.target.packages)
+            if asked:
+                again.until_served(again.target.packages)
             yield again
 
     def until_served(self, path: str) -> None:
