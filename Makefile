@@ -38,7 +38,7 @@ SOURCE ?= example=examples/catalogs
 REPOSITORIES ?=
 LISTEN ?= 127.0.0.1:8001
 
-.PHONY: quick check unit etcd e2e hostile authors test run bench image audit proto docs clean help
+.PHONY: quick check unit etcd e2e node hostile authors test run bench image audit proto docs clean help
 
 quick: check unit ## check and unit tests (the default)
 
@@ -61,6 +61,10 @@ e2e: $(STAMP) ## tests of whole servers with real clients
 
 hostile: $(STAMP) ## attacks on a whole server, in full size: minutes
 	CACHESERVER_TEST_HOSTILE=1 $(BIN)/python -m pytest tests/hostile -s
+
+# In a network of its own, so that its addresses and its packet filter are nobody else's.
+node: $(STAMP) ## our image and manifests on a kubelet, as root: minutes; CONTRIBUTING.md says what it needs
+	unshare --net $(BIN)/python -m pytest tests/node
 
 authors: $(STAMP) ## 2,000 steps of authors at random, with crashes: minutes; SEEDS=1,2,3 make authors
 	AUTHORS_STEPS=2000 AUTHORS_SEEDS="$(or $(SEEDS),1)" $(BIN)/python -m pytest tests/e2e/test_random_authoring.py -s

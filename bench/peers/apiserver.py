@@ -12,6 +12,7 @@ from pathlib import Path
 from cacheserver.security.certs import Authority, Subject, Usage
 
 _FRONT_PROXY = "front-proxy-client"
+LOOPBACK = "127.0.0.1"
 
 
 class Certificates:
@@ -43,20 +44,29 @@ class Certificates:
 
 
 def flags(
-    etcd: str, port: int, certificates: Certificates, server: tuple[Path, Path], directory: Path
+    etcd: str,
+    port: int,
+    certificates: Certificates,
+    server: tuple[Path, Path],
+    directory: Path,
+    *,
+    address: str = LOOPBACK,
 ) -> Sequence[str]:
     """As few as it starts with, and the limits it has by default.
 
-    etcd: its URL. server: files of the certificate and key it serves with. directory: may be written to.
+    etcd: its URL. server: files of the certificate and key it serves with. directory: may be written to. address: to
+    listen on; another one than loopback's is that of a node with pods, which find it by the Service `kubernetes`.
     """
+    alone = ["--endpoint-reconciler-type=none"]  # the others refuse a loopback address as an endpoint
+    alone += ["--disable-admission-plugins=ServiceAccount"]  # nobody makes the default accounts that it wants to see
     proxy = certificates.issue("requestheader", Subject(_FRONT_PROXY, Usage.CLIENT))
     accounts = certificates.issue("service-accounts", Subject("service-accounts", Usage.CLIENT))
     return [
         f"--etcd-servers={etcd}",
         f"--secure-port={port}",
-        "--bind-address=127.0.0.1",
-        "--advertise-address=127.0.0.1",
-        "--endpoint-reconciler-type=none",  # it refuses a loopback address as an endpoint
+        f"--bind-address={address}",
+        f"--advertise-address={address}",
+        *(alone if address == LOOPBACK else ()),
         f"--cert-dir={directory / 'generated'}",
         f"--tls-cert-file={server[0]}",
         f"--tls-private-key-file={server[1]}",
@@ -73,7 +83,6 @@ def flags(
         f"--service-account-key-file={accounts[0]}",
         "--service-cluster-ip-range=10.96.0.0/24",
         "--authorization-mode=RBAC",
-        "--disable-admission-plugins=ServiceAccount",  # nobody makes the default accounts that it wants to see
     ]
 
 

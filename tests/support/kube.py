@@ -27,6 +27,8 @@ from tests.support.etcd import EtcdProcess, FoundEtcd, find_etcd, free_ports
 from tests.support.waiting import until
 
 _READY_WITHIN_S = 90.0
+_SERVICE = "10.96.0.1"
+"""Of the Service `kubernetes`, by which pods find it: the first of the range in bench.peers.apiserver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +58,23 @@ class KubeAPIServer:
     """
 
     def __init__(
-        self, found: FoundKube, directory: Path, users: Mapping[str, tuple[str, tuple[str, ...]]] | None = None
+        self,
+        found: FoundKube,
+        directory: Path,
+        users: Mapping[str, tuple[str, tuple[str, ...]]] | None = None,
+        *,
+        address: str = apiserver.LOOPBACK,
     ) -> None:
+        """address: to listen on; one that is not loopback's is a node's, whose kubelet it asks with a certificate."""
         self._found = found
+        self._address = address
         self.directory = directory
         self.kubectl = found.kubectl
         self.certificates = Certificates(directory / "pki")
         (directory / "etcd").mkdir(parents=True)
         self._etcd = EtcdProcess(found.etcd, directory / "etcd")
         self.port = free_ports(1)[0]
-        self.url = f"https://127.0.0.1:{self.port}"
+        self.url = f"https://{address}:{self.port}"
         self._users = dict(users or {})
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -133,18 +142,33 @@ class KubeAPIServer:
             return False
 
     def _flags(self) -> list[str]:
-        server = Subject("kube-apiserver", Usage.SERVER, dns=("localhost",), addresses=("127.0.0.1",))
+        named = ("127.0.0.1", self._address, _SERVICE)
+        server = Subject("kube-apiserver", Usage.SERVER, dns=("localhost",), addresses=tuple(dict.fromkeys(named)))
         pair = self.certificates.issue("server", server)
         tokens = self.directory / "tokens.csv"
         tokens.write_text(
             "".join(f'{token},{name},{name},"{",".join(groups)}"\n' for token, (name, groups) in self._users.items())
         )
         return [
-            *apiserver.flags(self._etcd.endpoint, self.port, self.certificates, pair, self.directory),
+            *apiserver.flags(
+                self._etcd.endpoint, self.port, self.certificates, pair, self.directory, address=self._address
+            ),
+            *self._flags_of_a_node(),
             f"--token-auth-file={tokens}",
             "--max-requests-inflight=400",
             "--v=2",  # tells of certificates that were loaded anew
         ]
+
+    def _flags_of_a_node(self) -> list[str]:
+        """None without one."""
+        if self._address == apiserver.LOOPBACK:
+            return []
+        certificate, key = self.certificates.issue("client", Subject("kube-apiserver-kubelet", Usage.CLIENT))
+        pair = [f"--kubelet-client-certificate={certificate}", f"--kubelet-client-key={key}"]
+        return [*pair, "--kubelet-preferred-address-types=InternalIP"]  # nobody knows the node's name
+
+
+_CONTROLLERS = "namespace-controller,garbage-collector-controller,clusterrole-aggregation-controller"
 
 
 def find_controller_manager() -> Path | None:
@@ -156,16 +180,18 @@ def find_controller_manager() -> Path | None:
 class ControllerManager:
     """kube-controller-manager with the controllers that meet every resource a cluster discovers, and our roles."""
 
-    def __init__(self, binary: Path, server: KubeAPIServer) -> None:
+    def __init__(self, binary: Path, server: KubeAPIServer, *, controllers: str = _CONTROLLERS) -> None:
         self._binary = binary
         self._server = server
+        self._controllers = controllers
         self._log = server.directory / "controller-manager.log"
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         flags = [
             f"--kubeconfig={self._server.kubeconfig('system:kube-controller-manager')}",
-            "--controllers=namespace-controller,garbage-collector-controller,clusterrole-aggregation-controller",
+            f"--controllers={self._controllers}",
+            f"--root-ca-file={self._server.certificates.authority('server')}",  # which pods trust
             "--leader-elect=false",
             "--secure-port=0",
             "--concurrent-gc-syncs=2",
@@ -218,9 +244,9 @@ class Kubectl:
         assert done.returncode != 0, f"kubectl {' '.join(arguments)} was not refused: {done.stdout}"
         return done.stderr
 
-    def tried(self, *arguments: str) -> tuple[bool, str]:
+    def tried(self, *arguments: str, timeout_s: float = 60) -> tuple[bool, str]:
         """Whether it exited with 0, and all that it said."""
-        done = self._run(arguments, None, 60)
+        done = self._run(arguments, None, timeout_s)
         return done.returncode == 0, done.stdout + done.stderr
 
     def apply(self, *documents: Mapping[str, Any]) -> str:

@@ -1,0 +1,56 @@
+"""One node for all tests here, with everything installed on it. Minutes, and a machine's root.
+
+Every test leaves the cluster serving; those that hurt it wait for that at their end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.installed import Installed, shown
+from tests.support.node import Node, find_node
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    found = find_node()
+    if isinstance(found, list):
+        pytest.skip(f"NO NODE, for want of: {'; '.join(found)}")
+    node = Node(found, tmp_path_factory.mktemp("node"))
+    try:
+        node.start()
+        yield node
+    finally:
+        node.stop()
+
+
+@pytest.fixture(scope="session")
+def fresh(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """Nothing yet but a checkout."""
+    installed = Installed(node, tmp_path_factory.mktemp("checkout"))
+    installed.prepare()
+    return installed
+
+
+@pytest.fixture(scope="session")
+def typed(fresh: Installed) -> str:
+    """docs/cluster.md, Install, without cert-manager, word for word; what it printed."""
+    [first, second] = shown(fresh.home / "docs" / "cluster.md", "## Install")
+    apply, _, rest = first.partition("\n")
+    assert apply == "kubectl apply -k configs/kubernetes/default"
+    return fresh.type(second + rest)
+
+
+@pytest.fixture(scope="session")
+def installed(fresh: Installed, typed: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    """With doors, a git server, and the Repositories community, blueprints and edge in namespace packages.
+
+    In the end it is uninstalled as it is written, and nothing may stay.
+    """
+    assert typed
+    fresh.add_doors()
+    fresh.add_git(tmp_path_factory.mktemp("bundles"))
+    yield fresh
+    fresh.uninstall()
