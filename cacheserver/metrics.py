@@ -7,7 +7,7 @@ construction: nothing from a request goes into a label. How numbers are kept: me
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cacheserver import meters
 from cacheserver.meters import Counter, Fact, Gauge, Histogram
@@ -22,6 +22,16 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 def registry() -> CollectorRegistry:
     """All of it, for whoever shows it."""
     return meters.collected(requests)
+
+
+EXPOSITION_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def exposition() -> bytes:
+    """All of it in Prometheus' text format, of EXPOSITION_TYPE. To be called in a thread."""
+    from prometheus_client import generate_latest  # noqa: PLC0415  see meters.py
+
+    return generate_latest(registry())
 
 
 # --- the API, named as kube-apiserver does (k8s.io/apiserver/pkg/endpoints/metrics) ---

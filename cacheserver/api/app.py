@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import StreamResponse
 
 from cacheserver.api.attributes import Attributes, Query, check_size, parse_query, read_attributes
 from cacheserver.api.auth import OPEN_PATHS, Gate, Identity, privileged
@@ -188,7 +189,7 @@ class Api:
 
     # --- requests ---
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def handle(self, request: BaseRequest) -> StreamResponse:
         """The answer to one request; never raises but for a client that is gone, or cancellation."""
         begun = time.perf_counter()
         target = request.raw_path
@@ -238,7 +239,7 @@ class Api:
         self._known.put((method, target), asked, asked.size(target))
         return asked
 
-    async def _answer(self, request: web.BaseRequest, asked: _Asked) -> Reply | Stream:
+    async def _answer(self, request: BaseRequest, asked: _Asked) -> Reply | Stream:
         attributes, gate = asked.attributes, self._gate
         identity = None
         if gate is not None and attributes.path not in OPEN_PATHS:
@@ -272,7 +273,7 @@ class Api:
         finally:
             in_flight.leave(user, watch=asked.is_watch, selectors=asked.selectors)
 
-    async def _beside(self, request: web.BaseRequest, asked: _Asked, identity: Identity | None) -> Reply | Stream:
+    async def _beside(self, request: BaseRequest, asked: _Asked, identity: Identity | None) -> Reply | Stream:
         """Everything that is not a resource, until the client has taken it. Raises: StatusError 404, 405, 406, 429."""
         who = identity.user if identity is not None else client_of(request)
         exempt = asked.attributes.path in OPEN_PATHS or (identity is not None and privileged(identity))
@@ -286,7 +287,7 @@ class Api:
             self._in_flight_beside.leave(who, watch=False)
 
 
-def _refused(request: web.BaseRequest, query: Query, error: StatusError) -> Reply:
+def _refused(request: BaseRequest, query: Query, error: StatusError) -> Reply:
     """The Status in the client's encoding; JSON when it accepts none of ours (kube does so too)."""
     if request.writer.output_size > 0:  # half an answer is out: only a broken connection shows it to the client
         if request.transport is not None:
@@ -310,7 +311,7 @@ def make_server(api: Api, *, secure: bool = False, connections: int = CONNECTION
 
 
 def bounded_server(
-    handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    handle: Callable[[BaseRequest], Awaitable[StreamResponse]],
     limits: ConnectionLimits,
     *,
     secure: bool = False,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Final, Protocol
 
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
 
 from cacheserver.api.status import bad_request, brief, forbidden, internal_error, unauthorized
 from cacheserver.errors import KubernetesError
@@ -35,7 +35,7 @@ _IMPERSONATION: Final = b"impersonate-"
 class Gate(Protocol):
     """What every request passes before it is answered: first who asks, then whether they may."""
 
-    async def identify(self, request: web.BaseRequest) -> Identity:
+    async def identify(self, request: BaseRequest) -> Identity:
         """Raises: StatusError 401."""
         ...
 
@@ -47,7 +47,7 @@ class Gate(Protocol):
 class Authenticator(Protocol):
     """Who holds a credential: files (server/access.py), or the host cluster (cluster/authentication.py)."""
 
-    async def identify(self, request: web.BaseRequest) -> Identity | None:
+    async def identify(self, request: BaseRequest) -> Identity | None:
         """Who asks; None when no credential of the request holds."""
         ...
 
@@ -72,7 +72,7 @@ class ReviewingGate:
         self._authenticator = authenticator
         self._authorizer = authorizer
 
-    async def identify(self, request: web.BaseRequest) -> Identity:
+    async def identify(self, request: BaseRequest) -> Identity:
         """Raises: StatusError 401; 400 for impersonation, which kube-apiserver does before it asks us."""
         for name, _ in request.raw_headers:
             if name[: len(_IMPERSONATION)].lower() == _IMPERSONATION:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import orjson
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
 
 from cacheserver.api.attributes import Query
 from cacheserver.api.content import Blobs
@@ -44,7 +44,7 @@ _KNOWN: Final = ("from", "format", "pretty", "resourceVersion", "timeout")
 class Pair:
     """A request for a difference. may_read: whether the content of a revision of that name; raises StatusError 403."""
 
-    request: web.BaseRequest
+    request: BaseRequest
     query: Query
     revision: Entry
     share: Share

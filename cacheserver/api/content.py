@@ -15,7 +15,7 @@ from contextlib import aclosing
 from typing import Final, Protocol
 
 import orjson
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
 from isal import isal_zlib
 
 from cacheserver.api.http import pack
@@ -62,7 +62,7 @@ class Blobs(Protocol):
         ...
 
 
-async def icon(request: web.BaseRequest, blobs: Blobs, manifest: Manifest, share: Share) -> Reply:
+async def icon(request: BaseRequest, blobs: Blobs, manifest: Manifest, share: Share) -> Reply:
     """The package's icon, or ours. Raises: StatusError 429 when readers hold too much; BlobMissingError, EtcdError."""
     digest = look(manifest, "status", "icon", "digest")
     etag = f'"{digest}"' if digest else _DEFAULT_ICON_ETAG
@@ -85,7 +85,7 @@ async def icon(request: web.BaseRequest, blobs: Blobs, manifest: Manifest, share
     return reply
 
 
-async def files(request: web.BaseRequest, blobs: Blobs, manifest: Manifest, share: Share) -> Reply | Stream:
+async def files(request: BaseRequest, blobs: Blobs, manifest: Manifest, share: Share) -> Reply | Stream:
     """A revision's files: a gzipped tar, a plain one, or JSON `{resources, binaryResources, executables}`, by Accept.
 
     Immutable for an hour when published, but for branches: a tag can be moved in git, so not for ever.

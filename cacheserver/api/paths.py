@@ -11,8 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from aiohttp import web
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from aiohttp.web_request import BaseRequest
 
 from cacheserver import metrics
 from cacheserver.api.http.reply import Reply, Stream, whole
@@ -26,7 +25,7 @@ READ_METHODS: Final = ("GET", "HEAD")
 class PathRequest:
     """A request for a path. path: decoded, as sent otherwise; query: as sent, without the question mark."""
 
-    request: web.BaseRequest
+    request: BaseRequest
     path: str
     query: str
 
@@ -82,8 +81,8 @@ def listed(routes: Iterable[Route]) -> list[str]:
 
 async def _metrics(asked: PathRequest) -> Reply:
     # In a thread: a thousand series take milliseconds to print.
-    body = await asyncio.to_thread(generate_latest, metrics.registry())
-    return whole(body, content_type=CONTENT_TYPE_PLAIN_0_0_4)
+    body = await asyncio.to_thread(metrics.exposition)
+    return whole(body, content_type=metrics.EXPOSITION_TYPE)
 
 
 METRICS: Final = Route("metrics", _metrics)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
 
 from cacheserver.api.attributes import Query
 from cacheserver.api.content import IMAGE_SAFETY
@@ -28,7 +28,7 @@ _INDENTED_BYTES: Final = 64 << 10
 class Question:
     """A request for an answer about one package. user: whose turn it takes."""
 
-    request: web.BaseRequest
+    request: BaseRequest
     query: Query
     package: Entry
     share: Share
@@ -45,7 +45,7 @@ def check(query: Query, known: Sequence[str]) -> None:
             raise bad_request(f"{name} has {len(text)} characters, at most {_LONGEST} are read")
 
 
-def form_of(request: web.BaseRequest, query: Query, offered: Mapping[str, str]) -> str:
+def form_of(request: BaseRequest, query: Query, offered: Mapping[str, str]) -> str:
     """Which form the answer is to have, of `offered`: media type -> name of a form. By format=NAME, or else by Accept,
     where the first is the one for who takes anything. Raises: StatusError 400, 406."""
     form = query.get("format", "")

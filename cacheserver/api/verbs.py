@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import orjson
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
 
 from cacheserver.api import content, forms, readable
 from cacheserver.api.asked import BODY_BYTES, read_spec
@@ -88,7 +88,7 @@ _PATCH_TYPES = ("application/json-patch+json", "application/merge-patch+json", "
 class Call:
     """One request for a resource. user: empty where nobody asks who it is."""
 
-    request: web.BaseRequest
+    request: BaseRequest
     attributes: Attributes
     query: Query
     resource: Resource

@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import unquote
 from weakref import WeakKeyDictionary
 
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
 
 from cacheserver.cluster.kubeapi import KubeAPI
 from cacheserver.cluster.remembered import REVIEWS_A_TURN, Remembered
@@ -69,7 +69,7 @@ class Authentication:
         self._headers = ProxyHeaders(trust)
         self._rights: WeakKeyDictionary[Peer, _PeerRights] = WeakKeyDictionary()  # as many as connections
 
-    async def identify(self, request: web.BaseRequest) -> Identity | None:
+    async def identify(self, request: BaseRequest) -> Identity | None:
         """Who asks; None when no credential of the request holds."""
         if self._trust is not self._published.trust:
             self._believe(self._published.trust)

@@ -10,7 +10,6 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from typing import Final
-from xml.sax.saxutils import escape
 
 from cacheserver.query.edges import REPLACES, SKIP_RANGE, SKIPS
 from cacheserver.query.graph import HEADER_HEIGHT, LANE_WIDTH, MARGIN, NEXT, ROW_HEIGHT, Graph, Line
@@ -20,6 +19,7 @@ SHOWN_CHARACTERS: Final = 60
 LANE_CHARACTERS: Final = 24
 
 _LETTERS: Final = re.compile(r"[A-Za-z0-9 ._+/:@-]")
+_ENTITIES: Final = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"})
 _STYLE: Final = (
     "text{font:12px ui-monospace,monospace;fill:#1f2937}.ver{font-weight:600}.old,.gone{fill:#9ca3af}"
     ".old{text-decoration:line-through}.rail{stroke:#e5e7eb}.dot{fill:#2563eb}.head{fill:#16a34a;r:6px}"
@@ -90,7 +90,7 @@ def _words(line: Line) -> str:
 
 
 def _xml(text: str, most: int = SHOWN_CHARACTERS) -> str:
-    return escape(shown(text, most), {'"': "&quot;", "'": "&#39;"})
+    return shown(text, most).translate(_ENTITIES)
 
 
 def _nodes(graph: Graph) -> list[dict[int, bool]]:

@@ -11,14 +11,15 @@ import binascii
 from collections.abc import Sequence
 from typing import Final
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11
+from aiohttp.web_request import BaseRequest
 
 from cacheserver.security.users import bearer_token
 
 _BEARER: Final = "base64url.bearer.authorization.k8s.io."
 
 
-def asks_for_websocket(request: web.BaseRequest) -> bool:
+def asks_for_websocket(request: BaseRequest) -> bool:
     """Whether a GET asks to go on as a WebSocket. HTTP/1.0 knows no upgrades (RFC 9110, section 7.8)."""
     headers = request.headers
     if "Upgrade" not in headers or headers["Upgrade"].lower() != "websocket":
@@ -27,12 +28,12 @@ def asks_for_websocket(request: web.BaseRequest) -> bool:
     return "upgrade" in words and request.method == "GET" and request.version >= HttpVersion11
 
 
-def subprotocols(request: web.BaseRequest) -> Sequence[str]:
+def subprotocols(request: BaseRequest) -> Sequence[str]:
     """All that a handshake offers, in its order, without tokens."""
     return [name for name in _offered(request) if not name.startswith(_BEARER)]
 
 
-def sent_token(request: web.BaseRequest) -> str:
+def sent_token(request: BaseRequest) -> str:
     """The bearer token of a request, from its Authorization header, else from a handshake's subprotocols; empty when it
     has none, or none that Kubernetes would take: it stands there once, beside another subprotocol to be answered."""
     token = bearer_token(request.headers.get("Authorization", ""))
@@ -50,6 +51,6 @@ def sent_token(request: web.BaseRequest) -> str:
         return ""
 
 
-def _offered(request: web.BaseRequest) -> Sequence[str]:
+def _offered(request: BaseRequest) -> Sequence[str]:
     lines = request.headers.getall("Sec-WebSocket-Protocol", ())
     return [name for line in lines for word in line.split(",") if (name := word.strip())]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
 
 from cacheserver.security.authorities import Bundle
 from cacheserver.security.handshake import sent_token
@@ -69,7 +69,7 @@ class FileAuthentication:
         self._bundle = bundle
         self._certified = WeakKeyDictionary()
 
-    async def identify(self, request: web.BaseRequest) -> Identity | None:
+    async def identify(self, request: BaseRequest) -> Identity | None:
         """Who asks; None when no credential of the request holds."""
         peer = peer_of(request.transport)
         if peer is not None and peer.common_name:

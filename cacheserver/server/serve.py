@@ -146,8 +146,7 @@ async def ingest(
         await _open(store, client, settings)
         scratch = stack.enter_context(scratch_directory())
         services = _services(client, store, Blobs(client), workers, scratch, settings)
-        written = any(config.writable for config in settings.repositories)
-        await _standalone_ingestion(services, settings, Space(), writes=written).once(
+        await _standalone_ingestion(services, settings, Space()).once(
             progress=progress, on_report=on_report, on_error=on_error
         )
 
@@ -399,10 +398,12 @@ def _ingestion(
 
 
 def _standalone_ingestion(
-    services: SyncServices, settings: Settings, space: Space, looks: FirstLooks | None = None, *, writes: bool = True
+    services: SyncServices, settings: Settings, space: Space, looks: FirstLooks | None = None
 ) -> Ingest:
-    """Ingestion of the configured repositories. writes: whether any of them may be written to."""
-    publisher = _publisher(services, settings) if writes else None
+    """Ingestion of the configured repositories."""
+    if any(isinstance(each.source, GitSource) for each in settings.repositories):
+        _load_git()
+    publisher = _publisher(services, settings) if any(each.writable for each in settings.repositories) else None
     ingest = Ingest(services, ServedStatusStore(services.store), space=space, looks=looks, publisher=publisher)
     for config in settings.repositories:
         ingest.put(config, functools.partial(_source, settings, config))
@@ -414,9 +415,7 @@ def _cluster_ingestion(
 ) -> tuple[Ingest, Sequence[Callable[[], Coroutine[Any, Any, None]]]]:
     """Ingestion of the cluster's Repository objects, one replica at a time, with the controller that follows these, and
     with Events on what is written."""
-    # What the first git repository needs: by then we serve, and loading it would hold up everybody for 20 ms.
-    import cacheserver.catalogs.krm.git  # noqa: PLC0415
-    import cacheserver.sources.git.packages  # noqa: F401, PLC0415
+    _load_git()
     from cacheserver.cluster.credentials import Secrets  # noqa: PLC0415  in a cluster only
     from cacheserver.cluster.events import Events  # noqa: PLC0415
     from cacheserver.cluster.parting import Parting  # noqa: PLC0415
@@ -442,6 +441,12 @@ def _cluster_ingestion(
     watch = functools.partial(cache.watch, Kind.REVISION, since=None, initial=None, namespace=None, selector=EVERYTHING)
     steps = Steps(events, watch, ingest.repositories, lambda: ingest.leads)
     return ingest, (controller.run, steps.run)
+
+
+def _load_git() -> None:
+    """What the first git repository needs: by then we serve, and loading it would hold up everybody for 20 ms."""
+    import cacheserver.catalogs.krm.git  # noqa: PLC0415
+    import cacheserver.sources.git.packages  # noqa: F401, PLC0415
 
 
 def _publisher(services: SyncServices, settings: Settings) -> Publisher:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 from urllib.parse import quote
-from xml.sax.saxutils import escape, quoteattr
 
 import orjson
 
@@ -37,6 +36,9 @@ _MEMO_BYTES: Final = 4 << 20
 """Of ready feeds: some 40 of them."""
 _TYPE: Final = "application/atom+xml; charset=utf-8"
 _PATH: Final = re.compile(r"/feeds/([^/]+?)(?:/([^/]+))?\.atom\Z")
+# XML 1.0, sections 2.4 and 3.3.3; the standard library's own writer brings a parser of 0.3 MB.
+_ENTITIES: Final = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+_IN_ATTRIBUTES: Final = _ENTITIES | str.maketrans({'"': "&quot;", "\n": "&#10;", "\r": "&#13;", "\t": "&#9;"})
 _NOT_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """XML 1.0, section 2.2: what is no Char."""
 
@@ -125,8 +127,8 @@ def _entry(manifest: Mapping[str, Any], up: str) -> str:
 
 
 def _text(text: str) -> str:
-    return escape(_NOT_XML.sub("\ufffd", text))
+    return _NOT_XML.sub("\ufffd", text).translate(_ENTITIES)
 
 
 def _attribute(text: str) -> str:
-    return quoteattr(_NOT_XML.sub("\ufffd", text))
+    return '"' + _NOT_XML.sub("\ufffd", text).translate(_IN_ATTRIBUTES) + '"'

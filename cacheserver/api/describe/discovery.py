@@ -10,7 +10,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
 
 from cacheserver.api.http.documents import Document, document
 from cacheserver.api.http.negotiate import parse_accept
@@ -44,7 +44,7 @@ class Discovery:
                 self._plain[f"/apis/{group}/{version}"] = document(_resource_list(at_version))
         self._plain[""] = document({"paths": sorted([*self._plain, *other_paths])})
 
-    def answer(self, request: web.BaseRequest, path: str) -> Reply:
+    def answer(self, request: BaseRequest, path: str) -> Reply:
         """Raises: StatusError 404, 406."""
         path = path.rstrip("/")
         plain = self._plain.get(path)

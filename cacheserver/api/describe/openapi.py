@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from email.utils import formatdate
 from urllib.parse import parse_qs
 
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
 
 from cacheserver.api.describe.schema import components, operations
 from cacheserver.api.http.documents import Document, document
@@ -54,7 +54,7 @@ class OpenAPI:
             }
         )
 
-    def answer(self, request: web.BaseRequest, path: str, query: str, now: float) -> Reply:
+    def answer(self, request: BaseRequest, path: str, query: str, now: float) -> Reply:
         """now: seconds since the epoch. Raises: StatusError 404."""
         path = path.strip("/").removeprefix("openapi/")
         found = {"v2": self._v2, "v3": self._root}.get(path) or self._v3.get(path.removeprefix("v3/"))

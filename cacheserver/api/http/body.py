@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from aiohttp import ClientPayloadError, HttpVersion11, web
+from aiohttp import ClientPayloadError, HttpVersion11
+from aiohttp.web_protocol import RequestPayloadError
+from aiohttp.web_request import BaseRequest
 
 from cacheserver.api.http.budget import Share
 from cacheserver.api.http.connection import Connection
@@ -23,7 +25,7 @@ _TIMES: Final = 3
 
 
 @asynccontextmanager
-async def read_body(request: web.BaseRequest, most: int, share: Share) -> AsyncIterator[bytes]:
+async def read_body(request: BaseRequest, most: int, share: Share) -> AsyncIterator[bytes]:
     """All of it; its bytes are counted while the block runs.
 
     Raises: StatusError 413 over `most`, 408, 429 where bodies hold too much already, 415 for one that is compressed.
@@ -40,7 +42,7 @@ async def read_body(request: web.BaseRequest, most: int, share: Share) -> AsyncI
         yield await _read(request, most)
 
 
-async def _read(request: web.BaseRequest, most: int) -> bytes:
+async def _read(request: BaseRequest, most: int) -> bytes:
     connection = request.protocol
     if isinstance(connection, Connection):
         connection.take_body(most)
@@ -59,7 +61,7 @@ async def _read(request: web.BaseRequest, most: int) -> bytes:
     except TimeoutError:
         why = f"the body did not come within {_WITHIN_S:.0f} s"
         raise StatusError(408, "Timeout", f"Timeout: {why}") from None
-    except (ClientPayloadError, web.RequestPayloadError) as exc:
+    except (ClientPayloadError, RequestPayloadError) as exc:
         raise bad_request("the body ends before it is whole") from exc
     return b"".join(pieces)
 

@@ -15,13 +15,15 @@ import functools
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 
-from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from aiohttp.http_parser import HttpRequestParserPy, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import _ErrInfo
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import StreamResponse
+from aiohttp.web_server import Server as BaseServer
 
 from cacheserver.api.http.connections import LARGE_BYTES, ConnectionLimits, Connections, Refusal, place
 from cacheserver.api.http.reply import UNSENT_BYTES, Reply
@@ -48,7 +50,7 @@ BODY_WAITS: Final = 64 << 10
 LINGERING_S: Final = 1.0
 """A refused body is read so long behind the answer, so that the client gets to see it; then the connection ends."""
 
-_receive: Final = web.RequestHandler.data_received
+_receive: Final = RequestHandler.data_received
 _TOO_LARGE: Final = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
 _NO_REQUEST: Final = Exception("no request")
 _QUIET_BYTES: Final = 1 << 10  # of one read of a conversation; who sends more reads on in turn
@@ -87,7 +89,7 @@ class Conversation(Protocol):
         ...
 
 
-class Connection(web.RequestHandler):
+class Connection(RequestHandler):
     """A connection as the server and the API know it."""
 
     __slots__ = (
@@ -321,11 +323,11 @@ class Connection(web.RequestHandler):
 
     def handle_error(
         self,
-        request: web.BaseRequest,
+        request: BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
         message: str | None = None,
-    ) -> web.StreamResponse:
+    ) -> StreamResponse:
         """The answer to what is not a request; the connection ends behind it.
 
         aiohttp's would log a traceback with the client's bytes for each, and say which software this is.
@@ -366,7 +368,7 @@ class Farewell(Reply):
         await asyncio.sleep(_FAREWELL_S)
 
 
-class Server(web.Server):
+class Server(BaseServer):
     """An aiohttp server whose connections are bounded."""
 
     def __init__(self, handler: Any, limits: ConnectionLimits, **kwargs: Any) -> None:
@@ -374,7 +376,7 @@ class Server(web.Server):
         super().__init__(handler, **kwargs)
         self.pool = Connections(self._loop, self._connections, limits)
 
-    def __call__(self) -> web.RequestHandler:
+    def __call__(self) -> RequestHandler:
         """A protocol for one more connection."""
         return Connection(self, loop=self._loop, **self._kwargs)
 
@@ -387,15 +389,15 @@ class Server(web.Server):
         self,
         message: RawRequestMessage,
         payload: StreamReader,
-        protocol: web.RequestHandler,
+        protocol: RequestHandler,
         writer: AbstractStreamWriter,
         task: asyncio.Task[None],
-    ) -> web.BaseRequest:
+    ) -> BaseRequest:
         if message.upgrade:
             # aiohttp loses what came behind a request that asks for another protocol. Whether that is spoken or not
             # (websocket.py), its answer is the last one, and the client asks the rest again (RFC 9112, section 9.3.2).
             message = message._replace(should_close=True)
-        return web.BaseRequest(message, payload, protocol, writer, task, self._loop)
+        return BaseRequest(message, payload, protocol, writer, task, self._loop)
 
 
 class SecureServer(Server):
@@ -417,7 +419,7 @@ class _Buffered(asyncio.BufferedProtocol):
     has no such habit.
     """
 
-    def __init__(self, inner: web.RequestHandler, buffer: memoryview) -> None:
+    def __init__(self, inner: RequestHandler, buffer: memoryview) -> None:
         self._inner = inner
         self._buffer = buffer
 
@@ -443,12 +445,12 @@ class _Buffered(asyncio.BufferedProtocol):
         self._inner.resume_writing()
 
 
-def client_of(request: web.BaseRequest) -> str:
+def client_of(request: BaseRequest) -> str:
     """Where it comes from, for counting by client where nobody asks who a client is."""
     return place(request.protocol.peername)
 
 
-def authenticated(request: web.BaseRequest) -> None:
+def authenticated(request: BaseRequest) -> None:
     """Whoever sent this has shown who it is."""
     connection = request.protocol
     if isinstance(connection, Connection) and connection.unauthenticated:

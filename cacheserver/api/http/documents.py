@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
 
 from cacheserver.api.http import pack
 from cacheserver.api.http.negotiate import accepts_gzip
@@ -31,7 +31,7 @@ class Document:
         """The ETag without its quotes: /openapi/v3 names a document by it, `?hash=`."""
         return self.etag.strip('"')
 
-    def reply(self, request: web.BaseRequest, *, cache_control: str = NO_CACHE, extra: bytes = b"") -> Reply:
+    def reply(self, request: BaseRequest, *, cache_control: str = NO_CACHE, extra: bytes = b"") -> Reply:
         """200 or, when If-None-Match names this ETag, 304."""
         extra += header("ETag", self.etag) + header("Vary", "Accept, Accept-Encoding")
         if matches(request.headers.get("If-None-Match", ""), self.etag):

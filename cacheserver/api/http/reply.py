@@ -19,8 +19,10 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import StreamResponse
 
 from cacheserver.api.http import pack
 from cacheserver.api.http.pack import Packed
@@ -68,7 +70,7 @@ _audit_prefix = str(uuid.uuid4())[:24].encode()
 _audit_count = itertools.count(int.from_bytes(uuid.uuid4().bytes[:5], "big"))
 
 
-def audit_id(request: web.BaseRequest) -> bytes:
+def audit_id(request: BaseRequest) -> bytes:
     """A header line: the request's, or a new one in the form of a UUID: the process's random part and a count."""
     given = request.headers.get("Audit-Id")
     if given is not None and _AUDIT_ID.match(given):
@@ -102,14 +104,14 @@ def _fixed_lines(status: int, content_type: str, cache_control: str) -> bytes:
     return lines + header("Content-Type", content_type) if content_type else lines
 
 
-def _connection(request: web.BaseRequest, *, framed: bool) -> bytes:
+def _connection(request: BaseRequest, *, framed: bool) -> bytes:
     """framed: the body's end is known before the connection ends."""
     if not request.keep_alive or not framed:
         return b"Connection: close\r\n"
     return b"" if request.version >= HttpVersion11 else b"Connection: keep-alive\r\n"
 
 
-class Reply(web.StreamResponse):  # aiohttp wants one returned; all it calls is overridden here
+class Reply(StreamResponse):  # aiohttp wants one returned; all it calls is overridden here
     """A complete answer of known size.
 
     parts: the body in pieces, read once and lazily; `size` is their sum. A HEAD request gets the headers only.
@@ -133,19 +135,19 @@ class Reply(web.StreamResponse):  # aiohttp wants one returned; all it calls is 
         self.extra = extra
         self._type = content_type
         self._cache_control = cache_control
-        self._request: web.BaseRequest | None = None
+        self._request: BaseRequest | None = None
 
     @property
     def keep_alive(self) -> bool:
         """For aiohttp: whether the connection goes on behind this answer."""
         return self._request is not None and self._request.keep_alive
 
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+    async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
         """As start(). Called by aiohttp when the handler has returned this."""
         self.start(request)
         return None
 
-    def start(self, request: web.BaseRequest) -> bool:
+    def start(self, request: BaseRequest) -> bool:
         """Write everything that fits one write. True: nothing is left to write, or to wait for.
 
         Raises ConnectionResetError when the client is gone. Nothing happens when it was called before.
@@ -176,7 +178,7 @@ class Reply(web.StreamResponse):  # aiohttp wants one returned; all it calls is 
             return False
         return not request.protocol.writing_paused
 
-    async def send(self, request: web.BaseRequest) -> None:
+    async def send(self, request: BaseRequest) -> None:
         """Write all of it, as fast as the client takes it; aiohttp finds nothing left to do."""
         if not self.start(request):
             await self.rest()
@@ -211,7 +213,7 @@ class Reply(web.StreamResponse):  # aiohttp wants one returned; all it calls is 
                 unyielding = 0
 
 
-async def _drain(request: web.BaseRequest) -> None:
+async def _drain(request: BaseRequest) -> None:
     """Wait until the client has taken what was written. Raises ConnectionResetError when it takes nothing for long."""
     try:
         async with asyncio.timeout(_STALL_S):
@@ -222,7 +224,7 @@ async def _drain(request: web.BaseRequest) -> None:
         raise ConnectionResetError("the client takes nothing") from exc
 
 
-def _open_transport(request: web.BaseRequest) -> asyncio.Transport:
+def _open_transport(request: BaseRequest) -> asyncio.Transport:
     transport = request.transport
     if transport is None or transport.is_closing():
         raise ConnectionResetError("the client went away")
@@ -259,7 +261,7 @@ class Framed:
     crc: int = 0
 
 
-class Stream(web.StreamResponse):
+class Stream(StreamResponse):
     """An answer that is written while it is made: headers sent at once, chunked unless its length is known.
 
     Whoever holds it writes, then ends it; an error in between leaves the connection broken off, which the client
@@ -269,7 +271,7 @@ class Stream(web.StreamResponse):
 
     def __init__(
         self,
-        request: web.BaseRequest,
+        request: BaseRequest,
         *,
         content_type: str = JSON,
         cache_control: str = NO_CACHE,
@@ -355,7 +357,7 @@ class Stream(web.StreamResponse):
         if self._chunked and not self.is_head and transport is not None and not transport.is_closing():
             transport.write(b"0\r\n\r\n")
 
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+    async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
         """Nothing: start() has sent the headers. Called by aiohttp when the handler has returned this."""
         return None
 
@@ -367,7 +369,7 @@ class Stream(web.StreamResponse):
 class Gzipped(Stream):
     """A stream of one gzip member, made of what others share: it keeps its own checksum and length for the end."""
 
-    def __init__(self, request: web.BaseRequest) -> None:
+    def __init__(self, request: BaseRequest) -> None:
         """request: of HTTP/1.1."""
         super().__init__(request)
         self.framing = Framing.GZIP

@@ -19,7 +19,8 @@ from enum import IntEnum
 from typing import Final
 from urllib.parse import urlsplit
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11
+from aiohttp.web_request import BaseRequest
 
 from cacheserver.api.http.connection import Connection
 from cacheserver.api.http.negotiate import accepts_gzip
@@ -83,7 +84,7 @@ class Handshake:
     subprotocol: str
 
 
-def stream_for(request: web.BaseRequest, identity: Identity | None) -> Stream:
+def stream_for(request: BaseRequest, identity: Identity | None) -> Stream:
     """What a watch is written to, as the request asks for it; compressed for whom lists would be, too.
 
     Pages of other sites may watch where the client showed a credential that a browser does not send by itself, or came
@@ -99,7 +100,7 @@ def stream_for(request: web.BaseRequest, identity: Identity | None) -> Stream:
     return WebSocket(request, _handshake(request))
 
 
-def _handshake(request: web.BaseRequest) -> Handshake:
+def _handshake(request: BaseRequest) -> Handshake:
     """Raises: StatusError 400."""
     headers = request.headers
     if headers.get("Sec-WebSocket-Version") != _VERSION:
@@ -125,11 +126,11 @@ def _handshake(request: web.BaseRequest) -> Handshake:
     return Handshake(base64.b64encode(digest).decode(), chosen)
 
 
-def _has_body(request: web.BaseRequest) -> bool:
+def _has_body(request: BaseRequest) -> bool:
     return "Transfer-Encoding" in request.headers or request.headers.get("Content-Length", "0") != "0"
 
 
-def _check_page(request: web.BaseRequest) -> None:
+def _check_page(request: BaseRequest) -> None:
     """Raises: StatusError 403.
 
     A browser lets any page open a WebSocket anywhere and read it, with the browser's own client certificate (RFC 6455,
@@ -263,7 +264,7 @@ def _answer_to(said: bytes) -> int:
 class WebSocket(Stream):
     """A stream whose pieces are frames. Its connection serves no request behind it."""
 
-    def __init__(self, request: web.BaseRequest, handshake: Handshake) -> None:
+    def __init__(self, request: BaseRequest, handshake: Handshake) -> None:
         super().__init__(request)
         self._status = 101
         self.framing = Framing.FRAMES

@@ -20,7 +20,7 @@ from cacheserver.cache.watchcache import Projection
 from cacheserver.model import VERSION, Kind
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from aiohttp.web_request import BaseRequest
 
     from cacheserver.api.attributes import Query
     from cacheserver.api.content import Blobs
@@ -200,7 +200,7 @@ class Gathered(Protocol):
 class Asking:
     """A request for what a view shows, and what the answer is made with. extra: header lines."""
 
-    request: web.BaseRequest
+    request: BaseRequest
     blobs: Blobs
     share: Share
     encoding: Encoding

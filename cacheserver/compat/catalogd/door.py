@@ -21,7 +21,8 @@ from typing import Final
 from urllib.parse import unquote
 
 import zstandard
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import StreamResponse
 
 from cacheserver import metrics
 from cacheserver.api.content import gzipped
@@ -100,7 +101,7 @@ class Catalogd:
         self._metas = Metas(catalogs.frames)
         self._sent = metrics.door_bytes.labels(Door.CATALOG)
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def handle(self, request: BaseRequest) -> StreamResponse:
         """The answer to one request; never raises but for a client that is gone, or cancellation."""
         begun = time.perf_counter()
         target = request.raw_path
@@ -133,7 +134,7 @@ class Catalogd:
 
     # --- which ---
 
-    async def _answer(self, request: web.BaseRequest, path: str, query: str) -> Reply | Stream:
+    async def _answer(self, request: BaseRequest, path: str, query: str) -> Reply | Stream:
         if (cleaned := conditions.clean(path)) != path:
             return _reply(307, "", [("Location", cleaned + (f"?{query}" if query else ""))])
         found = _PATH.match(path)
@@ -184,7 +185,7 @@ class Catalogd:
     # --- what ---
 
     async def _all(
-        self, request: web.BaseRequest, catalog: PublishedCatalog, version: Version, *, ranges: bool
+        self, request: BaseRequest, catalog: PublishedCatalog, version: Version, *, ranges: bool
     ) -> Reply | Stream:
         """The whole catalog, or a part of it."""
         sizes = await self._bodies.sizes(catalog)
@@ -210,7 +211,7 @@ class Catalogd:
         async with self._readers.place(request, _identity_bytes(each for _, each in sizes)) as reader:
             return await self._send(stream, about, self._bodies.identity(sizes, first, behind), reader)
 
-    def _part(self, request: web.BaseRequest, version: Version, size: int) -> tuple[int, int] | None:
+    def _part(self, request: BaseRequest, version: Version, size: int) -> tuple[int, int] | None:
         """Raises: _Refused."""
         try:
             return conditions.one_range(request.headers, version, size)
@@ -218,7 +219,7 @@ class Catalogd:
             raise _Refused(416, str(exc), (("Content-Range", f"bytes */{size}"),)) from None
 
     async def _some(
-        self, request: web.BaseRequest, catalog: PublishedCatalog, version: Version, question: Question
+        self, request: BaseRequest, catalog: PublishedCatalog, version: Version, question: Question
     ) -> Stream:
         """What answers a question; packed for who asks, since nobody may ask it again."""
         encoding = conditions.encoding_for(request.headers.get("Accept-Encoding", ""))
@@ -263,7 +264,7 @@ class Catalogd:
         return stream
 
 
-def _stream(request: web.BaseRequest, *, status: int = 200, length: int | None = None) -> Stream:
+def _stream(request: BaseRequest, *, status: int = 200, length: int | None = None) -> Stream:
     return Stream(request, content_type=_JSONL, cache_control=_CACHE, status=status, length=length)
 
 
@@ -330,7 +331,7 @@ def _later(why: str, seconds: int) -> _Refused:
     return _Refused(503, f"503 Service Unavailable: {why}", (("Retry-After", str(seconds)),))
 
 
-def _text(request: web.BaseRequest, refused: _Refused) -> Reply:
+def _text(request: BaseRequest, refused: _Refused) -> Reply:
     """Raises: ConnectionResetError where half an answer is out already: only a broken connection shows it."""
     if request.writer.output_size > 0:
         if request.transport is not None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
 
 from cacheserver.api.http.budget import Budget
 from cacheserver.api.http.connection import client_of
@@ -28,7 +28,7 @@ _GO_AT_ONCE: Final = 16
 class Reader:
     """One of them. client: where it comes from. since: when it last took a piece, on the loop's clock."""
 
-    def __init__(self, request: web.BaseRequest, turns: Turns) -> None:
+    def __init__(self, request: BaseRequest, turns: Turns) -> None:
         self._request = request
         self._turns = turns
         self._clock = asyncio.get_running_loop().time
@@ -60,7 +60,7 @@ class Readers:
         self._all: set[Reader] = set()
 
     @asynccontextmanager
-    async def place(self, request: web.BaseRequest, size: int) -> AsyncIterator[Reader]:
+    async def place(self, request: BaseRequest, size: int) -> AsyncIterator[Reader]:
         """For somebody who holds `size` bytes until it has its answer. Raises: StatusError 429 without room."""
         reader = Reader(request, self._turns)
         async with AsyncExitStack() as stack:

@@ -176,6 +176,32 @@ def test_an_ingest_of_a_directory_loads_no_other_source_and_nothing_that_serves(
     assert done.stdout.strip() == "[]"
 
 
+def test_a_server_loads_what_its_settings_ask_for_and_no_more() -> None:
+    """Each of these is memory that an empty server would hold: git's side of publishing alone 2.3 MB."""
+    absent = (
+        *("prometheus_client", "grpc", "kubernetes_asyncio", "cryptography", "cacheserver.cluster"),
+        *("cacheserver.publish.git.publisher", "cacheserver.ingest.publishing", "cacheserver.sources.git.command"),
+        *("cacheserver.sources.oci.registry", "cacheserver.compat.registry", "cacheserver.compat.catalogd"),
+        *("cacheserver.etcd.embedded", "cacheserver.security.certs"),
+    )
+    code = (
+        "import asyncio, os, signal, sys, uvloop; from pathlib import Path\n"
+        "from cacheserver import config; from cacheserver.server import serve\n"
+        "given = {'--etcd': 'http://127.0.0.1:1', '--listen': '127.0.0.1:0', '--catalog': ['a=.']}\n"
+        "settings = config.load(given, {}, cwd=Path.cwd())\n"
+        "async def main():\n"
+        "    serving = asyncio.create_task(serve.serve(settings, ready=print, progress=print))\n"
+        "    while not any(task.get_name() == 'server: work' for task in asyncio.all_tasks()):\n"
+        "        await asyncio.sleep(0)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    await serving\n"
+        "uvloop.run(main())\n"
+        f"print([m for m in {absent} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_a_file_based_catalog_is_asked_of_workers_without_what_they_know_of_it() -> None:
     theirs = (
         "yaml",
