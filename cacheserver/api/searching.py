@@ -7,6 +7,7 @@ objects, so what was found is looked up again. Called by verbs.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Hashable, Sequence
 from typing import Final, NoReturn
@@ -85,6 +86,8 @@ class Searching:
                 if name in self._pending:
                     self._take(name, self._pending.pop(name))
             self._whole.set()
+            if not self._was_whole:
+                gc.freeze()  # as all else that is read at a start (cache/filling.py): to walk it takes 9 ms
             self._was_whole = True
 
     def _take(self, name: Name, entry: Entry | None) -> None:

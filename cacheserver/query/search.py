@@ -44,8 +44,8 @@ WORDS_MOST: Final = 150_000
 is found by words that others have as well, and by its name, whatever that is."""
 MOST_HITS: Final = 1_000
 """That are ranked; all are counted."""
-_CHUNK: Final = 4_096
-"""Entries that are looked at without a break: 0.6 ms."""
+_CHUNK: Final = 2_048
+"""Entries that are looked at without a break: 0.3 ms."""
 
 NAME, DISPLAY, KIND, KEYWORD, PROVIDER, SUMMARY = 8, 6, 5, 4, 2, 1
 """Weights of where a word stands."""
@@ -66,8 +66,8 @@ _DEPRECATED: Final = 0.6
 _COMMON_SHARE: Final = 4
 """A word in more than this part of all packages finds none by itself."""
 
-_RANKED_CHUNK: Final = 512
-"""Hits that are ranked without a break: 1 ms."""
+_RANKED_CHUNK: Final = 256
+"""Hits that are ranked without a break: 0.5 ms."""
 _T = TypeVar("_T")
 
 PackageName = tuple[str, str]
@@ -117,7 +117,7 @@ class Found:
 
 
 Steps = Generator[int, None, Found]
-"""A search under way: yields the entries that it looked at since, some 4,000 at most; 1,000 take 0.15 ms."""
+"""A search under way: yields the entries that it looks at next, some 4,000 at most; 1,000 take 0.15 ms."""
 Filter = Callable[[Facts], bool]
 Chosen = Mapping[str, frozenset[str]]
 """Values of facets, by their name: a package has to have one of each. Facets are FACETS."""
@@ -367,6 +367,7 @@ class SearchIndex:
         yield 4 * min(most, MOST_HITS)
         best = list(islice(heapq.merge(*runs), min(most, MOST_HITS)))
         counts = (yield from _facets(kept, but)) if facets else {}
+        yield 4 * len(best)
         found = [
             Hit(
                 document.facts,
@@ -498,8 +499,12 @@ def _facets(
             yield len(some)
             counts.update(map(single, some) if single else chain.from_iterable(map(values, some)))
         del counts[""]
-        if counts:
-            found[name] = dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:FACET_VALUES])
+        most: list[tuple[str, int]] = []
+        for pairs in _chunks(list(counts.items())):  # there may be as many as there are packages
+            yield len(pairs)
+            most = heapq.nsmallest(FACET_VALUES, chain(most, pairs), key=lambda pair: (-pair[1], pair[0]))
+        if most:
+            found[name] = dict(most)
     return found
 
 

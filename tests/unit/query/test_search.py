@@ -88,6 +88,20 @@ def test_an_empty_text_finds_everything_by_name() -> None:
     assert found(index(*SHELF), "") == sorted((p["spec"]["packageName"] for p in SHELF), key=lambda n: (len(n), n))
 
 
+def test_of_a_facet_of_many_values_those_are_told_that_most_hits_have() -> None:
+    """They are looked at some at a time, for there may be as many as there are packages."""
+    names = [f"maker {n:04}" for n in range(3_000)]
+    made = index(*(package(f"p{at}", provider={"name": name}) for at, name in enumerate([*names, *names[2_990:]])))
+    steps, most, told = made.search("", None, facets=True), 0, dict[str, int]()
+    while not told:
+        try:
+            most = max(most, next(steps))
+        except StopIteration as end:
+            told = end.value.facets["provider"]
+    assert list(told.items()) == [*((name, 2) for name in names[2_990:]), *((name, 1) for name in names[:40])]
+    assert most <= 4_096
+
+
 def test_facets_count_all_hits() -> None:
     counted = at_once(index(*SHELF).search("", None, facets=True)).facets
     assert counted["namespace"] == {"team": 5}
