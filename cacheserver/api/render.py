@@ -26,7 +26,7 @@ _MEMO_LISTS: Final = 32  # each holds on to the segments it was made of, so thei
 
 _CHUNK: Final = 1 << 20  # bytes joined in one turn of the loop, where they are kept: under 1 ms
 _PASSING_CHUNK: Final = 192 << 10  # where they are not: larger blocks are mapped anew each time (server/memory.py)
-_ROWS_A_TURN: Final = 250  # rows made in one turn of the loop: about 3 ms
+_ROWS_A_TURN: Final = 200  # rows made in one turn of the loop: 3 ms where their cells are asked for the first time
 _PACK_A_TURN: Final = 4 << 20  # bytes compressed by one call in a thread: about 5 ms
 
 

@@ -25,8 +25,9 @@ Cells = tuple[bytes, bytes]
 """Table cells as JSON text around the age: b"".join((cells[0], age, cells[1])) is the array's inside."""
 
 CellsOf = Callable[[Mapping[str, Any]], Cells]
-"""Makes an object's cells from its manifest: 5 us, where they are asked for. Kept, they are a sixth of its body."""
+"""Makes an object's cells from its manifest. They are a sixth of its body, and nobody asks for those of most."""
 
+_BREAK: Final = b"\n"  # JSON text of ours has none
 _LENGTHS: Final = tuple(range(2048))  # Python keeps one of each number up to 256 by itself
 
 
@@ -81,7 +82,7 @@ class Entry:
         self.metadata_end = _LENGTHS[metadata_end] if metadata_end < len(_LENGTHS) else metadata_end
         self.labels = labels
         self.fields = fields
-        self._cells = cells
+        self._cells: bytes | CellsOf = _BREAK.join(cells) if isinstance(cells, tuple) else cells
         self.created = created
         self._key = key
         # One value, for threads that compress read it while it is moved: the body, or (text, where in it, its size).
@@ -90,9 +91,13 @@ class Entry:
 
     @property
     def cells(self) -> Cells:
-        """Made anew each time: what is made of them is kept (api/render.py)."""
+        """Made when they are first asked for, and kept then: of those who are shown in Tables once, it is asked again
+        whenever a neighbour changes."""
         cells = self._cells
-        return cells if isinstance(cells, tuple) else cells(orjson.loads(self.body))
+        if not isinstance(cells, bytes):
+            cells = self._cells = _BREAK.join(cells(orjson.loads(self.body)))
+        before, _, behind = cells.partition(_BREAK)
+        return before, behind
 
     @property
     def key(self) -> bytes:
@@ -134,8 +139,9 @@ class Entry:
     def as_of(self, resource_version: int, body: bytes, metadata_end: int) -> Entry:
         """The same object with another resource version. body: with it; metadata_end: in that."""
         labels, fields, cells, created, key = self.labels, self.fields, self._cells, self.created, self._key
+        ready = self.cells if isinstance(cells, bytes) else cells
         return Entry(
-            self.name, resource_version, body, self.metadata_start, metadata_end, labels, fields, cells, created, key
+            self.name, resource_version, body, self.metadata_start, metadata_end, labels, fields, ready, created, key
         )
 
     def lies_in(self, text: bytes, at: int) -> None:

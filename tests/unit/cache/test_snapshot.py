@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -157,3 +159,20 @@ def test_an_entry_that_was_replaced_holds_on_to_nothing_but_its_own_bytes() -> N
     old.lies_in(list_of_then, 0)
     assert sys.getrefcount(list_of_then) == references
     assert old.body == body
+
+
+def test_cells_are_made_once_of_the_body_wherever_it_lies_and_whatever_its_version() -> None:
+    made: list[str] = []
+
+    def cells(manifest: Mapping[str, Any]) -> tuple[bytes, bytes]:
+        made.append(manifest["metadata"]["name"])
+        return b'"x","', b'","y"'
+
+    entry = Entry(("a", "x"), 1, b'{"metadata":{"name":"x"},"spec":{}}', 12, 23, {}, {}, cells, 0)
+    before = entry.as_of(2, entry.body, 23)
+    entry.lies_in(b"[" + entry.body, 1)
+    assert made == []
+    assert entry.cells == entry.cells == entry.as_of(3, entry.body, 23).cells == (b'"x","', b'","y"')
+    assert made == ["x"]
+    assert before.cells == entry.cells
+    assert made == ["x", "x"]
