@@ -15,7 +15,8 @@ from http import HTTPStatus
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, NamedTuple, Self, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import orjson
@@ -45,6 +46,7 @@ _FIRST_PAUSE_S: Final = 0.5
 _WATCH_SILENCE_S: Final = 330.0  # ours: longer than a watch of WATCH_S lasts; a connection that died is noticed by it
 WATCH_S: Final = 300  # ours: what a watch asks for as its own end; load balancers cut at about that
 _RENEW_S: Final = 60.0  # ours: kubelet writes a Pod's files about so often
+_LINE_BYTES: Final = 2 << 20  # as kubernetes_asyncio has it: an event is a line, and as large as etcd takes one
 _ANSWER_BYTES: Final = 64 << 20  # ours: of one answer held in memory; 64 times what etcd takes as one object
 
 
@@ -96,7 +98,10 @@ class KubeAPI:
                 )
             configuration.disable_strict_ssl_verification = True  # as kubectl and Go's clients: x509.outgoing_context
             self._no_credentials = config.ConfigException
-            return configuration, library.RestClient(configuration)
+            client = library.RestClient(configuration)
+            if _is_direct(configuration.host):
+                _look_for_no_proxy(client)
+            return configuration, client
         except (config.ConfigException, OSError, ValueError, yaml.YAMLError) as exc:
             raise ConfigError(f"--kubernetes {self._kubeconfig or 'in-cluster'}: {exc}") from exc
         except (AttributeError, KeyError, TypeError) as exc:  # how the library meets YAML of another shape
@@ -240,6 +245,21 @@ class KubeAPI:
             self._refused |= isinstance(exc, aiohttp.ClientSSLError | self._no_credentials)
             reason = str(exc) or type(exc).__name__
             raise KubernetesUnavailable(f"{method} {path}: no answer from kube-apiserver: {reason}", code=0) from exc
+
+
+def _is_direct(server: str) -> bool:
+    """Whether the environment names no proxy on the way to it (HTTPS_PROXY, NO_PROXY)."""
+    there = urlsplit(server)
+    proxies = getproxies()
+    return there.scheme not in proxies or bool(proxy_bypass(there.hostname or ""))
+
+
+def _look_for_no_proxy(client: Any) -> None:
+    """client: the library's. As it comes, its session looks into the environment and for ~/.netrc with each request,
+    in a thread: 0.6 ms of CPU, more than a review takes otherwise."""
+    found: aiohttp.ClientSession = client.pool_manager
+    client.pool_manager = aiohttp.ClientSession(connector=found.connector, read_bufsize=_LINE_BYTES)
+    found.detach()
 
 
 _USER_AGENT: Final = f"cacheserver/{cacheserver.__version__}"

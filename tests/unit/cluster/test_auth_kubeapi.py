@@ -64,6 +64,35 @@ async def test_a_kubeconfig_that_broke_leaves_the_old_credentials(kube: KubeStan
         assert (await api.get(SECRETS))["items"] == []
 
 
+async def test_where_no_proxy_is_named_no_call_looks_for_one(
+    kube: KubeStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """aiohttp would read ~/.netrc with each, in a thread; it says so where it cannot."""
+    broken = tmp_path / "netrc"
+    broken.write_text("what is this")
+    monkeypatch.setenv("NETRC", str(broken))
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    async with KubeAPI(kube.kubeconfig(tmp_path)) as api:
+        assert (await api.get(SECRETS))["items"] == []
+    assert not caplog.records
+
+
+async def test_a_proxy_of_the_environment_is_gone_through_unless_it_leaves_the_server_out(
+    kube: KubeStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    path = kube.kubeconfig(tmp_path)
+    async with KubeAPI(path) as api:
+        with pytest.raises(KubernetesUnavailable, match=r"127\.0\.0\.1:1"):
+            await api.get(SECRETS)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    async with KubeAPI(path) as api:
+        assert (await api.get(SECRETS))["items"] == []
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"apiVersion": "v1", "kind": "Config"}'])
 async def test_a_kubeconfig_of_no_use_is_refused_by_its_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "kubeconfig"
