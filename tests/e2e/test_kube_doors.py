@@ -20,6 +20,7 @@ from tests.support.certificates import Authority
 from tests.support.etcd import EtcdProcess, free_ports
 from tests.support.fbc import catalog
 from tests.support.kube import KubeAPIServer, Kubectl
+from tests.support.olm import CATALOG_SOURCE
 from tests.support.registry import FakeRegistry, catalog_image
 from tests.support.waiting import eventually, until
 
@@ -32,17 +33,6 @@ APISERVICES: Final = ("v1.packages.operators.coreos.com", "v1alpha1.core.rukpak.
 SETTINGS: Final = ("CACHESERVER_RUKPAK", "CACHESERVER_CATALOG_SOURCES", "CACHESERVER_PACKAGEMANIFESTS")
 """Those of the Deployment that the server here is given, and others that begin so."""
 ROLES: Final = ("packagemanifests", "rukpak", "catalogsources-view", "catalogsources-edit", "view")
-SAMPLE: Final = """\
-apiVersion: core.rukpak.io/v1beta1
-kind: CatalogSource
-metadata:
-  name: catalogsource-sample
-  namespace: test
-spec:
-  image: {host}/anik120/community-operator-index:v4.11
-  pollingInterval: 45m
-"""
-"""rukpak-packageserver's config/samples/rukpak_catalogsource.yaml, but for the registry's host."""
 NAMES: Final = ["3scale-community-operator", "ack-ec2-controller"]
 
 
@@ -146,7 +136,7 @@ async def test_the_quickstart_of_rukpak_packageserver_word_for_word(
     content = b"\n---\n".join((files.root / name / "catalog.yaml").read_bytes() for name in NAMES)
     await registry.push(catalog_image(content), "anik120/community-operator-index", "v4.11")
     sample = tmp_path / "rukpak_catalogsource.yaml"
-    sample.write_text(SAMPLE.format(host=registry.host))
+    sample.write_text(CATALOG_SOURCE.format(host=registry.host))
 
     async def run(*command: str) -> str:
         return str(await off_the_loop(user.run, *command))

@@ -14,22 +14,11 @@ import pytest
 from tests.e2e.conftest import StartServer
 from tests.support.certificates import Authority
 from tests.support.fbc import catalog
+from tests.support.olm import CATALOG_SOURCE
 from tests.support.registry import FakeRegistry, image_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
-
-SAMPLE = """\
-apiVersion: core.rukpak.io/v1beta1
-kind: CatalogSource
-metadata:
-  name: catalogsource-sample
-  namespace: test
-spec:
-  image: {host}/anik120/community-operator-index:v4.11
-  pollingInterval: 45m
-"""
-"""Its config/samples/rukpak_catalogsource.yaml, but for the registry's host."""
 
 PRIVATE = """\
 ---
@@ -59,7 +48,7 @@ async def test_its_commands_print_what_its_readme_shows(
     files = catalog(tmp_path / "c").package(names[0], "0.1.0").package(names[1], "1.0.0")
     await served.push(image_of(files.root), "anik120/community-operator-index", "v4.11")
     manifests = tmp_path / "catalogsource.yaml"
-    manifests.write_text(SAMPLE.format(host=served.host) + PRIVATE.format(path=files.root))
+    manifests.write_text(CATALOG_SOURCE.format(host=served.host) + PRIVATE.format(path=files.root))
     environ = {"SSL_CERT_FILE": str(authority.certificate)}
     flags = ("--repositories", str(manifests), "--rukpak")
     server = await asyncio.to_thread(functools.partial(start_server, *flags, environ=environ))

@@ -62,4 +62,7 @@ _shared: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Resolver]] = WeakKey
 
 def shared() -> Resolver:
     """The one of the running loop."""
-    return _shared.setdefault(asyncio.get_running_loop(), Resolver())
+    loop = asyncio.get_running_loop()
+    if loop not in _shared:
+        _shared[loop] = Resolver()
+    return _shared[loop]

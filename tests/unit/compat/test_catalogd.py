@@ -263,6 +263,8 @@ async def test_a_question_that_was_asked_reads_nothing_until_the_content_changes
         ("No_pe/api/v1/all", "GET", 400, "invalid catalog name: a lowercase RFC 1123 subdomain must consist of"),
         ("%2e%2e%2fx/api/v1/all", "GET", 400, "invalid catalog name: "),
         ("a" * 254 + "/api/v1/all", "GET", 400, "invalid catalog name: must be no more than 253 characters"),
+        ("community/api/v1/metas?" + "a&" * 2100, "GET", 414, "the URL has 4232 characters, at most 4096 are read"),
+        ("a/" * 2100, "POST", 414, "the URL has "),
     ],
 )
 async def test_refusals_are_a_line_of_text(world: World, path: str, method: str, status: int, text: str) -> None:

@@ -497,6 +497,19 @@ async def test_who_sends_much_is_read_in_turn(six: World) -> None:
         await sending
 
 
+async def test_who_sends_a_crowd_of_pings_is_read_in_turn(six: World) -> None:
+    """60 of them are 360 bytes and 0.1 ms: of 300 who send them again and again, all others have nothing left."""
+    async with raw_clients(six.url) as clients:
+        crowd = await clients.send(100, request(f"packages?watch=1&resourceVersion={six.feed.revision}"))
+        for one in crowd:
+            assert (await Talk(one).head())[0] == 101
+        for one in crowd:
+            await one.send(frame(9) * 60)
+        await eventually(lambda: len(six.server.pool._put_off) > 1)
+        for one in crowd:
+            assert await Talk(one).next() == (0x8A, b"")
+
+
 async def test_a_server_that_stops_says_so(six: World) -> None:
     async with quiet(six) as talk:
         await six.api.shut_down(grace_s=0.01)
