@@ -7,14 +7,13 @@ package's latest one is meant.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from cacheserver.client.connection import ClientError, Connection, Object, RefusedError
+from cacheserver.client.connection import ClientError, Connection, Object, RefusedError, as_object
 
 API: Final = "/apis/cacheserver.dev/v1alpha1"
 CONFIG_API: Final = "/apis/config.cacheserver.dev/v1alpha1"
@@ -41,14 +40,12 @@ class Catalog:
 
     def get(self, resource: str, name: str, below: str = "", **query: str) -> Object:
         """One object. Raises: RefusedError, ClientError."""
-        found: Object = json.loads(self.connection.get(self.path(resource, name, below, **query)))
-        return found
+        return as_object(self.connection.get(self.path(resource, name, below, **query)))
 
     def search(self, text: str, *, fields: str = "", limit: int = 0) -> Sequence[Object]:
         """Packages, the best first (docs/finding.md, Search)."""
         query = {"search": text, "fieldSelector": fields, "limit": str(limit or "")}
-        found: Sequence[Object] = json.loads(self.connection.get(self.path("packages", **query)))["items"]
-        return found
+        return self._page(self.path("packages", **query))[0]
 
     def list(self, resource: str, *, api: str = API, fields: str = "", labels: str = "") -> Sequence[Object]:
         """All objects of a resource that the selectors take, in the server's order, read in pages."""
@@ -63,13 +60,25 @@ class Catalog:
                 limit=str(_PAGE),
                 **{"continue": more},
             )
-            page = json.loads(self.connection.get(path))
-            found += page["items"]
-            more = page["metadata"].get("continue", "")
+            items, about = self._page(path)
+            found += items
+            more = about.get("continue", "")
             if not more:
                 return found
             if len(found) > _MOST:
                 raise ClientError(f"over {_MOST} {resource}: select some of them")
+
+    def begin(self, resource: str, *, fields: str = "") -> str:
+        """The resource version to watch from. Raises: RefusedError, ClientError."""
+        return str(self._page(self.path(resource, fieldSelector=fields, limit="1"))[1]["resourceVersion"])
+
+    def _page(self, path: str) -> tuple[Sequence[Object], Object]:
+        """Items, and what is said of the list. Raises: RefusedError, ClientError."""
+        page = as_object(self.connection.get(path))
+        items, about = page.get("items"), page.get("metadata")
+        if not isinstance(items, list) or not isinstance(about, dict):
+            raise ClientError("the answer is no list: is that a cacheserver?")
+        return items, about
 
     def package(self, text: str) -> Object:
         """The package that `text` names. Raises: ClientError where there is none, or more than one."""

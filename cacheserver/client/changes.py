@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from cacheserver.client.catalog import Catalog
-from cacheserver.client.connection import ClientError, Direct, Kubectl, Object
+from cacheserver.client.connection import ClientError, Direct, Kubectl, Object, as_object
 from cacheserver.client.output import Column, Output
 
 _RESOURCE: Final = "packagechanges"
@@ -41,7 +40,7 @@ def changes(catalog: Catalog, asked: Namespace, output: Output) -> int:
     fields = ",".join(f"{name}={text}" for name, text in terms.items() if text)
     since = moment(asked.since, datetime.now(UTC)) if asked.since else ""
     # Before the list: what comes in between is there twice, and shown once.
-    version = _version(there, fields) if asked.watch else ""
+    version = there.begin(_RESOURCE, fields=fields) if asked.watch else ""
     # Names are times, so the server's order in one namespace is that of time (docs/finding.md, Changes).
     found = [one for one in there.list(_RESOURCE, fields=fields) if one["metadata"]["name"] >= since]
     found.sort(key=lambda one: str(one["metadata"]["name"]))
@@ -80,11 +79,6 @@ def moment(text: str, now: datetime) -> str:
     return begin.astimezone(UTC).strftime("%Y%m%dt%H%M%S")
 
 
-def _version(there: Catalog, fields: str) -> str:
-    first = json.loads(there.connection.get(there.path(_RESOURCE, fieldSelector=fields, limit="1")))
-    return str(first["metadata"]["resourceVersion"])
-
-
 def _watched(there: Catalog, fields: str, version: str) -> Iterator[Object]:
     """What is added behind `version`, until the user ends it. Raises: ClientError when the server knows it no more."""
     connection = there.connection
@@ -93,7 +87,9 @@ def _watched(there: Catalog, fields: str, version: str) -> Iterator[Object]:
         query = {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(_WATCH_S)}
         path = there.path(_RESOURCE, fieldSelector=fields, resourceVersion=version, **query)
         for line in connection.lines(path):
-            event: dict[str, Any] = json.loads(line)
+            if not line.endswith(b"\n"):
+                break  # cut in its midst: asked for again
+            event = as_object(line)
             one: Object = event["object"]
             if event["type"] == "ERROR":
                 raise ClientError(f"the watch broke off: {one.get('message', '')}; begin again with --since")

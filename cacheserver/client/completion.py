@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from argparse import ArgumentError, Namespace
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ _NO_FILES: Final = ":4"
 """cobra's directive: no names of files behind these."""
 _FILES: Final = ":0"
 _MOST: Final = 200
+_PLAIN: Final = re.compile(r"[\w@%+=:,./-]+\Z", re.ASCII)
+"""What no shell reads as more than a word (as Python's shlex has it): others stand in the line unquoted, and a package
+may be called `$(reboot)`."""
 _LIFECYCLES: Final = {"propose": "Draft", "approve": "Proposed", "reject": "Proposed", "rebase": "Draft"}
 _COMPLETER: Final = "kubectl_complete-cacheserver"
 _SCRIPTS: Final = {
@@ -54,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         proposals, directive = _proposals(words[:-1], words[-1])
     except (ArgumentError, ClientError, OSError, ValueError, KeyError):
         proposals, directive = [], _NO_FILES
-    found = [each for each in proposals if each.startswith(words[-1])][:_MOST]
+    found = [each for each in proposals if each.startswith(words[-1]) and _PLAIN.match(each)][:_MOST]
     sys.stdout.write("\n".join([*found, directive]) + "\n")
     return 0
 

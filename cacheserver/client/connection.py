@@ -95,7 +95,7 @@ class Kubectl:
         """The object of the answer. Raises: RefusedError, ClientError."""
         content = () if verb == "delete" else ("-f", "-")
         answer = self._run(verb, "--raw", path, *content, sent=None if verb == "delete" else json.dumps(body).encode())
-        return _object(answer)
+        return as_object(answer)
 
     def _run(self, *arguments: str, sent: bytes | None = None) -> bytes:
         command = [self.command, *arguments, *self.flags]
@@ -169,7 +169,7 @@ class Direct:
     def send(self, verb: str, path: str, body: object = None) -> Object:
         """The object of the answer. Raises: RefusedError, ClientError."""
         method = {"create": "POST", "replace": "PUT", "delete": "DELETE"}[verb]
-        return _object(self._ask(method, path, None if verb == "delete" else json.dumps(body).encode()))
+        return as_object(self._ask(method, path, None if verb == "delete" else json.dumps(body).encode()))
 
     def _ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
         headers = {"Accept": "application/json", **self.headers}
@@ -207,11 +207,12 @@ def _refusal(status: int, content: bytes) -> RefusedError:
         return RefusedError(f"HTTP {status}: {content[:200].decode(errors='replace')}")
 
 
-def _object(answer: bytes) -> Object:
+def as_object(answer: bytes) -> Object:
+    """What was answered. Raises: ClientError where that is no object, as of a server that is another one."""
     try:
         found = json.loads(answer)
     except ValueError as exc:
-        raise ClientError(f"the answer is no JSON: {exc}") from exc
+        raise ClientError(f"the answer is no JSON, is that a cacheserver? {exc}") from exc
     if not isinstance(found, dict):
         raise ClientError("the answer is no object")
     return found

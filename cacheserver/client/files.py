@@ -59,7 +59,7 @@ def pull(catalog: Catalog, asked: Namespace, output: Output) -> int:
     """Writes a revision's files into a directory."""
     one = catalog.revision(asked.revision)
     name = one["metadata"]["name"]
-    root = Path(asked.directory or one["spec"]["packageName"].rpartition("/")[2])
+    root = Path(asked.directory or _own_directory(one["spec"]["packageName"]))
     found = catalog.get("packagerevisionresources", name)
     files = _files_of(found)
     note, here = _read_note(root), _read(root) if root.is_dir() else {}
@@ -83,6 +83,14 @@ def pull(catalog: Catalog, asked: Namespace, output: Output) -> int:
     _write_note(root, found, catalog.namespace, files)
     output.line(f"{name}: {len(files)} files in {root}")
     return 0
+
+
+def _own_directory(package: str) -> str:
+    """Where a package is written to unless somebody says. Raises: ClientError for where others look (`.ssh`)."""
+    name = package.rpartition("/")[2]
+    if not name or name.startswith("."):
+        raise ClientError(f"{package} has no name for a directory that is its own: say which it is to be pulled into")
+    return name
 
 
 def push(catalog: Catalog, asked: Namespace, output: Output) -> int:

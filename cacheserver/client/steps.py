@@ -3,7 +3,6 @@ reject, rebase, delete; and sync, which has a repository looked at."""
 
 from __future__ import annotations
 
-import json
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping
@@ -11,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from cacheserver.client.catalog import CONFIG_API, Catalog
-from cacheserver.client.connection import ClientError, Object, RefusedError
+from cacheserver.client.connection import ClientError, Object, RefusedError, as_object
 from cacheserver.client.output import Output
 
 _PROPOSED: Final = ("Proposed", "DeletionProposed")
@@ -164,7 +163,7 @@ def sync(catalog: Catalog, asked: Namespace, output: Output) -> int:
     """Has a repository's source looked at now, in a cluster."""
     path = catalog.path("repositories", asked.repository, api=CONFIG_API)
     for left in reversed(range(_TRIES)):
-        one = json.loads(catalog.connection.get(path))
+        one = as_object(catalog.connection.get(path))
         notes = one["metadata"].setdefault("annotations", {})
         notes["cacheserver.dev/requestedAt"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:

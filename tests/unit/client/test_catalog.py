@@ -122,3 +122,16 @@ def test_a_namespace_is_one_part_of_a_path() -> None:
         .path("packages")
         .startswith("/apis/cacheserver.dev/v1alpha1/namespaces/a%2F..%2F..%2Fb/")
     )
+
+
+@pytest.mark.parametrize("said", [b"<html>log in</html>", b"[]", b"3", b"{}", b'{"items": 3, "metadata": {}}', b""])
+def test_what_answers_and_is_no_cacheserver_is_told_in_words(said: bytes) -> None:
+    class Other(Served):
+        def get(self, path: str) -> bytes:
+            return said
+
+    for ask in (Catalog.package, Catalog.revision, Catalog.search, Catalog.list):
+        with pytest.raises(ClientError, match=r"is that a cacheserver|no object"):
+            ask(Catalog(Other(), "default"), "app")
+    with pytest.raises(ClientError):
+        Catalog(Other(), "default").begin("packages")

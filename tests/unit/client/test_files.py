@@ -63,7 +63,11 @@ class Draft:
 
 
 def pull(draft: Draft, root: Path, *, force: bool = False) -> None:
-    files.pull(Catalog(draft, "default"), Namespace(revision="r.app.w", directory=str(root), force=force), Output())
+    files.pull(
+        Catalog(draft, "default"),
+        Namespace(revision="r.app.w", directory=str(root) if root.parts else "", force=force),
+        Output(),
+    )
 
 
 def push(draft: Draft, root: Path, *, force: bool = False) -> None:
@@ -175,3 +179,18 @@ def test_what_is_no_file_is_not_pushed(kind: str, tmp_path: Path) -> None:
     with pytest.raises(ClientError, match="no regular file"):
         push(draft, root)
     assert draft.saves == 0
+
+
+@pytest.mark.parametrize("package", [".ssh", "a/.config", "a/"])
+def test_nothing_is_pulled_to_where_others_look_unless_somebody_says_so(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Named(Draft):
+        def _revision(self) -> Object:
+            return {**super()._revision(), "spec": {"packageName": package}}
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ClientError, match="say which it is"):
+        pull(Named({"authorized_keys": "theirs"}), Path())
+    assert list(tmp_path.iterdir()) == []
+    pull(Named({"x": "y"}), tmp_path / package)

@@ -93,3 +93,13 @@ def test_completion_never_fails_and_says_nothing_on_stderr(capsys: pytest.Captur
         assert printed.out.splitlines()[-1].startswith(":")
     completion.main(["ver"])
     assert capsys.readouterr().out == "versions\n:4\n"
+
+
+def test_completion_proposes_nothing_that_a_shell_would_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["sites/berlin", "$(reboot)", "a`reboot`", "a b", "a;b", "a'b", 'a"b', "a\\b", "~x", "a!b", "a\nb", "*"]
+    packages = {"items": [{"spec": {"packageName": name}} for name in names], "metadata": {}}
+    monkeypatch.setattr("cacheserver.client.connection.Direct.get", lambda self, path: json.dumps(packages).encode())
+    assert completion.main(["versions", "--server", "http://127.0.0.1:9", ""]) == 0
+    assert capsys.readouterr().out == "sites/berlin\n:4\n"
