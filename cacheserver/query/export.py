@@ -42,6 +42,10 @@ class _Line:
     name: str
 
 
+_UNNAMED: Final = {schema: _Line(schema, "") for schema in (_PACKAGE, _DEPRECATIONS, "")}
+"""Of whatever has no name that counts: a package may have 200,000 of them."""
+
+
 class Documents:
     """What the first look at the lines gathers. add() each of them, in order; then plan()."""
 
@@ -57,7 +61,8 @@ class Documents:
         for line in lines:
             document = read(line)
             schema, name = str(document.get("schema")), str(document.get("name"))
-            self._lines.append(_Line(schema, name))
+            named = schema in (_CHANNEL, _BUNDLE)
+            self._lines.append(_Line(schema, name) if named else _UNNAMED.get(schema, _UNNAMED[""]))
             if schema == _PACKAGE:
                 self._package, self._default = name, str(document.get("defaultChannel"))
             elif schema == _CHANNEL:

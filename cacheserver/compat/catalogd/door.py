@@ -63,7 +63,7 @@ _PATH: Final = re.compile(r"/catalogs/([^/]+)/api/v1/(all|metas)\Z")
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 _NAME_CHARACTERS: Final = 253
 _KEYS: Final = frozenset(("schema", "package", "name"))
-_TARGET_CHARACTERS: Final = 4096
+URL_CHARACTERS: Final = 4096
 """Of a path with its query: names have 253, percent-encoded three times that. To read 64 KiB takes 40 ms."""
 _READS: Final = ("GET", "HEAD")
 
@@ -137,8 +137,8 @@ class Catalogd:
     # --- which ---
 
     async def _answer(self, request: BaseRequest, path: str, query: str) -> Reply | Stream:
-        if (size := len(path) + len(query)) > _TARGET_CHARACTERS:
-            raise _Refused(414, f"the URL has {size} characters, at most {_TARGET_CHARACTERS} are read")
+        if (size := len(path) + len(query)) > URL_CHARACTERS:
+            raise _Refused(414, f"the URL has {size} characters, at most {URL_CHARACTERS} are read")
         if (cleaned := conditions.clean(path)) != path:
             return _reply(307, "", [("Location", cleaned + (f"?{query}" if query else ""))])
         found = _PATH.match(path)
