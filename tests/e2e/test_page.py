@@ -11,6 +11,7 @@ import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.request import Request, urlopen
 
 import orjson
 import pytest
@@ -20,7 +21,7 @@ from tests.support import browser as support
 from tests.support.browser import begin_draft, browser, opened, tab_to
 from tests.support.fbc import catalog
 from tests.support.gitserver import GitRepository
-from tests.support.server import ServerProcess
+from tests.support.server import API, ServerProcess
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -173,6 +174,27 @@ _RENDER: Final = """([descriptions, files, many]) => void setTimeout(async () =>
   ];
   document.body.dataset.shown = "";
 })"""
+
+
+def test_nobody_decides_about_files_that_he_has_not_seen(browser: Browser, server: ServerProcess) -> None:
+    """An author saves other files in the moment in which somebody would approve what he has read."""
+    begin_draft(server)
+    path = f"{API}/namespaces/default/packagerevisionresources/edge.shop.w1"
+    with opened(browser, server) as page:
+        page.goto(f"{server.url}/ui/#/drafts/default/edge.shop.w1")
+        propose, look = (page.get_by_role("button", name=name) for name in ("Propose", "I see what they are now"))
+        expect(propose).to_be_enabled()
+        found = server.get(path)
+        found["spec"]["resources"]["late.yaml"] = "saved: late\n"
+        save = Request(server.url + path, orjson.dumps(found), {"Content-Type": "application/json"}, method="PUT")
+        urlopen(save, timeout=30).close()
+        expect(look).to_be_visible()
+        expect(propose).to_be_disabled()
+        expect(page.get_by_text("saved: late")).to_be_visible()
+        look.click()
+        expect(look).to_have_count(0)
+        propose.click()
+        expect(page.get_by_role("button", name="Approve and publish")).to_be_enabled()
 
 
 def _judged(page: Page, screen: str) -> None:

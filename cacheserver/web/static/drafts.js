@@ -67,6 +67,11 @@ function Draft({ at, say }) {
   const base = [...others.objects.values()].find((each) => each.metadata.labels?.["cacheserver.dev/latest"] && each.metadata.name !== name);
   const own = useFiles(item?.metadata, item?.status.content?.digest);
   const old = useFiles(base?.metadata, base?.status.content?.digest);
+  // Who decides decides about what he has seen: what its author saves in that moment waits until it was looked at.
+  const digest = item?.status.content?.digest;
+  const [seen, setSeen] = useState(null);
+  useEffect(() => own.answer && setSeen((before) => before ?? digest), [own.answer]);
+  const changed = seen !== null && seen !== digest;
   if (!item && live.error) return html`<${Problem} what="The draft cannot be read" error=${live.error} retry=${() => live.retry()} />`;
   if (!item && live.state !== "live") return html`<${Waiting} of=${live} />`;
   if (!item) return html`<p class="empty">${name} is not here (any more). <a href=${link("drafts")}>Drafts</a></p>`;
@@ -74,14 +79,17 @@ function Draft({ at, say }) {
   return html`<${Stale} live=${live} /><h1>${item.spec.packageName} <span class="soft">${item.spec.workspaceName}</span></h1>
     <p class="soft">${WORDS[item.spec.lifecycle] ?? item.spec.lifecycle}${item.spec.lifecycle === "Published" ? ` as ${versionOf(item)}` : ""} · ${item.spec.repository} · begun ${age(item.metadata.creationTimestamp)} ago</p>
     ${item.status.lastOperation?.result === "Failed" && html`<div class="notice bad">Git refused the last step: ${item.status.lastOperation.message}</div>`}
-    <${Buttons} item=${item} />
+    ${changed && html`<div class="notice bad" role="alert">Its files were changed while you looked at them.
+      <button type="button" disabled=${!own.answer} onClick=${() => setSeen(digest)}>I see what they are now</button></div>`}
+    <${Buttons} item=${item} seen=${changed ? null : seen} />
     ${conditions.map((each) => html`<div class="notice" key=${each.type}><strong>${each.type} ${each.status === "True" ? "" : `is ${each.status}`}</strong> ${each.message}</div>`)}
     <h2>${base ? `Changes since ${versionOf(base)}` : "All of it is new"}</h2>
     <${Problem} what="The files cannot be read" error=${own.error || old.error} retry=${own.error ? own.retry : old.retry} />
     ${own.answer && (old.answer || !base) ? html`<${Difference} before=${old.answer ?? {}} after=${own.answer} />` : !(own.error || old.error) && html`<${Waiting} of=${own.answer ? old : own} />`}`;
 }
 
-function Buttons({ item }) {
+// seen: the digest of the files that were looked at; null: none, and no step but to delete is taken.
+function Buttons({ item, seen }) {
   const [state, setState] = useState({});
   const [rights, setRights] = useState({});
   const steps = STEPS[item.spec.lifecycle] ?? [];
@@ -101,7 +109,7 @@ function Buttons({ item }) {
       if (lifecycle) {
         // What was read is what is decided about: 409 where somebody changed it since.
         const now = await getJSON(objectPath("packagerevisions", item.metadata));
-        if (now.status.content?.digest !== item.status.content?.digest || now.spec.lifecycle !== item.spec.lifecycle) throw new Error("It was changed just now; look again");
+        if (now.status.content?.digest !== seen || now.spec.lifecycle !== item.spec.lifecycle) throw new Error("It was changed just now; look again");
         await put(objectPath("packagerevisions", item.metadata, subresource && `/${subresource}`), { ...now, spec: { ...now.spec, lifecycle } });
       } else await remove(objectPath("packagerevisions", item.metadata));
       setState({ done: button });
@@ -114,7 +122,8 @@ function Buttons({ item }) {
   return html`<div class="actions">${steps.map((step, at) => {
       const right = rights[step[0]];
       const why = right && !right.allowed ? right.reason || "You may not do this" : "";
-      return html`<button type="button" class=${at ? "" : "first"} disabled=${!!state.busy || !!why || !!item.status.operation} title=${why} onClick=${() => go(step)}>${state.busy === step[0] ? `${step[0]} …` : step[0]}</button>
+      const unseen = step[1] && seen === null;
+      return html`<button type="button" class=${at ? "" : "first"} disabled=${!!state.busy || !!why || !!unseen || !!item.status.operation} title=${why} onClick=${() => go(step)}>${state.busy === step[0] ? `${step[0]} …` : step[0]}</button>
         ${why && html`<span class="soft small">${why}</span>`}`;
     })}
     ${(state.busy || item.status.operation) && html`<span class="soft" role="status">Git is asked; this takes a moment.</span>`}</div>
