@@ -107,6 +107,8 @@ class Catalog:
     findings: Sequence[Finding]
     index: bytes
     blobs: Mapping[Digest, BlobFile] = field(default_factory=dict)
+    measures: Mapping[Digest, tuple[int, int]] = field(default_factory=dict)
+    """FBC: of the blobs with documents of the packages that changed, the bytes unpacked and how many documents."""
     documents: Digest | None = None
     """FBC: the blob with the documents of no package, if there are any; in `blobs` unless it is the one of `known`."""
     revisions: int = 0

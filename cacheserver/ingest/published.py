@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
@@ -37,10 +38,12 @@ class Publication:
         self._claim = claim
         self._now = now
 
-    async def write(self, key: RepositoryKey, others: str) -> None:
+    async def write(
+        self, key: RepositoryKey, others: str, measures: Mapping[Digest, tuple[int, int]] = MappingProxyType({})
+    ) -> None:
         """Publish what is served now; nothing is written where that is what was published before.
 
-        others: digest of the documents of no package, if any.
+        others: digest of the documents of no package, if any. measures: as Catalog's, of what need not be read for it.
         Raises: EtcdError (LeaseLostError, NoSpace among them), BlobMissingError where documents are not in the store.
         """
         before = await self._store.published.read(key)
@@ -49,7 +52,7 @@ class Publication:
             if before is not None:
                 await self._store.published.forget(self._claim, key)
             return
-        packages = await self._measured(documents, before)
+        packages = await self._measured(documents, before, measures)
         revision = revision_of(packages, others)
         if before is not None and before.revision == revision:
             return
@@ -75,20 +78,18 @@ class Publication:
         return dict(sorted(found.items()))
 
     async def _measured(
-        self, documents: dict[str, Digest], before: PublishedCatalog | None
+        self, documents: dict[str, Digest], before: PublishedCatalog | None, measures: Mapping[Digest, tuple[int, int]]
     ) -> tuple[PublishedPackage, ...]:
-        """With size and count, which content says: read of those only that were not published before."""
-        known = {package.documents: package for package in (before.packages if before is not None else ())}
-        read: dict[Digest, tuple[int, int]] = {}
+        """With size and count, which content says: read of those only that were not published before, nor just parsed,
+        as after an upgrade or a sync that was cut short."""
+        known = {package.documents: (package.size, package.count) for package in (before.packages if before else ())}
+        known.update(measures)
 
         async def measure(digest: Digest) -> None:
             size = count = 0
             async for piece in self._blobs.read(digest):
                 size, count = size + len(piece), count + piece.count(b"\n")
-            read[digest] = size, count
+            known[digest] = size, count
 
         await in_parallel(sorted({*documents.values()} - known.keys()), measure, width=_READS_AT_ONCE)
-        return tuple(
-            PublishedPackage(name, digest, *(read.get(digest) or (known[digest].size, known[digest].count)))
-            for name, digest in documents.items()
-        )
+        return tuple(PublishedPackage(name, digest, *known[digest]) for name, digest in documents.items())

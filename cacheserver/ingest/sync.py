@@ -313,7 +313,8 @@ class Sync:
         if self._report.outcome is Outcome.HELD:
             # What is served may be half of a sync that was cut short. It stays, and so does what was published.
             return self._state is None or self._state.published
-        await Publication(self._store, self._blobs, self._claim).write(self._key, documents)
+        publication = Publication(self._store, self._blobs, self._claim)
+        await publication.write(self._key, documents, self._catalog.measures)
         return True
 
     async def _publish_as_served(self, state: IngestState) -> None:

@@ -16,11 +16,12 @@ from cacheserver.compat.catalogs import Catalogs, blobs_of
 from cacheserver.config import Door, RepositoryConfig, Validation
 from cacheserver.config.sources import GitRef, GitSource, RefKind
 from cacheserver.errors import BlobMissingError, LeaseLostError, Unavailable
-from cacheserver.etcd.client import Client
+from cacheserver.etcd.client import Client, prefix_end
 from cacheserver.ingest import Outcome
 from cacheserver.ingest.removal import forget
 from cacheserver.model import Digest, Kind, Record, RepositoryKey, Stored
 from cacheserver.store import blobs as blobs_module
+from cacheserver.store.blobs import Blobs
 from cacheserver.store.claims import Claim
 from cacheserver.store.journal import Tells, silent
 from cacheserver.store.keys import PUBLISHED, ingest_key
@@ -63,6 +64,18 @@ class DyingStore(Store):
         return await super().put(claim, record, previous, tells)
 
 
+class CountingBlobs(Blobs):
+    """Tells which content was read."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(client)
+        self.asked: list[Digest] = []
+
+    def read(self, digest: Digest) -> AsyncIterator[bytes]:
+        self.asked.append(digest)
+        return super().read(digest)
+
+
 async def cut(world: World, dies_at: str) -> None:
     """A sync that writes some packages and then dies."""
     whole = world.services
@@ -73,6 +86,21 @@ async def cut(world: World, dies_at: str) -> None:
 
 
 # --- what is written ---
+
+
+async def test_documents_are_read_back_only_where_this_sync_did_not_parse_them(world: World) -> None:
+    blobs = CountingBlobs(world.client)
+    world.services = replace(world.services, blobs=blobs)
+    world.files.package("db", "2.0.0").package("app", "1.0.0")
+    await world.sync()
+    assert blobs.asked == []
+    await world.client.delete(PUBLISHED, prefix_end(PUBLISHED))
+    blobs.asked.clear()
+    world.files.package("new", "1.0.0")
+    await world.sync()
+    documents = {package.name: package.documents for package in (await published(world)).packages}
+    assert {documents["db"], documents["app"]} <= {*blobs.asked}
+    assert documents["new"] not in blobs.asked
 
 
 async def test_a_sync_leaves_each_package_with_its_documents_and_those_of_no_package(world: World) -> None:

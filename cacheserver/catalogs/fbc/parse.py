@@ -93,6 +93,7 @@ class Parse:
         self._given = given
         self._jobs = Jobs(given)
         self._found = _Gathered()
+        self._measures: dict[Digest, tuple[int, int]] = {}
         self._lines = Lines(self._jobs, tree.root, given.scratch) if given.write_blobs else None
 
     async def run(self, known: bytes, progress: Progress) -> Catalog:
@@ -243,6 +244,7 @@ class Parse:
             findings=_told(self._found.findings),
             index=self._index(good, known, rejected, others),
             blobs={digest: self._found.blobs[digest] for digest in digests if digest in self._found.blobs},
+            measures=self._measures,
             documents=documents,
             revisions=sum(revisions for _, revisions in good.values()),
         )
@@ -263,13 +265,16 @@ class Parse:
         self, changed: Documents, known: index.Known, rejected: dict[str, Sequence[Finding]]
     ) -> Mapping[str, str]:
         """Package -> digest of the blob of its documents; who has none is rejected."""
-        return await asyncio.to_thread(self._taken, await self._joined(changed, known), rejected)
+        return await asyncio.to_thread(self._taken, await self._joined(changed, known), changed, rejected)
 
-    def _taken(self, made: Mapping[str, Joined], rejected: dict[str, Sequence[Finding]]) -> Mapping[str, str]:
+    def _taken(
+        self, made: Mapping[str, Joined], changed: Documents, rejected: dict[str, Sequence[Finding]]
+    ) -> Mapping[str, str]:
         raw: dict[str, str] = {}
         for name, joined in sorted(made.items()):
             if joined.blob is not None:
                 raw[name] = self._keep(joined.blob)
+                self._measures[joined.blob.head.digest] = joined.blob.head.size, len(changed[name])
                 continue
             first = self._found.documents[name][0][1]
             message = f"package {clip(name, LONGEST_NAME)!r}: {joined.failed}"
