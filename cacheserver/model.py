@@ -239,10 +239,17 @@ class BlobHead:
 
 @dataclass(frozen=True, slots=True)
 class BlobFile:
-    """A blob on its way into the store: one zstd frame (level 3) in a file of ours."""
+    """A blob on its way into the store: one zstd frame (level 3) of `stored` bytes in a file of ours, from `at` on."""
 
     head: BlobHead
     path: Path
+    stored: int
+    at: int = 0
+
+    @classmethod
+    def whole(cls, head: BlobHead, path: Path) -> BlobFile:
+        """One that has a file to itself. Raises: OSError."""
+        return cls(head, path, path.stat().st_size)
 
 
 def uid_of(kind: Kind, namespace: str, name: str, nonce: str = "") -> str:

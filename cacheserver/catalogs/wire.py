@@ -116,4 +116,5 @@ def decode_blob(written: dict[str, Any]) -> BlobFile:
     """A BlobFile that write_lines() wrote."""
     head = written["head"]
     files = tuple((path, size) for path, size in head["files"])
-    return BlobFile(BlobHead(Digest(head["digest"]), head["size"], head["media_type"], files), Path(written["path"]))
+    about = BlobHead(Digest(head["digest"]), head["size"], head["media_type"], files)
+    return BlobFile(about, Path(written["path"]), written["stored"], written["at"])

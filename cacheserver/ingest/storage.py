@@ -7,7 +7,6 @@ Called by sync.py.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -135,7 +134,7 @@ class Storage:
 
     async def _sizes(self, catalog: Catalog, packages: Iterable[Package]) -> dict[Digest, int]:
         """Bytes of all content, packed: of what the catalog brings by its files, of the rest by what is stored."""
-        brought = await asyncio.to_thread(_packed, catalog)
+        brought = {digest: blob.stored for digest, blob in catalog.blobs.items()}
         return {**await self._blobs.stored_bytes(_content(packages) - brought.keys()), **brought}
 
     async def _of_no_package(self, catalog: Catalog, sizes: Mapping[Digest, int]) -> int:
@@ -144,10 +143,6 @@ class Storage:
         if digest is None:
             return 0
         return sizes[digest] if digest in sizes else (await self._blobs.stored_bytes({digest})).get(digest, 0)
-
-
-def _packed(catalog: Catalog) -> dict[Digest, int]:
-    return {digest: blob.path.stat().st_size for digest, blob in catalog.blobs.items()}
 
 
 def _content(packages: Iterable[Package]) -> set[Digest]:

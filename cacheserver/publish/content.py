@@ -122,8 +122,7 @@ class Content:
                 return Judged(Digest(known))
             if store and packed.blob is not None:
                 if self._admit is not None:
-                    size = (await asyncio.to_thread(packed.blob.path.stat)).st_size
-                    await self._admit(key, packed.blob.head.digest, size)
+                    await self._admit(key, packed.blob.head.digest, packed.blob.stored)
                 if await self._blobs.keep([packed.blob.head.digest]):
                     await self._blobs.put(packed.blob)
                 self._remember(packed.digest, files)

@@ -139,14 +139,13 @@ class Blobs:
 
     async def put_all(self, blobs: Sequence[BlobFile]) -> None:
         """As put, of each; small ones many in a write. Raises: as put; any of them may be stored then."""
-        groups = await asyncio.to_thread(_grouped, blobs)
-        await in_parallel(groups, self._put_group, width=_GROUPS_AT_ONCE)
+        await in_parallel(_grouped(blobs), self._put_group, width=_GROUPS_AT_ONCE)
 
     async def _put_group(self, blobs: Sequence[BlobFile]) -> None:
         if len(blobs) == 1:
             await self.put(blobs[0])
             return
-        parts = await asyncio.to_thread(lambda: [_part(blob.path, 0) for blob in blobs])
+        parts = await asyncio.to_thread(lambda: [_part(blob, 0) for blob in blobs])
         heads = [_encode_head(blob.head, 1, len(part)) for blob, part in zip(blobs, parts, strict=True)]
         if sum(map(len, heads)) > _TOGETHER_BYTES:  # of many files each, which no size of theirs tells
             await in_parallel(blobs, self.put, width=_GROUPS_AT_ONCE)
@@ -164,7 +163,7 @@ class Blobs:
         digest = blob.head.digest
         written = chunks = 0
         first: list[Compare] = []
-        chunk = await asyncio.to_thread(_part, blob.path, 0)
+        chunk = await asyncio.to_thread(_part, blob, 0)
         while len(chunk) == _CHUNK_BYTES:
             await self._client.put(_chunk_key(digest, chunks), chunk)
             if not first:
@@ -175,7 +174,7 @@ class Blobs:
                     return 0
                 first = [Compare(_chunk_key(digest, 0), "create_revision", stands[0].create_revision)]
             chunks, written = chunks + 1, written + len(chunk)
-            chunk = await asyncio.to_thread(_part, blob.path, written)
+            chunk = await asyncio.to_thread(_part, blob, written)
         head = Put(_key(digest) + b"head", _encode_head(blob.head, chunks + 1, written + len(chunk)))
         stored = await self._client.txn(first, [Put(_chunk_key(digest, chunks), chunk), head])
         return written + len(chunk) if stored.succeeded else 0
@@ -184,7 +183,8 @@ class Blobs:
         """Store bytes that no file holds yet; returns their digest. Absent and present alike end up present."""
         digest, path = await asyncio.to_thread(_compressed, content, scratch)
         if await self.keep([digest]):
-            await self.put(BlobFile(BlobHead(digest, len(content), media_type), path))
+            head = BlobHead(digest, len(content), media_type)
+            await self.put(await asyncio.to_thread(BlobFile.whole, head, path))
         return digest
 
     async def keep(self, digests: Iterable[Digest]) -> set[Digest]:
@@ -372,23 +372,22 @@ def _grouped(blobs: Sequence[BlobFile]) -> list[list[BlobFile]]:
     filling: list[BlobFile] = []
     size = 0
     for blob in blobs:
-        packed = blob.path.stat().st_size
-        if packed > _SMALL_BYTES:
+        if blob.stored > _SMALL_BYTES:
             groups.append([blob])
             continue
-        if size + packed > _TOGETHER_BYTES or 2 * len(filling) >= _KEYS_AT_ONCE:
+        if size + blob.stored > _TOGETHER_BYTES or 2 * len(filling) >= _KEYS_AT_ONCE:
             groups.append(filling)
             filling, size = [], 0
         filling.append(blob)
-        size += packed
+        size += blob.stored
     return [*groups, filling] if filling else groups
 
 
-def _part(path: Path, at: int) -> bytes:
-    """A chunk of the file; closed by who opened it, for whoever waits for this may be gone by then."""
-    with path.open("rb") as file:
-        file.seek(at)
-        return file.read(_CHUNK_BYTES)
+def _part(blob: BlobFile, at: int) -> bytes:
+    """A chunk of the frame; the file is closed by who opened it, for whoever waits for this may be gone by then."""
+    with blob.path.open("rb") as file:
+        file.seek(blob.at + at)
+        return file.read(min(_CHUNK_BYTES, blob.stored - at))
 
 
 def _compressed(content: bytes, scratch: Path) -> tuple[Digest, Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def packed(tmp_path: Path, content: bytes, *, window_log: int = 21) -> BlobFile:
     path = tmp_path / f"{window_log}.zst"
     path.write_bytes(zstandard.ZstdCompressor(compression_params=options).compress(content))
     digest = Digest(f"sha256:{hashlib.sha256(content).hexdigest()}")
-    return BlobFile(BlobHead(digest, len(content), "application/x-tar"), path)
+    return BlobFile.whole(BlobHead(digest, len(content), "application/x-tar"), path)
 
 
 async def whole(blobs: Blobs, digest: Digest) -> bytes:
@@ -150,6 +151,6 @@ async def test_small_ones_of_very_many_files_do_not_make_one_write_too_large(cli
         file = packed(home, f"content {number}".encode())
         noise = random.Random(number)
         names = tuple((noise.randbytes(100).hex(), at) for at in range(700))
-        files.append(BlobFile(BlobHead(file.head.digest, file.head.size, "application/x-tar", names), file.path))
+        files.append(replace(file, head=replace(file.head, files=names)))
     await blobs.put_all(files)
     assert await blobs.absent([file.head.digest for file in files]) == set()

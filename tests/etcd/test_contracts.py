@@ -61,7 +61,7 @@ class StoredBlobsSide:
         digest = Digest("sha256:" + hashlib.sha256(content).hexdigest())
         path = self._scratch / "content.zst"
         path.write_bytes(zstandard.compress(content))
-        await self._blobs.put(BlobFile(BlobHead(digest, len(content), media_type, tuple(files.items())), path))
+        await self._blobs.put(BlobFile.whole(BlobHead(digest, len(content), media_type, tuple(files.items())), path))
         return digest
 
     async def lose(self, digest: Digest) -> None:

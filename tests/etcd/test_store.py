@@ -61,7 +61,7 @@ def blob(tmp_path: Path, content: bytes) -> BlobFile:
     digest = Digest("sha256:" + hashlib.sha256(content).hexdigest())
     path = tmp_path / digest.removeprefix("sha256:")
     path.write_bytes(zstandard.compress(content))
-    return BlobFile(BlobHead(digest, len(content), "application/x-tar", (("f", len(content)),)), path)
+    return BlobFile.whole(BlobHead(digest, len(content), "application/x-tar", (("f", len(content)),)), path)
 
 
 async def test_an_object_is_written_once_and_not_again_while_it_is_the_same(store: Store, claim: Claim) -> None:

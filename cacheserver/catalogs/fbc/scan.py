@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from cacheserver.catalogs.blobs import BlobWriter
+from cacheserver.catalogs.blobs import writer
 from cacheserver.catalogs.catalog import Finding
 from cacheserver.catalogs.documents import gorules, goyaml, splitter
 from cacheserver.catalogs.documents.document import DocumentError, as_object
@@ -65,7 +65,7 @@ class _Reader:
     def __init__(self, report: Report, known: frozenset[bytes], scratch: Path | None, limits: ParseLimits) -> None:
         self._report = report
         self._known = known
-        self._blobs = BlobWriter(scratch) if scratch else None
+        self._blobs = writer(scratch) if scratch else None
         self._lines = LineWriter(path_of(scratch, report.part)) if scratch else None
         self._limits = limits
         self._untold = self._untold_warnings = 0

@@ -14,7 +14,7 @@ from typing import Final
 import orjson
 
 from cacheserver.catalogs import bounds
-from cacheserver.catalogs.blobs import BlobWriter
+from cacheserver.catalogs.blobs import writer
 from cacheserver.catalogs.catalog import Finding
 from cacheserver.catalogs.documents.document import DocumentError
 from cacheserver.catalogs.fbc import facts, ignore, project, rules
@@ -62,11 +62,11 @@ def _known(path: str) -> frozenset[bytes]:
 
 
 def _join(job: Join) -> list[Joined]:
-    blobs = BlobWriter(Path(job.scratch))
+    content = writer(Path(job.scratch))
     made: list[Joined] = []
     for package in job.packages:
         try:
-            made.append(Joined(package.name, join(package.lines, blobs)))
+            made.append(Joined(package.name, join(package.lines, content)))
         except (DocumentError, OSError) as exc:
             made.append(Joined(package.name, None, str(exc)))
     return made
@@ -74,7 +74,7 @@ def _join(job: Join) -> list[Joined]:
 
 def _assemble(job: Assemble, limits: ParseLimits) -> list[Assembled]:
     repository = RepositoryKey(job.namespace, job.repository)
-    writer = BlobWriter(Path(job.scratch)) if job.manifests is not None else None
+    content = writer(Path(job.scratch)) if job.manifests is not None else None
     made: list[Assembled] = []
     for group in job.groups:
         placed = [rules.Placed(facts.decode(d.facts), d.path, d.document, d.line) for d in group.documents]
@@ -86,7 +86,7 @@ def _assemble(job: Assemble, limits: ParseLimits) -> list[Assembled]:
                 manifest = _manifest(job, group, package, placed, findings, limits)
                 records = project.records(repository, package, limits, raw=group.raw, manifest=manifest)
                 findings += _cuts(group.name, records, placed)
-                blobs = [writer.write(*each) for each in manifest.content] if manifest and writer else []
+                blobs = [content.write(*each) for each in manifest.content] if manifest and content else []
             except bounds.BoundError as exc:
                 findings.append(_of_package(exc.reason, str(exc), group.name, placed[0], warning=False))
             except DocumentError as exc:

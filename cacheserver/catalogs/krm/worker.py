@@ -17,7 +17,7 @@ from typing import Final
 
 from cacheserver.archive import tar_stream
 from cacheserver.catalogs import bounds
-from cacheserver.catalogs.blobs import BlobWriter
+from cacheserver.catalogs.blobs import BlobWriter, writer
 from cacheserver.catalogs.catalog import Finding, Problem
 from cacheserver.catalogs.documents.document import DocumentError
 from cacheserver.catalogs.krm import crds, kptfile, project, uses
@@ -66,7 +66,7 @@ def _assembled(package: Described, repository: RepositoryKey, limits: ParseLimit
 
 def pack(job: Pack, limits: ParseLimits) -> list[Packed]:
     """One answer for each tree, in order."""
-    blobs = BlobWriter(Path(job.scratch)) if job.scratch else None
+    blobs = writer(Path(job.scratch)) if job.scratch else None
     return [_packed(wanted, Path(job.root), blobs, limits) for wanted in job.trees]
 
 

@@ -30,7 +30,7 @@ class Slow(type(Path())):  # type: ignore[misc]  # the class of this system's pa
 async def test_a_file_that_is_being_opened_when_nobody_waits_any_more_is_closed(tmp_path: Path) -> None:
     (tmp_path / "blob").write_bytes(b"x")
     nobody: Any = None
-    blob = BlobFile(BlobHead(Digest(f"sha256:{'0' * 64}"), 1, "text/plain"), Slow(tmp_path / "blob"))
+    blob = BlobFile(BlobHead(Digest(f"sha256:{'0' * 64}"), 1, "text/plain"), Slow(tmp_path / "blob"), 1)
     putting = asyncio.create_task(Blobs(nobody).put(blob))
     await eventually(Slow.asked.is_set)
     putting.cancel()

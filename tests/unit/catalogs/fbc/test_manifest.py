@@ -10,13 +10,13 @@ from typing import Any, Final
 
 import orjson
 import pytest
-import zstandard
 
 from cacheserver.catalogs import Catalog, Manifests
 from cacheserver.catalogs.documents.document import ShapeError
 from cacheserver.catalogs.fbc import csv
 from cacheserver.catalogs.fbc.manifest import LABELS_BYTES, MANIFEST_BYTES
 from cacheserver.model import blob_references
+from tests.support.content import unpacked
 from tests.support.fbc import FBCCatalog, bundle
 from tests.support.shared import ABSENT, COMMUNITY, GOLDEN
 from tests.unit.catalogs.conftest import Parse
@@ -38,7 +38,7 @@ def manifest_of(catalog: Catalog, package: str = "lamp") -> dict[str, Any]:
     """The inside of the manifest's status."""
     status = status_of(catalog, package)
     assert status is not None
-    content = zstandard.ZstdDecompressor().decompress(catalog.blobs[status["digest"]].path.read_bytes())
+    content = unpacked(catalog.blobs[status["digest"]])
     assert len(content) == status["size"]
     found: dict[str, Any] = orjson.loads(b"{" + content)
     return found

@@ -8,11 +8,11 @@ from typing import Final
 
 import orjson
 import pytest
-import zstandard
 
 from cacheserver.catalogs import ParsedPackage
 from cacheserver.model import Digest, Kind
 from tests.support import odd_catalog
+from tests.support.content import unpacked
 from tests.unit.catalogs.conftest import Parse
 
 pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="module")]
@@ -27,7 +27,7 @@ async def test_its_documents_are_written_as_catalogd_writes_them(parsed: Parse, 
     assert sorted(kept) == ["kettle", "samovar", "teapot", "urn"]
     assert catalog.documents is not None
     ordered = (kept["kettle"], catalog.documents, kept["samovar"], kept["teapot"], kept["urn"])
-    body = b"".join(zstandard.ZstdDecompressor().decompress(catalog.blobs[each].path.read_bytes()) for each in ordered)
+    body = b"".join(unpacked(catalog.blobs[each]) for each in ordered)
     assert hashlib.sha256(body).hexdigest() == ALL, body.decode()
 
 

@@ -21,6 +21,7 @@ from cacheserver.errors import CatalogError
 from cacheserver.model import Digest, Format, Kind, Record
 from cacheserver.sources import Tree
 from tests.support.archive import untar
+from tests.support.content import unpacked
 from tests.support.fbc import bundle
 from tests.unit.catalogs.conftest import KEY, Parse
 
@@ -45,7 +46,7 @@ def status(record: Record) -> dict[str, Any]:
 
 def content(catalog: Catalog, digest: str) -> bytes:
     blob = catalog.blobs[Digest(digest)]
-    raw = zstandard.ZstdDecompressor().decompress(blob.path.read_bytes())
+    raw = unpacked(blob)
     assert blob.head.size == len(raw)
     assert digest == f"sha256:{hashlib.sha256(raw).hexdigest()}"
     return raw

@@ -8,11 +8,11 @@ from typing import Any
 
 import orjson
 import pytest
-import zstandard
 
 from cacheserver.catalogs import Catalog, ParseLimits, Workers, parse
 from cacheserver.model import Format, Kind
 from cacheserver.sources import Tree
+from tests.support.content import unpacked
 from tests.support.fbc import FBCCatalog, bundle
 from tests.unit.catalogs.conftest import KEY, Parse
 
@@ -37,12 +37,12 @@ def kept(catalog: Catalog, package: str = "lamp") -> bytes:
     digest = digest_of(catalog, package)
     [blob] = [blob for blob in catalog.blobs.values() if blob.head.digest == digest]
     assert blob.head.media_type == "application/jsonl"
-    return zstandard.ZstdDecompressor().decompress(blob.path.read_bytes())
+    return unpacked(blob)
 
 
 def loose(catalog: Catalog) -> bytes:
     assert catalog.documents is not None
-    return zstandard.ZstdDecompressor().decompress(catalog.blobs[catalog.documents].path.read_bytes())
+    return unpacked(catalog.blobs[catalog.documents])
 
 
 def lamp(root: Path, *more: dict[str, Any], image: str = "registry.example.com/lamp:v1") -> list[dict[str, Any]]:

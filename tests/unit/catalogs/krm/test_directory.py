@@ -7,12 +7,12 @@ from typing import Any
 
 import orjson
 import pytest
-import zstandard
 
 from cacheserver.catalogs import Catalog, ParseLimits, Workers, parse
 from cacheserver.model import BlobFile, Digest, Kind, RepositoryKey
 from cacheserver.sources import DirectorySource, Tree
 from tests.support.archive import untar
+from tests.support.content import unpacked
 from tests.support.krm import kptfile
 from tests.unit.catalogs.conftest import Parse
 
@@ -27,7 +27,7 @@ def put(root: Path, files: dict[str, bytes]) -> Path:
 
 
 def contents(blob: BlobFile) -> dict[str, bytes]:
-    return untar(zstandard.ZstdDecompressor().decompress(blob.path.read_bytes()))
+    return untar(unpacked(blob))
 
 
 def files_of(catalog: Catalog, package: str) -> dict[str, bytes]:

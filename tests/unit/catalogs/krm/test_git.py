@@ -13,7 +13,6 @@ from typing import Any
 
 import orjson
 import pytest
-import zstandard
 
 from cacheserver.archive import TarReader
 from cacheserver.catalogs import Catalog, ParseLimits, Workers, parse
@@ -24,6 +23,7 @@ from cacheserver.sources import Limits, Tree
 from cacheserver.sources.git.commits import Commits
 from cacheserver.sources.git.packages import PackagesTree
 from tests.support.archive import untar
+from tests.support.content import unpacked
 from tests.support.krm import KRMRepository, annotated, kptfile
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.processes]
@@ -149,7 +149,7 @@ async def test_a_file_that_can_be_run_stays_one(reader: Reader, repository: KRMR
     repository.tag("app/v1")
     catalog = await reader.parse()
     [blob] = catalog.blobs.values()
-    tar = zstandard.ZstdDecompressor().decompress(blob.path.read_bytes(), max_output_size=1 << 20)
+    tar = unpacked(blob)
     assert {part.path: part.executable for part in TarReader().feed(tar)} == {
         "Kptfile": False,
         "config.yaml": False,
@@ -311,7 +311,7 @@ async def test_the_content_is_every_regular_file_byte_for_byte(reader: Reader, r
     )
     catalog = await reader.parse()
     digest = next(iter(catalog.packages[0].records[0].blobs))
-    raw = zstandard.ZstdDecompressor().decompress(catalog.blobs[digest].path.read_bytes())
+    raw = unpacked(catalog.blobs[digest])
     assert untar(raw) == files
     left_out = [(f.path, f.message) for f in catalog.findings]
     assert left_out == [("main:app/link", "is a symbolic link"), ("main:app/vendored", "is a submodule")]
