@@ -367,4 +367,4 @@ def without_label(value: bytes, label: str) -> bytes:
 def with_resource_version(kind: Kind, value: bytes, resource_version: int) -> bytes:
     """The manifest as clients get it: `value` (see encode) with its resourceVersion spliced in."""
     at = len(METADATA_OPEN[kind])
-    return b'%b"resourceVersion":"%d",%b' % (value[:at], resource_version, value[at:])
+    return b"".join((value[:at], b'"resourceVersion":"%d",' % resource_version, value[at:]))

@@ -160,6 +160,14 @@ class BySeveral:
             known = self._groups.get(after)
             self._names[self._know(after) if known is None else known][new.name] = None
 
+    def extend(self, entries: Iterable[Entry]) -> None:
+        """Put in some that are not there; of the same values are neighbours, as a rule."""
+        for values, alike in itertools.groupby(entries, key=lambda entry: entry.fields.get(self._path, "")):
+            if isinstance(values, Several):
+                known = self._groups.get(values)
+                names = self._names[self._know(values) if known is None else known]
+                names.update((entry.name, None) for entry in alike)
+
     def _know(self, group: Several) -> int:
         if self._free:
             number = self._free.pop()
@@ -219,8 +227,7 @@ class Indexes:
     def extend(self, entries: Iterable[Entry]) -> None:
         """Put in some that are not there."""
         some = list(entries)
-        for entry in some:
-            self._provides.replace(None, entry)
+        self._provides.extend(some)
         for declared, index in self._indexes:
             for values, alike in itertools.groupby(some, declared.values):
                 index.add_all([entry.name for entry in alike], values)

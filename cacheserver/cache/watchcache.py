@@ -10,6 +10,7 @@ import asyncio
 import functools
 import itertools
 import logging
+import operator
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
@@ -18,10 +19,8 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, NoReturn
 
-import orjson
-
 from cacheserver import metrics
-from cacheserver.cache.compact import Same, named_after, shape_of
+from cacheserver.cache.compact import Same, named_after
 from cacheserver.cache.filling import Filling, Refused, never_collected
 from cacheserver.cache.freshness import Feed, Freshness, Position, ReadAt
 from cacheserver.cache.kind import CachedKind, Listener
@@ -53,8 +52,11 @@ _SLICE = 128  # entries decoded between two turns of the loop: about 3 ms
 _LOOK_BACK = (5_000, 500, 0)
 
 
-Projection = Callable[[Mapping[str, Any]], tuple[Mapping[str, str], Mapping[str, str], CellsOf]]
-"""From a manifest: (labels, selectable fields, what makes its cells). One a kind, from the API's resource rows."""
+Projection = Callable[[Mapping[str, Any], Mapping[str, str]], tuple[dict[str, str], CellsOf]]
+"""From a manifest, and texts by themselves that are used for equal ones: (selectable fields, what makes its cells). One
+a kind, from the API's resource rows."""
+
+_KIND_OF: Final = operator.attrgetter("kind")
 
 
 class Watch:
@@ -422,7 +424,7 @@ class WatchCache:
     def _fill(
         self, filled: Mapping[Kind, Filling], names: dict[bytes, Name], changes: Sequence[Change], refused: Refused
     ) -> None:
-        for kind, some in itertools.groupby(changes, key=lambda change: change.kind):
+        for kind, some in itertools.groupby(changes, key=_KIND_OF):
             if kind not in filled:
                 continue
             entries: list[Entry] = []
@@ -499,24 +501,26 @@ class WatchCache:
         return name if (held is not None and held.key == key) or key in cached.shadowed.get(name, ()) else None
 
     def _entry(self, change: Change, value: bytes) -> Entry:
-        manifest = orjson.loads(value)
+        kind, key, _, mod_revision = change
+        same = self._same
+        manifest = same.manifest(value)
         metadata = manifest["metadata"]
-        labels, fields, cells = self._projections[change.kind](manifest)
-        name = (self._same.namespace(metadata["namespace"]), metadata["name"])
-        labels = self._same.labels(labels)
-        fields = self._same.fields(fields, labels, name)
-        body = with_resource_version(change.kind, value, change.mod_revision)
+        metadata["namespace"] = namespace = same.namespace(metadata["namespace"])
+        name = namespace, metadata["name"]
+        labels, texts = same.labels(metadata.get("labels") or {})
+        fields, cells = self._projections[kind](manifest, texts)
+        body = with_resource_version(kind, value, mod_revision)
         return Entry(
-            name=name,
-            resource_version=change.mod_revision,
-            body=body,
-            metadata_start=len(METADATA_OPEN[change.kind]) - 1,
-            metadata_end=body.index(SPEC_OPEN),
-            labels=labels,
-            fields=fields,
-            cells=cells,
-            created=_seconds(metadata["creationTimestamp"]),
-            key=shape_of(change.kind, change.key, name) or change.key,
+            name,
+            mod_revision,
+            body,
+            len(METADATA_OPEN[kind]) - 1,
+            body.index(SPEC_OPEN),
+            labels,
+            fields,
+            cells,
+            _seconds(metadata["creationTimestamp"]),
+            same.shape(kind, key, name) or key,
         )
 
     async def _clock(self) -> NoReturn:

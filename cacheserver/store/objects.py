@@ -7,6 +7,7 @@ that breaks off between the two would resume behind both. Called by ingest and t
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -17,7 +18,7 @@ from typing import NamedTuple, Protocol
 import orjson
 
 from cacheserver.errors import LeaseLostError, NoSpace
-from cacheserver.etcd.client import Client, Compare, Delete, Get, Put, Watch, prefix_end
+from cacheserver.etcd.client import Client, Compare, Delete, Get, KeyValue, Put, Watch, prefix_end
 from cacheserver.model import (
     Digest,
     Key,
@@ -135,7 +136,10 @@ class Store:
         is worked on; to be closed. Raises Compacted when it is gone."""
         async with aclosing(self._client.pages(SERVED, revision=revision, ahead=True)) as pages:
             async for page in pages:
-                found = [change for kv in page.key_values if (change := _change(kv.key, kv.value, kv.mod_revision))]
+                found: list[Change] = []
+                for of_kind, some in itertools.groupby(page.key_values, key=_directory):
+                    if (kind := _KINDS.get(of_kind)) is not None:
+                        found += [Change(kind, key, value, revision) for key, value, _, revision, _ in some]
                 yield Changes(found, page.revision)
 
     @asynccontextmanager
@@ -375,6 +379,10 @@ def _now() -> str:
 
 
 _KINDS = {kind.value.encode(): kind for kind in Kind}
+
+
+def _directory(kv: KeyValue) -> bytes:
+    return kv[0][len(SERVED) :].partition(b"/")[0]
 
 
 def _change(key: bytes, value: bytes | None, mod_revision: int) -> Change | None:

@@ -29,15 +29,15 @@ from cacheserver.store.objects import Change, Changes, Follower
 NOW = "2026-01-02T03:04:05Z"
 
 
-def project(manifest: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str, str], CellsOf]:
-    """Enough of a projection for tests of the cache: labels, name, namespace and package."""
+def project(manifest: Mapping[str, Any], _texts: Mapping[str, str]) -> tuple[dict[str, str], CellsOf]:
+    """Enough of a projection for tests of the cache: name, namespace and package."""
     metadata = manifest["metadata"]
     fields = {
         "metadata.name": metadata["name"],
         "metadata.namespace": metadata["namespace"],
         "spec.packageName": manifest["spec"].get("packageName", ""),
     }
-    return metadata.get("labels", {}), fields, lambda manifest: (b"", b"")
+    return fields, lambda manifest: (b"", b"")
 
 
 PROJECTIONS = dict.fromkeys(Kind, project)

@@ -370,7 +370,7 @@ class ClusterCatalogView:
 
 def _entry(manifest: Mapping[str, Any], version: int) -> Entry:
     metadata = orjson.dumps({"resourceVersion": str(version), **manifest["metadata"]})
-    labels, fields, cells = CLUSTER_CATALOG.projection(manifest)
+    fields, cells = CLUSTER_CATALOG.projection(manifest, {})
     rest = b'"spec":%b,"status":%b}' % (orjson.dumps(manifest["spec"]), orjson.dumps(manifest["status"]))
     return Entry(
         name=("", manifest["metadata"]["name"]),
@@ -378,7 +378,7 @@ def _entry(manifest: Mapping[str, Any], version: int) -> Entry:
         body=b"%b%b,%b" % (_OPEN, metadata, rest),
         metadata_start=len(_OPEN),
         metadata_end=len(_OPEN) + len(metadata) - 1,
-        labels=labels,
+        labels=manifest["metadata"].get("labels") or {},
         fields=fields,
         cells=cells,
         created=seconds_of(manifest["metadata"]["creationTimestamp"]),

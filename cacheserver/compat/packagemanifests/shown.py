@@ -35,10 +35,11 @@ Published = Callable[[RepositoryKey], bool]
 def projection(of_packages: Projection) -> Projection:
     """Of stored packages: as it was, and what their manifests say."""
 
-    def project(manifest: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str, str], CellsOf]:
-        labels, fields, cells = of_packages(manifest)
-        found = manifest.get("status", {}).get("manifest")
-        return labels, {**fields, MANIFEST: orjson.dumps(found).decode()} if found else fields, cells
+    def project(manifest: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[dict[str, str], CellsOf]:
+        fields, cells = of_packages(manifest, texts)
+        if found := manifest.get("status", {}).get("manifest"):
+            fields[MANIFEST] = orjson.dumps(found).decode()
+        return fields, cells
 
     return project
 

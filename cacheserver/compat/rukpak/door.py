@@ -55,14 +55,16 @@ def projections(of_kinds: Mapping[Kind, Projection]) -> Mapping[Kind, Projection
     """What the watch cache makes of stored kinds, where these views are served."""
     repositories, packages = of_kinds[Kind.REPOSITORY], of_kinds[Kind.PACKAGE]
 
-    def repository(manifest: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str, str], CellsOf]:
-        labels, fields, cells = repositories(manifest)
-        return labels, {**fields, _PUBLISHED: ",".join(manifest["spec"].get("publish") or ())}, cells
+    def repository(manifest: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[dict[str, str], CellsOf]:
+        fields, cells = repositories(manifest, texts)
+        fields[_PUBLISHED] = ",".join(manifest["spec"].get("publish") or ())
+        return fields, cells
 
-    def package(manifest: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str, str], CellsOf]:
-        labels, fields, cells = packages(manifest)
-        shown = manifest["metadata"].get("annotations", {}).get(ANNOTATION_SHOWN)
-        return labels, {**fields, _SHOWN: shown} if shown else fields, cells
+    def package(manifest: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[dict[str, str], CellsOf]:
+        fields, cells = packages(manifest, texts)
+        if shown := manifest["metadata"].get("annotations", {}).get(ANNOTATION_SHOWN):
+            fields[_SHOWN] = shown
+        return fields, cells
 
     return {**of_kinds, Kind.REPOSITORY: repository, Kind.PACKAGE: package}
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import sys
 import tracemalloc
+from collections.abc import Mapping
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cacheserver.api import PROJECTIONS
+from cacheserver.api.kinds.revision import PACKAGE_REVISION
 from cacheserver.api.selectors import EVERYTHING
 from cacheserver.cache.compact import Same, Shape, named_after, shape_of
 from cacheserver.cache.freshness import Freshness, ReadAt
 from cacheserver.cache.snapshot import Entry, Name
 from cacheserver.cache.watchcache import WatchCache
-from cacheserver.model import Key, Kind, Record, Stored, encode
+from cacheserver.model import LABEL_PACKAGE, Key, Kind, Record, Stored, encode
 from cacheserver.store.keys import SERVED, object_key
 from tests.fakes.feed import FakeFeed, running
 
@@ -49,15 +52,58 @@ def test_keys_of_one_form_share_it_and_what_says_something_else_is_kept() -> Non
 
 
 def test_fields_share_their_keys_and_their_texts() -> None:
-    same, labels, name = Same(), {"x": "a long text of a label"}, ("team", "r.lamp")
-    made = [
-        same.fields({f"spec.field{n}": "".join(["a long text", " of a label"]) for n in range(10)}, labels, name)
-        for _ in range(100)
-    ]
+    same = Same()
+
+    def fields(version: str) -> Mapping[str, str]:
+        """Of a manifest that was just read: no text in it is in memory twice by chance."""
+        labels = {LABEL_PACKAGE: "a-long-name-of-a-package"}
+        spec = {"packageName": "a-long-name-of-a-package", "version": version, "lifecycle": "Published"}
+        manifest = orjson.loads(orjson.dumps({"metadata": {"labels": labels, "name": "x"}, "spec": spec}))
+        _, texts = same.labels(manifest["metadata"]["labels"])
+        return PACKAGE_REVISION.projection(manifest, texts)[0]
+
+    made = [fields(f"1.{n}.0") for n in range(100)]
     assert sys.getsizeof(made[-1]) <= 0.7 * sys.getsizeof(dict(made[-1].items()))
-    assert all(text is labels["x"] for text in made[-1].values())
-    assert made[0] == made[-1]
-    assert [*made[0]] == [f"spec.field{n}" for n in range(10)]
+    assert made[0]["spec.packageName"] is made[-1]["spec.packageName"]
+    assert [*made[0]] == [*made[-1]]
+
+
+_TEXT = st.text('ab"\\é{}[],:', max_size=4) | st.just('"providedAPIs":[')
+_API = st.fixed_dictionaries({}, optional={"kind": _TEXT, "group": _TEXT})
+_STATUS = st.fixed_dictionaries(
+    {},
+    optional={
+        "image": _TEXT,
+        "nested": st.fixed_dictionaries({"providedAPIs": st.lists(_API, max_size=2)}),
+        "providedAPIs": st.lists(_API, max_size=2),
+        "content": st.integers(0, 3),
+    },
+)
+
+
+@given(st.lists(_STATUS | st.none(), max_size=8))
+def test_what_is_read_with_a_neighbours_list_is_what_is_there(statuses: list[dict[str, object] | None]) -> None:
+    same = Same()
+    for number, status in enumerate(statuses):
+        for said in ({"spec": {}, "status": status}, {"spec": status}, {"spec": status, "status": statuses[0]}):
+            value = orjson.dumps({"metadata": {"n": number}, **said})
+            assert same.manifest(value) == orjson.loads(value)
+
+
+@pytest.mark.parametrize("tail", [b"", b".5}}", b"]}}", b"}}}", b"e1}}", b"0}}"])
+def test_a_neighbours_list_makes_nothing_readable_that_is_not(tail: bytes) -> None:
+    same, whole = Same(), b'{"metadata":{},"spec":{},"status":{"providedAPIs":[{"kind":"A"}]}}'
+    same.manifest(whole)
+    with pytest.raises(orjson.JSONDecodeError):
+        same.manifest(whole[:-2] + tail)
+
+
+@given(st.lists(_KEYS, max_size=8), st.booleans())
+def test_keys_of_neighbours_are_kept_as_each_for_itself(keys: list[Key], otherwise: bool) -> None:
+    same = Same()
+    for key in keys:
+        name = ("a" if otherwise else key.namespace), key.name
+        assert same.shape(key.kind, object_key(key), name) == shape_of(key.kind, object_key(key), name)
 
 
 def _stored(number: int) -> Stored:
