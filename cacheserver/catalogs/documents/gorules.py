@@ -6,7 +6,6 @@ Source: resolve.go of go-yaml v2 (which sigs.k8s.io/yaml uses) and encoding/json
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 from math import copysign, isinf, isnan
 
 import orjson
@@ -101,9 +100,21 @@ def _go_float(value: float) -> bytes:
     """encoding/json floatEncoder: no exponent from 1e-6 up to 1e21; `e-09` is shortened to `e-9`."""
     shortest = repr(value)
     if 1e-6 <= abs(value) < 1e21:
-        shortest = format(Decimal(shortest), "f")
-        return shortest.removesuffix(".0").encode()
+        return _without_exponent(shortest).removesuffix(".0").encode()
     return shortest.replace("e-0", "e-").encode()
+
+
+def _without_exponent(shortest: str) -> str:
+    """The same digits. By hand: the module `decimal` is 0.4 MB of each process, and a millisecond of its start."""
+    digits, _, exponent = shortest.partition("e")
+    if not exponent:
+        return digits
+    whole, _, fraction = digits.removeprefix("-").partition(".")
+    sign, point = "-" * digits.startswith("-"), len(whole) + int(exponent)
+    if point <= 0:
+        return f"{sign}0.{'0' * -point}{whole}{fraction}"
+    digits = (whole + fraction).ljust(point, "0")
+    return f"{sign}{digits[:point]}.{digits[point:]}".removesuffix(".")
 
 
 def key(scalar: str) -> str:

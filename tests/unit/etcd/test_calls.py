@@ -460,7 +460,7 @@ async def test_a_closed_connection_is_gone_at_once_though_etcd_takes_nothing() -
         place = parse_address(url)
         _, connection = await asyncio.get_running_loop().create_connection(Watched, place.host, place.port)
         await connection.begun
-        asking = asyncio.create_task(connection.ask(b"", bytes(30_000_000)))
+        asking = asyncio.create_task(connection.ask(b"", bytes(30_000_000), 60))
         while not connection._paused:
             await asyncio.sleep(0)
         connection.close()

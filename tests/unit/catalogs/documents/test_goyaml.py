@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from cacheserver.catalogs import ParseLimits
 from cacheserver.catalogs.documents.document import DocumentError
-from cacheserver.catalogs.documents.gorules import from_json
+from cacheserver.catalogs.documents.gorules import from_json, number
 from cacheserver.catalogs.documents.goyaml import Loaded, Nothing, load
 
 LIMITS = ParseLimits()
@@ -183,3 +184,12 @@ def test_no_bytes_do_anything_but_load_or_be_refused(raw: bytes) -> None:
     except DocumentError as error:
         reason = error.reason
     assert reason in {"Loaded", "YAMLSyntax", "InvalidUTF8", "UnsupportedKey", "UnsupportedValue"}
+
+
+@given(st.floats(min_value=1e-6, max_value=1e21, exclude_max=True), st.sampled_from((1, -1)))
+def test_numbers_between_have_all_their_digits_and_no_exponent(size: float, sign: int) -> None:
+    expected = format(Decimal(repr(sign * size)), "f").removesuffix(".0")
+    if 1e-3 <= size < 1e15:  # as Python writes them
+        assert orjson.dumps(number(sign * size)).decode().removesuffix(".0") == expected
+    else:
+        assert orjson.dumps(number(sign * size)).decode() == expected
