@@ -16,6 +16,7 @@ import http.client
 import os
 import re
 import secrets
+import signal
 import socket
 import struct
 import subprocess
@@ -29,7 +30,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NoReturn
 from urllib.parse import unquote
 
 from cacheserver.client.catalog import Catalog
@@ -62,6 +63,10 @@ Upstream = Callable[[], http.client.HTTPConnection]
 
 def ui(catalog: Catalog, asked: Namespace, output: Output) -> int:
     """Serves the page until ^C, and opens it in a browser."""
+    # What is begun below has the user's rights and must not outlive a closed terminal. What nohup ignores stays so.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _leave)
     with contextlib.ExitStack() as stack:
         upstream, prefix, headers = _upstream(catalog, stack)
         server = Server(int(asked.port or 0), upstream, prefix, headers, may_write=asked.write)
@@ -74,6 +79,11 @@ def ui(catalog: Catalog, asked: Namespace, output: Output) -> int:
         sys.stdout.flush()
         server.serve_forever()
     return 0
+
+
+def _leave(number: int, _frame: object) -> NoReturn:
+    """Ends as by ^C, with the exit code of a shell's child that a signal ended."""
+    raise SystemExit(128 + number)
 
 
 def _upstream(catalog: Catalog, stack: contextlib.ExitStack) -> tuple[Upstream, str, Mapping[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,6 +119,16 @@ def test_one_browser_comes_in_once_and_sees_the_page_and_what_it_shows(opened: O
     assert opened.ask("/ui/../../etc/passwd")[0] == 404
     opened.cookie = ""
     assert opened.ask(f"/begin?secret={opened.secret}")[0] == 401
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_the_proxy_with_the_users_rights_goes_however_it_is_ended(opened: Opened, number: signal.Signals) -> None:
+    """^C, a kill, and a terminal that is closed."""
+    pid = opened.process.pid
+    proxies = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    opened.process.send_signal(number)
+    opened.process.wait(20)
+    assert [proxy for proxy in proxies if Path(f"/proc/{proxy}").exists()] == []
 
 
 def test_other_pages_names_and_users_of_the_machine_do_not_come_through(opened: Opened) -> None:
