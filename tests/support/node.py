@@ -297,7 +297,7 @@ class Node:
 
     def _do(self, program: str, *arguments: str) -> str:
         done = subprocess.run(
-            [self._which(program), *arguments], capture_output=True, text=True, timeout=300, check=False
+            [self._which(program), *arguments], capture_output=True, text=True, timeout=900, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
