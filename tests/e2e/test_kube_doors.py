@@ -18,9 +18,8 @@ import pytest
 from tests.e2e.test_kube_apiserver import FOUND, Cluster, image_of, kube, off_the_loop, repository
 from tests.support.certificates import Authority
 from tests.support.etcd import EtcdProcess, free_ports
-from tests.support.fbc import catalog
+from tests.support.fbc import CATALOG_SOURCE, catalog
 from tests.support.kube import KubeAPIServer, Kubectl
-from tests.support.olm import CATALOG_SOURCE
 from tests.support.registry import FakeRegistry, catalog_image
 from tests.support.waiting import eventually, until
 

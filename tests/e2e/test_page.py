@@ -197,6 +197,20 @@ def test_nobody_decides_about_files_that_he_has_not_seen(browser: Browser, serve
         expect(page.get_by_role("button", name="Approve and publish")).to_be_enabled()
 
 
+def test_a_package_is_shown_whatever_its_directory_is_called(
+    browser: Browser, server: ServerProcess, git: GitRepository
+) -> None:
+    """A comma would begin another term of the selector that its versions are asked by."""
+    kptfile = b"apiVersion: kpt.dev/v1\nkind: Kptfile\nmetadata: {name: odd}\n"
+    git.commit({"shop,spec.repository=c/a\\b/Kptfile": kptfile})
+    server.signal(signal.SIGHUP)
+    until(lambda: any("shop" in name for name in server.names()), within_s=60, otherwise=server.log)
+    [name] = [name for name in server.names() if "shop" in name]
+    with opened(browser, server) as page:
+        page.goto(f"{server.url}/ui/#/package/default/{name}?tab=versions")
+        expect(page.locator("td.one a", has_text="main")).to_be_visible()
+
+
 def _judged(page: Page, screen: str) -> None:
     page.evaluate(Path(AXE).read_text(encoding="utf-8") + ";0")
     found = page.evaluate(

@@ -13,8 +13,7 @@ import pytest
 
 from tests.e2e.conftest import StartServer
 from tests.support.certificates import Authority
-from tests.support.fbc import catalog
-from tests.support.olm import CATALOG_SOURCE
+from tests.support.fbc import CATALOG_SOURCE, catalog
 from tests.support.registry import FakeRegistry, image_of
 from tests.support.waiting import eventually
 

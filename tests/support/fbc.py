@@ -12,6 +12,18 @@ from typing import Any
 
 import orjson
 
+CATALOG_SOURCE = """\
+apiVersion: core.rukpak.io/v1beta1
+kind: CatalogSource
+metadata:
+  name: catalogsource-sample
+  namespace: test
+spec:
+  image: {host}/anik120/community-operator-index:v4.11
+  pollingInterval: 45m
+"""
+"""rukpak-packageserver's config/samples/rukpak_catalogsource.yaml, but for the registry's host."""
+
 
 class FBCCatalog:
     def __init__(self, root: Path) -> None:

@@ -37,18 +37,6 @@ CATALOG_OPERATOR: Final = "CACHESERVER_TEST_CATALOG_OPERATOR"
 KUBECTL_OPERATOR: Final = "CACHESERVER_TEST_KUBECTL_OPERATOR"
 OPERATOR_CONTROLLER: Final = "CACHESERVER_TEST_OPERATOR_CONTROLLER"
 
-CATALOG_SOURCE: Final = """\
-apiVersion: core.rukpak.io/v1beta1
-kind: CatalogSource
-metadata:
-  name: catalogsource-sample
-  namespace: test
-spec:
-  image: {host}/anik120/community-operator-index:v4.11
-  pollingInterval: 45m
-"""
-"""rukpak-packageserver's config/samples/rukpak_catalogsource.yaml, but for the registry's host."""
-
 _READY_WITHIN_S = 60.0
 _FAILED: Final = re.compile(r"ERROR:\s+Code: (\w+)\s+Message: (.*)", re.DOTALL)
 

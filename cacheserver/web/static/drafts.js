@@ -1,7 +1,7 @@
 // What is being worked on: drafts and proposals, their difference to what is published, and the steps that are left.
 import { html, useEffect, useState } from "./vendor/preact.js";
 import { API, getJSON, post, put, remove } from "./live.js";
-import { link } from "./places.js";
+import { link, ofPackage, term } from "./places.js";
 import { across, age, objectPath, Problem, space, Stale, useLive, versionOf, Waiting, Where } from "./parts.js";
 import { useFiles } from "./files.js";
 import { Difference } from "./text.js";
@@ -59,9 +59,9 @@ const STEPS = {
 
 function Draft({ at, say }) {
   const [namespace, name] = at.rest;
-  const live = useLive(`${API}${space(namespace)}/packagerevisions`, { fieldSelector: `metadata.name=${name}` });
+  const live = useLive(`${API}${space(namespace)}/packagerevisions`, { fieldSelector: term("metadata.name", name) });
   const item = live.objects.get(`${namespace}/${name}`);
-  const packageOf = item ? `spec.repository=${item.spec.repository},spec.packageName=${item.spec.packageName}` : "metadata.name=-";
+  const packageOf = item ? ofPackage(item.spec) : "metadata.name=-";
   const others = useLive(`${API}${space(namespace)}/packagerevisions`, { fieldSelector: packageOf });
   useEffect(() => say(name, live.state), [live.state]);
   const base = [...others.objects.values()].find((each) => each.metadata.labels?.["cacheserver.dev/latest"] && each.metadata.name !== name);

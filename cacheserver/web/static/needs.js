@@ -1,7 +1,7 @@
 // What a version needs of others, and who gives it, as the server judges it.
 import { html, useEffect } from "./vendor/preact.js";
 import { API, getJSON } from "./live.js";
-import { link } from "./places.js";
+import { link, ofPackage } from "./places.js";
 import { objectPath, Problem, space, useAsked, useJSON, Waiting } from "./parts.js";
 
 const MET = { True: ["tag on", "met"], False: ["tag bad", "missing"], Unknown: ["tag", "not known"] };
@@ -39,7 +39,7 @@ export default function Revision({ at }) {
   const [namespace, name] = at.rest;
   const of = useJSON(objectPath("packagerevisions", { namespace, name }));
   const spec = of.answer?.spec;
-  const query = spec && new URLSearchParams({ fieldSelector: `spec.repository=${spec.repository},spec.packageName=${spec.packageName}`, limit: 1 });
+  const query = spec && new URLSearchParams({ fieldSelector: ofPackage(spec), limit: 1 });
   const packages = useJSON(spec ? `${API}${space(namespace)}/packages?${query}` : "");
   const found = packages.answer?.items[0];
   useEffect(() => {

@@ -1,7 +1,7 @@
 // One package: what it is, its versions, how they upgrade, its files, and what changed between two of them.
 import { html, useEffect, useMemo, useState } from "./vendor/preact.js";
 import { API, url } from "./live.js";
-import { link } from "./places.js";
+import { link, ofPackage, term } from "./places.js";
 import { age, byVersion, Copy, Icon, objectPath, Problem, space, Stale, useLive, versionOf, Waiting } from "./parts.js";
 import { Files, useFiles } from "./files.js";
 import { Difference, Markdown } from "./text.js";
@@ -13,9 +13,9 @@ const FEW = 12;
 
 export default function Package({ at, say }) {
   const [namespace, name] = at.rest;
-  const one = useLive(`${API}${space(namespace)}/packages`, { fieldSelector: `metadata.name=${name}` });
+  const one = useLive(`${API}${space(namespace)}/packages`, { fieldSelector: term("metadata.name", name) });
   const item = one.objects.get(`${namespace}/${name}`);
-  const selector = item ? `spec.repository=${item.spec.repository},spec.packageName=${item.spec.packageName}` : "metadata.name=-";
+  const selector = item ? ofPackage(item.spec) : "metadata.name=-";
   const live = useLive(`${API}${space(namespace)}/packagerevisions`, { fieldSelector: selector });
   useEffect(() => say(item?.status.displayName || item?.spec.packageName || name, one.state), [item, one.state]);
   const revisions = useMemo(() => [...live.objects.values()].sort(byVersion), [live, live.times]);

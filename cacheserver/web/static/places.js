@@ -11,6 +11,10 @@ export function place() {
   return { screen: parts[0] || "packages", rest: parts.slice(1), query: new URLSearchParams(query || "") };
 }
 
+// A field selector's term: in a directory's name a comma would be the next one.
+export const term = (field, value) => `${field}=${value.replace(/[\\,=]/g, "\\$&")}`;
+export const ofPackage = ({ repository, packageName }) => `${term("spec.repository", repository)},${term("spec.packageName", packageName)}`;
+
 export function link(screen, rest = [], query = {}) {
   const asked = new URLSearchParams(Object.entries(query).filter(([, value]) => value));
   const path = screen === "packages" ? "" : [screen, ...rest].map(encodeURIComponent).join("/");

@@ -33,9 +33,11 @@ from cacheserver.config.repositories import Defaults, from_path
 from cacheserver.config.sources import parse_source
 from cacheserver.errors import ConfigError
 from cacheserver.model import Format, RepositoryKey
+from tests.support.fbc import CATALOG_SOURCE
 
 HEADER = "apiVersion: config.cacheserver.dev/v1alpha1\nkind: CacheServerConfiguration\n"
 CWD = Path("/somewhere")
+_SAMPLE = CATALOG_SOURCE.format(host="docker.io")
 
 
 def load(flags: config.Flags | None = None, **environ: str) -> Settings:
@@ -662,21 +664,9 @@ def test_what_is_shown_is_read_back(number: int) -> None:
     assert parse_size(show_size(number)) == number
 
 
-CATALOG_SOURCE = """\
-apiVersion: core.rukpak.io/v1beta1
-kind: CatalogSource
-metadata:
-  name: catalogsource-sample
-  namespace: test
-spec:
-  image: docker.io/anik120/community-operator-index:v4.11
-  pollingInterval: 45m
-"""
-
-
 def test_a_catalog_source_is_another_way_to_write_a_repository(tmp_path: Path) -> None:
     """The sample of rukpak-packageserver, as it is."""
-    (tmp_path / "sample.yaml").write_text(CATALOG_SOURCE)
+    (tmp_path / "sample.yaml").write_text(_SAMPLE)
     [found] = from_path(tmp_path / "sample.yaml", Defaults())
     assert found.key == RepositoryKey("test", "catalogsource-sample")
     assert found.source == OCISource("docker.io/anik120/community-operator-index:v4.11")
@@ -696,7 +686,7 @@ def test_a_catalog_source_is_another_way_to_write_a_repository(tmp_path: Path) -
 def test_a_catalog_source_that_is_none_is_refused_with_its_line(
     before: str, after: str, said: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "sample.yaml").write_text(CATALOG_SOURCE.replace(before, after))
+    (tmp_path / "sample.yaml").write_text(_SAMPLE.replace(before, after))
     with pytest.raises(ConfigError, match=r"sample.yaml:\d+") as refused:
         list(from_path(tmp_path / "sample.yaml", Defaults()))
     assert said in str(refused.value)
