@@ -6,6 +6,7 @@ Which content that is, and how long it is left alone, is store/blobs.py's. One p
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -28,7 +29,9 @@ _REPLACED_AFTER_S: Final = 30.0
 minute of the next save: at 20 saves a second of 50 kB, the hour of `collect` would keep 3.6 GB."""
 _PAUSE_S: Final = 2.0
 _CHANGES_EVERY_S: Final = 60.0
-"""Ours: until then there are more of them than there may be, a tenth for each sync that ended."""
+_CHANGES_SOONEST_S: Final = 5.0
+"""Ours: sooner than in a minute where a tenth more was told, for a sync that tells that much takes a second or two, and
+a minute of them is 20 MB in each replica; not at once, since counting takes two questions for each namespace."""
 _MOST_REPLACED: Final = 20_000
 """Ours: remembered at a time, 3 MB. What is more is left to the pass over everything."""
 
@@ -82,15 +85,19 @@ class ContentCollection:
                 except EtcdError as exc:
                     log.debug("replaced content was not deleted yet", extra={"error": str(exc)})
 
-    async def run_changes(self, every_s: float = _CHANGES_EVERY_S) -> NoReturn:
+    async def run_changes(self, every_s: float = _CHANGES_EVERY_S, soonest_s: float = _CHANGES_SOONEST_S) -> NoReturn:
         """Deletes PackageChanges that are too old or too many, until cancelled; a full etcd lets it.
 
         Where two processes do, nothing is deleted that one alone would keep.
         """
+        journal = self._store.journal
         while True:
-            await asyncio.sleep(every_s)
+            await asyncio.sleep(soonest_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(every_s):
+                    await journal.overdue.wait()
             try:
-                if count := await self._store.journal.collect(for_s=self._keep_changes_s):
+                if count := await journal.collect(for_s=self._keep_changes_s):
                     log.debug("changes collected", extra={"changes": count})
             except EtcdError as exc:
                 log.debug("changes were not collected yet", extra={"error": str(exc)})

@@ -117,9 +117,15 @@ class Journal:
     def __init__(self, client: Client, *, most: int = MOST) -> None:
         self._client = client
         self.most = most
+        self._told = 0
+        self.overdue = asyncio.Event()
+        """Set when a tenth of all was told since collect() began."""
 
     def told(self, news: News) -> Told:
         """A new PackageChange, of now."""
+        self._told += 1
+        if self._told > self.most // _SHARE:
+            self.overdue.set()
         now = time.time()
         name = name_of(now)
         put = Put(change_key(news.repository.namespace, name), encode(news, name, now))
@@ -210,6 +216,8 @@ class Journal:
         Each in a transaction of its own, as all that is watched: one who breaks off between two deletions of one
         version would never hear of the second. Returns how many went. Raises: EtcdError; the rest goes the next time.
         """
+        self._told = 0
+        self.overdue.clear()
         counts = await self.counts()
         level = share(counts.values(), self.most)
         oldest = moment(int(((now if now is not None else time.time()) - for_s) * 1000))

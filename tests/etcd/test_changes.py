@@ -5,6 +5,7 @@ The judge is etcd's own history: what each transaction changed of packages and r
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ import pytest
 
 from cacheserver.errors import NoSpace, StorageLimitError, Unavailable
 from cacheserver.etcd.client import Delete, Put, prefix_end
+from cacheserver.ingest.collection import ContentCollection
 from cacheserver.ingest.removal import forget
 from cacheserver.ingest.storage import Storage
 from cacheserver.store.journal import Journal
@@ -230,6 +232,22 @@ def facts(step: Step, *, package_is_there: bool) -> Iterator[tuple[str, ...]]:
 
 
 # --- bounds ---
+
+
+async def test_what_is_told_fast_is_collected_before_its_minute_is_over(world: World) -> None:
+    store = Store(world.client, changes=20)
+    collection = ContentCollection(store, world.blobs, lambda _: None)
+    running = asyncio.create_task(collection.run_changes(every_s=3600, soonest_s=0.01))
+    try:
+        for at in range(60):
+            told = store.journal.told(of_repository(KEY, What.REPOSITORY_CHANGED, at, at))
+            await world.client.put(told.put.key, told.put.value)
+        async with asyncio.timeout(10):
+            while (await store.journal.counts())[KEY.namespace] > 22:  # and the tenth that may be told until then
+                await asyncio.sleep(0)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_more_than_one_sync_tells_is_told_as_a_whole_also_when_it_is_cut(world: World) -> None:
