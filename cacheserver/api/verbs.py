@@ -37,6 +37,7 @@ from cacheserver.api.http.negotiate import (
 )
 from cacheserver.api.http.reply import Reply, Stream, served_from_memory, whole
 from cacheserver.api.http.websocket import stream_for
+from cacheserver.api.kinds.change import PACKAGE_CHANGE
 from cacheserver.api.kinds.package import PACKAGE
 from cacheserver.api.kinds.resource import Asking, Gathered, Resource
 from cacheserver.api.meant import meant
@@ -78,6 +79,8 @@ from cacheserver.query.search import MOST_HITS
 from cacheserver.security.identity import Identity
 
 _READ_METHODS = "GET, HEAD"
+NEWEST: Final = "newest"
+"""What `order` may say."""
 SEARCH_LIMIT: Final = 100
 """Packages that a search lists where no `limit` is given; 1,000 at most are ranked."""
 _MATCHED: Final = 32  # objects between two turns; each costs 50 us with the longest selector
@@ -269,6 +272,8 @@ class Verbs:
         wanted = list_request(call.query, resource.all_selectable, namespace, behind)
         if "search" in call.query:
             page = await self._ranked(call, wanted)
+        elif "order" in call.query:
+            page = await self._newest(call, wanted)
         else:
             page = await self._page(call, wanted, behind)
         extra, runs = self._staleness(stale=page.stale), page.runs
@@ -276,9 +281,12 @@ class Verbs:
             runs = runs if form.shape is Shape.OBJECT else await gathered.runs(namespace, runs)
         elif (view := self._views.of(resource, form, namespace)) is not None:
             runs = await view.runs(runs)
-        token = encode_token(page.resource_version, page.next_after) if page.next_after else ""
+        in_order = not {"search", "order"} & call.query.keys()
+        token = ""
+        if page.next_after:
+            token = encode_token(page.resource_version, page.next_after) if in_order else fresh_token(page.next_after)
         envelope = forms.list_envelope(resource, form, page.resource_version, token, page.remaining)
-        whole_list = wanted.selection.everything and not token and wanted.after is None and "search" not in call.query
+        whole_list = wanted.selection.everything and not token and wanted.after is None and in_order
         listing = Listing(resource, namespace, form, runs, envelope, whole_list)
         pretty = wants_pretty(call.query, headers.get("User-Agent", ""), accepted=accepted.pretty)
         if gathered is not None and form.shape is Shape.OBJECT:
@@ -287,6 +295,31 @@ class Verbs:
             return await self._readable_list(call, listing, accepted, extra)
         gzip = accepts_gzip(headers.get("Accept-Encoding", ""))
         return await self._renderer.reply(listing, gzip=gzip, extra=extra)
+
+    async def _newest(self, call: Call, wanted: ListRequest) -> Page:
+        """What is named after its time, the newest first, as it is now: what comes meanwhile stands before the first
+        page, and what goes is the oldest, so no page needs the state of the one before.
+
+        Raises: StatusError 400 for other kinds and orders; NotReady, TooNew, StoreSlow.
+        """
+        if call.resource is not PACKAGE_CHANGE:
+            raise bad_request(
+                f"{call.resource.plural} have one order, that of names: order={NEWEST} is for packagechanges"
+            )
+        if call.query["order"] != NEWEST:
+            raise bad_request(f'order "{brief(call.query["order"])}" is not known: leave it out, or ask for {NEWEST}')
+        if wanted.at.freshness is Freshness.EXACT:
+            raise bad_request(
+                f"order={NEWEST} has no past: give no exact resourceVersion, and only tokens that came with this order"
+            )
+        return await self._cache.newest(
+            call.resource.source,
+            wanted.at,
+            namespace=call.attributes.namespace or None,
+            selector=wanted.selection,
+            limit=wanted.limit,
+            before=wanted.after,
+        )
 
     async def _ranked(self, call: Call, wanted: ListRequest) -> Page:
         """Packages that have the words of `search`, the best first, and are selected; as they are now.
@@ -380,6 +413,8 @@ class Verbs:
             raise bad_request(
                 "a search cannot be watched: watch with a selector, and search anew when something changed"
             )
+        if "order" in call.query:
+            raise bad_request("a watch has one order, that in which things happen: leave out order")
         accepted = negotiate(call.request.headers.get("Accept", ""), Answer.WATCH)
         form = form_of(accepted, call.query)
         wanted = watch_request(call.query, call.resource.all_selectable)

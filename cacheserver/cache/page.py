@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from cacheserver.turns import Turns
 
 _PUTS, _PUT_COST = 50, 40  # one makes a segment anew: 8 us
 _SLICE_COST = 2048  # of a selector, matched before the others are asked for the next turn: 0.4 ms
+_MERGED, _MERGE_COST = 256, 8  # entries of several namespaces are put in order in 1.5 us each
 _LEAST_COST = 1024  # of what is begun: a list or watch of few objects is work for others before and after it is matched
 
 
@@ -61,6 +63,36 @@ async def cut_page(
             runs.append(run)
             room -= len(run.entries)
     return Page(runs, snapshot.resource_version)
+
+
+async def cut_backwards(
+    snapshot: Snapshot, namespace: str | None, selector: Selector, limit: int, before: Name | None, turns: Turns
+) -> Page:
+    """As cut_page, from the last name to the first, whatever their namespaces: of names that are times the newest.
+
+    before: where the page before ended. Of one name the last namespace comes first.
+    """
+    parts: list[Iterator[Entry]] = []
+    for each in snapshot.namespaces() if namespace is None else (namespace,):
+        if len(parts) % _PUTS == 0:
+            await turns.spend(_PUTS * _PUT_COST)
+        bound = "" if before is None else before[1] if each >= before[0] else before[1] + "\0"
+        parts.append(snapshot.backwards(each, bound))
+    ordered = parts[0] if len(parts) == 1 else heapq.merge(*parts, key=_by_time, reverse=True)
+    found: list[Entry] = []
+    for count, entry in enumerate(ordered):
+        if count % _MERGED == 0:
+            await turns.spend(_MERGED * (selector.cost + _MERGE_COST))
+        if selector.everything or selector.matches(entry.labels, entry.fields):
+            if limit and len(found) == limit:  # at least one more: this page ends here
+                return Page([Run(tuple(found), None)], snapshot.resource_version, found[-1].name)
+            found.append(entry)
+    return Page([Run(tuple(found), None)] if found else [], snapshot.resource_version)
+
+
+def _by_time(entry: Entry) -> Name:
+    namespace, name = entry.name
+    return name, namespace
 
 
 async def rewind(present: Snapshot, events: Sequence[Event], resource_version: int, turns: Turns) -> Snapshot:

@@ -191,8 +191,18 @@ class Snapshot:
             yield from self._between(low, None if namespace is None else (namespace + "\0", ""), after)
             return
         beyond = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-        for each in self._namespaces() if namespace is None else (namespace,):
+        for each in self.namespaces() if namespace is None else (namespace,):
             yield from self._between((each, prefix), (each, beyond), after)
+
+    def backwards(self, namespace: str, before: str = "") -> Iterator[Entry]:
+        """Every entry of a namespace from the last name to the first; only names below `before`, if given."""
+        low, high = (namespace, ""), (namespace, before) if before else (namespace + "\0", "")
+        for at in range(bisect_left(self._firsts, high) - 1, -1, -1):
+            for entry in reversed(self._segments[at].entries):
+                if entry.name < low:
+                    return
+                if entry.name < high:
+                    yield entry
 
     def _between(self, low: Name, high: Name | None, after: Name | None) -> Iterator[Run]:
         """Entries from low (inclusive) to high (exclusive), behind after."""
@@ -210,7 +220,7 @@ class Snapshot:
                 if part:
                     yield Run(part, None)
 
-    def _namespaces(self) -> Iterator[str]:
+    def namespaces(self) -> Iterator[str]:
         """Each namespace that has an entry, in order; a search each, whatever it holds."""
         at: Name = ("", "")
         while (entry := self._first_from(at)) is not None:

@@ -24,7 +24,7 @@ from cacheserver.cache.compact import Same, named_after
 from cacheserver.cache.filling import Filling, Refused, never_collected
 from cacheserver.cache.freshness import Feed, Freshness, Position, ReadAt
 from cacheserver.cache.kind import CachedKind, Listener
-from cacheserver.cache.page import Page, cut_page
+from cacheserver.cache.page import Page, cut_backwards, cut_page
 from cacheserver.cache.past import Past
 from cacheserver.cache.snapshot import CellsOf, Entry, Name, Run, Snapshot
 from cacheserver.cache.view import View
@@ -272,6 +272,24 @@ class WatchCache:
         if page.next_after is not None:
             self.past.keep(kind, snapshot)
         return page
+
+    async def newest(
+        self,
+        kind: Kind,
+        at: ReadAt,
+        *,
+        namespace: str | None = None,
+        selector: Selector,
+        limit: int,
+        before: Name | None = None,
+    ) -> Page:
+        """As list(), of a kind whose names are times: the newest first, of all namespaces, as they are now.
+
+        before: the last one of the page before. Raises: NotReady, TooNew, StoreSlow.
+        """
+        stale = not await self._at.reach(at)
+        page = await cut_backwards(self._present(self._kinds[kind]), namespace, selector, limit, before, self.turns)
+        return replace(page, stale=stale)
 
     async def watch(
         self,

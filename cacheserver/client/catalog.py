@@ -8,7 +8,7 @@ package's latest one is meant.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -49,23 +49,30 @@ class Catalog:
 
     def list(self, resource: str, *, api: str = API, fields: str = "", labels: str = "") -> Sequence[Object]:
         """All objects of a resource that the selectors take, in the server's order, read in pages."""
-        found: list[Object] = []
-        more = ""
+        return [one for page in self.pages(resource, api=api, fields=fields, labels=labels) for one in page]
+
+    def pages(
+        self, resource: str, *, api: str = API, fields: str = "", labels: str = "", order: str = ""
+    ) -> Iterator[Sequence[Object]]:
+        """As list(), a page at a time. order: another than that of names, where the server has one."""
+        count, more = 0, ""
         while True:
             path = self.path(
                 resource,
                 api=api,
                 fieldSelector=fields,
                 labelSelector=labels,
+                order=order,
                 limit=str(_PAGE),
                 **{"continue": more},
             )
             items, about = self._page(path)
-            found += items
+            yield items
+            count += len(items)
             more = about.get("continue", "")
             if not more:
-                return found
-            if len(found) > _MOST:
+                return
+            if count > _MOST:
                 raise ClientError(f"over {_MOST} {resource}: select some of them")
 
     def begin(self, resource: str, *, fields: str = "") -> str:
@@ -87,8 +94,7 @@ class Catalog:
         named = self.list("packages", fields=f"spec.packageName={text}") if _selectable(text) else ()
         if named:
             return _only(named, f"package {text}")
-        # Asked for its words: the server knows what may have been meant.
-        return self.get("packages", text)
+        return self._missed("packages", text)
 
     def revision(self, text: str, *lifecycles: str) -> Object:
         """The revision that `text` names; see the module. lifecycles: where it names a package alone, its only revision
@@ -101,7 +107,7 @@ class Catalog:
         try:
             there = self.revisions(text)
         except RefusedError:
-            return self.get("packagerevisions", text)
+            return self._missed("packagerevisions", text)
         if lifecycles:
             meant = [one for one in there if one["spec"]["lifecycle"] in lifecycles]
             if not meant:
@@ -125,9 +131,21 @@ class Catalog:
             names = ", ".join(name.replace("/", ".") for name in packages[:_SHOWN])
             raise ClientError(f"package {text} is there {len(packages)} times; name one of {names}")
         if not found:
-            self.get("packages", text)  # which refuses, in words that help
+            self._missed("packages", text)
             raise ClientError(f"package {text} has no revision")
         return sorted(found, key=_height, reverse=True)
+
+    def _missed(self, resource: str, text: str) -> Object:
+        """Asked for the server's words, which may know what was meant; it may have come in the meantime."""
+        try:
+            return self.get(resource, text)
+        except RefusedError as exc:
+            if exc.reason != "NotFound":
+                raise
+            word = text.rpartition("/")[2].partition("@")[0]
+            raise RefusedError(
+                f"{exc}; `kubectl cacheserver search {word}` finds packages by words", exc.reason
+            ) from None
 
     def _object(self, resource: str, name: str) -> Object | None:
         try:

@@ -38,12 +38,10 @@ def changes(catalog: Catalog, asked: Namespace, output: Output) -> int:
     there = replace(catalog, namespace="") if asked.all_namespaces else catalog
     terms = {"spec.packageName": asked.package, "spec.repository": asked.repository, "spec.type": asked.type}
     fields = ",".join(f"{name}={text}" for name, text in terms.items() if text)
-    since = moment(asked.since, datetime.now(UTC)) if asked.since else ""
+    begin = moment(asked.since, datetime.now(UTC)) if asked.since else ""
     # Before the list: what comes in between is there twice, and shown once.
     version = there.begin(_RESOURCE, fields=fields) if asked.watch else ""
-    # Names are times, so the server's order in one namespace is that of time (docs/finding.md, Changes).
-    found = [one for one in there.list(_RESOURCE, fields=fields) if one["metadata"]["name"] >= since]
-    found.sort(key=lambda one: str(one["metadata"]["name"]))
+    found = since(there, fields, begin)
     if not asked.watch or found:
         output.objects(found, COLUMNS, _WIDE)
     if asked.watch:
@@ -52,6 +50,23 @@ def changes(catalog: Catalog, asked: Namespace, output: Output) -> int:
             if one["metadata"]["uid"] not in seen:
                 _show(one, output)
     return 0
+
+
+def since(there: Catalog, fields: str, begin: str) -> Sequence[Object]:
+    """Those whose names, which are times (docs/finding.md, Changes), are not below `begin`; in their order."""
+    found: list[Object] = []
+    for page in there.pages(_RESOURCE, fields=fields, order="newest"):
+        names = [_time(one) for one in page]
+        found += (one for one, name in zip(page, names, strict=True) if name >= begin)
+        if (
+            names and names[-1] < begin and names[-1] <= names[0]
+        ):  # a server that knows no such order has the oldest first
+            break
+    return sorted(found, key=_time)
+
+
+def _time(one: Object) -> str:
+    return str(one["metadata"]["name"])
 
 
 def moment(text: str, now: datetime) -> str:

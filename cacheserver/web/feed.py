@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -60,8 +59,14 @@ class Feed:
         if named is None:
             raise no_such_path()
         namespace, repository = named
-        page = await self._cache.list(Kind.CHANGE, ReadAt(Freshness.ANY), namespace=namespace, selector=_of(repository))
-        newest = list(islice((entry for run in reversed(page.runs) for entry in reversed(run.entries)), ENTRIES))
+        page = await self._cache.newest(
+            Kind.CHANGE,
+            ReadAt(Freshness.ANY),
+            namespace=namespace,
+            selector=_of(repository),
+            limit=ENTRIES,
+        )
+        newest = [entry for run in page.runs for entry in run.entries]
         mark = hashlib.sha256("\n".join(entry.name[1] for entry in newest).encode()).hexdigest()
         kept = self._made.get(named)
         if kept is None or kept[0] != mark:

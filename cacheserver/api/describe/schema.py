@@ -11,6 +11,7 @@ from typing import Final
 
 from cacheserver.api.attributes import FILES
 from cacheserver.api.http.reply import JSON, YAML
+from cacheserver.api.kinds.change import PACKAGE_CHANGE
 from cacheserver.api.kinds.package import PACKAGE
 from cacheserver.api.kinds.resource import (
     Field,
@@ -208,9 +209,19 @@ _LIST: Final = (
     _parameter("timeoutSeconds", "query", "integer", "When the server ends a watch."),
     _PRETTY,
 )
-_SEARCH: Final = _parameter(
-    "search", "query", "string", "Only packages that have these words, or nearly, the best first; 100 without a limit."
-)
+_OF_KIND: Final = {
+    PACKAGE.plural: (
+        _parameter(
+            "search",
+            "query",
+            "string",
+            "Only packages that have these words, or nearly, the best first; 100 without a limit.",
+        ),
+    ),
+    PACKAGE_CHANGE.plural: (
+        _parameter("order", "query", "string", "`newest`: the newest first, of all namespaces; else by name."),
+    ),
+}
 
 
 def operations(resources: Iterable[Resource]) -> dict[str, Mapping[str, object]]:
@@ -279,7 +290,7 @@ def _list_item(row: Resource, *, every_namespace: bool) -> Json:
     description = f"List or watch objects of kind {row.kind}." if "watch" in row.verbs else f"List {row.kind}."
     responses = _responses((JSON, YAML, _TABLE), _reference(_name(row, row.list_kind)))
     operation = _operation(row, "list", "list", description, part, responses)
-    operation["parameters"] = [*_LIST, _SEARCH] if row is PACKAGE else list(_LIST)
+    operation["parameters"] = [*_LIST, *_OF_KIND.get(row.plural, ())]
     return {"get": operation, "parameters": [] if every_namespace else [_NAMESPACE]}
 
 

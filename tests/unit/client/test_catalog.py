@@ -97,6 +97,16 @@ def test_a_package_alone_means_its_latest_or_the_only_one_that_can_be_meant() ->
         found.revision("app", "Proposed")
 
 
+def test_who_names_nothing_that_is_there_is_told_how_to_look_for_it() -> None:
+    found = catalog(revision("app", "1"))
+    for miss in (found.package, found.revisions, found.revision):
+        with pytest.raises(
+            RefusedError, match=r'"ledger" not found; `kubectl cacheserver search ledger` finds'
+        ) as told:
+            miss("ledger")
+        assert told.value.reason == "NotFound"
+
+
 def test_one_name_in_two_repositories_is_asked_about() -> None:
     found = catalog(revision("app", "1"), revision("app", "1", repository="s"))
     with pytest.raises(ClientError, match=r"there 2 times; name one of r\.app, s\.app"):

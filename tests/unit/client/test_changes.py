@@ -1,4 +1,4 @@
-"""Since when: as people say it."""
+"""Since when: as people say it, and no more is read than that."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import json
 from argparse import Namespace
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from cacheserver.client.catalog import Catalog
-from cacheserver.client.changes import changes, moment
-from cacheserver.client.connection import ClientError, Direct
+from cacheserver.client.changes import changes, moment, since
+from cacheserver.client.connection import ClientError, Direct, Object
 from cacheserver.client.output import Output
 from cacheserver.store.news import moment as name_of_moment
 
@@ -75,3 +76,35 @@ def test_a_watch_that_was_cut_in_the_midst_of_an_event_is_asked_for_again(
 def _event(name: str, version: str) -> bytes:
     metadata = {"name": name, "uid": name, "resourceVersion": version}
     return json.dumps({"type": "ADDED", "object": {"kind": "PackageChange", "metadata": metadata}}).encode() + b"\n"
+
+
+class Pages:
+    """A server with changes named after days, in pages of two. newest_first: it knows that order."""
+
+    namespace = "default"
+
+    def __init__(self, *, newest_first: bool) -> None:
+        self.days = sorted((f"202611{day:02}t080000.000z" for day in range(1, 21)), reverse=newest_first)
+        self.asked = 0
+
+    def get(self, path: str) -> bytes:
+        self.asked += 1
+        query = {name: values[0] for name, values in parse_qs(urlsplit(path).query).items()}
+        assert query["order"] == "newest"
+        at = int(query.get("continue", "0"))
+        more = {"continue": str(at + 2)} if at + 2 < len(self.days) else {}
+        items = [{"metadata": {"name": name}} for name in self.days[at : at + 2]]
+        return json.dumps({"items": items, "metadata": more}).encode()
+
+    def send(self, verb: str, path: str, body: object = None) -> Object:
+        raise AssertionError((verb, path, body))
+
+
+@pytest.mark.parametrize(("newest_first", "asked"), [(True, 2), (False, 10)])
+def test_no_more_is_read_than_what_is_asked_for_also_from_a_server_that_has_the_oldest_first(
+    newest_first: bool, asked: int
+) -> None:
+    server = Pages(newest_first=newest_first)
+    found = since(Catalog(server, "default"), "", "20261118t100000")
+    assert [one["metadata"]["name"][:8] for one in found] == ["20261119", "20261120"]
+    assert server.asked == asked
