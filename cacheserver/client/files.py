@@ -19,7 +19,7 @@ from typing import Final
 
 from cacheserver.client.catalog import Catalog
 from cacheserver.client.connection import ClientError, Object, RefusedError
-from cacheserver.client.output import Output
+from cacheserver.client.output import Output, counted
 
 NOTE: Final = ".cacheserver-pulled.json"
 _SHOWN: Final = 5
@@ -81,7 +81,7 @@ def pull(catalog: Catalog, asked: Namespace, output: Output) -> int:
         if here.get(path) != file:
             _write(root, path, file)
     _write_note(root, found, catalog.namespace, files)
-    output.line(f"{name}: {len(files)} files in {root}")
+    output.line(f"{name}: {counted(len(files), 'file')} in {root}")
     return 0
 
 

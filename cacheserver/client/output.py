@@ -113,3 +113,8 @@ def age(one: Object) -> str:
         if seconds >= 2 * length:
             return f"{seconds // length}{unit}"
     return f"{seconds}s"
+
+
+def counted(count: int, one: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count} {one if count == 1 else f'{one}s'}"

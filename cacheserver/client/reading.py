@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from cacheserver.client.catalog import LATEST, Catalog, said_version
 from cacheserver.client.connection import ClientError, Object
-from cacheserver.client.output import Column, Output, age, plain
+from cacheserver.client.output import Column, Output, age, counted, plain
 
 _PACKAGES: Final[Sequence[Column]] = (
     ("PACKAGE", lambda one: one["spec"]["packageName"]),
@@ -63,6 +63,8 @@ def versions(catalog: Catalog, asked: Namespace, output: Output) -> int:
     if asked.channel:
         found = [one for one in found if asked.channel in [name.rstrip("*") for name in _channels(one)]]
     output.objects(found, _VERSIONS, _VERSIONS_WIDE)
+    if output.form in ("table", "wide") and any(_channels(one) for one in found):
+        output.say("a channel with * leads there")
     return 0
 
 
@@ -145,7 +147,10 @@ def _of_revision(one: Object) -> Sequence[tuple[str, str]]:
         ("From", _origin(one)),
         ("Cloned from", _locked(status.get("upstreamLock"))),
         ("Conditions", ", ".join(conditions)),
-        ("Content", f"{content.get('files', 0)} files, {content.get('size', 0)} bytes, {content.get('digest', '')}"),
+        (
+            "Content",
+            f"{counted(content.get('files', 0), 'file')}, {content.get('size', 0)} bytes, {content.get('digest', '')}",
+        ),
         ("Deprecated", (status.get("deprecation") or {}).get("message", "")),
     )
 
