@@ -156,6 +156,60 @@ def test_what_hangs_shows_a_shape_then_a_word_and_can_be_tried_again(browser: Br
         expect(page.locator(".card")).to_have_count(3)
 
 
+def told(number: int) -> dict[str, Any]:
+    spec = {"repository": "c", "packageName": f"p{number}", "changes": [{"type": "Deprecated"}]}
+    about = {"object": {"kind": "Package", "name": f"c.p{number}"}, "summary": f"package deprecated: no. {number}"}
+    at = f"2026-11-{1 + number // 20:02}T10:00:00Z"
+    metadata = {"namespace": "default", "name": f"n{number:04}", "uid": str(number), "creationTimestamp": at}
+    return {"metadata": metadata, "spec": spec | about}
+
+
+def test_of_many_changes_the_newest_come_first_and_older_ones_as_one_scrolls_or_looks_for_them(
+    browser: Browser, server: ServerProcess
+) -> None:
+    many = [told(number) for number in reversed(range(450))]
+    with opened(browser, server) as page:
+        asked: list[str] = []
+
+        def listed(route: Route) -> None:
+            url = route.request.url
+            if "watch=1" in url:
+                return  # it just hangs
+            asked.append(url)
+            limit, at = (int((url + f"&{name}=0").split(f"{name}=")[1].split("&")[0]) for name in ("limit", "continue"))
+            metadata = {"resourceVersion": "1"} | ({"continue": str(at + limit)} if at + limit < len(many) else {})
+            route.fulfill(json={"metadata": metadata, "items": many[at : at + limit]})
+
+        page.route("**/packagechanges?*", lambda route: None)
+        page.goto(f"{server.url}/ui/#/changes")
+        expect(page.locator(".ghost").first).to_be_visible()
+        page.route("**/packagechanges?*", listed)
+        page.reload()
+        rows = page.locator("tbody tr")
+        expect(rows).to_have_count(200)
+        expect(rows.first).to_contain_text("no. 449")
+        assert len(asked) == 1
+        for count in (400, 450):
+            page.evaluate("scrollTo(0, document.body.scrollHeight)")
+            expect(rows).to_have_count(count)
+        expect(page.locator("button:text('Show older')")).to_have_count(0)
+        assert all("order=newest" in url for url in asked)
+        page.goto(f"{server.url}/ui/#/changes?q=no.+7")
+        page.reload()
+        expect(rows.last).to_contain_text("no. 7")  # among the oldest, which nobody scrolled to
+        page.fill("input[type=search]", "nothing of the kind")
+        expect(page.locator(".empty")).to_contain_text("Nothing like that has changed")
+        page.route("**/packagechanges?*continue*", refused(500))
+        page.evaluate("location.hash = '#/changes'")
+        page.reload()
+        expect(rows).to_have_count(200)
+        page.evaluate("scrollTo(0, document.body.scrollHeight)")
+        expect(page.locator("[role=alert]")).to_contain_text("What is older cannot be read: refused with 500.")
+        page.unroute("**/packagechanges?*continue*")
+        page.click("button:text('Try again')")
+        expect(rows).to_have_count(400)
+
+
 @pytest.mark.parametrize("way", ["401", "a redirect to a login"])
 def test_a_login_that_ends_loses_nothing(browser: Browser, server: ServerProcess, way: str) -> None:
     with opened(browser, server) as page:
@@ -188,6 +242,11 @@ def test_who_may_not_read_everything_chooses_a_namespace_for_all_screens(
         expect(page.locator("section[aria-label=c]")).to_be_visible()
         page.click("nav a:text('Drafts')")
         expect(page.locator("main")).to_contain_text("Nobody is working on anything")
+        page.click("nav a:text('What is new')")
+        expect(page.locator("main")).to_contain_text("repository added: 3 packages")
+        page.evaluate("location.hash = '#/changes'")
+        expect(page.locator("main")).to_contain_text("You may not read the changes of all namespaces")
+        page.evaluate("history.back()")
         page.click("nav a:text('Packages')")
         expect(page.locator(".card")).to_have_count(3)
         # Who may read and not search is told so, and can look through what there is.

@@ -1,10 +1,10 @@
-// What is new: every change that the server keeps, the newest on top, day by day.
-import { html, useEffect, useMemo, useState } from "./vendor/preact.js";
+// What is new: the newest changes on top, day by day; older ones as one scrolls, or looks for words.
+import { html, useEffect, useMemo, useRef } from "./vendor/preact.js";
 import { API } from "./live.js";
 import { link, place } from "./places.js";
-import { Problem, useLive } from "./parts.js";
+import { across, Problem, Stale, useLive, Waiting, Where } from "./parts.js";
 
-const STEP = 200; // lines drawn at once
+const STEP = 200; // asked for at once
 const BAD = new Set(["PackageGone", "RevisionGone", "RepositoryGone", "Deprecated"]);
 const WORDS = {
   RepositoryAdded: "repository", RepositoryChanged: "repository", RepositoryGone: "repository gone",
@@ -15,58 +15,82 @@ const WORDS = {
 const day = new Intl.DateTimeFormat(undefined, { weekday: "long", year: "numeric", month: "long", day: "numeric" });
 const hour = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 
+// Of thousands what is shown of them is kept, and no more.
+const keep = ({ metadata: { namespace, name, uid, creationTimestamp }, spec }) => {
+  const at = new Date(creationTimestamp), { repository, packageName, object, summary } = spec;
+  return {
+    metadata: { namespace, name, uid }, day: day.format(at), hour: hour.format(at), repository, packageName, object, summary,
+    types: [...new Set(spec.changes.map((each) => each.type))],
+    words: `${repository} ${packageName ?? ""} ${spec.version ?? ""} ${summary}`.toLowerCase(),
+  };
+};
+
 export default function Changes({ at, say }) {
-  const live = useLive(`${API}/packagechanges`);
-  const [most, setMost] = useState(STEP);
-  useEffect(() => say("What is new", live.state), [live.state]);
   const type = at.query.get("type") ?? "", text = (at.query.get("q") ?? "").toLowerCase();
-  const items = useMemo(() => [...live.objects.values()].sort((a, b) => (a.metadata.name < b.metadata.name ? 1 : -1)), [live.objects, live.times]);
-  const typed = (item) => !type || item.spec.changes.some((each) => each.type === type);
-  const said = (item) => `${item.spec.repository} ${item.spec.packageName ?? ""} ${item.spec.summary}`.toLowerCase();
-  const found = items.filter((item) => typed(item) && said(item).includes(text));
+  const live = useLive(across(API, "packagechanges", at), type ? { fieldSelector: `spec.type=${type}` } : {}, keep, STEP);
+  useEffect(() => say("What is new", live.state), [live.state]);
+  const items = useMemo(() => [...live.objects.values()].sort((a, b) => (a.metadata.name < b.metadata.name ? 1 : -1)), [live, live.times]);
+  const found = text ? items.filter((item) => item.words.includes(text)) : items;
+  const rows = useMemo(() => new Map(), [live]); // the same node as before is not drawn anew
+  const row = (item) => {
+    if (!rows.has(item)) rows.set(item, html`<${One} key=${item.metadata.uid} item=${item} within=${at.query.get("in")} />`);
+    return rows.get(item);
+  };
   const ask = (change) => {
     const asked = { ...Object.fromEntries(place().query), ...change };
     history.replaceState(null, "", link("changes", [], asked));
     dispatchEvent(new HashChangeEvent("hashchange"));
   };
-  if (live.state === "refused") return html`<${Problem} what="What is new cannot be read" error=${live.error} />`;
-  const days = grouped(found.slice(0, most));
-  return html`<h1>What is new</h1><p class="soft">What the last syncs and authors changed. The server keeps it for a while.</p>
+  if (live.state === "refused" && live.error.status === 403 && !at.query.get("in")) return html`<${Where} error=${live.error} what="changes" />`;
+  const over = live.state !== "loading" && !live.more;
+  return html`<h1>What is new</h1><p class="soft">What syncs and authors changed lately. The server keeps it for some weeks.</p>
+    <${Stale} live=${live} />
+    ${live.state === "refused" && html`<${Problem} what="What is new cannot be read" error=${live.error} retry=${() => live.retry()} />`}
     <div class="search">
       <input type="search" aria-label="Find in what is new" placeholder="Package, repository or version" value=${at.query.get("q") ?? ""} onInput=${(e) => ask({ q: e.target.value })} />
       <select aria-label="Kind of change" value=${type} onChange=${(e) => ask({ type: e.target.value })}>
         <option value="">Every change</option>
         ${Object.entries(WORDS).map(([name, words]) => html`<option value=${name}>${name === "RepositoryAdded" ? "repository added" : name === "RepositoryChanged" ? "repository changed" : words}</option>`)}
       </select></div>
-    ${live.state === "live" && !items.length && html`<p class="empty">Nothing has changed since the server began to keep this.</p>`}
-    ${live.state === "live" && items.length > 0 && !found.length && html`<p class="empty">Nothing of that kind.</p>`}
-    ${[...days].map(([name, ones]) => html`<section key=${name} aria-label=${name}><h2>${name}</h2>
-      <div class="scroll"><table class="list"><thead class="sr"><tr><th>Time</th><th>Package</th><th>Change</th><th>Kind</th></tr></thead>
-      <tbody>${ones.map((item) => html`<${One} key=${item.metadata.uid} item=${item} />`)}</tbody></table></div></section>`)}
-    ${found.length > most && html`<p class="empty"><button type="button" onClick=${() => setMost(most + STEP)}>Show more: ${found.length - most} are left</button></p>`}`;
+    ${live.state === "loading" && !items.length && html`<${Waiting} of=${live} />`}
+    ${over && live.state !== "refused" && !items.length && !type && html`<p class="empty">Nothing has changed since the server began to keep this.</p>`}
+    ${over && live.state !== "refused" && !found.length && (items.length > 0 || type) && html`<p class="empty">Nothing like that has changed${items.length ? ` since ${items.at(-1).day}` : ""}. <a href=${link("changes", [], { in: at.query.get("in") })}>Show every change</a></p>`}
+    ${[...grouped(found)].map(([name, ones]) => html`<section key=${name} aria-label=${name}><h2>${name}</h2>
+      <div class="scroll"><table class="list stacked news"><thead class="sr"><tr><th>Time</th><th>Package</th><th>Change</th><th>Kind</th></tr></thead>
+      <tbody>${ones.map(row)}</tbody></table></div></section>`)}
+    <${Problem} what="What is older cannot be read" error=${live.failed} retry=${() => live.older()} />
+    ${live.more && !live.failed && html`<${Older} live=${live} seen=${found.length} last=${items.at(-1)?.day} />`}`;
 }
 
-const dayOf = (item) => day.format(new Date(item.metadata.creationTimestamp));
+// Comes into sight, and older ones are asked for: where few match, until they fill the screen, or there are no more.
+function Older({ live, seen, last }) {
+  const ref = useRef(null);
+  useEffect(() => {
+    const sight = new IntersectionObserver(([entry]) => entry.isIntersecting && live.older(), { rootMargin: "600px" });
+    sight.observe(ref.current);
+    return () => sight.disconnect();
+  }, [live, live.more, seen]);
+  return html`<p class="empty" ref=${ref} role="status">${live.going
+    ? html`Looking further back than ${last} …` : html`<button type="button" onClick=${() => live.older()}>Show older changes</button>`}</p>`;
+}
 
 function grouped(items) {
   const found = new Map();
   for (const item of items) {
-    const name = dayOf(item);
-    if (!found.has(name)) found.set(name, []);
-    found.get(name).push(item);
+    if (!found.has(item.day)) found.set(item.day, []);
+    found.get(item.day).push(item);
   }
   return found;
 }
 
-function One({ item: { metadata, spec } }) {
-  const types = [...new Set(spec.changes.map((each) => each.type))];
-  const gone = types.includes("PackageGone");
-  const name = spec.object?.kind === "Package" ? spec.object.name : undefined;
-  const about = spec.packageName ?? spec.repository;
-  return html`<tr><td class="soft">${hour.format(new Date(metadata.creationTimestamp))}</td>
-    <td>${name && !gone ? html`<a href=${link("package", [metadata.namespace, name])}>${about}</a>`
-      : spec.packageName && !gone ? html`<a href=${link("packages", [], { q: spec.packageName, repo: spec.repository })}>${about}</a>` : about}
-      <span class="small soft"> ${spec.packageName ? spec.repository : ""}</span></td>
-    <td>${spec.summary}</td>
+function One({ item, within }) {
+  const { metadata, object, packageName, repository, types } = item;
+  const about = packageName ?? repository;
+  const where = types.includes("PackageGone") || !packageName ? "" : types.includes("RevisionGone")
+    ? link("packages", [], { q: packageName, repo: repository, in: within })
+    : link(object.kind === "Package" ? "package" : "revision", [metadata.namespace, object.name]);
+  return html`<tr><td class="soft">${item.hour}</td>
+    <td>${where ? html`<a href=${where}>${about}</a>` : about}<span class="small soft"> ${packageName ? repository : ""}</span></td>
+    <td>${item.summary}</td>
     <td>${types.map((each) => html`<span class=${BAD.has(each) ? "tag bad" : "tag"}>${WORDS[each] ?? each}</span>`)}</td></tr>`;
 }

@@ -64,9 +64,13 @@ export const remove = (path) => getJSON(path, { method: "DELETE" });
 const keyOf = (object) => `${object.metadata.namespace || ""}/${object.metadata.name}`;
 
 // One kind, listed and then watched. `objects`: by namespace/name, as `keep` leaves them. Tells of changes in crowds.
+// newest: of what is named after its time so many alone, and then as many more each time that older() is asked.
 export class Live {
-  constructor(path, query, changed, keep = (object) => object) {
-    Object.assign(this, { path, query, changed, keep });
+  constructor(path, query, changed, keep = (object) => object, newest = 0) {
+    Object.assign(this, { path, query, changed, keep, newest });
+    this.more = ""; // where what is older begins
+    this.going = false; // it is asked for
+    this.failed = null; // why there is nothing older
     this.objects = new Map();
     this.state = "loading"; // then "live", "lost" (tries again) or "refused"
     this.slow = false; // no answer yet, for longer than people wait in silence
@@ -142,21 +146,46 @@ export class Live {
     const found = new Map();
     let more = "", version = "";
     do {
-      const asked = new URLSearchParams({ ...this.query, limit: PAGE, ...(more && { continue: more }) });
-      const page = await getJSON(`${this.path}?${asked}`, { signal });
+      const page = await this.#page(more, signal);
       if (signal.aborted) throw new Error("let go");
       for (const object of page.items) found.set(keyOf(object), this.keep(object));
       more = page.metadata.continue || "";
-      version = page.metadata.resourceVersion;
+      version ||= page.metadata.resourceVersion; // of the first: what comes while the others do, the watch brings
       if (this.state === "loading") {
         this.objects = found;
         this.slow = false;
         this.#tell();
       }
-    } while (more);
+    } while (more && !(this.newest && found.size >= this.objects.size));
+    this.more = more;
     this.objects = found;
     this.version = version;
     this.#well();
+  }
+
+  #page(more, signal) {
+    const order = this.newest ? { order: "newest" } : {};
+    const asked = new URLSearchParams({ ...this.query, ...order, limit: this.newest || PAGE, ...(more && { continue: more }) });
+    return getJSON(`${this.path}?${asked}`, { signal });
+  }
+
+  // The next ones, once; what comes before the answer to a question before is let be.
+  async older() {
+    if (!this.more || this.going) return;
+    const { objects, more } = this;
+    Object.assign(this, { going: true, failed: null });
+    this.#tell();
+    try {
+      const page = await this.#within(ANSWER_MS, this.#page(more, this.stopped.signal));
+      if (objects !== this.objects) return; // listed anew
+      for (const object of page.items) if (!objects.has(keyOf(object))) objects.set(keyOf(object), this.keep(object));
+      this.more = page.metadata.continue || "";
+    } catch (error) {
+      this.failed = error;
+    } finally {
+      this.going = false;
+      this.#tell();
+    }
   }
 
   #well() {

@@ -13,8 +13,10 @@ export function Needs({ revision }) {
   if (!of.answer) return html`<${Waiting} of=${of} />`;
   const found = of.answer.status.requirements ?? [];
   if (!found.length) return html`<p class="empty">It needs nothing of other packages, as far as it says.</p>`;
-  return html`<p class="soft">Looked for among what this server has in ${revision.metadata.namespace}; what is installed in a cluster is not known here.</p>
-    <div class="scroll"><table class="list"><thead><tr><th>It needs</th><th>Is it there?</th><th>Given by, the best first</th></tr></thead>
+  const missing = found.filter((each) => each.satisfied === "False").length;
+  return html`${missing > 0 && html`<div class="notice bad">${missing === found.length ? "None of what it needs is here" : `${missing} of the ${found.length} things that it needs ${missing === 1 ? "is" : "are"} not here`}, and has to come from elsewhere, or be there already.</div>`}
+    <p class="soft">Looked for among what this server has in ${revision.metadata.namespace}; what is installed in a cluster is not known here.</p>
+    <div class="scroll"><table class="list stacked"><thead><tr><th>It needs</th><th>Is it there?</th><th>Given by, the best first</th></tr></thead>
     <tbody>${found.map((each) => html`<tr><td><${What} need=${each} /></td>
       <td class="one"><span class=${MET[each.satisfied][0]} title=${each.reason ?? ""}>${MET[each.satisfied][1]}</span></td>
       <td><${Givers} need=${each} /></td></tr>`)}</tbody></table></div>`;
@@ -29,8 +31,13 @@ function What({ need }) {
 function Givers({ need }) {
   const beyond = need.total - need.satisfiedBy.length;
   if (!need.satisfiedBy.length) return html`<span class="soft">${need.reason || "Nobody here."}</span>`;
-  return html`<ul class="plain">${need.satisfiedBy.map((each) => html`<li><a href=${link("revision", [each.namespace, each.name])}>${each.package} ${each.version}</a>
-      <span class="soft small"> ${each.repository}</span>${each.deprecated && html` <span class="tag bad">deprecated</span>`}${each.unjudged && html` <span class="tag">in part</span>`}</li>`)}
+  const packages = new Map(); // in the order of the best of each
+  for (const each of need.satisfiedBy) {
+    const key = `${each.namespace}/${each.repository}/${each.package}`;
+    packages.set(key, [...(packages.get(key) ?? []), each]);
+  }
+  return html`<ul class="plain">${[...packages.values()].map((ones) => html`<li><strong>${ones[0].package}</strong><span class="soft small"> ${ones[0].repository}</span><br />
+      ${ones.map((each, at) => html`${at > 0 && ", "}<a href=${link("revision", [each.namespace, each.name])} aria-label=${`${each.package} ${each.version}`}>${each.version}</a>${each.deprecated && html` <span class="tag bad">deprecated</span>`}${each.unjudged && html` <span class="tag">in part</span>`}`)}</li>`)}
     ${beyond > 0 && html`<li class="soft small">and ${beyond.toLocaleString("en")} more${need.more ? ", at least" : ""}</li>`}</ul>`;
 }
 

@@ -36,8 +36,8 @@ export default function Package({ at, say }) {
       <a href=${to({ tab: key === "about" ? "" : key })} aria-current=${tab === key ? "page" : undefined}>${text}</a>`)}</nav>
     ${["about", "needs", "files"].includes(tab) && revision && html`<${Choose} label="Version" revisions=${revisions} value=${revision} choose=${(rev) => (location.hash = to({ rev }))} />`}
     ${tab === "about" && html`<${About} item=${item} revision=${revision} to=${to} />`}
-    ${tab === "versions" && html`<${Versions} item=${item} revisions=${revisions} to=${to} />`}
-    ${tab === "graph" && html`<${Graph} item=${item} to=${to} rev=${at.query.get("rev")} />`}
+    ${tab === "versions" && html`<${Versions} item=${item} revisions=${revisions} at=${at} to=${to} />`}
+    ${tab === "graph" && html`<${Graph} item=${item} to=${to} rev=${at.query.get("rev")} channel=${at.query.get("channel") ?? ""} />`}
     ${tab === "needs" && revision && html`<${Needs} revision=${revision} />`}
     ${tab === "files" && revision && html`<${RevisionFiles} revision=${revision} at=${at} to=${to} />`}
     ${tab === "compare" && html`<${Compare} revisions=${revisions} at=${at} to=${to} />`}`;
@@ -104,16 +104,15 @@ function About({ item, revision, to }) {
     </dl></aside></div>`;
 }
 
-function Versions({ item, revisions, to }) {
-  const [channel, setChannel] = useState("");
-  const channels = [...new Set(revisions.flatMap((each) => (each.status.channels ?? []).map((one) => one.name)))].sort();
+function Versions({ item, revisions, at, to }) {
+  const channel = at.query.get("channel") ?? "";
+  const channels = [...new Set(revisions.flatMap((each) => (each.status.channels ?? []).map((one) => one.name)))].sort((a, b) => b.localeCompare(a, "en", { numeric: true }));
   const shown = channel ? revisions.filter((each) => each.status.channels?.some((one) => one.name === channel)) : revisions;
   const operators = channels.length > 0;
   const part = (what, format) => url(objectPath("packages", item.metadata, `/${what}?${new URLSearchParams({ format, ...(channel && { channel }) })}`));
-  return html`${operators && html`<p><label>Channel <select value=${channel} onChange=${(e) => setChannel(e.target.value)}>
+  return html`${operators && html`<p><label>Channel <select value=${channel} onChange=${(e) => (location.hash = to({ channel: e.target.value }))}>
       <option value="">all ${channels.length}</option>${channels.map((name) => html`<option value=${name}>${name}</option>`)}</select></label>
-      <span class="soft"> For a mirror${channel && ` of ${channel}`}: <a href=${part("images", "text")} download=${`${item.spec.packageName}.images.txt`}>its images</a>,
-      <a href=${part("export", "json")} download=${`${item.spec.packageName}.catalog.json`}>its catalog</a></span></p>`}
+      <span class="soft"> For a mirror${channel && ` of ${channel}`}: <a href=${part("images", "text")} download=${`${item.spec.packageName}.images.txt`}>its images</a>, <a href=${part("export", "json")} download=${`${item.spec.packageName}.catalog.json`}>its catalog</a></span></p>`}
     <div class="scroll"><table class="list"><thead><tr><th>Version</th><th>State</th>${operators && html`<th>Channels</th>`}<th>Here for</th><th><span class="sr">Do</span></th></tr></thead>
     <tbody>${shown.map((each) => html`<tr key=${each.metadata.name}>
       <td class="one"><a href=${to({ tab: "", rev: each.metadata.name })}>${versionOf(each)}</a></td>

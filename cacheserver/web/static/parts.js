@@ -2,13 +2,13 @@
 import { html, useCallback, useEffect, useRef, useState } from "./vendor/preact.js";
 import { API, getJSON, Live, onAgain, SLOW_MS, url } from "./live.js";
 
-const NONE = { objects: new Map(), state: "loading", slow: false, error: null, retry: () => {} };
-export function useLive(path, query = {}, keep = undefined) {
+const NONE = { objects: new Map(), state: "loading", slow: false, error: null, more: "", retry: () => {}, older: () => {} };
+export function useLive(path, query = {}, keep = undefined, newest = 0) {
   const [, draw] = useState(0);
   const live = useRef(null);
   const key = `${path}?${new URLSearchParams(query)}`;
   useEffect(() => {
-    live.current = new Live(path, query, () => draw((count) => count + 1), keep);
+    live.current = new Live(path, query, () => draw((count) => count + 1), keep, newest);
     draw((count) => count + 1);
     return () => live.current.stop();
   }, [key]);
