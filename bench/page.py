@@ -1,16 +1,21 @@
 """The page at /ui/ with many packages in a real Chromium: first load, frames while it scrolls, search as one types,
-memory of the tab. Needs playwright, and Debian's chromium-headless-shell or chromium on PATH.
+memory of the tab, how soon a change of a source is there.
 
-Frames are counted by requestAnimationFrame while a script scrolls; a headless Chromium draws on the CPU, so on a
-machine with other work they say what is left of it.
+Needs playwright, and Debian's chromium-headless-shell or chromium on PATH. Frames are counted by requestAnimationFrame
+while a script scrolls; a headless Chromium draws on the CPU, so on a machine with other work they say what is left of
+it.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+import orjson
 
 from bench import processes
 from bench.errors import BenchError
@@ -51,6 +56,20 @@ window.long = [];
 new PerformanceObserver((list) => window.long.push(...list.getEntries().map((each) => each.duration)))
   .observe({entryTypes: ["longtask"]});
 """
+_ADDED: Final = 7
+"""Packages that come, one after the other, in a round."""
+_APPEARS: Final = """
+(text) => {
+  let go;
+  window.appeared = new Promise((done) => (go = done));
+  const seen = new MutationObserver(() => {
+    if (!document.querySelector("main").textContent.includes(text)) return;
+    seen.disconnect();
+    requestAnimationFrame(() => go(performance.timeOrigin + performance.now()));
+  });
+  seen.observe(document, {childList: true, subtree: true, characterData: true});
+}
+"""
 _FIRST_CARD: Final = """
 new MutationObserver((_, self) => {
   if (!document.querySelector("a.card")) return;
@@ -71,13 +90,19 @@ def measure(options: Options, report: Report) -> None:
         raise BenchError("page: neither chromium-headless-shell nor chromium is on PATH")
     with processes.etcd(options.etcd, options.work) as etcd:
         processes.ask("bench.load.fill", fill.Fill(etcd.endpoint, options.shape), fill.Filled, options.work)
-        with processes.server(etcd, options.work) as server, sync_playwright() as playwright:
+        live = options.work / "live"
+        live.mkdir()
+        (live / "catalog.json").write_bytes(_package("begun"))
+        flags = [f"--catalog=live={live}"]
+        with processes.server(etcd, options.work, flags) as server, sync_playwright() as playwright:
             arguments = ["--no-sandbox"] if os.getuid() == 0 else []
             browser = playwright.chromium.launch(executable_path=binary, args=arguments)
             report.note(f"Chromium {browser.version}, {options.shape.packages:,} packages, 1,440 x 900 px")
-            for _ in range(options.rounds):
+            for at in range(options.rounds):
                 page = browser.new_page(viewport={"width": 1440, "height": 900})
-                _round(page, f"{server.target.url}/ui/", options.shape.packages, report)
+                packages = options.shape.packages + 1 + at * _ADDED
+                _round(page, f"{server.target.url}/ui/", packages, report)
+                _changed(page, server.child, live, packages, report)
                 page.context.close()
             browser.close()
 
@@ -101,6 +126,34 @@ def _round(page: Page, url: str, packages: int, report: Report) -> None:
     used: Any = session.send("Runtime.getHeapUsage")
     counters: Any = session.send("Memory.getDOMCounters")
     report.add("memory of the tab's scripts", Sample(used["usedSize"] / 1e6, "MB", {"nodes": counters["nodes"]}))
+
+
+def _changed(page: Page, server: processes.Child, live: Path, packages: int, report: Report) -> None:
+    """From a signal behind a change of the source to the frame that has it."""
+    took_ms: list[float] = []
+    for more in range(1, _ADDED + 1):
+        count = packages + more
+        page.evaluate(_APPEARS, f"{count:,} of {count:,} packages")
+        (live / f"{count}.json").write_bytes(_package(f"added-{count}"))
+        began_ms = time.time() * 1e3
+        server.popen.send_signal(signal.SIGHUP)
+        took_ms.append(float(page.evaluate("window.appeared")) - began_ms)
+    took_ms.sort()
+    parts = {"least_ms": took_ms[0], "most_ms": took_ms[-1]}
+    report.add(
+        "a change of the source is on the page", Sample(took_ms[len(took_ms) // 2], "ms", parts, "under 2,000 ms")
+    )
+
+
+def _package(name: str) -> bytes:
+    bundle = f"{name}.v1.0.0"
+    version = {"type": "olm.package", "value": {"packageName": name, "version": "1.0.0"}}
+    documents: list[dict[str, object]] = [
+        {"schema": "olm.package", "name": name, "defaultChannel": "stable"},
+        {"schema": "olm.channel", "package": name, "name": "stable", "entries": [{"name": bundle}]},
+        {"schema": "olm.bundle", "package": name, "name": bundle, "image": "r.example/a:v1", "properties": [version]},
+    ]
+    return b"\n".join(map(orjson.dumps, documents))
 
 
 def _scrolled(page: Page, report: Report) -> None:
