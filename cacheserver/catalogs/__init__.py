@@ -47,8 +47,7 @@ def __getattr__(name: str) -> object:
 
         return Workers
     if name == "VERSION":
-        from cacheserver.catalogs import fbc  # noqa: PLC0415
-        from cacheserver.catalogs.krm import facts as krm  # noqa: PLC0415
+        from cacheserver.catalogs import fbc, krm  # noqa: PLC0415
 
         return f"{fbc.FORMAT_VERSION}.{krm.FORMAT_VERSION}"
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import uvloop
-
 from cacheserver import catalogs, config, sources
 from cacheserver.cli.arguments import FAILED, OK
 from cacheserver.cli.logs import one_line
@@ -51,7 +49,7 @@ def validate(
             raise ConfigError(f"{text}: there is no such file or directory")
         prefix = f"{Path(text) if source.path.is_dir() else Path(text).parent}/"
     with tempfile.TemporaryDirectory(prefix="cacheserver-validate-") as scratch, terminal.progress() as progress:
-        tree, catalog = uvloop.run(_parse(source, kind, settings, Path(scratch), progress, begun))
+        tree, catalog = asyncio.run(_parse(source, kind, settings, Path(scratch), progress, begun))
     for line in finding_lines(catalog.findings, most, terminal, prefix=prefix):
         terminal.out(line)
     elapsed_s = time.monotonic() - started

@@ -27,7 +27,7 @@ from cacheserver.catalogs import Catalog, Finding, Manifests, parse
 from cacheserver.catalogs.summary import clip, counted
 from cacheserver.catalogs.workers import Workers
 from cacheserver.config import Door, RepositoryConfig, Validation
-from cacheserver.config.sources import GitSource
+from cacheserver.config.sources import DirectorySource, GitSource
 from cacheserver.errors import BlobMissingError, NoSpace, SyncTooLongError
 from cacheserver.ingest.apply import Apply, Served, Writes
 from cacheserver.ingest.disk import Mirrors, ScratchSpace
@@ -284,9 +284,10 @@ class Sync:
         async with contextlib.AsyncExitStack() as applying:
             async with services.fetching.turn(config.key) as fetched:
                 await services.scratch_space.begin(scratch)
-                # While it is fetched; how most who have such a source use it, where the format is not said.
-                likely = Format.KRM if isinstance(config.source, GitSource) else Format.FBC
-                await services.workers.prepare(config.format or likely)
+                if not isinstance(config.source, DirectorySource):  # there at once: workers are started as jobs come
+                    # While it is fetched; how most who have such a source use it, where the format is not said.
+                    likely = Format.KRM if isinstance(config.source, GitSource) else Format.FBC
+                    await services.workers.prepare(config.format or likely)
                 async with self._budget.spent("fetching the source"):
                     tree = await self._source.fetch(scratch / "tree", progress)
                 applying.push_async_callback(tree.aclose)

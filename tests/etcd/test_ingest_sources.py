@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cacheserver.catalogs.workers import Workers
 from cacheserver.config.sources import DirectorySource, GitRef, GitSource, OCISource, RefKind
 from cacheserver.ingest import Outcome, SyncReport
+from cacheserver.model import Format
 from tests.support.fbc import catalog
 from tests.support.gitserver import GitRepository
 from tests.support.krm import KRMRepository
@@ -54,6 +57,30 @@ async def registry(tmp_path: Path) -> AsyncIterator[RealRegistry]:
         yield real
     finally:
         real.stop()
+
+
+class Noted(Workers):
+    """Tells for which formats processes were begun before there was a job."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.begun_for: list[Format] = []
+
+    async def prepare(self, expected: Format) -> None:
+        self.begun_for.append(expected)
+        await super().prepare(expected)
+
+
+async def test_workers_begin_before_there_is_a_job_only_where_files_are_fetched(world: World, tmp_path: Path) -> None:
+    git = KRMRepository(tmp_path / "krm.git")
+    git.package("pump")
+    async with Noted() as workers:
+        world.services = replace(world.services, workers=workers)
+        world.files.package("app", "1.0.0")
+        await world.sync()
+        assert workers.begun_for == []  # one file, so one of the two processes is enough
+        await world.sync(GitSource(git.url, GitRef(RefKind.BRANCH, "main")))
+        assert workers.begun_for == [Format.KRM]
 
 
 # --- images ----------------------------------------------------------------------------------------------------------

@@ -14,9 +14,6 @@ import orjson
 
 from cacheserver.catalogs.catalog import Problem
 
-FORMAT_VERSION: Final = 7
-"""Part of every index and input hash: raise it when facts, rules or records change, and everything is read again."""
-
 KPTFILE: Final = "Kptfile"
 RENDERED: Final = "Rendered"
 """Type of the condition that says whether a package's pipeline was run (kpt, pkg/api/kptfile/v1/types.go)."""

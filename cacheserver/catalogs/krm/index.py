@@ -13,7 +13,8 @@ from typing import Final
 import orjson
 import zstandard
 
-from cacheserver.catalogs.krm.facts import FORMAT_VERSION, Revision, decode_revision
+from cacheserver.catalogs.krm import FORMAT_VERSION
+from cacheserver.catalogs.krm.facts import Revision, decode_revision
 from cacheserver.model import RepositoryKey
 
 _HEADING: Final = f"cacheserver krm {FORMAT_VERSION}"
