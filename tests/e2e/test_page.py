@@ -304,6 +304,7 @@ def test_what_a_version_needs_leads_to_who_gives_it_and_a_mirror_gets_its_images
         page.select_option("select", "candidate")
         expect(versions).to_have_text(["2.0.0-rc.1", "1.4.1"])
         page.click("a:text('Versions')")
+        page.wait_for_selector("a:text('its images')")  # before it the graph's own choice of a channel stands there
         page.select_option("select", "stable")
         for name, holds in (("its images", b"registry.example.com"), ("its catalog", b"olm.channel")):
             with page.expect_download() as made:
