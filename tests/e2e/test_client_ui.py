@@ -87,7 +87,8 @@ def opened(request: pytest.FixtureRequest, server: ServerProcess, tmp_path: Path
         }
         (tmp_path / "kubeconfig").write_text(json.dumps(config))
         flags = ["--kubeconfig", str(tmp_path / "kubeconfig")]
-    command = [sys.executable, "-m", "cacheserver.client.main", "ui", "--no-browser", *flags]
+    # Signals as at a terminal, also where the tests run in the background, which is told to ignore some of them.
+    command = ["env", "--default-signal", sys.executable, "-m", "cacheserver.client.main", "ui", "--no-browser", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None

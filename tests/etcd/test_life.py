@@ -421,14 +421,14 @@ async def test_a_removed_repository_takes_gits_copy_of_it_along(world: World, tm
 
 
 class Growing(FakeSource):
-    """A remote that sends for ever."""
+    """A remote that sends for ever, more between two looks at the disk than may be there: here nothing gets there."""
 
     async def fetch(self, scratch: Path, progress: Progress) -> Tree:
         bytes_brought = 0
         while True:
-            bytes_brought += 1 << 20
+            bytes_brought += 2 << 30
             progress(FETCHING, bytes_brought, 0)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)  # whoever looks at the disk is a thread, and has the interpreter meanwhile
 
 
 async def test_what_git_is_bringing_counts_in_the_bound_of_its_copies(world: World, tmp_path: Path) -> None:

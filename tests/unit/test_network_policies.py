@@ -182,7 +182,6 @@ CONNECTIONS = {
     "compat/registry/listener.py": "--registry, through Acceptor",
     "server/serve.py": "--listen, through Acceptor",
     "server/doors.py": "--catalogs-listen, through Acceptor",
-    "etcd/endpoint.py": "--etcd",
     "etcd/http2.py": "--etcd",
     "cluster/kubeapi.py": "--kubernetes",
     "sources/oci/registry.py": "--catalog: 443",
