@@ -38,7 +38,7 @@ SOURCE ?= example=examples/catalogs
 REPOSITORIES ?=
 LISTEN ?= 127.0.0.1:8001
 
-.PHONY: quick check unit etcd e2e node hostile authors test run bench image audit proto docs clean help
+.PHONY: quick check unit etcd e2e node hostile authors test run bench figures image audit proto docs clean help
 
 quick: check unit ## check and unit tests (the default)
 
@@ -77,6 +77,16 @@ run: $(RUNS) ## serve the examples with an etcd of its own; SOURCE=name=path mak
 
 bench: $(STAMP) ## the figures of docs/figures.md
 	$(BIN)/python -m bench
+
+# Three runs of what is told with its range; PEERS="--peer opm=PATH ...", CATALOG=DIRECTORY, BUNDLE=FILE are given on.
+figures: $(STAMP) ## measure everything (most of an hour), and write docs/figures.md, its pictures and README's table
+	for part in compare compare compare olm olm olm doors doors doors; do \
+		$(BIN)/python -m bench $$part --rounds 1 $(PEERS) $(if $(CATALOG),--catalog $(CATALOG)) || exit; done
+	for part in held secured serve watch herd authoring finding page scale; do \
+		$(BIN)/python -m bench $$part --rounds 2 $(PEERS) || exit; done
+	for part in catalog sources; do $(BIN)/python -m bench $$part --rounds 2 \
+		$(if $(CATALOG),--catalog $(CATALOG)) $(if $(BUNDLE),--bundle $(BUNDLE)) || exit; done
+	$(BIN)/python -m bench document
 
 image: ## the container image, with docker or podman
 	$$(command -v docker || command -v podman || echo docker) build --pull --tag cacheserver:dev .

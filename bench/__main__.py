@@ -18,6 +18,7 @@ from bench.load import fbc, fill
 from bench.options import Options
 from bench.peers import catalogd, known, kube, opm, packageserver
 from bench.processes import ROOT, find_etcd
+from bench.report import document
 from bench.report.table import Report, machine
 
 _DESCRIPTION = """\
@@ -44,6 +45,8 @@ Measure cacheserver from outside, on loopback: etcd, the server and the load eac
             (needs a kube-apiserver as compare does; not part of `all`)
   scale     growth by revisions, watchers and processes, with exponents; at most --minutes; not part of `all`
   all       all of it (the default)
+
+  document  measures nothing: writes docs/figures.md, its pictures and README's table from the newest runs in --results
 """
 
 _PARTS = (
@@ -63,6 +66,7 @@ _PARTS = (
     "held",
     "scale",
     "all",
+    "document",
 )
 
 _BEGAN_S = time.monotonic()
@@ -78,6 +82,8 @@ per_server_cpu_s is the figure per second of the server's CPU: what one core of 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run and print; returns the exit code: 0, or 1 when something could not be measured."""
     given = _parser().parse_args(argv)
+    if given.what == "document":
+        return _document(given.results)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that processes are stopped on the way out
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -99,6 +105,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"\nwritten to {report.write(given.results, given.what)}")
     for path in report.plot(given.results, given.what):
         print(f"drawn in {path}")
+    return 0
+
+
+def _document(results: Path) -> int:
+    try:
+        written = document.write(results)
+    except BenchError as exc:
+        print(f"bench: {exc}", file=sys.stderr)
+        return 1
+    for path in written:
+        print(f"written {path}")
     return 0
 
 

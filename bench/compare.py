@@ -40,8 +40,14 @@ _COMPARED: Mapping[str, str] = {
     "LIST of one package by label": "as many objects as there are repositories; the peer has no index by label",
 }
 _LONG = ("LIST identity", "LIST gzip", "LIST in pages of 500")
-_AIMS: Mapping[str, float] = {"GET": 6, "LIST identity": 20, "LIST gzip": 20}
-_FAN_OUT_AIM, _EVENT_CPU_AIM, _MEMORY_AIM, _HERD_AIM = 10.0, 5.0, 10.0, 10.0
+_AIMS: Mapping[str, float] = {
+    "GET": 8,
+    "LIST identity": 40,
+    "LIST gzip": 160,
+    "LIST of one package by label": 20,
+}
+"""By a second of the servers' CPU, as those of informers and fan-out: see Ratio.headline."""
+_FAN_OUT_AIM, _EVENT_CPU_AIM, _MEMORY_AIM, _HERD_AIM = 8.0, 5.0, 10.0, 30.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import orjson
 
@@ -16,6 +17,9 @@ import cacheserver
 from bench.processes import ROOT, EtcdBinary
 from bench.report import plot
 from bench.report.figures import exponent, median
+
+BY_CPU: Final = frozenset({"per_server_cpu_s", "server_us_an_event"})
+"""Parts of a sample that say what the answer to a question costs the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ class Sample:
 class Ratio:
     """One round of two sides. value: over 1 in our favour. second: the same of `part`, 0 without one.
 
-    aim: what the value should reach, 0 for none. compared: what of the two was held against each other.
+    aim: what the headline should reach, 0 for none. compared: what of the two was held against each other.
     beside: the other side's name.
     """
 
@@ -45,6 +49,12 @@ class Ratio:
     compared: str
     part: str = ""
     beside: str = ""
+
+    @property
+    def headline(self) -> float:
+        """The ratio by a second of the servers' CPU where that was counted, for it hangs least on the machine and on
+        what else runs there; else the value."""
+        return self.second if self.part in BY_CPU else self.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +201,11 @@ class Report:
         drawn: dict[str, str] = {}
         about = self._title().splitlines()
         if self._ratios:
-            note = "median ratio of the rounds, over 1: for cacheserver; the stroke is the aim, red falls short of it"
+            note = (
+                "median ratio, by the servers' CPU where it was counted, over 1: for cacheserver; the stroke is the aim"
+            )
             drawn["ratios"] = plot.bars(
-                "cacheserver beside its peers", [*about, note], _by_peer(self._ratios), origin=1.0
+                "cacheserver beside its peers", [*about, note], by_peer(self._ratios), origin=1.0
             )
         if self._curves:
             panels = [
@@ -225,12 +237,13 @@ class Report:
         ]
         for question, rounds in self._ratios.items():
             first, value = rounds[0], median([each.value for each in rounds])
+            headline = median([each.headline for each in rounds])
             cells = [
                 f"{question}: {shown(value)}",
                 first.beside,
                 " ".join(shown(each.value) for each in rounds),
                 f"{first.aim:.0f}" if first.aim >= 10 else f"{first.aim:.2g}" if first.aim else "-",
-                ("yes" if value >= first.aim else "NO") if first.aim else "-",
+                ("yes" if headline >= first.aim else "NO") if first.aim else "-",
                 f"{shown(median([each.ours for each in rounds]))} {first.unit}",
                 f"{shown(median([each.theirs for each in rounds]))} {first.unit}",
                 f"{shown(median([each.second for each in rounds]))} ({first.part})" if first.part else "-",
@@ -263,10 +276,11 @@ class Report:
         )
 
 
-def _by_peer(ratios: Mapping[str, Sequence[Ratio]]) -> dict[str, list[plot.Bar]]:
+def by_peer(ratios: Mapping[str, Sequence[Ratio]]) -> dict[str, list[plot.Bar]]:
+    """A bar for each question, the median of its headlines, under the name of who was asked beside us."""
     groups: dict[str, list[plot.Bar]] = {}
     for question, found in ratios.items():
-        if value := median([each.value for each in found]):
+        if value := median([each.headline for each in found]):
             bar = plot.Bar(question, value, found[0].aim, f"{shown(value)}×")
             groups.setdefault(found[0].beside, []).append(bar)
     return groups

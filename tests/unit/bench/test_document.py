@@ -1,0 +1,85 @@
+"""The documents with figures say what was measured, and a place without a figure is refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from bench import compare
+from bench.errors import BenchError
+from bench.report import document
+from bench.report.table import Machine, Report, Sample
+
+HERE = Machine("some CPU", 2, 0.1, 8.0, "Linux", "CPython", "3.5.30 (as given)", "0.1.0", "abcdef")
+
+
+class Runs:
+    """A directory of results, as runs of `compare` leave them one after the other."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._count = 0
+
+    def run(self, ours: float, theirs: float, *, commit: str = "abcdef") -> None:
+        report = Report(dataclasses.replace(HERE, commit=commit), {"rounds": 1})
+        sides = {
+            "cacheserver": Sample(ours, "req/s", {"per_server_cpu_s": ours * 2, "p99_ms": 1.5}),
+            "a peer": Sample(theirs, "req/s", {"per_server_cpu_s": theirs}),
+        }
+        compare.add(report, "GET", sides, "per_server_cpu_s", aim=8, compared="the same objects")
+        written = report.write(self.path, "compare")
+        self._count += 1
+        written.rename(self.path / f"compare-{self._count}.json")
+
+    def text(self, template: str) -> str:
+        return document.filled(template, document.gathered(self.path))
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    return Runs(tmp_path)
+
+
+def test_a_place_holds_the_median_of_the_newest_three_runs(runs: Runs) -> None:
+    for ours in (1, 400, 600, 500):
+        runs.run(ours, 100)
+
+    assert runs.text("{{compare ~ GET · cacheserver}} {{compare ~ GET · cacheserver ~ p99_ms}}") == "500 1.5"
+    assert (
+        runs.text("{{compare ~ GET ~ ours}} to {{compare ~ GET ~ theirs}}: {{compare ~ GET ~ ratio}}")
+        == "500 to 100: 5"
+    )
+
+
+def test_the_headline_is_by_cpu_and_has_its_range(runs: Runs) -> None:
+    for ours in (400, 600, 500):
+        runs.run(ours, 100)
+
+    assert runs.text("{{compare ~ GET ~ cpu}} ({{compare ~ GET ~ range}})") == "10 (8 to 12)"
+    assert runs.text("{{beside compare ~ GET = a GET}}") == "| a GET | 500 req/s | 100 req/s | 5 | **10** (8 to 12) |"
+
+
+def test_runs_of_an_older_commit_are_not_mixed_with_newer_ones(runs: Runs) -> None:
+    runs.run(100, 100, commit="older")
+    runs.run(700, 100)
+
+    assert runs.text("{{compare ~ GET ~ range}} at {{machine ~ commit}}") == "14 to 14 at abcdef"
+
+
+def test_a_place_without_a_figure_is_refused_by_name_with_what_is_like_it(runs: Runs) -> None:
+    runs.run(700, 100)
+
+    with pytest.raises(BenchError, match=r"no figure 'GETS' in compare.*'GET'"):
+        runs.text("{{compare ~ GETS ~ cpu}}")
+    with pytest.raises(BenchError, match=r"no figure 'compared' in the runs.*'compare'"):
+        runs.text("{{compared ~ GET}}")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(0, "0"), (0.01234, "0.012"), (1.26, "1.3"), (15.4, "15"), (99.6, "100"), (1234, "1,230"), (582_499, "582,000")],
+)
+def test_a_figure_has_the_digits_that_matter(value: float, told: str) -> None:
+    assert document.said(value) == told
