@@ -27,7 +27,7 @@ from bench.options import Options
 from bench.report.figures import Latency, latency, samples
 from bench.report.table import Report, Sample
 from bench.scale import REVISIONS_A_PACKAGE
-from bench.target import NAMESPACED, Target, fetch
+from bench.target import NAMESPACED, Target, fetch, until_indexed
 
 _ASKED: Final = 600
 _LISTED: Final = 4_000
@@ -62,7 +62,7 @@ def measure(options: Options, report: Report) -> None:
 
 def _round(server: processes.Server, etcd: processes.Etcd, options: Options, shape: fill.Shape, report: Report) -> None:
     target = server.target
-    _until_indexed(target)
+    until_indexed(target)
     held = server.child.settled_memory()
     report.add("RSS, everything indexed", Sample(held.rss / 1e6, "MB", {"peak_MB": held.peak / 1e6}))
     asked = questions(shape)
@@ -91,7 +91,7 @@ def _of_catalog(options: Options, catalog: Path, report: Report) -> None:
             server.child.until(
                 lambda: orjson.loads(fetch(server.target, _SOME))["items"], what="serving", within_s=_FILL_WITHIN_S
             )
-            _until_indexed(server.target)
+            until_indexed(server.target)
             found = orjson.loads(fetch(server.target, _SOME))["items"]
             packages = [each["spec"]["packageName"] for each in found]
             kinds = [api for each in found for api in each["status"].get("providedAPIs", ())]
@@ -247,15 +247,3 @@ def _reader(target: Target, package: str) -> Iterator[list[Latency]]:
         over.set()
         thread.join()
         told.append(latency(took))
-
-
-def _until_indexed(target: Target) -> None:
-    until = time.monotonic() + 120
-    while True:
-        try:
-            fetch(target, f"{NAMESPACED}/packages?limit=1&search=operator")
-            return
-        except BenchError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.5)

@@ -22,7 +22,7 @@ from bench.processes import Etcd, Server
 from bench.report.figures import memory
 from bench.report.table import Report, Sample
 from bench.serve import Question
-from bench.target import NAMESPACED
+from bench.target import NAMESPACED, until_indexed
 
 REVISIONS_A_PACKAGE = 20
 """Of community v4.20: 803 revisions in 37 packages."""
@@ -105,6 +105,7 @@ def _reads(server: Server, shape: fill.Shape, at: str, options: Options, report:
     report.add(f"start to ready {at}", Sample(server.ready_s, "s", {"server_cpu_s": server.child.cpu_s()}))
     report.add(f"RSS at start {at}", Sample(loaded.rss / 1e6, "MB", {"peak_MB": loaded.peak / 1e6}))
     target = server.target
+    until_indexed(target)
     step = max(1, shape.packages // 1000)
     gets = [f"{_REVISIONS}/{shape.revision_name(number, 1)}" for number in range(0, shape.packages, step)]
     name, repository = (

@@ -17,7 +17,7 @@ from bench.load import fill, http
 from bench.options import Options
 from bench.processes import Server
 from bench.report.table import Report, Sample
-from bench.target import TABLE, Target, fetch, list_metadata
+from bench.target import TABLE, Target, fetch, list_metadata, until_indexed
 
 _PAGE = 500
 
@@ -55,6 +55,7 @@ def measure(options: Options, report: Report, etcd: processes.Etcd) -> None:
     for _ in range(options.rounds):
         with processes.server(etcd, options.work) as server:
             started(server, report, f"{options.shape.packages} packages")
+            until_indexed(server.target)
             target = server.target
             for question in questions(options, target):
                 report.add(question.name, ask(question, target, options))

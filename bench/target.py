@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -65,3 +66,16 @@ def list_metadata(body: bytes) -> dict[str, str]:
         return dict(orjson.loads(body)["metadata"])
     except (ValueError, KeyError, TypeError) as exc:
         raise BenchError(f"no list: {body[:200]!r}") from exc
+
+
+def until_indexed(target: Target) -> None:
+    """Until the server has made its index of texts, behind its start. Raises: BenchError."""
+    until = time.monotonic() + 120
+    while True:
+        try:
+            fetch(target, f"{NAMESPACED}/packages?limit=1&search=operator")
+            return
+        except BenchError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.5)

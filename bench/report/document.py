@@ -29,8 +29,8 @@ _Each = TypeVar("_Each")
 NEWEST: Final = 3
 """Runs of a part that are taken together."""
 _FIGURES: Final = ROOT / "docs" / "figures" / "figures.jsonl"
-_TEXT: Final = Path(__file__).with_name("figures.md.txt")
-_TABLE: Final = Path(__file__).with_name("readme.md.txt")
+_TEXT: Final = Path(__file__).with_name("figures.txt")
+_TABLE: Final = Path(__file__).with_name("readme.txt")
 _BEGIN, _END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 _UNITS_OF_CPU: Final = ("us", "a CPU s")
 _PLACE: Final = re.compile(r"\{\{([^{}]+)\}\}")
@@ -81,7 +81,7 @@ def write(results: Path) -> list[Path]:
 def documents() -> Mapping[Path, Callable[[Figures], str]]:
     """Every document with figures, and what its text is with some."""
     return {
-        ROOT / "docs" / "figures.md": lambda figures: filled(_TEXT.read_text(encoding="utf-8"), figures),
+        ROOT / "docs/figures.md": lambda figures: filled(_TEXT.read_text(encoding="utf-8"), figures),
         ROOT / "README.md": _readme,
     }
 

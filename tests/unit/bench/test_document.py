@@ -83,3 +83,8 @@ def test_a_place_without_a_figure_is_refused_by_name_with_what_is_like_it(runs: 
 )
 def test_a_figure_has_the_digits_that_matter(value: float, told: str) -> None:
     assert document.said(value) == told
+
+
+@pytest.mark.parametrize("path", document.documents(), ids=lambda path: path.name)
+def test_the_documents_say_what_was_measured(path: Path) -> None:
+    assert path.read_text(encoding="utf-8") == document.documents()[path](document.kept()), "python -m bench document"
