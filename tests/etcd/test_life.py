@@ -428,7 +428,7 @@ class Growing(FakeSource):
         while True:
             bytes_brought += 2 << 30
             progress(FETCHING, bytes_brought, 0)
-            await asyncio.sleep(0.001)  # whoever looks at the disk is a thread, and has the interpreter meanwhile
+            await asyncio.sleep(0.001)
 
 
 async def test_what_git_is_bringing_counts_in_the_bound_of_its_copies(world: World, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ SLEEPS = {
     ),
     "support/authors.py": (2, "clients whose server went, or that are told to come back, before they ask again"),
     "e2e/test_random_authoring.py": (2, "how long a trouble lasts, and how often content is looked at"),
+    "etcd/test_life.py": (1, "a remote that sends for ever, and leaves the processor to whoever looks at the disk"),
     "hostile/arena.py": (1, "an attack lasts long enough for the honest client's percentiles"),
     "hostile/honest.py": (1, "asks at an even pace: what it measures is how late the answers are"),
     "hostile/clients.py": (4, "attackers that hold what they have, in real time"),
