@@ -86,12 +86,13 @@ class Refused:
 @contextmanager
 def never_collected() -> Iterator[None]:
     """What is made meanwhile has no cycles and stays for long: the collector, which would go through all of it again
-    and again (a sixth of the time of a start), never does. Whatever else is made meanwhile it never sees either."""
+    and again (a sixth of the time of a start), never does. Whatever else is made meanwhile it never sees either: so not
+    where it fails, for while etcd is away it is tried again and again, and what others leave would pile up."""
     collects = gc.isenabled()
     gc.disable()
     try:
         yield
-    finally:
         gc.freeze()
+    finally:
         if collects:
             gc.enable()

@@ -147,8 +147,8 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def user_of(client: tuple[str, int], port: int, tables: Sequence[str] = _SOCKETS) -> int | None:
-    """Whose the socket is that is connected to us from this address and port of the machine; None where the system does
-    not tell (Linux does: proc(5), /proc/net/tcp)."""
+    """Whose the socket is that is connected to us from this address and port of the machine; -1 of one that its owner
+    has closed, which the system says to be root's; None where it does not tell (Linux does: proc(5), /proc/net/tcp)."""
     four = f"{struct.unpack('=I', socket.inet_aton(client[0]))[0]:08X}"
     there, here = f"{client[1]:04X}", f"{port:04X}"
     mapped = "0" * 16 + f"{struct.unpack('=I', bytes((0, 0, 0xFF, 0xFF)))[0]:08X}"  # IPv4 as IPv6 has it
@@ -159,7 +159,7 @@ def user_of(client: tuple[str, int], port: int, tables: Sequence[str] = _SOCKETS
             continue
         for words in (line.split() for line in lines if f":{there} " in line):
             if words[1] in (f"{four}:{there}", f"{mapped}{four}:{there}") and words[2].endswith(f":{here}"):
-                return int(words[7])
+                return int(words[7]) if words[9] != "0" else -1
     return None
 
 

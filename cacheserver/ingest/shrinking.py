@@ -62,6 +62,7 @@ class Shrinking:
     def begin(self, tracked: Mapping[RepositoryKey, Life]) -> None:
         """Look at these, beside whatever the caller does; nothing happens while an earlier look goes on."""
         if self.idle:
+            self._looked = {key: look for key, look in self._looked.items() if key in tracked}
             self._task = asyncio.create_task(self._all(list(tracked.values())), name="ingest: make room")
 
     async def end(self) -> None:

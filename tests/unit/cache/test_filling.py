@@ -50,8 +50,10 @@ def test_the_collector_rests_while_much_is_made_and_what_was_made_is_never_its_o
 
 
 def test_the_collector_works_again_after_a_failure_and_stays_off_where_it_was() -> None:
+    frozen = gc.get_freeze_count()
     with pytest.raises(ValueError, match="no"), never_collected():
         raise ValueError("no")
+    assert gc.get_freeze_count() == frozen, "what others leave meanwhile is still collected"
     assert gc.isenabled()
     gc.disable()
     try:

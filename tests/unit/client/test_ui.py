@@ -172,4 +172,7 @@ def test_the_system_says_whose_a_connection_is(tmp_path: Path) -> None:
     table.write_text(f"  sl  local_address rem_address\n   0: {row}\n", encoding="ascii")
     assert user_of(("127.0.0.1", 0xD431), 0x1F90, (str(table),)) == 1001
     assert user_of(("127.0.0.1", 0xD432), 0x1F90, (str(table),)) is None
+    closed = row.replace(" 01 ", " 05 ").replace(" 1001        0 1 ", "    0        0 0 ")
+    table.write_text(f"   0: {closed}\n", encoding="ascii")
+    assert user_of(("127.0.0.1", 0xD431), 0x1F90, (str(table),)) == -1, "asked and gone, whoever it was: not root"
     assert user_of(("127.0.0.1", 0xD431), 0x1F90, (str(tmp_path / "none"),)) is None
