@@ -7,38 +7,29 @@ One per process; the API reads it, `run` is a task of the server's TaskGroup.
 from __future__ import annotations
 
 import asyncio
-import functools
 import itertools
 import logging
 import operator
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from datetime import datetime
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from cacheserver import metrics
-from cacheserver.cache.compact import Same, named_after
+from cacheserver.cache.compact import named_after
 from cacheserver.cache.filling import Filling, Refused, never_collected
 from cacheserver.cache.freshness import Feed, Freshness, Position, ReadAt
 from cacheserver.cache.kind import CachedKind, Listener
+from cacheserver.cache.making import Maker, Projection
 from cacheserver.cache.page import Page, cut_backwards, cut_page
 from cacheserver.cache.past import Past
-from cacheserver.cache.snapshot import CellsOf, Entry, Name, Run, Snapshot
+from cacheserver.cache.snapshot import Entry, Name, Run, Snapshot
 from cacheserver.cache.view import View
 from cacheserver.cache.window import Event, EventType, Selector
 from cacheserver.errors import Compacted, EtcdError, Expired
-from cacheserver.model import (
-    LABEL_PACKAGE,
-    METADATA_OPEN,
-    NAMED_BY_REPOSITORY,
-    SPEC_OPEN,
-    Kind,
-    Stored,
-    with_resource_version,
-)
+from cacheserver.model import LABEL_PACKAGE, NAMED_BY_REPOSITORY, Kind, Stored
 from cacheserver.store.objects import Change, Changes
 from cacheserver.turns import TURN_COST, Turns
 
@@ -46,15 +37,9 @@ log = logging.getLogger(__name__)
 
 __all__ = ["Event", "EventType", "Freshness", "Page", "Projection", "ReadAt", "Selector", "Watch", "WatchCache"]
 
-_SECONDS: Final = 256  # that objects were created in, of lately
 _SLICE = 128  # entries decoded between two turns of the loop: about 3 ms
 # Revisions; the furthest that etcd still has. etcd replays 1,000 in 100 ms (measured), and nobody is served meanwhile.
 _LOOK_BACK = (5_000, 500, 0)
-
-
-Projection = Callable[[Mapping[str, Any], Mapping[str, str]], tuple[dict[str, str], CellsOf]]
-"""From a manifest, and texts by themselves that are used for equal ones: (selectable fields, what makes its cells). One
-a kind, from the API's resource rows."""
 
 _KIND_OF: Final = operator.attrgetter("kind")
 
@@ -167,10 +152,9 @@ class WatchCache:
     ) -> None:
         """window_events, window_bytes: for each kind; when full, the oldest events go and slow watchers get 410."""
         self._store = store
-        self._projections = projections
+        self._maker = Maker(projections)
         self._kinds = {kind: CachedKind(kind, window_events, window_bytes) for kind in projections}
         self._names: dict[bytes, Name] = {}  # of keys that do not say the name
-        self._same = Same()
         self._at = Position(store)
         self.turns = Turns()
         """For all matching of this process, of lists here and of events in the API."""
@@ -237,7 +221,7 @@ class WatchCache:
 
     def entry(self, stored: Stored) -> Entry:
         """An object as it would be served; nothing of it is kept."""
-        return self._entry(Change(stored.key.kind, b"", stored.value, stored.mod_revision), stored.value)
+        return self._maker.entry(Change(stored.key.kind, b"", stored.value, stored.mod_revision), stored.value)
 
     async def list(
         self,
@@ -447,7 +431,7 @@ class WatchCache:
                 continue
             entries: list[Entry] = []
             for change in some:
-                entry = self._made(change, refused)
+                entry = self._maker.made(change, refused)
                 if entry is not None:
                     entries.append(entry)
                     if entry.has_own_key:
@@ -487,7 +471,7 @@ class WatchCache:
 
     def _apply_one(self, change: Change, refused: Refused) -> None:
         cached = self._kinds[change.kind]
-        entry = self._made(change, refused)
+        entry = self._maker.made(change, refused)
         name = self._carried(cached, change.key)
         if name is not None and (entry is None or entry.name != name):
             self._names.pop(change.key, None)
@@ -499,17 +483,6 @@ class WatchCache:
                 self._names[change.key] = entry.name
             cached.window.append(Event(change.mod_revision, cached.written(entry), entry))
 
-    def _made(self, change: Change, refused: Refused) -> Entry | None:
-        """None: it is gone, or cannot be read, and nobody is served it."""
-        if change.value is None:
-            return None
-        try:
-            return self._entry(change, change.value)
-        except Exception as why:
-            # The edge of one object: damaged, or by another program's hand. All others stand on the task of this.
-            refused.add(change.key, why)
-            return None
-
     def _carried(self, cached: CachedKind, key: bytes) -> Name | None:
         """The name of the object that this key has; None: it has none."""
         if (name := self._names.get(key)) is not None:
@@ -517,29 +490,6 @@ class WatchCache:
         name = named_after(cached.kind, key)
         held = cached.by_name.get(name)
         return name if (held is not None and held.key == key) or key in cached.shadowed.get(name, ()) else None
-
-    def _entry(self, change: Change, value: bytes) -> Entry:
-        kind, key, _, mod_revision = change
-        same = self._same
-        manifest = same.manifest(value)
-        metadata = manifest["metadata"]
-        metadata["namespace"] = namespace = same.namespace(metadata["namespace"])
-        name = namespace, metadata["name"]
-        labels, texts = same.labels(metadata.get("labels") or {})
-        fields, cells = self._projections[kind](manifest, texts)
-        body = with_resource_version(kind, value, mod_revision)
-        return Entry(
-            name,
-            mod_revision,
-            body,
-            len(METADATA_OPEN[kind]) - 1,
-            body.index(SPEC_OPEN),
-            labels,
-            fields,
-            cells,
-            _seconds(metadata["creationTimestamp"]),
-            same.shape(kind, key, name) or key,
-        )
 
     async def _clock(self) -> NoReturn:
         """Once a second: time out waiting watchers, drop cancelled readers, set the gauges."""
@@ -555,9 +505,3 @@ class WatchCache:
             metrics.cache_lag_seconds.set(self.stale_for_s)
             metrics.window_events.set(sum(len(cached.window) for cached in self._kinds.values()))
             metrics.window_bytes.set(sum(cached.window.bytes for cached in self._kinds.values()))
-
-
-@functools.lru_cache(maxsize=_SECONDS)  # of one sync many are created in one second
-def _seconds(timestamp: str) -> int:
-    # Not strptime: ten times slower, and paid for every object at the start.
-    return int(datetime.fromisoformat(timestamp).timestamp())
