@@ -406,7 +406,7 @@ class WatchCache:
         filled = {kind: Filling() for kind in self._kinds}
         names: dict[bytes, Name] = {}
         refused = Refused()
-        with never_collected():
+        with never_collected(beside=self.ready):
             async with aclosing(self._store.read_all(at_revision)) as pages:
                 async for page in pages:
                     for at in range(0, len(page.changes), _SLICE):

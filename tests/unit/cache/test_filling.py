@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 
 import pytest
 from hypothesis import given
@@ -49,12 +50,58 @@ def test_the_collector_rests_while_much_is_made_and_what_was_made_is_never_its_o
         gc.unfreeze()
 
 
-def test_the_collector_works_again_after_a_failure_and_stays_off_where_it_was() -> None:
-    frozen = gc.get_freeze_count()
-    with pytest.raises(ValueError, match="no"), never_collected():
+class Cycle:
+    """Garbage that only the collector finds."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_what_others_leave_while_everything_is_read_anew_is_collected() -> None:
+    thresholds, left = gc.get_threshold(), []
+    gc.disable()  # so that nothing is collected by chance
+    try:
+        left.append(weakref.ref(Cycle()))
+        old = Cycle()
+        gc.collect(1)
+        left.append(weakref.ref(old))
+        del old
+        with never_collected(beside=True):
+            left.append(weakref.ref(Cycle()))
+            made = [[] for _ in range(10)]  # type: list[list[int]]
+        assert [each() for each in left] == [None] * 3
+        assert not {id(each) for each in gc.get_objects()} & {id(each) for each in made}
+        assert not gc.isenabled()
+        assert gc.get_threshold() == thresholds
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+def test_the_young_are_collected_while_others_are_served_and_the_old_are_not() -> None:
+    thresholds = gc.get_threshold()
+    try:
+        with never_collected(beside=True):
+            assert gc.isenabled()
+            young, *older = gc.get_threshold()
+        assert young == thresholds[0]
+        assert min(older) > 1_000_000
+        assert gc.get_threshold() == thresholds
+    finally:
+        gc.unfreeze()
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_the_collector_works_again_after_a_failure(beside: bool) -> None:
+    frozen, thresholds = gc.get_freeze_count(), gc.get_threshold()
+    with pytest.raises(ValueError, match="no"), never_collected(beside=beside):
         raise ValueError("no")
+    assert gc.get_threshold() == thresholds
     assert gc.get_freeze_count() == frozen, "what others leave meanwhile is still collected"
     assert gc.isenabled()
+
+
+def test_the_collector_stays_off_where_it_was() -> None:
     gc.disable()
     try:
         with never_collected():

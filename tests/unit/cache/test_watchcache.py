@@ -6,8 +6,10 @@ Left to tests/etcd: the same promises on a real etcd, random and long.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import time
+import weakref
 from collections.abc import AsyncIterator, Hashable, Mapping
 from dataclasses import dataclass, field
 
@@ -563,6 +565,33 @@ async def test_behind_etcds_compaction_everything_is_read_anew_and_watchers_are_
     with pytest.raises(Expired):
         await take(watch, 1)
     assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == ["a", "b"]
+
+
+class Cycle:
+    """Garbage that only the collector finds."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+async def test_what_is_garbage_when_everything_is_read_anew_is_still_collected(
+    feed: FakeFeed, cache: WatchCache
+) -> None:
+    watch = await watching(cache, feed.revision)
+    feed.hold()
+    feed.put("ns", "a")
+    feed.put("ns", "b")
+    feed.break_streams()
+    feed.compact()
+    feed.release()
+    left = weakref.ref(Cycle())
+    try:
+        with pytest.raises(Expired):
+            await take(watch, 1)
+        gc.collect()
+        assert left() is None
+    finally:
+        gc.unfreeze()
 
 
 async def test_a_cache_that_starts_anew_serves_watches_from_before_its_start(feed: FakeFeed) -> None:
