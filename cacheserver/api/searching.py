@@ -87,7 +87,10 @@ class Searching:
                     self._take(name, self._pending.pop(name))
             self._whole.set()
             if not self._was_whole:
-                gc.freeze()  # as all else that is read at a start (cache/filling.py): to walk it takes 9 ms
+                # As all else that is read at a start (cache/filling.py): to walk it takes 9 ms. Others are served by
+                # now, and what they left is not to stay for good.
+                gc.collect()
+                gc.freeze()
             self._was_whole = True
 
     def _take(self, name: Name, entry: Entry | None) -> None:

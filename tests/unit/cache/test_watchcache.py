@@ -10,12 +10,14 @@ import gc
 import itertools
 import time
 import weakref
-from collections.abc import AsyncIterator, Hashable, Mapping
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import orjson
 import pytest
 
+from cacheserver.cache.snapshot import Entry, Name
 from cacheserver.cache.watchcache import Event, EventType, Freshness, Page, ReadAt, Watch, WatchCache
 from cacheserver.errors import Expired, NotReady, StoreSlow, TooNew
 from cacheserver.model import Kind
@@ -592,6 +594,41 @@ async def test_what_is_garbage_when_everything_is_read_anew_is_still_collected(
         assert left() is None
     finally:
         gc.unfreeze()
+
+
+class Beside:
+    """A listener that says when it was told, and when its own work began."""
+
+    def __init__(self) -> None:
+        self.loaded_once = asyncio.Event()
+        self.began = asyncio.Event()
+
+    def loaded(self, entries: Sequence[Entry]) -> None:
+        self.loaded_once.set()
+
+    def replaced(self, name: Name, entry: Entry | None) -> None:
+        pass
+
+    async def run(self) -> NoReturn:
+        self.began.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_what_runs_beside_the_cache_begins_when_it_is_ready_and_delays_nobody_before(feed: FakeFeed) -> None:
+    cache, beside = WatchCache(feed, PROJECTIONS), Beside()
+    cache.listen(Kind.PACKAGE, beside)
+    feed.put("ns", "a")
+    feed.hold()  # what is read first is of a while ago: the present is not there yet
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        task = group.create_task(cache.run())
+        await beside.loaded_once.wait()
+        assert not cache.ready
+        assert not beside.began.is_set()
+        feed.release()
+        await beside.began.wait()
+        assert cache.ready
+        task.cancel()
 
 
 async def test_a_cache_that_starts_anew_serves_watches_from_before_its_start(feed: FakeFeed) -> None:
