@@ -78,15 +78,12 @@ run: $(RUNS) ## serve the examples with an etcd of its own; SOURCE=name=path mak
 bench: $(STAMP) ## the figures of docs/figures.md
 	$(BIN)/python -m bench
 
-# Three runs of what is told with its range; PEERS="--peer opm=PATH ...", CATALOG=DIRECTORY, BUNDLE=FILE are given on.
-figures: $(STAMP) ## measure everything (most of an hour), and write docs/figures.md, its pictures and README's table
-	for part in compare compare compare olm olm olm doors doors doors; do \
-		$(BIN)/python -m bench $$part --rounds 1 $(PEERS) $(if $(CATALOG),--catalog $(CATALOG)) || exit; done
-	for part in held secured serve watch herd authoring finding page scale; do \
-		$(BIN)/python -m bench $$part --rounds 2 $(PEERS) || exit; done
-	for part in catalog sources; do $(BIN)/python -m bench $$part --rounds 2 \
-		$(if $(CATALOG),--catalog $(CATALOG)) $(if $(BUNDLE),--bundle $(BUNDLE)) || exit; done
-	$(BIN)/python -m bench document
+# PEERS="--peer opm=PATH ...", CATALOG=DIRECTORY and BUNDLE=FILE name what is compared; `python -m bench figures --help` says more.
+# QUICK=1 tries whether all of it works, in minutes; RUNS, ROUNDS and SECONDS make it shorter or longer.
+figures: $(STAMP) ## measure everything (most of an hour; again: what is left of it), and write the documents with figures
+	@$(BIN)/python -m bench figures $(PEERS) $(if $(CATALOG),--catalog "$(CATALOG)") $(if $(BUNDLE),--bundle "$(BUNDLE)") \
+		$(if $(QUICK),--quick) $(if $(RUNS),--runs $(RUNS)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS)) \
+		$(if $(ONLY),--only $(ONLY))
 
 image: ## the container image, with docker or podman
 	$$(command -v docker || command -v podman || echo docker) build --pull --tag cacheserver:dev .

@@ -9,10 +9,25 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bench import authoring, catalog, compare, doors, finding, held, herd, page, scale, secured, serve, sources, watch
+from bench import (
+    authoring,
+    catalog,
+    compare,
+    doors,
+    finding,
+    held,
+    herd,
+    page,
+    programme,
+    scale,
+    secured,
+    serve,
+    sources,
+    watch,
+)
 from bench.errors import BenchError
 from bench.load import fbc, fill
 from bench.options import Options
@@ -46,7 +61,9 @@ Measure cacheserver from outside, on loopback: etcd, the server and the load eac
   scale     growth by revisions, watchers and processes, with exponents; at most --minutes; not part of `all`
   all       all of it (the default)
 
-  document  measures nothing: writes docs/figures.md, its pictures and README's table from the newest runs in --results
+  figures   every part that the documents tell of, one after the other, and the documents: see `figures --help`
+  document  measures nothing: writes the documents with figures, their pictures and README's table from the newest runs
+            in --results
 """
 
 _PARTS = (
@@ -66,6 +83,7 @@ _PARTS = (
     "held",
     "scale",
     "all",
+    "figures",
     "document",
 )
 
@@ -81,7 +99,10 @@ per_server_cpu_s is the figure per second of the server's CPU: what one core of 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run and print; returns the exit code: 0, or 1 when something could not be measured."""
-    given = _parser().parse_args(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["figures"]:
+        return programme.main(arguments[1:], _options_of)
+    given = _parser().parse_args(arguments)
     if given.what == "document":
         return _document(given.results)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that processes are stopped on the way out
@@ -256,6 +277,11 @@ def _options(given: argparse.Namespace, work: Path) -> Options:
         large_bytes=min(options.large_bytes, 3_000_000),
         generated=dataclasses.replace(options.generated, packages=min(options.generated.packages, 6)),
     )
+
+
+def _options_of(arguments: Sequence[str]) -> Mapping[str, object]:
+    """What a run with these arguments writes down as its options. Raises: BenchError."""
+    return _written(_options(_parser().parse_args(arguments), Path()))
 
 
 def _written(options: Options) -> dict[str, object]:

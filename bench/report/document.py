@@ -95,14 +95,23 @@ def _readme(figures: Figures) -> str:
 
 
 def gathered(results: Path) -> Figures:
-    """The newest runs of each part in a directory, at most NEWEST of the same commit."""
+    """The newest runs of each part in a directory."""
     found: Figures = {}
     for part in sorted({path.name.rpartition("-")[0] for path in results.glob("*-*.json")}):
-        runs = [orjson.loads(path.read_bytes()) for path in sorted(results.glob(f"{part}-*.json"))[-NEWEST:]]
-        for run in runs:
-            if run["machine"]["commit"] == runs[-1]["machine"]["commit"]:
-                found.setdefault(part, Part()).add(run)
+        for run in newest(results, part):
+            found.setdefault(part, Part()).add(run)
     return found
+
+
+def newest(results: Path, part: str) -> list[Mapping[str, Any]]:
+    """The newest runs of a part as Report.write wrote them, oldest first: NEWEST at most, all of the last one's commit
+    and options, for others' rounds answer another question."""
+    runs = [orjson.loads(path.read_bytes()) for path in sorted(results.glob(f"{part}-*.json"))[-NEWEST:]]
+    return [
+        run
+        for run in runs
+        if run["machine"]["commit"] == runs[-1]["machine"]["commit"] and run["options"] == runs[-1]["options"]
+    ]
 
 
 def kept() -> Figures:

@@ -21,6 +21,9 @@ from bench.report.figures import exponent, median
 BY_CPU: Final = frozenset({"per_server_cpu_s", "server_us_an_event"})
 """Parts of a sample that say what the answer to a question costs the server."""
 
+_MEASURED: Final = ("cacheserver", "bench/*.py", "pyproject.toml")
+"""Documents and their texts are none of it: they are written behind the runs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -116,7 +119,7 @@ def machine(etcd: EtcdBinary) -> Machine:
         python=f"{platform.python_implementation()} {platform.python_version()}",
         etcd=f"{etcd.version} ({etcd.origin})",
         cacheserver=cacheserver.__version__,
-        commit=_commit(),
+        commit=commit_of_tree(),
     )
 
 
@@ -321,11 +324,12 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def _commit() -> str:
-    """The tree's commit, with a plus where it has been changed since; `unknown` outside a checkout."""
+def commit_of_tree() -> str:
+    """The tree's commit, with a plus where what is measured has been changed since; `unknown` outside a checkout."""
     try:
         commit = _git("rev-parse", "--short", "HEAD")
-        return commit + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", *_MEASURED)
+        return commit + ("+changes" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 
