@@ -1,10 +1,15 @@
-"""docs/figures.md and README's table: a text with places for figures, and the figures of the newest runs put into them.
+"""docs/figures.md, docs/scaling.md and README's table: texts with places, and the newest runs' figures put into them.
 
 A place is `{{part ~ question}}` for the median of all rounds, `{{part ~ question ~ name}}` for what belongs to the
 figure (`p99_ms`), and of what two sides were asked `ours`, `theirs`, `ratio` (by the clock), `cpu` (Ratio.headline) or
 `range` (the least and the most of the headline over all rounds) in place of a name. `{{machine ~ name}}` is of the
-runs. A line `{{beside part ~ question = said ~ ...}}` becomes a table's rows. Figures are kept in
-docs/figures/figures.jsonl, so that a test can tell whether the documents say what was measured.
+runs. A line `{{beside part ~ question = said ~ ...}}` becomes a table's rows.
+
+Of questions that differ by a size, `#` in them: `{{curve part ~ sizes ~ question @ part of it = said ~ ...}}` becomes
+rows of figures with their exponent and that of the last step, and `{{line part ~ question ~ x}}` is the straight line
+through the two largest sizes at x, or with `+x` what it rises by. A question may go on behind what is named of it.
+
+Figures are kept in docs/figures/figures.jsonl, so that a test can tell whether the documents say what was measured.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ import orjson
 from bench.errors import BenchError
 from bench.processes import ROOT
 from bench.report import plot
-from bench.report.figures import median
+from bench.report.figures import exponent, median
 from bench.report.table import BY_CPU, Ratio, by_peer
 
 _Each = TypeVar("_Each")
@@ -31,6 +36,7 @@ NEWEST: Final = 3
 _FIGURES: Final = ROOT / "docs" / "figures" / "figures.jsonl"
 _TEXT: Final = Path(__file__).with_name("figures.txt")
 _TABLE: Final = Path(__file__).with_name("readme.txt")
+_GROWTH: Final = Path(__file__).with_name("scaling.txt")
 _BEGIN, _END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 _UNITS_OF_CPU: Final = ("us", "a CPU s")
 _PLACE: Final = re.compile(r"\{\{([^{}]+)\}\}")
@@ -82,6 +88,7 @@ def documents() -> Mapping[Path, Callable[[Figures], str]]:
     """Every document with figures, and what its text is with some."""
     return {
         ROOT / "docs/figures.md": lambda figures: filled(_TEXT.read_text(encoding="utf-8"), figures),
+        ROOT / "docs/scaling.md": lambda figures: filled(_GROWTH.read_text(encoding="utf-8"), figures),
         ROOT / "README.md": _readme,
     }
 
@@ -146,6 +153,10 @@ def filled(text: str, figures: Figures) -> str:
         kind, _, rest = place[1].partition(" ")
         if kind == "beside":
             return "\n".join(_beside(_words(rest), figures))
+        if kind == "curve":
+            return "\n".join(_rows_of_curves(_words(rest), figures))
+        if kind == "line":
+            return _on_line(_words(rest), figures)
         return _figure(_words(place[1]), figures)
 
     return _PLACE.sub(put, text)
@@ -166,6 +177,38 @@ def _beside(words: Sequence[str], figures: Figures) -> Iterable[str]:
         by_cpu = f"**{cpu}** ({spread})" if first.part in BY_CPU or first.unit in _UNITS_OF_CPU else ""
         by_clock = ratio if by_cpu else f"**{ratio}** ({spread})"
         yield f"| {name or question} | {ours} {first.unit} | {theirs} {first.unit} | {by_clock} | {by_cpu} |"
+
+
+def _rows_of_curves(words: Sequence[str], figures: Figures) -> Iterable[str]:
+    part, sizes, *curves = words
+    for each in curves:
+        named, _, name = (word.strip() for word in each.partition(" = "))
+        question, _, what = (word.strip() for word in named.partition(" @ "))
+        points = _points(part, question, what, figures)
+        for size in sizes.split():
+            _found(f"{part}: {question}", size, {f"{x:g}": x for x in points})
+        slope, last = (f"{round(exponent(of), 2) + 0.0:.2f}" for of in (points, dict(sorted(points.items())[-2:])))
+        yield f"| {name} | {' | '.join(said(y) for y in points.values())} | {slope} | {last} |"
+
+
+def _on_line(words: Sequence[str], figures: Figures) -> str:
+    part, question, at = words
+    (x1, y1), (x2, y2) = sorted(_points(part, question, "", figures).items())[-2:]
+    rise, x = (y2 - y1) / (x2 - x1), float(at.lstrip("+").replace(",", ""))
+    return said(rise * x if at.startswith("+") else y2 + rise * (x - x2))
+
+
+def _points(part: str, question: str, what: str, figures: Figures) -> dict[float, float]:
+    """Medians by size, the least first."""
+    before, _, after = question.partition("#")
+    asked = re.compile(rf"{re.escape(before)}([\d,]+){re.escape(after)}(?:, .*)?")
+    rows = _part(part, figures).rows
+    points = {
+        float(read[1].replace(",", "")): median(_found(part, what, rows[each]))
+        for each in rows
+        if (read := asked.fullmatch(each))
+    }
+    return dict(sorted(points.items())) or _found(part, question, {})
 
 
 def _figure(words: Sequence[str], figures: Figures) -> str:
@@ -215,3 +258,23 @@ def _drawn(figures: Figures) -> Iterable[Path]:
             path = _FIGURES.with_name(f"{name}.svg")
             path.write_text(plot.bars(title, [about], by_peer(found), origin=1.0), encoding="utf-8")
             yield path
+    path = _FIGURES.with_name("growth.svg")
+    path.write_text(_growth(figures), encoding="utf-8")
+    yield path
+
+
+def _growth(figures: Figures) -> str:
+    """The curves of the rows in scaling.txt, in their order."""
+    panels = []
+    for place in _PLACE.findall(_GROWTH.read_text(encoding="utf-8")):
+        kind, _, rest = place.partition(" ")
+        if kind == "curve":
+            part, _, *curves = _words(rest)
+            for each in curves:
+                named, _, name = (word.strip() for word in each.partition(" = "))
+                question, _, what = (word.strip() for word in named.partition(" @ "))
+                points = _points(part, question, what, figures)
+                title, _, unit = name.rpartition(", ")
+                x = next(word for word in ("revisions", "watchers", "processes") if word in question)
+                panels.append(plot.Line(title, x, unit, points, f"exponent {exponent(points):.2f}"))
+    return plot.lines("how it grows", ["python -m bench scale; both axes logarithmic"], panels)

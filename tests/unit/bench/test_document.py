@@ -22,8 +22,8 @@ class Runs:
         self.path = path
         self._count = 0
 
-    def run(self, ours: float, theirs: float, *, commit: str = "abcdef") -> None:
-        report = Report(dataclasses.replace(HERE, commit=commit), {"rounds": 1})
+    def run(self, ours: float, theirs: float, *, commit: str = "abcdef", rounds: int = 1) -> None:
+        report = Report(dataclasses.replace(HERE, commit=commit), {"rounds": rounds})
         sides = {
             "cacheserver": Sample(ours, "req/s", {"per_server_cpu_s": ours * 2, "p99_ms": 1.5}),
             "a peer": Sample(theirs, "req/s", {"per_server_cpu_s": theirs}),
@@ -75,6 +75,38 @@ def test_a_place_without_a_figure_is_refused_by_name_with_what_is_like_it(runs: 
         runs.text("{{compare ~ GETS ~ cpu}}")
     with pytest.raises(BenchError, match=r"no figure 'compared' in the runs.*'compare'"):
         runs.text("{{compared ~ GET}}")
+
+
+def test_a_curve_has_its_exponents_and_its_line_goes_on(tmp_path: Path) -> None:
+    report = Report(HERE, {"rounds": 1})
+    for size, took in ((1_000, 1.0), (10_000, 2.0), (100_000, 20.0)):
+        report.add(f"start at {size:,} objects", Sample(took, "s", {"cpu_s": took / 2}))
+        report.add(f"delay, {size:,} watchers, {1_000_000 // size} writes/s", Sample(size, "ms"))
+    report.write(tmp_path, "scale")
+    figures = document.gathered(tmp_path)
+
+    rows = "{{curve scale ~ 1000 10000 100000 ~ start at # objects = start, s ~ delay, # watchers = delay, ms}}"
+    assert document.filled(rows, figures).splitlines() == [
+        "| start, s | 1 | 2 | 20 | 0.65 | 1.00 |",
+        "| delay, ms | 1,000 | 10,000 | 100,000 | 1.00 | 1.00 |",
+    ]
+    assert document.filled("{{curve scale ~ 1000 ~ start at # objects @ cpu_s = CPU}}", figures).startswith(
+        "| CPU | 0.5 |"
+    )
+    assert document.filled("{{line scale ~ start at # objects ~ +10,000}}", figures) == "2"
+    assert document.filled("{{line scale ~ start at # objects ~ 0}}", figures) == "0"
+    assert document.filled("{{line scale ~ start at # objects ~ 1,000,000}}", figures) == "200"
+    with pytest.raises(BenchError, match="no figure '1000000' in scale: start at # objects"):
+        document.filled("{{curve scale ~ 1000 1000000 ~ start at # objects = start}}", figures)
+    with pytest.raises(BenchError, match="no figure 'stop at # objects'"):
+        document.filled("{{line scale ~ stop at # objects ~ 0}}", figures)
+
+
+def test_runs_with_other_options_are_not_mixed(runs: Runs) -> None:
+    runs.run(100, 100, rounds=5)
+    runs.run(700, 100)
+
+    assert runs.text("{{compare ~ GET ~ range}}") == "14 to 14"
 
 
 @pytest.mark.parametrize(
