@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cacheserver.ingest.runner import Ingest, ServedStatusStore, StatusStore
+from cacheserver.ingest.life import ServedStatusStore, StatusStore
+from cacheserver.ingest.runner import Ingest
 from cacheserver.ingest.space import Space
 from cacheserver.ingest.sync import Outcome, SyncReport, SyncServices
 

@@ -1,6 +1,6 @@
 """The first look at each repository: which are still to come, and what those under way do. For who waits at a start.
 
-The looks report here (runner.py); one task of the server waits. Decides nothing, and nobody else waits for it.
+The looks report here (life.py); one task of the server waits. Decides nothing, and nobody else waits for it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long a repository waits between two looks at its source. Pure; the waiting is runner.py's."""
+"""How long a repository waits between two looks at its source. Pure; the waiting is life.py's."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """When a repository that is written to is worked on: what publish does between two syncs, in the repository's task.
 
 So a sync and a push of one repository never run at the same time, and both are under its claim. One watch a process
-says which repositories have something to do. Called by runner.py.
+says which repositories have something to do. Called by life.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a sync says in the log of what it rejects, cannot read, or holds as a whole: each fault once while it lasts.
 
-Writes lines and remembers which; decides nothing. One for each repository, called by runner.py.
+Writes lines and remembers which; decides nothing. One for each repository, called by life.py.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ hears when spec.publish changes.
 A package says so itself: an annotation for Rukpak, `status.manifest` for PackageManifests. When either is named no more
 it is taken away, of what is in etcd, whether the source answers or not. (Manifests come with the next sync, which makes
 them.) In a cluster, whose Repositories are not in etcd, one is put there while Rukpak is named: CatalogCaches are views
-of it. Called by sync.py and runner.py, under the claim on the repository.
+of it. Called by sync.py and life.py, under the claim on the repository.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One sync of one repository: has its source changed? Fetch, parse, judge, apply; then remember the digest, last.
 
 So a crash repeats work and never skips it. What is written in which order is apply.py's; when to sync, and what its
-failure means, is runner.py's, which calls this.
+failure means, is life.py's, which calls this.
 """
 
 from __future__ import annotations
