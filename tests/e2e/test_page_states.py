@@ -249,6 +249,11 @@ def test_who_may_not_read_everything_chooses_a_namespace_for_all_screens(
         page.evaluate("history.back()")
         page.click("nav a:text('Packages')")
         expect(page.locator(".card")).to_have_count(3)
+        page.click(".card >> nth=0")  # wherever he goes from here, it is in his namespace
+        expect(page.locator("h1")).to_contain_text("App")
+        page.click("nav a:text('Repositories')")
+        page.click("section[aria-label=c] a:text('3 packages')")
+        expect(page.locator(".card")).to_have_count(3)
         # Who may read and not search is told so, and can look through what there is.
         page.route(SEARCHES, refused(403))
         page.fill("input[type=search]", "app")

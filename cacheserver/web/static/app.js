@@ -67,9 +67,9 @@ function App() {
   return html`
     <a class="skip" href="#main" onClick=${(e) => { e.preventDefault(); document.querySelector("main").focus(); }}>To the content</a>
     <header>
-      <a class="home" href=${link("packages", [], { in: at.query.get("in") })}><img src="./icon.svg" alt="" />cacheserver</a>
+      <a class="home" href=${link("packages")}><img src="./icon.svg" alt="" />cacheserver</a>
       <nav aria-label="Screens">${MENU.map(([name, text]) => html`
-        <a href=${link(name, [], { in: at.query.get("in") })} aria-current=${shown === name ? "page" : undefined}>${text}</a>`)}</nav>
+        <a href=${link(name)} aria-current=${shown === name ? "page" : undefined}>${text}</a>`)}</nav>
       <span class="state" role="status">${state}</span>
     </header>
     ${out && html`<${Login} />`}

@@ -33,7 +33,7 @@ export default function Changes({ at, say }) {
   const found = text ? items.filter((item) => item.words.includes(text)) : items;
   const rows = useMemo(() => new Map(), [live]); // the same node as before is not drawn anew
   const row = (item) => {
-    if (!rows.has(item)) rows.set(item, html`<${One} key=${item.metadata.uid} item=${item} within=${at.query.get("in")} />`);
+    if (!rows.has(item)) rows.set(item, html`<${One} key=${item.metadata.uid} item=${item} />`);
     return rows.get(item);
   };
   const ask = (change) => {
@@ -54,7 +54,7 @@ export default function Changes({ at, say }) {
       </select></div>
     ${live.state === "loading" && !items.length && html`<${Waiting} of=${live} />`}
     ${over && live.state !== "refused" && !items.length && !type && html`<p class="empty">Nothing has changed since the server began to keep this.</p>`}
-    ${over && live.state !== "refused" && !found.length && (items.length > 0 || type) && html`<p class="empty">Nothing like that has changed${items.length ? ` since ${items.at(-1).day}` : ""}. <a href=${link("changes", [], { in: at.query.get("in") })}>Show every change</a></p>`}
+    ${over && live.state !== "refused" && !found.length && (items.length > 0 || type) && html`<p class="empty">Nothing like that has changed${items.length ? ` since ${items.at(-1).day}` : ""}. <a href=${link("changes")}>Show every change</a></p>`}
     ${[...grouped(found)].map(([name, ones]) => html`<section key=${name} aria-label=${name}><h2>${name}</h2>
       <div class="scroll"><table class="list stacked news"><thead class="sr"><tr><th>Time</th><th>Package</th><th>Change</th><th>Kind</th></tr></thead>
       <tbody>${ones.map(row)}</tbody></table></div></section>`)}
@@ -83,11 +83,11 @@ function grouped(items) {
   return found;
 }
 
-function One({ item, within }) {
+function One({ item }) {
   const { metadata, object, packageName, repository, types } = item;
   const about = packageName ?? repository;
   const where = types.includes("PackageGone") || !packageName ? "" : types.includes("RevisionGone")
-    ? link("packages", [], { q: packageName, repo: repository, in: within })
+    ? link("packages", [], { q: packageName, repo: repository })
     : link(object.kind === "Package" ? "package" : "revision", [metadata.namespace, object.name]);
   return html`<tr><td class="soft">${item.hour}</td>
     <td>${where ? html`<a href=${where}>${about}</a>` : about}<span class="small soft"> ${packageName ? repository : ""}</span></td>

@@ -176,7 +176,7 @@ export function Grid({ at, say }) {
         ${FACETS.map(([name, title], at) => html`<${Facet} key=${name} name=${name} title=${title} counts=${counts[at]} chosen=${chosen[name]} choose=${choose} />`)}</details>
       <section aria-label="Packages found" aria-busy=${search.pending ? "true" : "false"}>
         <p class="soft small" role="status">${waits ? "" : `${searches && found ? search.total.toLocaleString("en") : items.length.toLocaleString("en")} of ${all.length.toLocaleString("en")} packages`}
-          ${(some || text) && html` · <a href=${link("packages", [], { in: namespace })}>show all</a>`}</p>
+          ${(some || text) && html` · <a href=${link("packages")}>show all</a>`}</p>
         ${waits && html`<${Waiting} of=${searches ? { slow: search.slow, retry: search.retry } : live} cards=${8} />`}
         ${search.slow && found && html`<p class="notice">The search takes long. <button type="button" onClick=${search.retry}>Try again</button></p>`}
         ${!waits && !items.length && !search.error && live.state !== "refused" && html`<${Nothing} searches=${searches || some} namespace=${namespace} />`}
@@ -188,7 +188,7 @@ export function Grid({ at, say }) {
 
 function Nothing({ searches, namespace }) {
   return searches
-    ? html`<div class="empty"><p>Nothing matches.</p><p>Try fewer words, another spelling, or <a href=${link("packages", [], { in: namespace })}>look through all of them</a>.</p></div>`
-    : html`<div class="empty"><p>There are no packages${namespace ? ` in ${namespace}` : ""} yet.</p><p><a href=${link("repositories", [], { in: namespace })}>Repositories</a> tells what the server reads, and how it went.
+    ? html`<div class="empty"><p>Nothing matches.</p><p>Try fewer words, another spelling, or <a href=${link("packages")}>look through all of them</a>.</p></div>`
+    : html`<div class="empty"><p>There are no packages${namespace ? ` in ${namespace}` : ""} yet.</p><p><a href=${link("repositories")}>Repositories</a> tells what the server reads, and how it went.
       Where there is none, <code>cacheserver serve --catalog NAME=SOURCE</code> reads one.</p></div>`;
 }

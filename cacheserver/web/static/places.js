@@ -15,8 +15,9 @@ export function place() {
 export const term = (field, value) => `${field}=${value.replace(/[\\,=]/g, "\\$&")}`;
 export const ofPackage = ({ repository, packageName }) => `${term("spec.repository", repository)},${term("spec.packageName", packageName)}`;
 
+// Who chose a namespace stays in it, wherever he goes.
 export function link(screen, rest = [], query = {}) {
-  const asked = new URLSearchParams(Object.entries(query).filter(([, value]) => value));
+  const asked = new URLSearchParams(Object.entries({ in: place().query.get("in"), ...query }).filter(([, value]) => value));
   const path = screen === "packages" ? "" : [screen, ...rest].map(encodeURIComponent).join("/");
   return `#/${path}${asked.size ? `?${asked}` : ""}`;
 }
