@@ -36,6 +36,7 @@ from cacheserver.ingest.reading import open_for
 from cacheserver.ingest.space import TROUBLE
 from cacheserver.ingest.storage import Storage
 from cacheserver.model import Kind
+from cacheserver.security import library
 from cacheserver.server import limits, memory
 from cacheserver.server.begun import Begun, begun
 from cacheserver.sources import Access, Progress, Source
@@ -74,12 +75,11 @@ async def serve(settings: Settings, *, ready: Callable[[Begun], None], progress:
     progress: told what the first looks at the sources do. SIGHUP: look at every source now.
     Raises: ConfigError, EtcdStartError, OSError when the address is taken.
     """
-    from cacheserver.api import Api, require_compiled_parser  # noqa: PLC0415 - costs `ingest` half its time
+    stop = _settle_in()
+    from cacheserver.api import Api  # noqa: PLC0415 - costs `ingest` half its time
     from cacheserver.server.doors import open_doors  # noqa: PLC0415 - as above
     from cacheserver.server.listener import open_listener  # noqa: PLC0415 - as above
 
-    require_compiled_parser()
-    stop = _settle_in()
     async with AsyncExitStack() as stack:
         workers = await stack.enter_async_context(limits.workers(settings.parsing))
         client = await stack.enter_async_context(_etcd(settings))
@@ -250,8 +250,12 @@ async def _announce(cache: WatchCache, first: Callable[[], Awaitable[Begun]], re
 
 
 def _settle_in() -> asyncio.Event:
-    """What a process that serves has differently; the event that it is asked to stop."""
+    """What a process that serves has differently, before it imports the rest; the event that it is asked to stop."""
     memory.keep_little()
+    library.load()
+    from cacheserver.api import require_compiled_parser  # noqa: PLC0415 - see serve
+
+    require_compiled_parser()
     sys.setswitchinterval(_SWITCH_S)
     metrics.build.labels(cacheserver.__version__).set(1)
     return _asked_to_stop()
