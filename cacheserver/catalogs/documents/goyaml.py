@@ -33,6 +33,10 @@ _MOST_TAG_DIRECTIVES: Final = 256
 """Ours: libyaml compares each %TAG with all before it, so 80,000 of them (1 MB) take 22 s. Catalogs hold none."""
 
 
+class NotAloneError(Exception):
+    """A piece of a document that has to be read with what is around it. Never leaves repeated.py."""
+
+
 class Nothing:
     """What a document of blanks and comments holds."""
 
@@ -62,6 +66,17 @@ def load(raw: bytes, limits: ParseLimits) -> Loaded:
         raise DocumentError(reason, str(exc.reason), line=raw.count(b"\n", 0, at) + 1) from exc
     except YAMLError as exc:
         raise DocumentError("YAMLSyntax", str(exc)) from exc
+
+
+def load_piece(raw: bytes, limits: ParseLimits, depth: int) -> tuple[JSON, int]:
+    """The value of a document that stands so deep in another one, and how many mappings and lists it has.
+
+    Raises: NotAloneError.
+    """
+    try:
+        return _Builder(raw, limits).build_piece(depth)
+    except (YAMLError, DocumentError) as exc:
+        raise NotAloneError("it is no document") from exc
 
 
 _BEGINS_WHERE_IT_IS_WRONG: Final = ("while scanning a quoted scalar", "while scanning a simple key")
@@ -121,6 +136,17 @@ class _Builder:
         if self._next().__class__ is not DocumentEndEvent or self._next().__class__ is not StreamEndEvent:
             raise DocumentError("YAMLSyntax", "more than one document without a --- line between them")
         return Loaded(value, self._duplicates)
+
+    def build_piece(self, depth: int) -> tuple[JSON, int]:
+        """As load_piece."""
+        self._next()
+        self._next()
+        value = self._value(self._next(), depth)
+        ended = self._next()
+        alone = ended.__class__ is DocumentEndEvent and not ended.explicit and self._next().__class__ is StreamEndEvent
+        if not alone or self._anchors or self._duplicates:
+            raise NotAloneError("it ends, names or repeats something")
+        return value, self._containers
 
     def _value(self, event: Any, depth: int) -> JSON:
         kind = event.__class__

@@ -12,6 +12,7 @@ from cacheserver.catalogs.blobs import writer
 from cacheserver.catalogs.catalog import Finding
 from cacheserver.catalogs.documents import gorules, goyaml, splitter
 from cacheserver.catalogs.documents.document import DocumentError, as_object
+from cacheserver.catalogs.documents.repeated import Blocks
 from cacheserver.catalogs.documents.splitter import Piece
 from cacheserver.catalogs.fbc import facts as f
 from cacheserver.catalogs.fbc.raw import LineWriter, path_of
@@ -68,6 +69,7 @@ class _Reader:
         self._blobs = writer(scratch) if scratch else None
         self._lines = LineWriter(path_of(scratch, report.part)) if scratch else None
         self._limits = limits
+        self._blocks = Blocks(limits)
         self._untold = self._untold_warnings = 0
 
     def close(self) -> None:
@@ -201,7 +203,7 @@ class _Reader:
                 self._report.findings.append(Finding("MoreFindings", message, self._report.part.path, warning=warning))
 
     def _load_yaml(self, raw: bytes) -> goyaml.Loaded:
-        return goyaml.load(raw, self._limits)
+        return self._blocks.load(raw)
 
     def _load_json(self, raw: bytes) -> goyaml.Loaded:
         """Duplicate keys: the last one wins, untold."""
