@@ -97,6 +97,7 @@ cache_read_wait_seconds = Histogram(
 cache_lag_seconds = Gauge("cacheserver_cache_lag_seconds", "Seconds since etcd was last heard from.")
 window_events = Gauge("cacheserver_window_events", "Events in the window.")
 window_bytes = Gauge("cacheserver_window_bytes", "Bytes of the events in the window.")
+resting_objects = Gauge("cacheserver_resting_objects", "Objects kept packed in memory, those not worth it included.")
 watchers = Gauge("cacheserver_watchers", "Watchers, by resource.", ("resource",))
 
 # --- etcd ---

@@ -247,12 +247,7 @@ def _gzip_reply(envelope: Envelope, items: Packed, extra: bytes) -> Reply:
 
 def _bytes_of(run: Run) -> int:
     """Bytes of the run's bodies."""
-    if run.segment is None:
-        return sum(entry.size for entry in run.entries)
-    known: int | None = run.segment.ready.get("bytes")
-    if known is None:
-        known = run.segment.ready["bytes"] = sum(entry.size for entry in run.entries)
-    return known
+    return run.segment.size if run.segment is not None else sum(entry.size for entry in run.entries)
 
 
 def _make(run: Run, make: ItemMaker, now: int) -> _Piece:

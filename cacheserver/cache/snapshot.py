@@ -8,11 +8,13 @@ Knows nothing of etcd or HTTP.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import orjson
+
+from cacheserver.cache.packed import Group
 
 Name = tuple[str, str]
 """(namespace, name): the order of every list."""
@@ -29,6 +31,7 @@ CellsOf = Callable[[Mapping[str, Any]], Cells]
 
 _BREAK: Final = b"\n"  # JSON text of ours has none
 _LENGTHS: Final = tuple(range(2048))  # Python keeps one of each number up to 256 by itself
+_REPLACED: Final = -1
 
 
 class Placed(Protocol):
@@ -51,8 +54,8 @@ class Entry:
     __slots__ = (
         "_cells",
         "_key",
+        "_nth",
         "_place",
-        "_replaced",
         "created",
         "fields",
         "labels",
@@ -85,9 +88,10 @@ class Entry:
         self._cells: bytes | CellsOf = _BREAK.join(cells) if isinstance(cells, tuple) else cells
         self.created = created
         self._key = key
-        # One value, for threads that compress read it while it is moved: the body, or (text, where in it, its size).
-        self._place: bytes | tuple[bytes, int, int] = body
-        self._replaced = False
+        # One value, for threads that compress read it while it is moved: the body; (text, where in it, its size); or
+        # the group where it is the nth.
+        self._place: bytes | tuple[bytes, int, int] | Group = body
+        self._nth = 0
 
     @property
     def cells(self) -> Cells:
@@ -117,23 +121,35 @@ class Entry:
     @property
     def size(self) -> int:
         """Bytes of the body."""
-        place = self._place
-        return len(place) if isinstance(place, bytes) else place[2]
+        while True:
+            place = self._place
+            if isinstance(place, bytes):
+                return len(place)
+            if isinstance(place, tuple):
+                return place[2]
+            nth = self._nth
+            if self._place is place:  # as for the body
+                return place.size(nth)
 
     @property
     def body(self) -> bytes:
-        """The whole object as JSON, its resourceVersion included."""
-        place = self._place
-        if isinstance(place, bytes):
-            return place
-        text, at, size = place
-        return text[at : at + size]
+        """The whole object as JSON, its resourceVersion included. The one way to it: wherever it lies."""
+        while True:
+            place = self._place
+            if isinstance(place, bytes):
+                return place
+            if isinstance(place, tuple):
+                text, at, size = place
+                return text[at : at + size]
+            nth = self._nth
+            if self._place is place:  # else it was moved in between, by another thread, and is not the nth there
+                return place.body(nth)
 
     @property
     def metadata(self) -> bytes:
         """The inside of its metadata, without the brace that closes it."""
         place = self._place
-        text, at = (place, 0) if isinstance(place, bytes) else place[:2]
+        text, at = place[:2] if isinstance(place, tuple) else (self.body, 0)
         return text[at + self.metadata_start : at + self.metadata_end]
 
     def as_of(self, resource_version: int, body: bytes, metadata_end: int) -> Entry:
@@ -145,21 +161,45 @@ class Entry:
         )
 
     def lies_in(self, text: bytes, at: int) -> None:
-        """The body is in `text` too, which somebody keeps: one of the two is enough. Not for one that was replaced."""
-        if not self._replaced:
+        """The body is in `text` too, which somebody keeps: one of the two is enough. Not for one that was replaced, nor
+        for one that rests: it would wake up."""
+        if self._nth != _REPLACED and not isinstance(self._place, Group):
             self._place = (text, at, self.size)
+
+    def rest(self, group: Group, nth: int) -> None:
+        """The body is in that group too, which is all that is kept of it. Not for one that was replaced."""
+        if self._nth == _REPLACED:
+            return
+        if isinstance(self._place, Group):
+            self._place = self.body  # never from group to group: a thread reads which one, then the place in it
+        self._nth = nth
+        self._place = group
 
     def replaced(self) -> None:
         """It is of the past: from now on it keeps its own body alive, and nothing around it."""
-        self._place, self._replaced = self.body, True
+        self._place = self.body
+        self._nth = _REPLACED
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Segment:
-    """Up to SEGMENT_SIZE neighbours. `ready` is the API's: bytes made from exactly these entries, by form."""
+    """Up to SEGMENT_SIZE neighbours. `ready` is the API's: bytes made from exactly these entries, by form.
+
+    seen, rests: what resting.py notes.
+    """
 
     entries: tuple[Entry, ...]
     ready: dict[Any, Any] = field(default_factory=dict)
+    seen: bool = False
+    rests: bool = False
+    _size: int = -1
+
+    @property
+    def size(self) -> int:
+        """Bytes of the bodies."""
+        if self._size < 0:
+            self._size = sum(entry.size for entry in self.entries)
+        return self._size
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +223,11 @@ class Snapshot:
 
     def __len__(self) -> int:
         return self.count
+
+    @property
+    def segments(self) -> Sequence[Segment]:
+        """All, in order. Nobody changes which they are."""
+        return self._segments
 
     def runs(self, namespace: str | None = None, after: Name | None = None, *, prefix: str = "") -> Iterator[Run]:
         """Every entry in order; only of `namespace`, behind `after`, with names that begin with `prefix`, if given."""

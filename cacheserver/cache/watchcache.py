@@ -25,6 +25,7 @@ from cacheserver.cache.kind import CachedKind, Listener
 from cacheserver.cache.making import Maker, Projection
 from cacheserver.cache.page import Page, cut_backwards, cut_page
 from cacheserver.cache.past import Past
+from cacheserver.cache.resting import PLAIN_BYTES, Resting
 from cacheserver.cache.snapshot import Entry, Name, Run, Snapshot
 from cacheserver.cache.view import View
 from cacheserver.cache.window import Event, EventType, Selector
@@ -149,8 +150,12 @@ class WatchCache:
         *,
         window_events: int = 20_000,
         window_bytes: int = 64 << 20,
+        plain_bytes: int = PLAIN_BYTES,
     ) -> None:
-        """window_events, window_bytes: for each kind; when full, the oldest events go and slow watchers get 410."""
+        """window_events, window_bytes: for each kind; when full, the oldest events go and slow watchers get 410.
+
+        plain_bytes: of all bodies; with more of them, those that do not change are kept packed.
+        """
         self._store = store
         self._maker = Maker(projections)
         self._kinds = {kind: CachedKind(kind, window_events, window_bytes) for kind in projections}
@@ -160,6 +165,7 @@ class WatchCache:
         """For all matching of this process, of lists here and of events in the API."""
         self._cluster_id = 0
         self.past = Past()
+        self.resting = Resting(tuple(self._kinds.values()), plain_bytes)
         metrics.cache_capacity.set(window_events)
 
     def listen(self, kind: Kind, listener: Listener) -> None:
@@ -344,6 +350,7 @@ class WatchCache:
             group.create_task(self._at.doubt(), name="watch cache: is the store away")
             group.create_task(self._at.press_on(), name="watch cache: start")
             group.create_task(self._clock(), name="watch cache: clock")
+            group.create_task(self.resting.run(), name="watch cache: rest")
             for kind, cached in self._kinds.items():
                 for listener in cached.listeners:
                     group.create_task(self._beside(listener), name=f"watch cache: beside {kind}")

@@ -300,7 +300,13 @@ def _cache(store: Store, settings: Settings) -> WatchCache:
     from cacheserver.server.doors import projections  # noqa: PLC0415 - as above
 
     made, kept = projections(PROJECTIONS, settings), settings.cache
-    return WatchCache(store, made, window_events=kept.window_events, window_bytes=kept.window_bytes)
+    return WatchCache(
+        store,
+        made,
+        window_events=kept.window_events,
+        window_bytes=kept.window_bytes,
+        plain_bytes=kept.plain_bytes,
+    )
 
 
 def _routes(doors: Doors, cache: WatchCache) -> Sequence[Route]:
