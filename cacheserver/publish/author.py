@@ -20,9 +20,7 @@ from typing import Any, Final, Protocol
 import orjson
 
 from cacheserver import metrics
-from cacheserver.catalogs import bounds
-from cacheserver.catalogs.krm import project
-from cacheserver.catalogs.krm.facts import Facts, Origin, Revision
+from cacheserver.catalogs.krm.facts import Facts
 from cacheserver.config import RepositoryConfig
 from cacheserver.config.policy import Render, Versioning
 from cacheserver.config.sources import GitSource
@@ -32,7 +30,6 @@ from cacheserver.model import (
     Key,
     Kind,
     Lifecycle,
-    Record,
     RepositoryKey,
     Stored,
     UserMetadata,
@@ -41,6 +38,7 @@ from cacheserver.model import (
     with_resource_version,
 )
 from cacheserver.publish import changes, conditions, rebase, references, refusals, rendering, rules, served, versions
+from cacheserver.publish import draft as drafts
 from cacheserver.publish.asking import ANSWER_WITHIN_S, Asking, asked
 from cacheserver.publish.content import Content, Judged
 from cacheserver.publish.create import tasks
@@ -48,19 +46,22 @@ from cacheserver.publish.create.git_clone import GitClones
 from cacheserver.publish.create.origin import Beginning
 from cacheserver.publish.create.request import Wanted, read_wanted
 from cacheserver.publish.git import refs
-from cacheserver.publish.outcome import PUSHED, Condition, with_condition
-from cacheserver.publish.outdated import OUTDATED
 from cacheserver.publish.package import File, Files, Limits
-from cacheserver.publish.preconditions import Preconditions, check_content_at, check_preconditions
+from cacheserver.publish.preconditions import (
+    Preconditions,
+    check_content_at,
+    check_idle,
+    check_preconditions,
+    check_version,
+    present,
+)
 from cacheserver.publish.writable import branch_of, directory_of, writable
-from cacheserver.store.authored import AUTHORS_MOST, Authored, Draft, Held, Operation, Step
+from cacheserver.store.authored import Authored, Draft, Held, Operation, Step
 
 log = logging.getLogger("cacheserver.audit")
 
 _TRIES: Final = 10
 """Of a write that somebody else's overtook; each begins anew with what there is then."""
-_KEPT: Final = ("source", "readinessGates", "version")
-"""Of a draft's spec, when its content changes."""
 
 
 class Shelf(Protocol):
@@ -189,8 +190,9 @@ class Author:
                 saved_ms=at,
                 unpushed_ms=at,
             )
-            record = self._record(wanted.key, judged.facts, draft, wanted.extras)
-            value = encode(record, previous=None, now=self._stamp(), users=wanted.users)
+            limits, now = self._content.parsing, self._stamp()
+            record = drafts.record_of(wanted.key, judged.facts, draft, wanted.extras, limits=limits, now=now)
+            value = encode(record, previous=None, now=now, users=wanted.users)
             if dry_run:
                 return Written(Stored(wanted.key, value, 0), created=True)
             after = await self._authored.write(held, value=value, draft=draft, content=judged.digest)
@@ -202,15 +204,16 @@ class Author:
         """Commit and name of the revision that the new one follows. Raises: RefusedError where there is no place."""
         key = wanted.key
         repository = _of(key)
-        packages, drafts = await self._shelf.packages(repository)
-        if len(drafts) >= self._content.limits.drafts:
-            why = f"the repository has {len(drafts)} open drafts, the most that it may have; publish or delete some"
+        packages, open_drafts = await self._shelf.packages(repository)
+        if len(open_drafts) >= self._content.limits.drafts:
+            why = (
+                f"the repository has {len(open_drafts)} open drafts, the most that it may have; publish or delete some"
+            )
             raise refusals.forbidden(key.name, why)
-        if why := refs.draft_clash(key.package, key.revision, drafts):
+        if why := refs.draft_clash(key.package, key.revision, open_drafts):
             raise refusals.wrong(key.name, "spec.workspaceName", key.revision, why)
         if wanted.copy or wanted.upgrade:
-            newest = await self._shelf.newest(repository, key.package)
-            return _commit_of(newest)
+            return served.place_of(await self._shelf.newest(repository, key.package))
         if key.package in packages:
             why = f"the package {key.package!r} is there; begin a new revision of it with spec.source.copy"
             raise refusals.exists(key.name, why)
@@ -288,7 +291,7 @@ class Author:
         """A draft with other content, or None where somebody else was faster."""
         assert judged.facts is not None
         stored = present(held)
-        value = self._with_content(stored, manifest, judged.facts, draft, {})
+        value = self._with_content(held, manifest, judged.facts, draft, {})
         if dry_run:
             return Written(Stored(held.key, value, stored.mod_revision))
         after = await self._authored.write(held, value=value, draft=draft, content=judged.digest)
@@ -300,83 +303,20 @@ class Author:
 
     async def _edited_draft(self, held: Held, manifest: Mapping[str, Any], who: Who) -> Draft:
         """The record of a draft whose content changes now."""
-        draft = await self._draft(held, manifest)
-        at = int(self._now() * 1000)
-        authors = (*(each for each in draft.authors if each != who.user), who.user)[-AUTHORS_MOST:]
-        return replace(draft, authors=authors, saved_ms=at, unpushed_ms=draft.unpushed_ms or at)
+        return drafts.saved(await self._draft(held, manifest), who.user, int(self._now() * 1000))
 
     async def _draft(self, held: Held, manifest: Mapping[str, Any]) -> Draft:
         """The record; of a draft that came from git one that begins now."""
         if held.draft is not None:
             return held.draft
-        key, status = held.key, manifest["status"]
-        lock = status.get("selfLock", {}).get("git", {})
-        newest = await self._shelf.newest(_of(key), key.package)
-        base, base_revision = _commit_of(newest)
-        return Draft(
-            nonce=status.get("nonce", ""),
-            directory=lock.get("directory", key.package),
-            task="",
-            base=base,
-            base_revision=base_revision,
-            commit=lock.get("commit", ""),
-            digest=status["content"]["digest"],
-            branch=lock.get("ref", ""),
-        )
+        newest = await self._shelf.newest(_of(held.key), held.key.package)
+        return drafts.from_git(held.key, manifest, *served.place_of(newest))
 
     def _with_content(
-        self, stored: Stored, manifest: Mapping[str, Any], facts: Facts, draft: Draft, extras: Mapping[str, Any]
+        self, held: Held, manifest: Mapping[str, Any], facts: Facts, draft: Draft, extras: Mapping[str, Any]
     ) -> bytes:
-        """The object with other content. extras: of its spec."""
-        kept = {name: manifest["spec"][name] for name in _KEPT if name in manifest["spec"]}
-        status, now = manifest["status"], self._stamp()
-        record = self._record(stored.key, facts, draft, {**kept, **extras}, status)
-        made = orjson.loads(record.status)
-        made |= {name: status[name] for name in ("selfLock",) if name in status and name not in made}
-        return edited(
-            stored.value,
-            labels=record.labels,
-            spec=record.spec,
-            status=orjson.dumps(_unpushed(made, now)),
-        )
-
-    def _record(
-        self,
-        key: Key,
-        facts: Facts,
-        draft: Draft,
-        extras: Mapping[str, Any],
-        before: Mapping[str, Any] | None = None,
-    ) -> Record:
-        """A draft's record. extras: of its spec. before: status of the object as it is."""
-        repository = _of(key)
-        revision = Revision(key.revision, Origin.DRAFT, "", workspace=key.revision, nonce=draft.nonce)
-        limits = self._content.parsing
-        made = project.revision_record(repository, key.package, revision, facts, limits)
-        status = orjson.loads(made.status)
-        if draft.base_revision:
-            status["base"] = {"revision": draft.base_revision, "commit": draft.base}
-        if draft.created_by:
-            status["createdBy"] = draft.created_by
-        for name in ("proposedBy", "lastOperation"):
-            if before is not None and name in before:
-                status[name] = before[name]
-        said = conditions.of_kptfile(status.get("conditions", ()))
-        if before is not None and (was := _condition(before, PUSHED)) is not None:
-            said.append(was)
-        if before is not None and before.get("base", {}) == status.get("base", {}):
-            said += [each for each in before.get("conditions", ()) if each.get("type") == OUTDATED]
-        status["conditions"] = conditions.served(said, draft.conditions)
-        record = replace(
-            made,
-            spec=orjson.dumps({**orjson.loads(made.spec), **extras}),
-            status=orjson.dumps(_unpushed(status, self._stamp())),
-        )
-        try:
-            bounds.check(record, limits)
-        except bounds.BoundError as exc:
-            raise refusals.wrong(key.name, "spec", "", str(exc)) from exc
-        return record
+        limits, now = self._content.parsing, self._stamp()
+        return drafts.with_content(present(held), manifest, facts, draft, extras, limits=limits, now=now)
 
     # --- the object ---
 
@@ -402,7 +342,7 @@ class Author:
             manifest = orjson.loads(with_resource_version(Kind.REVISION, stored.value, stored.mod_revision))
             wanted = revise(manifest)
             if approval:
-                wanted = _lifecycle_alone(manifest, wanted)
+                wanted = changes.of_approval(manifest, wanted)
             change = changes.read(manifest, wanted)
             check_version(held, wanted, must_name=must_name_version)
             now = Lifecycle(manifest["spec"]["lifecycle"])
@@ -512,7 +452,7 @@ class Author:
         assert judged.facts is not None
         draft = await self._edited_draft(held, manifest, who)
         extras = {"readinessGates": [{"conditionType": gate} for gate in gates]}
-        value = self._with_content(stored, manifest, judged.facts, draft, extras)
+        value = self._with_content(held, manifest, judged.facts, draft, extras)
         return judged, draft, edited(value, users=change.users)
 
     # --- delete ---
@@ -620,64 +560,5 @@ async def _pause(attempt: int) -> None:
         await asyncio.sleep(random.uniform(0, 0.005 * 2**attempt))  # noqa: S311  no secret
 
 
-def present(held: Held) -> Stored:
-    """Raises: RefusedError 404."""
-    if held.served is None:
-        raise refusals.not_found(held.key.name)
-    return held.served
-
-
 def _digest(stored: Stored) -> Digest:
     return served.digest_of(orjson.loads(stored.value))
-
-
-def _commit_of(manifest: bytes | None) -> tuple[str, str]:
-    """Commit and name of a published revision; empty without one."""
-    if manifest is None:
-        return "", ""
-    found = orjson.loads(manifest)
-    return served.commit_of(found), found["spec"]["revision"]
-
-
-def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
-    return next((each for each in status.get("conditions", ()) if each.get("type") == kind), None)
-
-
-def _unpushed(status: Mapping[str, Any], now: str) -> Any:
-    waiting = Condition(PUSHED, true=False, reason="Waiting", message="git does not have the last change yet")
-    return {**status, "conditions": with_condition(status.get("conditions", ()), waiting, now)}
-
-
-def check_idle(held: Held) -> None:
-    """Raises: RefusedError 409 while an operation runs."""
-    if held.operation is not None:
-        raise rules.waiting(held.key.name, held.operation.step)
-
-
-def check_version(held: Held, wanted: Mapping[str, Any], *, must_name: bool) -> None:
-    """Raises: RefusedError 409 where the object is another by now, 422 where none is named and one must be."""
-    stored, name = present(held), held.key.name
-    metadata = wanted.get("metadata")
-    given = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
-    if given in (None, ""):
-        if must_name:
-            raise refusals.wrong(name, "metadata.resourceVersion", "", "must be specified for an update")
-        return
-    if str(given) != str(stored.mod_revision):
-        raise refusals.conflict(name)
-
-
-def _lifecycle_alone(manifest: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """What an approval asks for: porch, pkg/registry/porch: other fields of its body are not compared."""
-    asked = changes.mapping(wanted, "spec", manifest["metadata"]["name"]).get("lifecycle")
-    metadata = wanted.get("metadata")
-    given = metadata if isinstance(metadata, dict) else {}
-    identity = {name: given[name] for name in ("name", "namespace", "uid", "resourceVersion") if name in given}
-    kept = {name: text for name, text in manifest["metadata"].items() if name not in identity}
-    if "resourceVersion" not in identity:
-        kept.pop("resourceVersion", None)
-    spec = {**manifest["spec"], "lifecycle": asked or ""}
-    version = changes.mapping(wanted, "spec", "").get("version")
-    if version and manifest["spec"]["lifecycle"] == Lifecycle.PROPOSED:
-        spec["version"] = version
-    return {**manifest, "metadata": {**kept, **identity}, "spec": spec}

@@ -247,3 +247,19 @@ def _text(value: object) -> str:
         return orjson.dumps(value).decode()[:200]
     except TypeError:
         return str(value)[:200]
+
+
+def of_approval(manifest: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """What an approval asks for, of all that its body says: porch, pkg/registry/porch: others are not compared."""
+    asked = mapping(wanted, "spec", manifest["metadata"]["name"]).get("lifecycle")
+    metadata = wanted.get("metadata")
+    given = metadata if isinstance(metadata, dict) else {}
+    identity = {name: given[name] for name in ("name", "namespace", "uid", "resourceVersion") if name in given}
+    kept = {name: text for name, text in manifest["metadata"].items() if name not in identity}
+    if "resourceVersion" not in identity:
+        kept.pop("resourceVersion", None)
+    spec = {**manifest["spec"], "lifecycle": asked or ""}
+    version = mapping(wanted, "spec", "").get("version")
+    if version and manifest["spec"]["lifecycle"] == Lifecycle.PROPOSED:
+        spec["version"] = version
+    return {**manifest, "metadata": {**kept, **identity}, "spec": spec}

@@ -1,6 +1,7 @@
-"""Which version of an object a client means: what he read of its files, and what he wants to delete. Pure.
+"""Which version of an object a client means: what he read of its files, what he wants to change or delete; and whether
+it is there, and at rest. Pure.
 
-Called by author.
+Called by author and status.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from cacheserver.errors import RefusedError
 from cacheserver.model import Stored
-from cacheserver.publish import refusals
+from cacheserver.publish import refusals, rules
 from cacheserver.store.authored import Held
 
 
@@ -49,3 +50,29 @@ def check_preconditions(stored: Stored, manifest: Mapping[str, Any], wanted: Pre
             f"Precondition failed: ResourceVersion in precondition: {wanted.resource_version}, ResourceVersion in "
             f"object meta: {stored.mod_revision}",
         )
+
+
+def present(held: Held) -> Stored:
+    """Raises: RefusedError 404."""
+    if held.served is None:
+        raise refusals.not_found(held.key.name)
+    return held.served
+
+
+def check_idle(held: Held) -> None:
+    """Raises: RefusedError 409 while an operation runs."""
+    if held.operation is not None:
+        raise rules.waiting(held.key.name, held.operation.step)
+
+
+def check_version(held: Held, wanted: Mapping[str, Any], *, must_name: bool) -> None:
+    """Raises: RefusedError 409 where the object is another by now, 422 where none is named and one must be."""
+    stored, name = present(held), held.key.name
+    metadata = wanted.get("metadata")
+    given = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
+    if given in (None, ""):
+        if must_name:
+            raise refusals.wrong(name, "metadata.resourceVersion", "", "must be specified for an update")
+        return
+    if str(given) != str(stored.mod_revision):
+        raise refusals.conflict(name)

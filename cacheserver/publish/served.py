@@ -21,6 +21,14 @@ def commit_of(manifest: Mapping[str, Any]) -> str:
     return str(manifest["status"].get("selfLock", {}).get("git", {}).get("commit", ""))
 
 
+def place_of(value: bytes | None) -> tuple[str, str]:
+    """Commit and name of a published revision; empty without one."""
+    if value is None:
+        return "", ""
+    manifest = orjson.loads(value)
+    return commit_of(manifest), manifest["spec"]["revision"]
+
+
 def with_lifecycle(value: bytes, lifecycle: str) -> bytes:
     """In spec and label."""
     manifest = orjson.loads(value)

@@ -14,7 +14,8 @@ import orjson
 
 from cacheserver.model import Key, Kind, Lifecycle, Stored, edited, with_resource_version
 from cacheserver.publish import conditions, refusals
-from cacheserver.publish.author import Author, Revise, Who, Written, check_idle, check_version, present
+from cacheserver.publish.author import Author, Revise, Who, Written
+from cacheserver.publish.preconditions import check_idle, check_version, present
 from cacheserver.store.authored import Held
 
 _OF_DRAFTS: Final = (Lifecycle.DRAFT, Lifecycle.PROPOSED)
