@@ -6,11 +6,13 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 import hypothesis
 import pytest
 
 from cacheserver.etcd.client import Client
+from tests.support import left
 from tests.support.etcd import EtcdProcess, FoundEtcd, ServerTLS, find_etcd
 from tests.support.fuzz import EXAMPLES
 
@@ -19,7 +21,11 @@ from tests.support.fuzz import EXAMPLES
 hypothesis.settings.register_profile("cacheserver", deadline=None, max_examples=max(100, EXAMPLES))
 hypothesis.settings.load_profile("cacheserver")
 
+left.watch()
+
 found_etcd = cache(find_etcd)
+
+_HERE: Final = Path(__file__).parent
 
 
 def pytest_report_header() -> str:
@@ -27,6 +33,28 @@ def pytest_report_header() -> str:
     if found is None:
         return "etcd: none found; set CACHESERVER_TEST_ETCD or install the test extra"
     return f"etcd: {found.version} at {found.path} (from {found.origin})"
+
+
+def _rank(item: pytest.Item) -> tuple[bool, bool]:
+    """Whole servers before etcd's and unit tests that start processes, and these before what takes milliseconds."""
+    unit = _HERE / "unit" in item.path.parents
+    return unit and item.get_closest_marker("processes") is None, unit or _HERE / "etcd" in item.path.parents
+
+
+@pytest.hookimpl(trylast=True)  # marks are given by then
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long go first, so that at the end no worker has one for itself (`--no-loadscope-reorder`)."""
+    ranks: dict[Path, tuple[bool, bool]] = {}
+    for item in items:
+        ranks[item.path] = min(_rank(item), ranks.get(item.path, (True, True)))
+    items.sort(key=lambda item: ranks[item.path])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    yield
+    if found := left.behind():  # after fixtures: the test's loop is closed
+        pytest.fail(f"{item.nodeid} left connections open: {', '.join(found)}", pytrace=False)
 
 
 @pytest.fixture(scope="session")

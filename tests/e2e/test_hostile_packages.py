@@ -18,7 +18,7 @@ from cacheserver.etcd.client import Client, prefix_end
 from cacheserver.store.keys import CLAIM, INGEST, PREFIX, TICK
 from tests.conftest import StartEtcd
 from tests.e2e.conftest import StartServer
-from tests.support import invariants
+from tests.support import invariants, left
 from tests.support.arena import manifests
 from tests.support.authors import BASE, MERGE
 from tests.support.gitserver import GitRepository
@@ -167,6 +167,7 @@ async def world(start_etcd: StartEtcd, start_server: StartServer, tmp_path: Path
         assert status == 201, said
         await eventually(world.pushed, within_s=60)  # nothing is to be written for it any more
         yield world
+    await left.gone()  # bodies that were refused before they were read
 
 
 async def test_what_is_made_to_harm_is_refused_by_name_and_nothing_is_written(world: World) -> None:
