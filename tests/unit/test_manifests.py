@@ -569,10 +569,17 @@ def test_scratch_space_is_bounded_and_within_the_pods_limit() -> None:
     assert total < int(container()["resources"]["limits"]["ephemeral-storage"].removesuffix("Gi"))
 
 
+def test_a_server_that_starts_slowly_is_not_taken_for_one_that_hangs() -> None:
+    """On a node that is short of processors a start took 80 s, and each restart began anew."""
+    probe = container()["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 300
+    assert probe["periodSeconds"] <= 2  # no probe of readiness before it
+
+
 def test_probes_ask_over_tls_on_the_port_that_is_listened_on() -> None:
     [port] = container()["ports"]
     assert environment()["CACHESERVER_LISTEN"].endswith(f":{port['containerPort']}")
-    for probe, path in (("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
+    for probe, path in (("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
         asked = container()[probe]["httpGet"]
         assert asked == {"path": path, "port": port["name"], "scheme": "HTTPS"}
 
