@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.e2e.test_manifest_schemas import definitions
 from tests.support.installed import Installed, shown
 from tests.support.node import Node, find_node
 
@@ -27,8 +28,17 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 
 
 @pytest.fixture(scope="session")
-def fresh(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+def overlay(request: pytest.FixtureRequest) -> str:
+    """What is installed on the node: a test that wants another one than that of most has this parametrized, indirectly,
+    and what was there is uninstalled first."""
+    wanted: str = getattr(request, "param", "self-signed")
+    return wanted
+
+
+@pytest.fixture(scope="session")
+def fresh(node: Node, overlay: str, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     """Nothing yet but a checkout."""
+    assert overlay == "self-signed"
     installed = Installed(node, tmp_path_factory.mktemp("checkout"))
     installed.prepare()
     return installed
@@ -52,5 +62,20 @@ def installed(fresh: Installed, typed: str, tmp_path_factory: pytest.TempPathFac
     assert typed
     fresh.add_doors()
     fresh.add_git(tmp_path_factory.mktemp("bundles"))
+    fresh.add_repositories()
     yield fresh
     fresh.uninstall()
+
+
+@pytest.fixture(scope="session")
+def production(node: Node, overlay: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    """Three members of etcd and two servers, and the same Repositories. Uninstalled as the other one."""
+    assert overlay == "production"
+    kinds = definitions()
+    installed = Installed(node, tmp_path_factory.mktemp("production"))
+    installed.prepare(members=3)
+    installed.add_production(kinds.values())
+    installed.add_git(tmp_path_factory.mktemp("bundles"))
+    installed.add_repositories()
+    yield installed
+    installed.uninstall()

@@ -11,7 +11,7 @@ import socketserver
 import ssl
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import Any, Self
 
@@ -20,9 +20,24 @@ from tests.support.asking import ask
 from tests.support.kube import KubeAPIServer
 
 DOMAIN = "cluster.local"
+SERVICE = "10.96.0.10"
+"""The address that pods ask."""
 _ADDRESS, _CLASS_IN = 1, 1  # RFC 1035 sections 3.2.2 and 3.2.4
 _HEAD = 12
 _NO_SUCH_NAME = 3  # RFC 1035 section 4.1.1
+_PASS_ON = """\
+import socket, socketserver
+
+class Question(socketserver.BaseRequestHandler):
+    def handle(self):
+        question, back = self.request
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ahead:
+            ahead.settimeout(5)
+            ahead.sendto(question, ("ADDRESS", 53))
+            back.sendto(ahead.recv(4096), self.client_address)
+
+socketserver.ThreadingUDPServer(("", 53), Question).serve_forever()
+"""
 
 
 class ClusterNames:
@@ -81,6 +96,31 @@ class ClusterNames:
             if endpoint["conditions"].get("ready") and pod in ([], [endpoint.get("hostname")])
             for address in endpoint["addresses"]
         ] or None
+
+
+def pods_way(image: str, address: str) -> Sequence[Mapping[str, Any]]:
+    """A pod, of an image with Python, that passes questions on to ClusterNames at `address`, and its Service.
+
+    Names are asked of a pod in kube-system, as NetworkPolicies suppose.
+    """
+    named = {"name": "kube-dns", "namespace": "kube-system"}
+    label = {"k8s-app": "kube-dns"}
+    container = {
+        "name": "names",
+        "image": image,
+        "command": ["python3", "-c", _PASS_ON.replace("ADDRESS", address)],
+        "securityContext": {"runAsUser": 0},  # for port 53
+    }
+    pod = {"containers": [container], "automountServiceAccountToken": False, "terminationGracePeriodSeconds": 0}
+    return [
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {**named, "labels": label}, "spec": pod},
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": named,
+            "spec": {"clusterIP": SERVICE, "selector": label, "ports": [{"port": 53, "protocol": "UDP"}]},
+        },
+    ]
 
 
 def _asked(question: bytes) -> tuple[str, int]:

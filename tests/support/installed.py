@@ -12,6 +12,7 @@ import shutil
 import ssl
 import subprocess
 import threading
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -19,6 +20,7 @@ from cacheserver.security.certs import Subject, Usage
 from tests.support.asking import Answer, ask
 from tests.support.gitserver import GitRepository
 from tests.support.node import NAME, Node
+from tests.support.waiting import until
 
 ROOT: Final = Path(__file__).parents[2]
 HERE: Final = ROOT / "tests" / "node"
@@ -47,30 +49,31 @@ class Installed:
             *certificates.issue("client", Subject("reader", Usage.CLIENT, groups=("system:masters",)))
         )
 
-    def prepare(self) -> None:
-        """What the page supposes: a checkout that names the image, and a volume for etcd."""
+    def prepare(self, *, members: int = 1) -> None:
+        """What the page supposes: a checkout that names the image, and a volume for each member of etcd."""
         for name in ("configs", "docs"):
             shutil.copytree(ROOT / name, self.home / name, ignore=shutil.ignore_patterns("certificates"))
         base = self.home / "configs" / "kubernetes" / "base" / "kustomization.yaml"
         name, _, tag = self.node.images["cacheserver"].rpartition(":")
         text = re.sub(r"newName: .*", f"newName: {name}", base.read_text())
         base.write_text(re.sub(r"newTag: .*", f"newTag: {tag}", text))
-        volume = self.home / "volume"
-        volume.mkdir()
         affinity = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [NAME]}]}
-        self.admin.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "PersistentVolume",
-                "metadata": {"name": "local"},
-                "spec": {
-                    "capacity": {"storage": "20Gi"},
-                    "accessModes": ["ReadWriteOnce"],
-                    "local": {"path": str(volume)},
-                    "nodeAffinity": {"required": {"nodeSelectorTerms": [affinity]}},
-                },
-            }
-        )
+        for member in range(members):
+            volume = self.home / f"volume-{member}"
+            volume.mkdir()
+            self.admin.apply(
+                {
+                    "apiVersion": "v1",
+                    "kind": "PersistentVolume",
+                    "metadata": {"name": f"{self.home.name}-{member}"},
+                    "spec": {
+                        "capacity": {"storage": "20Gi"},
+                        "accessModes": ["ReadWriteOnce"],
+                        "local": {"path": str(volume)},
+                        "nodeAffinity": {"required": {"nodeSelectorTerms": [affinity]}},
+                    },
+                }
+            )
 
     def type(self, script: str) -> str:
         """Runs commands as somebody types them in the checkout; what they say, all of them ended with 0."""
@@ -97,9 +100,32 @@ class Installed:
             self.admin.run("patch", "apiservice", name, "--type=merge", "-p", patch)
         self.settle()
 
-    def add_git(self, scratch: Path) -> None:
-        """A git server in namespace git, and in `packages` what is needed to name it in a Repository."""
+    def add_production(self, definitions: Iterable[Mapping[str, Any]]) -> None:
+        """`production` as it is, but for what keeps three members off one node, with certificates of ours.
+
+        definitions: of the kinds of others in it, which nobody serves here.
+        """
         run = self.admin.run
+        run("create", "-f", "-", stdin="\n".join(map(json.dumps, definitions)))
+        overlay = self.home / "configs" / "kubernetes" / "own"
+        overlay.mkdir()
+        patches = [_small("StatefulSet", "etcd", affinity=None), _small("Deployment", "cacheserver")]
+        document = {"kind": "Kustomization", "resources": ["../production"], "patches": patches}
+        (overlay / "kustomization.yaml").write_text(json.dumps(document))
+        self.type(
+            "cacheserver certs made\n"
+            "kubectl apply -f configs/kubernetes/base/namespace.yaml\n"
+            "kubectl apply -f made/secrets.yaml\n"
+            "kubectl apply -k configs/kubernetes/own\n"
+            "kubectl patch apiservice v1alpha1.cacheserver.dev --type=merge --patch-file=made/apiservice.yaml"
+        )
+        self.settle()
+
+    def add_git(self, scratch: Path) -> None:
+        """A git server in namespace git, and in `packages` what is needed to name it in a Repository; once a node."""
+        run = self.admin.run
+        if self.admin.tried("get", "namespace", "git")[0]:
+            return
         certificates = self.node.kube.certificates
         pair = certificates.issue("git", Subject("git", Usage.SERVER, dns=(GIT,)))
         authority = certificates.authority("git")
@@ -117,6 +143,9 @@ class Installed:
         run("-n", "packages", "create", "secret", "generic", "bot", *login)
         account = "--serviceaccount=cacheserver:cacheserver"
         run("-n", "packages", "create", "rolebinding", "secrets", "--clusterrole=cacheserver:secrets", account)
+
+    def add_repositories(self) -> None:
+        """community, blueprints and edge in namespace packages; returns when they are served."""
         publish = {"publish": ["Catalog", "Registry", "PackageManifest", "Rukpak"]}
         for name, spec in (
             ("community", {"format": "FBC", **publish}),
@@ -133,7 +162,8 @@ class Installed:
                 "spec": {"source": source, **secrets, **spec},
             }
             self.admin.apply(manifest)
-        run("-n", "packages", "wait", "crepo", "--all", "--for=condition=Ready", "--timeout=300s", timeout_s=320)
+        ready = ("wait", "crepo", "--all", "--for=condition=Ready", "--timeout=300s")
+        self.admin.run("-n", "packages", *ready, timeout_s=320)
 
     def uninstall(self) -> None:
         """docs/uninstalling.md, From a cluster, word for word, but for the directory; then nothing of ours is there."""
@@ -161,6 +191,29 @@ class Installed:
         """A GET through kube-apiserver, by an administrator."""
         return ask(f"{self.node.kube.url}{path}", context=self._context, timeout_s=30)
 
+    def draft(self, name: str) -> None:
+        """A first one of package `name`, which etcd alone has, for half a minute (pushAfter of `edge`)."""
+        spec = {"repository": "edge", "packageName": name, "workspaceName": "w"}
+        kind = {"apiVersion": "cacheserver.dev/v1alpha1", "kind": "PackageRevision"}
+        document = {**kind, "metadata": {"name": f"edge.{name}.w"}, "spec": spec}
+        self.admin.run("-n", "packages", "create", "-f", "-", stdin=json.dumps(document))
+
+    def stranger(self, namespace: str) -> None:
+        """A pod `one` in a namespace of others, which does nothing. It has the server's label, worth nothing there."""
+        container = {"name": "one", "image": self.node.images["cacheserver"], "command": ["sleep", "infinity"]}
+        label = {"app.kubernetes.io/name": "cacheserver"}
+        self.admin.apply(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": "one", "namespace": namespace, "labels": label},
+                "spec": {"containers": [container], "terminationGracePeriodSeconds": 0},
+            },
+        )
+        ready = ("wait", "pod/one", "--for=condition=Ready", "--timeout=120s")
+        self.admin.run("-n", namespace, *ready, timeout_s=150)
+
     def in_git(self, *arguments: str) -> str:
         return self.admin.run("-n", "git", "exec", "deploy/git", "--", "git", "--git-dir=/srv/edge.git", *arguments)
 
@@ -182,6 +235,22 @@ class Installed:
         return "\n".join(
             (self.admin.tried("get", "pods", "-A", "-o", "wide")[1], self.admin.tried("get", "events", "-A")[1], *logs)
         )
+
+
+def _small(kind: str, name: str, **pod: Any) -> Mapping[str, str]:
+    """A patch for a node with a processor or two: it asks for little, and has these fields in its pod."""
+    container = {"name": name, "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}}}
+    spec = {"template": {"spec": {**pod, "containers": [container]}}}
+    return {
+        "patch": json.dumps(
+            {
+                "apiVersion": "apps/v1",
+                "kind": kind,
+                "metadata": {"name": name, "namespace": "cacheserver"},
+                "spec": spec,
+            }
+        )
+    }
 
 
 def _bundle(scratch: Path, examples: str) -> Path:
@@ -229,6 +298,11 @@ class Reader:
                 self.failed.append(f"{answer.status}: {answer.body[:300].decode(errors='replace')}")
             elif len(answer.json["items"]) != PACKAGES:
                 self.failed.append(f"{len(answer.json['items'])} packages")
+
+    def go_on(self) -> None:
+        """Returns when it has read some times more."""
+        wanted = self.read + 20
+        until(lambda: self.read >= wanted, within_s=60, otherwise=lambda: str(self.failed))
 
     def __enter__(self) -> Self:
         self._thread.start()

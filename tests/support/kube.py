@@ -28,6 +28,8 @@ from tests.support.waiting import until
 
 _READY_WITHIN_S = 90.0
 _SERVICE = "10.96.0.1"
+_PORT_OF_A_NODE = 6443
+"""As anywhere: one of those that our NetworkPolicies let the server reach."""
 """Of the Service `kubernetes`, by which pods find it: the first of the range in bench.peers.apiserver."""
 
 
@@ -73,7 +75,7 @@ class KubeAPIServer:
         self.certificates = Certificates(directory / "pki")
         (directory / "etcd").mkdir(parents=True)
         self._etcd = EtcdProcess(found.etcd, directory / "etcd")
-        self.port = free_ports(1)[0]
+        self.port = free_ports(1)[0] if address == apiserver.LOOPBACK else _PORT_OF_A_NODE
         self.url = f"https://{address}:{self.port}"
         self._users = dict(users or {})
         self._child: subprocess.Popen[bytes] | None = None

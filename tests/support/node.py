@@ -4,7 +4,7 @@ Programs are found where CACHESERVER_TEST_NODE, KUBEBUILDER_ASSETS or PATH say, 
 CACHESERVER_TEST_NODE_IMAGES. It needs a network namespace of its own, which `make node` makes: its addresses and its
 packet filter are then nobody else's. The machine itself, what a power cut would end, is one child in namespaces of
 processes and of mounts. What is left to remove are control groups below one name; stop() does. Network policies are
-enforced by nobody here.
+enforced by the program that CACHESERVER_TEST_NODE_POLICIES names, or by nobody.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from pathlib import Path
 from typing import Final
 
 from cacheserver.etcd.supervise import command
-from tests.support.cluster_names import DOMAIN, ClusterNames
+from tests.support.cluster_names import DOMAIN, SERVICE, ClusterNames, pods_way
 from tests.support.kube import ControllerManager, FoundKube, KubeAPIServer, Kubectl, find_kube
 from tests.support.waiting import until
 
 ADDRESS: Final = "172.31.0.10"
 NAME: Final = "node"
+POLICIES: Final = "CACHESERVER_TEST_NODE_POLICIES"
+"""Names a program that enforces NetworkPolicies in the network where it runs, with KUBECONFIG and NODE_NAME set."""
 _PODS: Final = "10.244.0.0/24"
 _PROGRAMS: Final = (
     *("kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager"),
@@ -48,9 +50,14 @@ mount --make-rshared /
 for each in $WRITTEN; do mkdir -p "$each" "$HOME$each"; mount --bind "$HOME$each" "$each"; done
 mount -t tmpfs run /run
 containerd --config "$HOME/containerd.toml" >>"$HOME/containerd.log" 2>&1 &
-kubelet --config="$HOME/kubelet.json" --kubeconfig="$KUBECONFIG" --hostname-override="$NAME" --node-ip="$ADDRESS" \\
-    --v=2 >>"$HOME/kubelet.log" 2>&1 &
-kube-proxy --config="$HOME/kube-proxy.json" --hostname-override="$NAME" >>"$HOME/kube-proxy.log" 2>&1 &
+again() {  # as systemd does: a kubelet that finds containerd's socket before containerd is ready ends
+    log="$HOME/${1##*/}.log"
+    while :; do "$@" >>"$log" 2>&1 || true; sleep 1; done
+}
+again kubelet --config="$HOME/kubelet.json" --kubeconfig="$KUBECONFIG" --hostname-override="$NODE_NAME" \\
+    --node-ip="$ADDRESS" --v=2 &
+again kube-proxy --config="$HOME/kube-proxy.json" --hostname-override="$NODE_NAME" &
+[ -z "$POLICIES" ] || again "$POLICIES" &
 wait
 """
 _NAMESPACES: Final = ("--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -78,12 +85,16 @@ _READY_WITHIN_S: Final = 180.0
 
 @dataclass(frozen=True, slots=True)
 class FoundNode:
-    """path: as $PATH has it. images: by the last part of their names, what pods name them by, and their archives."""
+    """path: as $PATH has it. images: by the last part of their names, what pods name them by, and their archives.
+
+    policies: a program that enforces NetworkPolicies, if there is one.
+    """
 
     kube: FoundKube
     path: str
     plugins: Path
     images: Mapping[str, tuple[str, Path]]
+    policies: str | None
 
 
 def find_node() -> FoundNode | list[str]:
@@ -103,7 +114,7 @@ def find_node() -> FoundNode | list[str]:
     missing += ["root in a network namespace of its own (make node)"] * (not alone)
     if missing or kube is None or plugins is None:
         return missing
-    return FoundNode(kube, path, plugins, images)
+    return FoundNode(kube, path, plugins, images, os.environ.get(POLICIES) or None)
 
 
 class Node:
@@ -141,6 +152,12 @@ class Node:
         self._configure()
         self._running.callback(self._forget)
         self.boot()
+        self.admin.apply(*pods_way(self.images["cacheserver"], ADDRESS))
+
+    @property
+    def enforces(self) -> bool:
+        """NetworkPolicies."""
+        return self._found.policies is not None
 
     @property
     def admin_file(self) -> Path:
@@ -226,13 +243,14 @@ class Node:
             "failSwapOn": False,
             "oomScoreAdj": 0,  # to lower it takes a right that a container may not have
             "clusterDomain": DOMAIN,
-            "clusterDNS": [ADDRESS],
+            "clusterDNS": [SERVICE],
             "resolvConf": "",
             "containerRuntimeEndpoint": f"unix://{home}/containerd.sock",
             # A full disk of the machine that tests is none of the node's.
             "evictionHard": {"nodefs.available": "1%", "imagefs.available": "1%", "memory.available": "50Mi"},
             "imageGCHighThresholdPercent": 100,
             "nodeStatusUpdateFrequency": "2s",
+            "syncFrequency": "10s",  # how often a pod's Secrets are looked at; a minute where nobody waits
         }
         (home / "kubelet.json").write_text(json.dumps(kubelet))
         proxy = {
@@ -258,7 +276,8 @@ class Node:
             "HOME": str(self.directory),
             "WRITTEN": " ".join(_WRITTEN),
             "KUBECONFIG": str(self.admin_file),
-            "NAME": NAME,
+            "NODE_NAME": NAME,
+            "POLICIES": self._found.policies or "",
             "ADDRESS": ADDRESS,
         }
 
