@@ -280,7 +280,7 @@ def encode(
     now: RFC 3339 in UTC with whole seconds (`2026-11-20T10:00:00Z`).
     users: what users wrote into the metadata; None: what `previous` has of it.
     """
-    created, generation = now, 1
+    created, generation, name = now, 1, record.name
     if previous is not None:
         old = old or orjson.loads(previous)
         assert old is not None
@@ -291,9 +291,9 @@ def encode(
         if users is None:
             users = UserMetadata.of(old)
     identity: dict[str, object] = {
-        "name": record.name,
+        "name": name,
         "namespace": record.key.namespace,
-        "uid": uid_of(record.key.kind, record.key.namespace, record.name, record.nonce),
+        "uid": uid_of(record.key.kind, record.key.namespace, name, record.nonce),
         "creationTimestamp": created,
         "generation": generation,
     }
