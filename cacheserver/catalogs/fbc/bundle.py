@@ -51,10 +51,14 @@ _MOST_PROBLEMS: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What one olm.bundle document comes to. tar: of the files that PackageRevisionResources serves, not packed."""
+    """What one olm.bundle document comes to. tar: of the files that PackageRevisionResources serves, not packed.
+
+    digest: of the tar.
+    """
 
     facts: f.Facts
     tar: bytes
+    digest: str
     files: tuple[tuple[str, int], ...]
     """(path, bytes) of each file in the tar, in order."""
 
@@ -108,6 +112,7 @@ def read(document: Object, package: str, name: str, limits: ParseLimits) -> Read
         )
     files = _files(document, found, limits)
     tar = b"".join(tar_stream(files))
+    digest = digest_of(tar)
     sizes = tuple((path, len(content)) for path, content in files)
     provided: tuple[provides.API, ...] = ()
     try:
@@ -128,10 +133,10 @@ def read(document: Object, package: str, name: str, limits: ParseLimits) -> Read
         constraints=cutter.items("constraints", found.constraints),
         related_images=cutter.items("relatedImages", (each for each in related if each[1])),
         about=_about(found, cutter),
-        content=(digest_of(tar), len(tar), len(files)),
+        content=(digest, len(tar), len(files)),
     )
     clipped = tuple(replace(one, message=clip(one.message, LONGEST_MESSAGE)) for one in problems[:_MOST_PROBLEMS])
-    return Read(f.Facts(replace(bundle, cut=cutter.cut), clipped, tuple(warnings)), tar, sizes)
+    return Read(f.Facts(replace(bundle, cut=cutter.cut), clipped, tuple(warnings)), tar, digest, sizes)
 
 
 def _property(kind: str, value: JSON, found: _Properties, limits: ParseLimits) -> None:

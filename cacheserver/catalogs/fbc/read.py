@@ -31,9 +31,10 @@ _ICON_ALIASES: Final = {"image/jpg": "image/jpeg", "image/svg": "image/svg+xml"}
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Bytes that a document brings. files: of a tar, in order."""
+    """Bytes that a document brings. digest: theirs. files: of a tar, in order."""
 
     content: bytes
+    digest: str
     media_type: str
     files: tuple[tuple[str, int], ...] = ()
 
@@ -80,7 +81,7 @@ def read(value: JSON, limits: ParseLimits) -> tuple[f.Facts, Blob | None]:
     try:
         if meta.schema == f.BUNDLE:
             found = bundle.read(meta.document, meta.package, meta.name, limits)
-            return found.facts, Blob(found.tar, "application/x-tar", found.files)
+            return found.facts, Blob(found.tar, found.digest, "application/x-tar", found.files)
         if meta.schema == f.PACKAGE:
             return _package(meta)
         if meta.schema == f.CHANNEL:
@@ -117,8 +118,8 @@ def _package(meta: Envelope) -> tuple[f.Facts, Blob | None]:
         declared = text(icon, "mediatype").partition(";")[0].strip().lower()
         media_type = _ICON_ALIASES.get(declared, declared)
         if content and media_type in ICON_TYPES:
-            blob = Blob(content, media_type)
-            shown = (media_type, bundle.digest_of(content), len(content))
+            blob = Blob(content, bundle.digest_of(content), media_type)
+            shown = (media_type, blob.digest, len(content))
         elif content:
             # model.Icon.Validate leaves media types unchecked: production catalogs get them wrong.
             warnings = (Problem("IconType", f"an icon of media type {clip(declared, 60)!r} is not served"),)

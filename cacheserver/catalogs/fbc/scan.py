@@ -225,5 +225,4 @@ def _objects(raw: bytes) -> Sequence[bytes]:
 
 
 def _head(blob: Blob) -> BlobHead:
-    digest = hashlib.sha256(blob.content).hexdigest()
-    return BlobHead(Digest(f"sha256:{digest}"), len(blob.content), blob.media_type, blob.files)
+    return BlobHead(Digest(blob.digest), len(blob.content), blob.media_type, blob.files)
