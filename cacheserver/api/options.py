@@ -59,7 +59,7 @@ class WatchRequest:
     timeout_s: int
 
 
-def list_request(query: Query, selectable: Collection[str], namespace: str, behind: str = "") -> ListRequest:
+def list_request(query: Query, selectable: tuple[str, ...], namespace: str, behind: str = "") -> ListRequest:
     """behind: a second namespace that the list goes on in. Raises: StatusError 400, 422."""
     selection = parse_selection(query.get("labelSelector", ""), query.get("fieldSelector", ""), selectable)
     limit = max(_integer(query, "limit"), 0)
@@ -94,7 +94,7 @@ def list_request(query: Query, selectable: Collection[str], namespace: str, behi
     return ListRequest(selection, ReadAt(Freshness.NOT_OLDER_THAN, wanted), limit, None, False)
 
 
-def watch_request(query: Query, selectable: Collection[str]) -> WatchRequest:
+def watch_request(query: Query, selectable: tuple[str, ...]) -> WatchRequest:
     """Raises: StatusError 400, 422."""
     selection = parse_selection(query.get("labelSelector", ""), query.get("fieldSelector", ""), selectable)
     timeout_s = max(_integer(query, "timeoutSeconds"), 0)

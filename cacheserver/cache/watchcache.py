@@ -253,7 +253,8 @@ class WatchCache:
             snapshot = await self.past.at(cached, at.resource_version, lambda: self._present(cached), self.turns)
         else:
             snapshot = self._present(cached)
-            if not limit and (runs := self._indexed(cached, namespace, selector, behind)) is not None:
+            if not limit and after is None:
+                runs = await self._matching(kind, snapshot, namespace, selector, behind)
                 return Page(runs, snapshot.resource_version, stale=stale)
         ranged = kind in NAMED_BY_REPOSITORY
         page = await cut_page(snapshot, namespace, selector, limit, after, self.turns, behind, ranged=ranged)
@@ -317,6 +318,22 @@ class WatchCache:
 
     def _present(self, cached: CachedKind) -> Snapshot:
         return cached.state.snapshot(self.resource_version)
+
+    async def _matching(
+        self, kind: Kind, snapshot: Snapshot, namespace: str | None, selector: Selector, behind: str
+    ) -> Sequence[Run]:
+        """All that match, in order. snapshot: the present one, made without an await in between."""
+        cached = self._kinds[kind]
+        answers = cached.answers  # of this state; what is put there after a change, nobody finds
+        known = answers.get(namespace, selector, behind)
+        if known is not None:
+            return known
+        found = self._indexed(cached, namespace, selector, behind)
+        if found is None:
+            ranged = kind in NAMED_BY_REPOSITORY
+            found = (await cut_page(snapshot, namespace, selector, 0, None, self.turns, behind, ranged=ranged)).runs
+        answers.put(namespace, selector, behind, found)
+        return found
 
     def _indexed(
         self, cached: CachedKind, namespace: str | None, selector: Selector, behind: str

@@ -31,6 +31,12 @@ class Selector(Protocol):
         ...
 
     @property
+    def held(self) -> int:
+        """Bytes that it takes, about, where the same is asked again with this very object, so that what it finds is
+        worth remembering; 0 where it is made for one question."""
+        ...
+
+    @property
     def required(self) -> Mapping[str, str]:
         """Paths of fields, and labels, with the one value that every match has; for indexes. May be empty."""
         ...

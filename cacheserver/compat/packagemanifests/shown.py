@@ -142,6 +142,7 @@ class Selecting:
     """Matches stored packages as `selection` matches their manifests; cache/window.py: Selector."""
 
     everything: Final = False  # packages without a manifest are not meant
+    held: Final = 0
 
     def __init__(self, namespace: str, selection: Selection, published: Published) -> None:
         """namespace: of the request."""

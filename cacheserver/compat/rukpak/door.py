@@ -252,6 +252,7 @@ class _Selecting:
     """Matches stored objects as `selection` matches what is shown of them; cache/window.py: Selector."""
 
     everything: Final = False  # what is not published is not meant
+    held: Final = 0
 
     def __init__(self, selection: Selection, name: str, shows: Callable[[_Fields], bool]) -> None:
         self._selection = selection

@@ -47,6 +47,15 @@ def test_label_selectors_match_as_kubernetes_does(selector: str, labels: dict[st
         assert parse_selection(selector, "", SELECTABLE).matches(labels, {}) is matches
 
 
+def test_the_same_selectors_are_read_once() -> None:
+    first = parse_selection("same=1", "metadata.name=x", SELECTABLE)
+    assert parse_selection("same=1", "metadata.name=x", SELECTABLE) is first
+    assert parse_selection("same=2", "metadata.name=x", SELECTABLE) is not first
+    with pytest.raises(StatusError):
+        parse_selection("same=1", "metadata.name=x", ("metadata.namespace",))
+    assert first.held == first.size
+
+
 @pytest.mark.parametrize(
     ("selector", "message"),
     [

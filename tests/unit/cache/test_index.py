@@ -68,7 +68,7 @@ def test_the_index_that_leaves_fewest_is_taken() -> None:
 class _Wanted:
     """One label, counted."""
 
-    everything, cost = False, 3
+    everything, cost, held = False, 3, 0
 
     def __init__(self, value: str) -> None:
         self.required = {LABEL_PACKAGE: value}

@@ -17,10 +17,11 @@ from typing import NoReturn
 import orjson
 import pytest
 
+from cacheserver.cache.kind import ANSWERS_BYTES
 from cacheserver.cache.snapshot import Entry, Name
 from cacheserver.cache.watchcache import Event, EventType, Freshness, Page, ReadAt, Watch, WatchCache
 from cacheserver.errors import Expired, NotReady, StoreSlow, TooNew
-from cacheserver.model import Kind
+from cacheserver.model import LABEL_PACKAGE, Kind
 from cacheserver.store.keys import SERVED
 from cacheserver.turns import TURN_COST, Turns
 from tests.fakes.feed import PROJECTIONS, FakeFeed, running
@@ -37,7 +38,7 @@ class Labelled:
     labels: Mapping[str, str] = field(default_factory=dict)
     required: Mapping[str, str] = field(default_factory=dict)
 
-    cost = 3
+    cost, held = 3, 0
 
     @property
     def everything(self) -> bool:
@@ -58,6 +59,24 @@ class Counting(Labelled):
     def matches(self, labels: Mapping[str, str], fields: Mapping[str, str]) -> bool:
         self.begun.append(1)
         return super().matches(labels, fields)
+
+
+class Again(Counting):
+    """Whoever asks with it asks again with it."""
+
+    held = 1000
+
+
+class Large(Again):
+    """Itself most of what is kept of an answer."""
+
+    held = 100_000
+
+
+class Slow(Again):
+    """Of which a turn of the loop has one segment."""
+
+    cost = TURN_COST
 
 
 class Hint(dict[str, str]):
@@ -103,6 +122,68 @@ async def take(watch: Watch, count: int) -> list[Event]:
         while len(events) < count:
             events += await watch.next(timeout_s=5)
     return events
+
+
+async def test_what_a_selector_found_is_looked_for_once_in_each_state(feed: FakeFeed, cache: WatchCache) -> None:
+    for name in "abc":
+        feed.put("ns", name, labels={"odd": "1" if name != "b" else "0"})
+    odd, other = Again({"odd": "1"}), Counting({"odd": "1"})
+
+    async def found(selector: Labelled, namespace: str | None = "ns") -> list[str]:
+        page = await cache.list(Kind.PACKAGE, CONSISTENT, selector=selector, namespace=namespace)
+        assert page.resource_version == feed.revision
+        return names(page)
+
+    assert await found(odd) == await found(odd) == ["a", "c"]
+    assert len(odd.begun) == 3
+    assert await found(odd, "elsewhere") == []
+    assert await found(other) == await found(other) == ["a", "c"]
+    assert len(other.begun) == 6, "one that is made for a question is not remembered"
+    feed.put("ns", "b", labels={"odd": "1"})
+    assert await found(odd) == ["a", "b", "c"]
+    feed.delete("ns", "a")
+    assert await found(odd) == ["b", "c"]
+    feed.write_elsewhere()
+    before = len(odd.begun)
+    assert await found(odd) == ["b", "c"]
+    assert len(odd.begun) == before, "what is written elsewhere changes no answer but its version"
+
+
+async def test_what_was_found_while_the_state_changed_is_no_answer_later(feed: FakeFeed, cache: WatchCache) -> None:
+    for number in range(100):
+        feed.put("ns", f"n{number:02}", labels={"odd": "1"})
+    await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)
+    odd = Slow({"odd": "1"})
+    slow = asyncio.create_task(cache.list(Kind.PACKAGE, ANY, selector=odd))
+    while not odd.begun:
+        await asyncio.sleep(0)
+    feed.delete("ns", "n00")
+    while cache.resource_version < feed.revision:
+        await asyncio.sleep(0)
+    assert not slow.done(), "the change came in the midst of it"
+    assert len(names(await slow)) == 100
+    assert len(names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=odd))) == 99
+
+
+async def test_what_is_remembered_of_lists_has_a_bound(feed: FakeFeed, cache: WatchCache) -> None:
+    feed.put("ns", "a", labels={"odd": "1"})
+    asked: list[weakref.ref[Again]] = []
+    for _ in range(60):
+        selector = Large({"odd": "1"})
+        asked.append(weakref.ref(selector))
+        assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=selector)) == ["a"]
+    gc.collect()
+    assert 0 < sum(each() is not None for each in asked) <= ANSWERS_BYTES / Large.held
+
+
+async def test_a_page_behind_a_mark_has_nothing_before_it_whatever_finds_it(feed: FakeFeed, cache: WatchCache) -> None:
+    for name in "abc":
+        feed.put("ns", name, labels={LABEL_PACKAGE: "p"})
+    by_package = Labelled({LABEL_PACKAGE: "p"}, required=Hint({LABEL_PACKAGE: "p"}))
+    first = await cache.list(Kind.PACKAGE, CONSISTENT, selector=by_package, limit=1)
+    assert names(first) == ["a"]
+    at = exact(first.resource_version)
+    assert names(await cache.list(Kind.PACKAGE, at, selector=by_package, after=first.next_after)) == ["b", "c"]
 
 
 async def test_before_the_first_read_of_the_store_nothing_is_answered(feed: FakeFeed) -> None:

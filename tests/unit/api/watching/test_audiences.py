@@ -361,7 +361,7 @@ def test_of_a_field_with_thousands_of_values_only_those_are_looked_up_that_someb
     index = Audiences()
     _audience(index, fields="metadata.name=other")
     assert list(_facts("x", entry, index._waited)) == [("namespace", "", "x"), ("field", "metadata.name", "n")]
-    waits = [Audience(None, parse_selection("", f"status.provides={kind}", ["status.provides"]), Framing.NONE)
+    waits = [Audience(None, parse_selection("", f"status.provides={kind}", ("status.provides",)), Framing.NONE)
              for kind in ("Kind7.example.com", "Kind7.example.com", "Other.example.com")]  # fmt: skip
     for each in waits:
         index.add(each)
