@@ -10,7 +10,8 @@ import gc
 import itertools
 import time
 import weakref
-from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -23,6 +24,7 @@ from cacheserver.cache.watchcache import Event, EventType, Freshness, Page, Read
 from cacheserver.errors import Expired, NotReady, StoreSlow, TooNew
 from cacheserver.model import LABEL_PACKAGE, Kind
 from cacheserver.store.keys import SERVED
+from cacheserver.store.objects import Changes, Follower
 from cacheserver.turns import TURN_COST, Turns
 from tests.fakes.feed import PROJECTIONS, FakeFeed, running
 from tests.support.waiting import eventually
@@ -732,6 +734,48 @@ async def test_a_cache_that_starts_behind_a_compaction_begins_there(feed: FakeFe
         assert names(await cache.list(Kind.PACKAGE, ANY, selector=ALL)) == ["a", "b"]
         with pytest.raises(Expired):
             await watching(cache, before)
+
+
+class Told(FakeFeed):
+    """Says what it was asked for, and how many follow it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, int]] = []
+        self.followers = 0
+
+    async def read_all(self, revision: int = 0) -> AsyncGenerator[Changes, None]:
+        self.asked.append(("read", revision))
+        async with aclosing(super().read_all(revision)) as pages:
+            async for page in pages:
+                yield page
+
+    @asynccontextmanager
+    async def follow(self, after: int) -> AsyncIterator[Follower]:
+        self.asked.append(("follow", after))
+        async with super().follow(after) as follower:
+            self.followers += 1
+            try:
+                yield follower
+            finally:
+                self.followers -= 1
+
+
+async def test_what_comes_behind_a_first_read_is_on_its_way_while_it_is_read() -> None:
+    feed = Told()
+    feed.put("ns", "a")
+    async with running(WatchCache(feed, PROJECTIONS)) as cache:
+        assert feed.asked == [("follow", 2), ("read", 2)]
+        assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == ["a"]
+
+
+async def test_who_followed_a_revision_that_is_compacted_is_gone_when_a_later_one_is_read() -> None:
+    feed = Told()
+    feed.put("ns", "a")
+    feed.compact()
+    async with running(WatchCache(feed, PROJECTIONS)):
+        assert [asked for asked in feed.asked if asked[0] == "read"] == [("read", 2), ("read", 2), ("read", 11)]
+        assert feed.followers == 1
 
 
 async def test_a_replaced_etcd_is_noticed(feed: FakeFeed, cache: WatchCache) -> None:
