@@ -8,6 +8,7 @@ runs. A line `{{beside part ~ question = said ~ ...}}` becomes a table's rows.
 Of questions that differ by a size, `#` in them: `{{curve part ~ sizes ~ question @ part of it = said ~ ...}}` becomes
 rows of figures with their exponent and that of the last step, and `{{line part ~ question ~ x}}` is the straight line
 through the two largest sizes at x, or with `+x` what it rises by. A question may go on behind what is named of it.
+A place with `#` in its question is of the largest size, and tells that size with `~ size`.
 
 Figures are kept in docs/figures/figures.jsonl, so that a test can tell whether the documents say what was measured.
 """
@@ -217,6 +218,9 @@ def _figure(words: Sequence[str], figures: Figures) -> str:
         return ", ".join(dict.fromkeys(str(run["machine"][question]) for of in figures.values() for run in of.runs))
     what = more[0] if more else ""
     of = _part(part, figures)
+    if "#" in question:
+        points = _points(part, question, "" if what == "size" else what, figures)
+        return said(max(points)) if what == "size" else said(points[max(points)])
     if what in ("ours", "theirs", "ratio", "cpu", "range"):
         rounds = _found(part, question, of.ratios)
         if what == "range":

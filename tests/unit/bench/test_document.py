@@ -96,6 +96,9 @@ def test_a_curve_has_its_exponents_and_its_line_goes_on(tmp_path: Path) -> None:
     assert document.filled("{{line scale ~ start at # objects ~ +10,000}}", figures) == "2"
     assert document.filled("{{line scale ~ start at # objects ~ 0}}", figures) == "0"
     assert document.filled("{{line scale ~ start at # objects ~ 1,000,000}}", figures) == "200"
+    assert document.filled("{{scale ~ start at # objects}} s at {{scale ~ start at # objects ~ size}}", figures) == (
+        "20 s at 100,000"
+    )
     with pytest.raises(BenchError, match="no figure '1000000' in scale: start at # objects"):
         document.filled("{{curve scale ~ 1000 1000000 ~ start at # objects = start}}", figures)
     with pytest.raises(BenchError, match="no figure 'stop at # objects'"):
