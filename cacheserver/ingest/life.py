@@ -31,7 +31,8 @@ from cacheserver.store.objects import Store
 
 if TYPE_CHECKING:
     from cacheserver.ingest.publishing import Publishing
-    from cacheserver.publish.git.publisher import Waiting, Work
+    from cacheserver.publish.git.publisher import Work
+    from cacheserver.publish.git.turn import Waiting
 
 log = logging.getLogger(__name__)
 

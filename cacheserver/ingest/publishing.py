@@ -16,7 +16,8 @@ from cacheserver.config import RepositoryConfig
 from cacheserver.errors import CacheServerError, EtcdError, LeaseLostError
 from cacheserver.ingest.sync import SyncServices
 from cacheserver.model import RepositoryKey
-from cacheserver.publish.git.publisher import Publisher, Waiting, Work
+from cacheserver.publish.git.publisher import Publisher, Work
+from cacheserver.publish.git.turn import Waiting
 from cacheserver.sources import Source, Written
 from cacheserver.store.claims import Claim
 

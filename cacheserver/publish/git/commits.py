@@ -3,7 +3,7 @@
 Commits are made by one `git fast-import`, without a working copy; equal input gives equal object names, so that a
 process that takes over makes again what another had begun. Every ref is pushed with a lease: the remote takes the new
 value only where it still has the one that was seen (git-push, --force-with-lease), and by default all or none.
-Called by publisher.py.
+Called by turn.py.
 """
 
 from __future__ import annotations

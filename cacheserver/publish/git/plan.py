@@ -1,7 +1,7 @@
 """What an operation has to do in git, as the repository stands: commits to be made and refs to be moved, or why not.
 
 Nothing is moved here. Several plans are made one upon the other, so that one push carries them all: each approval's
-commit is the parent of the next one's. Called by publisher.py, under the copy's lock.
+commit is the parent of the next one's. Called by turn.py, under the copy's lock.
 """
 
 from __future__ import annotations
