@@ -6,6 +6,7 @@ import re
 
 _LONGEST = 1024  # Ours: a bound before the regular expressions; a name has at most 255 characters anyway
 _LONGEST_NAME = 255
+_DOCKER, _DOCKER_BEFORE = "docker.io", "index.docker.io"
 _DOMAIN = re.compile(
     r"(?:(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])(?:\.(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9]))*"
     r"|\[[a-fA-F0-9:]+\])(?::[0-9]+)?\Z"
@@ -27,21 +28,26 @@ def check_pull_spec(spec: str) -> None:
     name, colon, tag = rest.rpartition(":") if rest.rfind(":") > slash else (rest, "", "")
     if colon and not _TAG.match(tag):
         raise ValueError(f"invalid tag {tag!r}")
-    if len(name) == 64 and _HEX.match(name):
+    if len(spec) == 64 and _HEX.match(spec):
         raise ValueError("64 hexadecimal digits are an image ID, not a name")
     first, slash_found, path = name.partition("/")
     # splitDockerDomain: the first component is a host only if it looks like one; docker.io is implied otherwise.
     if slash_found and (set(first) & {".", ":"} or first == "localhost" or first.lower() != first):
         if not _DOMAIN.match(first):
             raise ValueError(f"invalid registry host {first!r}")
+        host = _DOCKER if first == _DOCKER_BEFORE else first
     else:
-        path = name
+        host, path = _DOCKER, name
+    if host == _DOCKER and "/" not in path:
+        path = f"library/{path}"
     if path.lower() != path:
         raise ValueError("repository name must be lowercase")
     if not all(_COMPONENT.match(component) for component in path.split("/")):
         raise ValueError(f"invalid repository name {path!r}")
-    if len(name) > _LONGEST_NAME:
-        raise ValueError("repository name must not be more than 255 characters")
+    if len(host) + 1 + len(path) > _LONGEST_NAME:
+        raise ValueError(
+            "repository name must not be more than 255 characters, with docker.io/library/ where it has none"
+        )
 
 
 def _check_digest(digest: str) -> None:

@@ -24,6 +24,10 @@ SHA = "0123456789abcdef" * 4
         "[fd00::1]:5000/foo",
         "a__b/c-d.e--f",
         "Registry/foo",
+        f"{SHA}:v1",  # an ID alone is none
+        f"{SHA}@sha256:{SHA}",
+        "d" * 237,  # 255 with docker.io/library/
+        "docker.io/e/" + "d" * 243,
     ],
 )
 def test_a_pull_spec(spec: str) -> None:
@@ -45,6 +49,10 @@ def test_a_pull_spec(spec: str) -> None:
         "a..b/c",
         "-x.io/foo",
         SHA,
+        "d" * 238,
+        "docker.io/" + "d" * 238,
+        "index.docker.io/" + "d" * 238,
+        "e/" + "d" * 244,
         "quay.io/x@",
         "a" * 2000,
         "quay.io/" + "a" * 250,
