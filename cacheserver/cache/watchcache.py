@@ -439,12 +439,15 @@ class WatchCache:
         filled = {kind: Filling() for kind in self._kinds}
         names: dict[bytes, Name] = {}
         refused = Refused()
+        reading = self.resting.reading()
         with never_collected(beside=self.ready):
             async with aclosing(self._store.read_all(at_revision)) as pages:
                 async for page in pages:
                     for at in range(0, len(page.changes), _SLICE):
                         self._fill(filled, names, page.changes[at : at + _SLICE], refused)
                         await asyncio.sleep(0)
+                    size = sum(len(change.value) for change in page.changes if change.value is not None)
+                    await reading.grown([each.state for each in filled.values()], size)
         refused.tell()
         for kind, cached in self._kinds.items():
             cached.begin(filled[kind], at_revision)

@@ -147,6 +147,25 @@ async def test_a_change_while_a_group_is_packed_is_what_is_served(executor: type
     assert held(cached) == expected
 
 
+async def test_what_is_read_anew_rests_before_all_of_it_is_there() -> None:
+    entries = [entry(f"n{nth:03}") for nth in range(200)]
+    filling = Filling()
+    reading = Resting([], 15 << 20).reading()
+    filling.take(entries[:100])
+    await reading.grown([filling.state], 8 << 20)
+    assert not any(map(rests, entries)), "all of it is little"
+    await reading.grown([filling.state], 8 << 20)
+    assert [rests(each) for each in entries[:100]] == [True] * 96 + [False] * 4
+    again, early = entry("n002", 3), entry("a")
+    filling.take([again, early, *entries[100:]])
+    await reading.grown([filling.state], 1 << 20)
+    assert not any(map(rests, entries[100:])), "hardly more than before"
+    await reading.grown([filling.state], 7 << 20)
+    assert sum(map(rests, entries)) > 170
+    served = {each.name: each.body for each in (*entries, early, again)}
+    assert {each.name: each.body for run in filling.state.snapshot(1).runs() for each in run.entries} == served
+
+
 async def test_a_list_that_is_kept_wakes_nobody_who_rests() -> None:
     entries = [entry(f"n{nth:03}") for nth in range(20)]
     text = b",".join(each.body for each in entries)
