@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from cacheserver.slotted import slotted
 
 
 class CacheServerError(Exception):
@@ -217,7 +218,7 @@ class Expired(CacheServerError):
 # --- writes of users ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Cause:
     """One entry of a Status' details.causes. `reason` is the cause's type (FieldValueInvalid...)."""
 

@@ -18,6 +18,7 @@ from typing import Any, Final, NewType
 import orjson
 
 from cacheserver import names
+from cacheserver.slotted import slotted
 
 GROUP: Final = "cacheserver.dev"
 CONFIG_GROUP: Final = "config.cacheserver.dev"
@@ -137,7 +138,7 @@ class Key:
         return names.revision_name(self.repository, self.package, self.revision)
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Record:
     """One object as ingestion wants it served. The store adds uid, creationTimestamp, generation, resourceVersion.
 
@@ -160,7 +161,7 @@ class Record:
         return self.key.name
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class UserMetadata:
     """What users wrote into an object's metadata. It stands beside what the source gives, and no sync changes it.
 
@@ -189,7 +190,7 @@ class UserMetadata:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Stored:
     """One served object as etcd holds it. `value` is the manifest without resourceVersion.
 
@@ -223,7 +224,7 @@ def blob_references(value: bytes) -> set[Digest]:
     return {Digest(digest.decode()) for digest in _DIGEST.findall(value, max(value.find(SPEC_OPEN), 0))}
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class BlobHead:
     """What is known of a blob without reading it.
 
@@ -237,7 +238,7 @@ class BlobHead:
     files: Sequence[tuple[str, int]] = field(default=())
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class BlobFile:
     """A blob on its way into the store: one zstd frame (level 3) of `stored` bytes in a file of ours, from `at` on."""
 

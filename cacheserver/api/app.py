@@ -10,7 +10,6 @@ import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from aiohttp.web_request import BaseRequest
@@ -61,6 +60,7 @@ from cacheserver.errors import CacheServerError
 from cacheserver.memo import Memo
 from cacheserver.publish.author import Author
 from cacheserver.publish.git.message import AUTHOR
+from cacheserver.slotted import slotted
 from cacheserver.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ _LONG_CHARACTERS: Final = 4096
 them: of 32 clients at once each of the others' events waited for 30 of them."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@slotted(frozen=True, eq=False)
 class _Asked:
     """What a request line says. text: the query as sent. resource: None for other paths, and for none of ours.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 import orjson
@@ -19,6 +19,7 @@ from cacheserver.catalogs import semver
 from cacheserver.model import Kind
 from cacheserver.query.package import version_of
 from cacheserver.query.search import MOST_HITS, Chosen, Facts, Filter, Found, Hit
+from cacheserver.slotted import slotted
 
 BODY_BYTES: Final = 64 << 10
 DEFAULT_LIMIT, MOST_LIMIT = 20, 100
@@ -36,7 +37,7 @@ _BYTES_A_COST: Final = 20
 """Of an object that a result is made of, in the units of turns.py: 0.01 us a byte."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Asked:
     """A spec that is right. versions: None: any."""
 

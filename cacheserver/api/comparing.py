@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import orjson
@@ -29,6 +28,7 @@ from cacheserver.cache.watchcache import Freshness, ReadAt, WatchCache
 from cacheserver.errors import BlobMissingError
 from cacheserver.model import GROUP, VERSION, Digest, Kind
 from cacheserver.query import diff
+from cacheserver.slotted import slotted
 from cacheserver.turns import Places
 
 MOST_BYTES: Final = 4 << 20
@@ -40,7 +40,7 @@ _FORMS: Final = {JSON: "json", DIFF: "diff"}
 _KNOWN: Final = ("from", "format", "pretty", "resourceVersion", "timeout")
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Pair:
     """A request for a difference. may_read: whether the content of a revision of that name; raises StatusError 403."""
 

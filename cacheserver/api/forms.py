@@ -8,13 +8,13 @@ Forms: k8s.io/apiserver/pkg/endpoints/handlers/response.go.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 
 from cacheserver.api.ages import age
 from cacheserver.api.kinds.resource import Resource
 from cacheserver.cache.snapshot import Entry
 from cacheserver.cache.window import EventType
+from cacheserver.slotted import slotted
 
 
 class Shape(Enum):
@@ -33,7 +33,7 @@ class Include(Enum):
     OBJECT = "Object"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@slotted(frozen=True, eq=False)
 class Form:
     """One of FORMS; compared by identity, so cheap as a key. kept: its list pieces are worth keeping in memory."""
 
@@ -52,7 +52,7 @@ TABLE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Envelope:
     """Bytes around the items of a list: head, items joined by commas, tail."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -26,6 +25,7 @@ from cacheserver.cache.watchcache import Freshness, ReadAt, WatchCache
 from cacheserver.model import GROUP, VERSION, Kind
 from cacheserver.query.needs import Api, Found, InPackage, Met, Need, Offer, handles, met, needs, ranked, why_unjudged
 from cacheserver.query.package import order_of, version_or_number
+from cacheserver.slotted import slotted
 
 MOST_NEEDS: Final = 200
 """Of a revision. Real ones have under ten; the others are counted."""
@@ -54,7 +54,7 @@ _FIELDS: Final = ("dependencies", "constraints", "requiredAPIs")
 _HEADINGS: Final = ("NEEDS", "MET", "BY")
 
 
-@dataclass(slots=True)
+@slotted()
 class _Answered:
     """A requirement. total: revisions that meet it; more: there are others that were not looked at."""
 
@@ -72,7 +72,7 @@ class _Answered:
         return None if self.found or self.more or self.why else False
 
 
-@dataclass(slots=True)
+@slotted()
 class _Scope:
     """Where is looked: in these namespaces (None: in all), for whom; left: of MOST_WORK."""
 

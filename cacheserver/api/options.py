@@ -9,7 +9,6 @@ import base64
 import binascii
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import orjson
 
@@ -18,6 +17,7 @@ from cacheserver.api.selectors import Selection, parse_selection
 from cacheserver.api.status import Cause, bad_request, brief, invalid
 from cacheserver.cache.snapshot import Name
 from cacheserver.cache.watchcache import Freshness, ReadAt
+from cacheserver.slotted import slotted
 
 _EXACT = "Exact"
 _NOT_OLDER_THAN = "NotOlderThan"
@@ -32,7 +32,7 @@ CONSISTENT = ReadAt(Freshness.CONSISTENT)
 ANY = ReadAt(Freshness.ANY)
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class ListRequest:
     """One list. after: exclusive start from a continue token. paged: `at` came from a token."""
 
@@ -43,7 +43,7 @@ class ListRequest:
     paged: bool
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class WatchRequest:
     """One watch.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from typing import Final
 
 from aiohttp.web_request import BaseRequest
@@ -17,11 +16,12 @@ from cacheserver import metrics
 from cacheserver.api.http.reply import Reply, Stream, whole
 from cacheserver.api.status import method_not_allowed, no_such_path
 from cacheserver.security.identity import Attributes
+from cacheserver.slotted import slotted
 
 READ_METHODS: Final = ("GET", "HEAD")
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class PathRequest:
     """A request for a path. path: decoded, as sent otherwise; query: as sent, without the question mark."""
 
@@ -30,7 +30,7 @@ class PathRequest:
     query: str
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Route:
     """Who answers /FIRST, and with `below` all under it.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from aiohttp.web_request import BaseRequest
@@ -16,6 +15,7 @@ from cacheserver.api.http.reply import JSON, Reply, header
 from cacheserver.api.readable import readable
 from cacheserver.api.status import StatusError, bad_request, brief, not_acceptable
 from cacheserver.cache.snapshot import Entry
+from cacheserver.slotted import slotted
 
 _COMMON: Final = ("pretty", "resourceVersion", "timeout")
 _LONGEST: Final = 1024
@@ -24,7 +24,7 @@ _INDENTED_BYTES: Final = 64 << 10
 """Of an answer that is indented for people: 2 ms."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Question:
     """A request for an answer about one package. user: whose turn it takes."""
 

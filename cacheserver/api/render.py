@@ -10,7 +10,6 @@ import asyncio
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from cacheserver.api.forms import FOREVER, Envelope, Form, ItemMaker, Shape, item_maker
@@ -19,6 +18,7 @@ from cacheserver.api.http.pack import Packed
 from cacheserver.api.http.reply import GZIPPED, Reply
 from cacheserver.api.kinds.resource import Resource
 from cacheserver.cache.snapshot import Entry, Run
+from cacheserver.slotted import slotted
 
 GZIP_ABOVE: Final = 128 << 10  # bytes; k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/writers.go
 MEMO_BYTES: Final = 32 << 20  # of finished lists, all together; when full, the least recently used goes
@@ -31,7 +31,7 @@ _ROWS_A_TURN: Final = 200  # rows made in one turn of the loop: 3 ms where their
 _PACK_A_TURN: Final = 4 << 20  # bytes compressed by one call in a thread: about 5 ms
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Listing:
     """One list to be sent. whole: nothing was left out by selector, limit or token, so it is worth remembering."""
 
@@ -43,7 +43,7 @@ class Listing:
     whole: bool
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _Piece:
     """Ready items of one run, joined by commas. true_until: in seconds since the epoch, for the ages in it."""
 
@@ -51,13 +51,13 @@ class _Piece:
     true_until: int
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _PackedPiece:
     packed: Packed
     true_until: int
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _Remembered:
     """made_of: the segments (or entries) of the list; the same ones mean the same list."""
 

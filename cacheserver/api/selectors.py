@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import Final, NamedTuple
 
 from cacheserver.api.status import bad_request, brief
 from cacheserver.cache.several import Several
 from cacheserver.memo import Memo
+from cacheserver.slotted import slotted
 
 SELECTOR_CHARACTERS: Final = 8 << 10
 """Of a label or field selector. kube has no limit but its header's, and spends 31,000 terms on whoever sends them."""
@@ -93,7 +94,7 @@ class Term(NamedTuple):
         return int(value) > int(bound) if must is Must.BE_ABOVE else int(value) < int(bound)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@slotted(frozen=True, eq=False)
 class Selection:
     """What a list or watch selects; implements watchcache.Selector.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final
 
 import orjson
@@ -77,6 +76,7 @@ from cacheserver.errors import Expired, TooNew
 from cacheserver.model import Kind
 from cacheserver.query.search import MOST_HITS
 from cacheserver.security.identity import Identity
+from cacheserver.slotted import slotted
 
 _READ_METHODS = "GET, HEAD"
 NEWEST: Final = "newest"
@@ -87,7 +87,7 @@ _MATCHED: Final = 32  # objects between two turns; each costs 50 us with the lon
 _PATCH_TYPES = ("application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml")
 
 
-@dataclass(slots=True)
+@slotted()
 class Call:
     """One request for a resource. user: empty where nobody asks who it is."""
 

@@ -13,12 +13,12 @@ import itertools
 import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from enum import Enum
 from typing import NoReturn, Protocol
 
 from cacheserver import metrics
 from cacheserver.errors import EtcdError, Expired, NotReady, StoreSlow, TooNew
+from cacheserver.slotted import slotted
 from cacheserver.store.objects import Changes, Follower
 
 READ_WAIT_S = 3.0
@@ -42,7 +42,7 @@ class Freshness(Enum):
     EXACT = "as of a resource version"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class ReadAt:
     """How fresh a read must be; `resource_version` only with NOT_OLDER_THAN and EXACT."""
 

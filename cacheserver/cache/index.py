@@ -10,12 +10,12 @@ import itertools
 from array import array
 from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from cacheserver.cache.several import Several
 from cacheserver.cache.snapshot import Entry, Name
 from cacheserver.model import LABEL_PACKAGE
+from cacheserver.slotted import slotted
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T", bound=Hashable)
@@ -54,7 +54,7 @@ class Index(Generic[K, T]):
                 del self._items[key]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Indexed:
     """An index of objects. answers: field paths and label keys whose required value it can look up.
 

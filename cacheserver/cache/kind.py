@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, NoReturn, Protocol
 
 from cacheserver.cache.filling import Filling
@@ -18,13 +18,14 @@ from cacheserver.cache.snapshot import Entry, Name, Run, State
 from cacheserver.cache.window import Selector, Window, restamped
 from cacheserver.memo import Memo
 from cacheserver.model import Kind
+from cacheserver.slotted import slotted
 
 ANSWERS_BYTES: Final = 2 << 20
 """Of what lists of a kind found, without the objects: everything of 40,000 objects takes an eighth of it, which is the
 most that is kept of one."""
 
 
-@dataclass(slots=True)
+@slotted()
 class Waiters:
     """Futures of tasks that wait for something to happen here. Each task owns one at most, so callers bound it."""
 

@@ -6,11 +6,11 @@ import heapq
 import itertools
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from cacheserver.cache.snapshot import Entry, Name, Run, Snapshot
 from cacheserver.cache.window import Event, Selector
 from cacheserver.model import LABEL_REPOSITORY
+from cacheserver.slotted import slotted
 from cacheserver.turns import Turns
 
 _PUTS, _PUT_COST = 50, 40  # one makes a segment anew: 8 us
@@ -19,7 +19,7 @@ _MERGED, _MERGE_COST = 256, 8  # entries of several namespaces are put in order 
 _LEAST_COST = 1024  # of what is begun: a list or watch of few objects is work for others before and after it is matched
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Page:
     """One list answer: `runs` in order, all as of `resource_version`.
 

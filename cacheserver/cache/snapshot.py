@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final, Protocol
 
 import orjson
 
 from cacheserver.cache.packed import Group
+from cacheserver.slotted import slotted
 
 Name = tuple[str, str]
 """(namespace, name): the order of every list."""
@@ -181,7 +182,7 @@ class Entry:
         self._nth = _REPLACED
 
 
-@dataclass(slots=True, eq=False, weakref_slot=True)
+@slotted(eq=False, weakref_slot=True)
 class Segment:
     """Up to SEGMENT_SIZE neighbours. `ready` is the API's: bytes made from exactly these entries, by form.
 
@@ -202,7 +203,7 @@ class Segment:
         return self._size
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Run:
     """Some neighbouring entries of a list. `segment` is set when they are all of that segment's."""
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from cacheserver.cache.snapshot import Entry, Run, Segment
 from cacheserver.cache.window import TAKE_BYTES, Event, restamped
 from cacheserver.errors import EtcdError
 from cacheserver.memo import Memo
+from cacheserver.slotted import slotted
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _SLICE: Final = 8  # events made in one turn of the loop, two objects each: unde
 _AGAIN_S: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Completed:
     """Entries in the order asked for. lasting: they are whole, and the same when asked for again."""
 

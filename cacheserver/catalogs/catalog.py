@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Protocol
 
 from cacheserver.model import BlobFile, Digest, Format, Record
+from cacheserver.slotted import slotted
 
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total bytes). Cheap, may be called often."""
@@ -37,7 +38,7 @@ class Files(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Manifests:
     """PackageManifests are wanted of the packages (FBC), and what they say of the catalog: its names for people, and
     labels that all of them have."""
@@ -47,7 +48,7 @@ class Manifests:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Problem:
     """What is wrong with something whose place is known from elsewhere: a document, or a tree of a package's files.
 
@@ -59,7 +60,7 @@ class Problem:
     path: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Finding:
     """Why something was rejected or looked at twice, for people: file, document and line where known."""
 
@@ -75,7 +76,7 @@ class Finding:
     """True: shown, but nothing is refused for it."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class ParsedPackage:
     """One package that is good. `records`: revisions first, the package itself last.
 
@@ -87,7 +88,7 @@ class ParsedPackage:
     records: Sequence[Record]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Catalog:
     """The outcome of one parse.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -18,6 +17,7 @@ from cacheserver.catalogs.wire import Assembled, decode_assembled, unhurried
 from cacheserver.catalogs.workers import JobQueue, Workers
 from cacheserver.errors import CatalogError, WorkerCrashedError
 from cacheserver.model import RepositoryKey
+from cacheserver.slotted import slotted
 
 _AHEAD: Final = 2
 """Jobs under way for one parse, per worker: the next one is ready when a worker is."""
@@ -40,7 +40,7 @@ def batched(items: Iterable[_B], size: Callable[[_B], int], most: int, most_item
         yield batch
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Assignment:
     """What one parse is given beside the files: whose they are, who works on them, and where content is put.
 

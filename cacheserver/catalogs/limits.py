@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from cacheserver.slotted import slotted
 
 MIB = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class ParseLimits:
     """Each breach rejects one file or document, never the whole catalog."""
 

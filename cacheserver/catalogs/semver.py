@@ -8,9 +8,10 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import total_ordering
 from typing import Final
+
+from cacheserver.slotted import slotted
 
 _UINT64 = 1 << 64
 _WORD = re.compile(r"[0-9A-Za-z-]+\Z")
@@ -18,7 +19,7 @@ _DIGITS = re.compile(r"[0-9]+\Z")
 
 
 @total_ordering
-@dataclass(frozen=True, slots=True, eq=False)
+@slotted(frozen=True, eq=False)
 class Version:
     """A semantic version. Build metadata takes no part in order and equality (semver 2.0, item 10)."""
 
@@ -86,7 +87,7 @@ def _identifier(text: str, what: str) -> str:
     return text
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Range:
     """A range of versions. alternatives: of each all comparators have to hold, of these one; `=`, `!=`, `<` and so on.
 

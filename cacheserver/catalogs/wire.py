@@ -8,7 +8,6 @@ are in fbc/wire.py and krm/wire.py; how frames follow each other in frame.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -16,6 +15,7 @@ import orjson
 
 from cacheserver.catalogs.catalog import Finding
 from cacheserver.model import BlobFile, BlobHead, Digest, Key, Kind, Record, RepositoryKey
+from cacheserver.slotted import slotted
 
 LINE_ITEMS: Final = 500
 """Of one kind, in one line of a frame."""
@@ -34,7 +34,7 @@ async def unhurried(decode: Callable[[bytes], _T], frame: bytes) -> _T:
     return await asyncio.to_thread(decode, frame)
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Assembled:
     """A package's records, none when it is rejected, all findings about it, and content that was made with them."""
 

@@ -8,7 +8,7 @@ import signal
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from types import TracebackType
 from typing import Final, Self
 
@@ -20,13 +20,14 @@ from cacheserver.catalogs.limits import MIB, ParseLimits
 from cacheserver.errors import CatalogError, WorkerCrashedError
 from cacheserver.headstart import HeadStart, command
 from cacheserver.model import Format
+from cacheserver.slotted import slotted
 
 _GRACE_S: Final = 5.0
 _PREPARED: Final = 2
 _DEFAULT_LIMITS: Final = ParseLimits()
 
 
-@dataclass(slots=True, eq=False)
+@slotted(eq=False)
 class JobQueue:
     """One user of the pool: waits in its own line, so that a large catalog cannot starve a small one."""
 

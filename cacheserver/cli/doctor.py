@@ -13,7 +13,6 @@ import contextlib
 import ssl
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -30,6 +29,7 @@ from cacheserver.etcd.client import AlarmKind, Client, TLSFiles
 from cacheserver.etcd.version import check_supported, parse_version
 from cacheserver.model import CONFIG_GROUP, GROUP, VERSION
 from cacheserver.security import distrust, x509
+from cacheserver.slotted import slotted
 
 if TYPE_CHECKING:
     from cacheserver.cli import pushes
@@ -54,7 +54,7 @@ class Level(StrEnum):
     SKIPPED = "skipped"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Finding:
     """The answer to one question. remedy: what to do; empty when there is nothing to."""
 
@@ -240,7 +240,7 @@ def _availability(apiservice: Mapping[str, Any]) -> Finding:
     return Finding("APIService", Level.FAILED, said, _UNAVAILABLE.get(found.get("reason", ""), _UNREACHED))
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _Right:
     """Something that the server has to be allowed. role: who gives it."""
 

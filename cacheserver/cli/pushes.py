@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +15,7 @@ from cacheserver.config import RepositoryConfig
 from cacheserver.errors import SourceError
 from cacheserver.ingest.reading import open_for
 from cacheserver.publish.git.trial import may_push
+from cacheserver.slotted import slotted
 from cacheserver.sources import Access, Limits, Source, Written
 
 MOST: Final = 50
@@ -27,7 +27,7 @@ Open = Callable[[RepositoryConfig, Callable[[Access | None], Source]], Source]
 """Makes the source of a repository, with its Secrets read where it has any."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Tried:
     """wrong: what is in the way of a push, empty for nothing. remedy: what to do about it."""
 

@@ -12,7 +12,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
 from weakref import WeakKeyDictionary
@@ -28,6 +27,7 @@ from cacheserver.security.handshake import sent_token
 from cacheserver.security.identity import Identity
 from cacheserver.security.tls import Peer, peer_of
 from cacheserver.security.users import of_certificate, with_authenticated
+from cacheserver.slotted import slotted
 from cacheserver.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ _BAD_ESCAPE: Final = re.compile(r"%(?![0-9a-fA-F]{2})")
 _Headers = tuple[tuple[bytes, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _PeerRights:
     """What a trust makes of one connection's certificate.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -27,6 +27,7 @@ from cacheserver.errors import (
     SourceInvalidError,
     SourceNetworkError,
 )
+from cacheserver.slotted import slotted
 from cacheserver.sources import (
     Access,
     DockerConfig,
@@ -55,7 +56,7 @@ _CA: Final = "ca.crt"
 _TOKEN_USER: Final = "x-access-token"  # noqa: S105 - a user's name
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Secret:
     """One Secret as read. `version` changes with its content, and when it was deleted and made anew."""
 

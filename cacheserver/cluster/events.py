@@ -14,13 +14,13 @@ import time
 import uuid
 from collections import OrderedDict, deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
 from cacheserver.cluster.kubeapi import KubeAPI
 from cacheserver.errors import KubernetesError, KubernetesUnavailable
 from cacheserver.model import CONFIG_GROUP, VERSION
+from cacheserver.slotted import slotted
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class EventType(StrEnum):
     WARNING = "Warning"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Subject:
     """The object that an Event is about, a Repository or a package revision, as of one resource version."""
 
@@ -56,7 +56,7 @@ class Subject:
     group: str = CONFIG_GROUP
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Occurrence:
     """What happened: reason is CamelCase, message for people."""
 
@@ -93,7 +93,7 @@ def _content(status: Status) -> tuple[object, ...]:
     return tuple(status.get(name) for name in ("digest", "packages", "revisions"))
 
 
-@dataclass(slots=True)
+@slotted()
 class _Sent:
     """An Event that the host API has. first_at: Unix time."""
 

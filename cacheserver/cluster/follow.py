@@ -10,11 +10,11 @@ import logging
 import random
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Final
 
 from cacheserver.cluster.kubeapi import KubeAPI, Object, Query
 from cacheserver.errors import KubernetesError, KubernetesExpired
+from cacheserver.slotted import slotted
 
 log = logging.getLogger(__name__)
 
@@ -24,14 +24,14 @@ _SHORT_S: Final = 1.0
 _PAGE: Final = 500  # k8s.io/client-go/tools/pager: defaultPageSize; no answer grows with the cluster
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Listed:
     """All there is; what came before is void."""
 
     objects: Sequence[Object]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Changed:
     """One object as it is now, or as it was last when it is gone."""
 

@@ -8,17 +8,18 @@ want is imported under packages that are empty but for the two names it asks the
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import Any, Final
 
+from cacheserver.slotted import slotted
+
 _PACKAGE: Final = "kubernetes_asyncio"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Library:
     """config: the module that fills a Configuration. RestClient: makes requests as a Configuration says."""
 

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from cacheserver.cluster.events import EventType, Occurrence, Subject
@@ -19,6 +18,7 @@ from cacheserver.cluster.kubeapi import KubeAPI
 from cacheserver.cluster.steps import Recorder
 from cacheserver.errors import EtcdError, KubernetesError, KubernetesUnavailable
 from cacheserver.model import CONFIG_GROUP, VERSION, Kind, RepositoryKey
+from cacheserver.slotted import slotted
 from cacheserver.store.authored import Authored
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ _REFUSED_S: Final = 60.0
 _TELL_S: Final = 600.0
 
 
-@dataclass(slots=True)
+@slotted()
 class _Seen:
     """A Repository as the host API showed it last. try_at, tell_at: not before."""
 

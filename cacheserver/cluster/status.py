@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 import orjson
@@ -21,6 +21,7 @@ from cacheserver.cluster.kubeapi import KubeAPI
 from cacheserver.config import RepositoryConfig
 from cacheserver.errors import EtcdError, KubernetesError, KubernetesUnavailable
 from cacheserver.model import CONFIG_GROUP, VERSION, Key, Kind, Record, RepositoryKey, Stored
+from cacheserver.slotted import slotted
 from cacheserver.store.claims import Claim
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ Holds = Callable[[Claim], Awaitable[bool]]
 """Whether a claim is still held. Raises: EtcdError."""
 
 
-@dataclass(slots=True, eq=False)
+@slotted(eq=False)
 class _Pending:
     """A status on its way to the host API."""
 
@@ -43,7 +44,7 @@ class _Pending:
     status: dict[str, Any]
 
 
-@dataclass(slots=True)
+@slotted()
 class _Entry:
     """One Repository as the host API showed it last, and what it does not know yet."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 import orjson
@@ -18,6 +18,7 @@ import orjson
 from cacheserver.cluster.follow import FIRST_PAUSE_S, Listed, follow
 from cacheserver.cluster.kubeapi import KubeAPI
 from cacheserver.security.authorities import Bundle
+from cacheserver.slotted import slotted
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ _PATH: Final = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
 _ROLE: Final = "extension-apiserver-authentication-reader"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Trust:
     """What the ConfigMap says. allowed_names: common names of proxies; empty allows any. Header names as written."""
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from cacheserver.config.quantities import Kind
+from cacheserver.slotted import slotted
 
 T = TypeVar("T")
 
@@ -18,7 +18,7 @@ ENV_PREFIX: Final = "CACHESERVER_"
 _METADATA: Final = "setting"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Setting:
     """One row of the table. `field` is the attribute in the subject's dataclass; flag, env and key spell it on the
     command line, in the environment and in a file."""
@@ -36,7 +36,7 @@ class Setting:
     """As text; empty where there is none."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _Declared:
     flag: str
     kind: Kind[Any]

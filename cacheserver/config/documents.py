@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from cacheserver.errors import ConfigError
+from cacheserver.slotted import slotted
 
 MAX_FILE_BYTES = 1 << 20
 _TAG = "tag:yaml.org,2002:"
 _SHOWN_CHARACTERS = 80  # of a value that a message repeats: enough to find it
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Value:
     """One YAML node and where it is: `FILE:LINE (PATH.OF.KEYS)`; PATH.OF.KEYS alone for one from_object."""
 

@@ -7,7 +7,6 @@ files, on the command line and in a cluster.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from cacheserver.config import quantities
 from cacheserver.model import Format, RepositoryKey
 from cacheserver.names import REPOSITORY_NAME as LABEL
+from cacheserver.slotted import slotted
 
 if TYPE_CHECKING:
     from cacheserver.config.documents import Value
@@ -74,7 +74,7 @@ def parse(text: str, _base: Path) -> str:
     return f"{name}{equals}{','.join(doors)}"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class RegistryListener:
     """Where the gRPC registry of one repository listens. namespace: empty for that of the settings."""
 

@@ -6,7 +6,7 @@ Called once, at start, by the command line.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -23,6 +23,7 @@ from cacheserver.config.settings import (
     Settings,
 )
 from cacheserver.errors import ConfigError
+from cacheserver.slotted import slotted
 
 CONFIG_FLAG: Final = "--config"
 CONFIG_ENV: Final = f"{ENV_PREFIX}CONFIG"
@@ -31,7 +32,7 @@ Flags = Mapping[str, str | bool | Sequence[str]]
 """Flag (`--interval`) -> what was written; only flags that were given."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _Written:
     """One setting's text as written, where, and the directory that relative paths in it start from."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from cacheserver.config import quantities
+from cacheserver.slotted import slotted
 
 if TYPE_CHECKING:
     from cacheserver.config.documents import Value
@@ -32,7 +32,7 @@ class Versioning(StrEnum):
     """The semantic version that who proposes or approves it names."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Approval:
     """forbid_self: nobody approves what he proposed, or changed since somebody else last rejected it.
     per_repository: who decides needs the right to `approve` this repository, by its name, besides that to

@@ -9,11 +9,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Generic, TypeVar
 from urllib.parse import urlsplit
+
+from cacheserver.slotted import slotted
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
@@ -27,7 +28,7 @@ _SIZE = re.compile(r"([0-9]+)(|k|M|G|Ki|Mi|Gi)\Z")
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Kind(Generic[T]):
     """How one kind of value is written. `parse` takes the text and the directory that relative paths start from."""
 
@@ -36,7 +37,7 @@ class Kind(Generic[T]):
     show: Callable[[T], str] = str
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Address:
     """Where to listen. `host` is an IP address or `localhost`; port 0 lets the system choose."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -21,6 +21,7 @@ from cacheserver.config.doors import Door
 from cacheserver.config.sources import GitRef, RefKind, SourceSpec
 from cacheserver.errors import ConfigError
 from cacheserver.model import ANNOTATION_ALLOW_EMPTY, CONFIG_GROUP, GROUP, VERSION, Format, RepositoryKey
+from cacheserver.slotted import slotted
 
 if TYPE_CHECKING:
     from cacheserver.config.documents import Value
@@ -82,7 +83,7 @@ class Access(StrEnum):
     """Packages are drafted, approved and published through the API: commits are pushed to it."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class RepositoryConfig:
     """One repository and how to treat it.
 
@@ -146,7 +147,7 @@ class RepositoryConfig:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Defaults:
     """What a repository gets where it does not say otherwise; from the settings of the same names."""
 

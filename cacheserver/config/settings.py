@@ -4,15 +4,12 @@ One frozen dataclass a subject. Where a value comes from is `load`'s business, h
 `declare`'s; nothing here reads a file or the environment but the two places that say so.
 """
 
-# ruff: noqa: RUF009  (fields are declared through `setting` as they would be through dataclasses.field)
-
 from __future__ import annotations
 
 import dataclasses
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +20,7 @@ from cacheserver.config.quantities import ADDRESS, ENDPOINTS, PATH, SWITCH, TEXT
 from cacheserver.config.repositories import INTERVAL, RepositoryConfig, Validation, check_namespace
 from cacheserver.errors import ConfigError
 from cacheserver.model import RepositoryKey
+from cacheserver.slotted import slotted
 
 FILE_KIND: Final = "CacheServerConfiguration"
 
@@ -111,7 +109,7 @@ def _parse_groups(text: str, _base: Path) -> tuple[str, ...]:
 GROUPS: Final[Kind[tuple[str, ...]]] = Kind("GROUP,...", _parse_groups, ",".join)
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class ContentSettings:
     """What is served."""
 
@@ -158,7 +156,7 @@ class ContentSettings:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class EtcdSettings:
     """The etcd that holds everything. endpoints: empty means a child process of ours (`embedded`)."""
 
@@ -219,7 +217,7 @@ class EtcdSettings:
             raise ConfigError(f"etcd password file {self.password_file}: cannot be read") from exc
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class ServingSettings:
     """Where clients connect, who they are, and how many at a time (see load.check_listen)."""
 
@@ -385,7 +383,7 @@ class ServingSettings:
         return [flag for flag, names in groups.items() if names]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class CacheSettings:
     """Memory for speed: the window that watches resume from, and ready answers."""
 
@@ -416,7 +414,7 @@ class CacheSettings:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class ParseSettings:
     """Work on catalogs and what it may cost. Input is hostile until it is parsed: every cap refuses by name."""
 
@@ -520,7 +518,7 @@ class ParseSettings:
     )  # the largest document allowed takes about a quarter of it; raise both together
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class AuthoringSettings:
     """What may be written, and in whose name."""
 
@@ -553,7 +551,7 @@ class AuthoringSettings:
     )  # each is a branch of its git; a push lists them all
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class LogSettings:
     """What is logged, and how: one line an event, on stderr."""
 
@@ -565,7 +563,7 @@ class LogSettings:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Settings:
     """All of them, resolved. repositories: from --catalog and --repositories, names unique, in the order given."""
 

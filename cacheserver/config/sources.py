@@ -6,12 +6,12 @@ Says nothing of whether a source exists or can be read; `cacheserver.sources` op
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from cacheserver.config.quantities import parse_path
+from cacheserver.slotted import slotted
 
 ALLOWED = (
     "a path or file:///PATH, oci://HOST/REPOSITORY:TAG (or @sha256:DIGEST), oci-layout:PATH, "
@@ -30,7 +30,7 @@ _COMMIT = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})\Z")
 _BAD_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(/|\Z)|^[-/.]|[/.]\Z|^@\Z")
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class DirectorySource:
     """A directory on this machine. `path` is absolute."""
 
@@ -40,7 +40,7 @@ class DirectorySource:
         return str(self.path)
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class OCISource:
     """An image in a registry: `HOST/REPOSITORY[:TAG][@sha256:DIGEST]`. Neither tag nor digest means `latest`.
 
@@ -54,7 +54,7 @@ class OCISource:
         return f"oci://{self.image}"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class OCILayoutSource:
     """An OCI image layout directory on this machine. `path` is absolute."""
 
@@ -74,7 +74,7 @@ class RefKind(StrEnum):
     """As on the command line: a branch, else a tag, of that name."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class GitRef:
     """Which commit of a git repository. name: as git shows it (main, v1.2.0), or a commit's hash."""
 
@@ -82,7 +82,7 @@ class GitRef:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class GitSource:
     """A git repository. `url` is https, ssh or file and holds no password; it never starts with a hyphen.
 

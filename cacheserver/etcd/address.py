@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from cacheserver.errors import ConfigError
 from cacheserver.etcd.values import TLSFiles
 from cacheserver.security.x509 import outgoing_context
+from cacheserver.slotted import slotted
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ Metadata = tuple[tuple[str, str], ...]
 _PORT = 2379
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Address:
     """`url` as configured and fit for a log line. path: of a unix socket; else host and port are said."""
 

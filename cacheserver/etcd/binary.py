@@ -7,18 +7,18 @@ import importlib.util
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 from cacheserver import children
 from cacheserver.errors import EtcdStartError
 from cacheserver.etcd.version import Version, parse_version
+from cacheserver.slotted import slotted
 
 # A cold 25 MB binary on a slow disk; more means it hangs.
 _VERSION_DEADLINE_S = 15.0
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Binary:
     """An etcd that answered `--version`. `origin`: how it was found, for the log."""
 

@@ -6,17 +6,17 @@ import fcntl
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from cacheserver.errors import EtcdStartError
+from cacheserver.slotted import slotted
 
 _LOCK_FILE = "cacheserver.lock"
 # sizeof(sockaddr_un.sun_path) - 1, see unix(7); less on other systems.
 _LONGEST_SOCKET_PATH = 100
 
 
-@dataclass(slots=True)
+@slotted()
 class Directory:
     """`path`: absolute, 0700, ours alone until `release`. `run_path`: where sockets go; the same if it is short."""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Literal, NamedTuple
+
+from cacheserver.slotted import slotted
 
 
 class KeyValue(NamedTuple):  # made a hundred thousand times at a start: a third of a dataclass's time
@@ -19,7 +20,7 @@ class KeyValue(NamedTuple):  # made a hundred thousand times at a start: a third
     lease: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class RangeResult:
     """`revision`: the header's, the store's current one when the range ran. `count`: keys in the range, before limit.
 
@@ -32,7 +33,7 @@ class RangeResult:
     more: bool
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Put:
     """Write `value` under `key`. lease: the key goes when this lease ends; 0: it stays."""
 
@@ -41,7 +42,7 @@ class Put:
     lease: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Delete:
     """Delete `key`, or every key from it up to `range_end` (which is left out; see prefix_end)."""
 
@@ -49,7 +50,7 @@ class Delete:
     range_end: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Get:
     """Read `key`, or every key from it up to `range_end`. limit: most keys returned; 0: all. count_only: how many
     there are, and nothing of them, which etcd does not load then."""
@@ -60,7 +61,7 @@ class Get:
     count_only: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Compare:
     """Holds when `field` of `key` equals `value`. A missing key has create_revision and mod_revision 0."""
 
@@ -69,7 +70,7 @@ class Compare:
     value: int | bytes
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class TxnResult:
     """succeeded: whether every Compare held. revision: the store's after the transaction.
 
@@ -81,7 +82,7 @@ class TxnResult:
     ranges: Sequence[RangeResult]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class WatchEvent:
     """A put (`value` set) or a delete (`value` is None; `mod_revision` is the deletion's, `create_revision` 0)."""
 
@@ -91,7 +92,7 @@ class WatchEvent:
     create_revision: int
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class WatchBatch:
     """All events of one or more whole revisions, in order. `revision`: everything up to it has been delivered.
 
@@ -109,7 +110,7 @@ class AlarmKind(Enum):
     CORRUPT = 2
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Alarm:
     """Raised by one member; stays until `Client.disarm`, which needs this member's id."""
 
@@ -117,7 +118,7 @@ class Alarm:
     kind: AlarmKind
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Status:
     """What the member behind the current endpoint says of itself. `leader` 0: it knows of none. Sizes in bytes."""
 
@@ -131,7 +132,7 @@ class Status:
     errors: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class TLSFiles:
     """PEM files. `ca` None: the system's roots. `cert` and `key` together: a client certificate.
 

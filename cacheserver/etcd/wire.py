@@ -8,7 +8,6 @@ Runs for every call, so it builds each message once and looks nothing up twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
@@ -28,12 +27,13 @@ from cacheserver.etcd.values import (
     TxnResult,
     WatchEvent,
 )
+from cacheserver.slotted import slotted
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@slotted(frozen=True, eq=False)
 class Method(Generic[Request, Response]):
     """One gRPC method: its path on the wire, its metric label, and how to read its answers. apart: asked on a
     connection of its own, so that nothing large is in its way."""

@@ -7,10 +7,11 @@ Blocks that repeat are read once: Go's and C's clients send 8 bytes for the same
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import hpack
+
+from cacheserver.slotted import slotted
 
 HEADER_BYTES: Final = 8 << 10
 """Of a request's header, packed and unpacked (RFC 9113 section 6.5.2 counts 32 more for each field, so there are 255 of
@@ -29,7 +30,7 @@ class BlockError(Exception):
     """A header block that cannot be read, after which no other can be; or one that is too large."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Request:
     """What a header says. fields: the others, by name in small letters; of several with one name the first."""
 

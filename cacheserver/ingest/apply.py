@@ -9,7 +9,6 @@ Decides nothing about what is to be served: sync.py does, and calls this.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from cacheserver import metrics
@@ -20,6 +19,7 @@ from cacheserver.ingest.authored import AuthoredStore
 from cacheserver.ingest.removal import remove_package
 from cacheserver.ingest.shown import marked
 from cacheserver.model import LABEL_LATEST, Key, Kind, Record, Stored
+from cacheserver.slotted import slotted
 from cacheserver.sources import Progress
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.claims import Claim
@@ -35,7 +35,7 @@ Served = Mapping[str, Mapping[Key, int]]
 """Package name -> its served objects' keys and mod revisions."""
 
 
-@dataclass(slots=True)
+@slotted()
 class Writes:
     """What an Apply did, in served objects (packages and revisions)."""
 

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from cacheserver import metrics
@@ -25,6 +25,7 @@ from cacheserver.ingest.said import Said
 from cacheserver.ingest.space import Space
 from cacheserver.ingest.sync import Outcome, Sync, SyncReport, SyncServices, count_served, tell_doors
 from cacheserver.model import ANNOTATION_REQUESTED, Key, Kind, Record, Stored
+from cacheserver.slotted import slotted
 from cacheserver.sources import Progress, Source
 from cacheserver.store.claims import Claim, Session
 from cacheserver.store.objects import Store
@@ -64,7 +65,7 @@ class ServedStatusStore:
         return await self._store.put(claim, record, previous)
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Around:
     """What the tasks of all repositories share. publishing: None where no repository is written to."""
 
@@ -76,7 +77,7 @@ class Around:
     publishing: Publishing | None
 
 
-@dataclass(slots=True, eq=False)
+@slotted(eq=False)
 class Life:
     """One repository, and the task that keeps it in step."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import Final
 
 from cacheserver.errors import CacheServerError, SourceRateLimitedError
 from cacheserver.ingest import status
+from cacheserver.slotted import slotted
 
 _FIRST_RETRY_S: Final = MappingProxyType(
     {
@@ -27,7 +28,7 @@ _FIRST_RETRY_S: Final = MappingProxyType(
 _MOST_DOUBLINGS: Final = 16
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Pace:
     """jitter: part of a wait by which it may be shorter or longer, so that many repositories do not ask together.
 

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from cacheserver import metrics
@@ -18,6 +17,7 @@ from cacheserver.errors import EtcdError
 from cacheserver.ingest.authored import AuthoredStore
 from cacheserver.ingest.space import Space
 from cacheserver.model import Key, Kind, RepositoryKey, Stored
+from cacheserver.slotted import slotted
 from cacheserver.store.claims import Claim, Session
 from cacheserver.store.journal import Tells, silent
 from cacheserver.store.objects import Store
@@ -33,7 +33,7 @@ _DELETES_AT_ONCE: Final = 6
 """Of one package: with as many packages, about what store/objects.py has in flight."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _Removal:
     patience_s: float | None
     done: Callable[[], Awaitable[None]] | None

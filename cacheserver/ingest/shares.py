@@ -10,9 +10,10 @@ import asyncio
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from cacheserver.model import RepositoryKey
+from cacheserver.slotted import slotted
 
 SLOW_AFTER_S = 20.0
 """Ours: the largest public catalogs are read in 10 s; who takes longer is slow, not large. For so long
@@ -21,7 +22,7 @@ _SLOW_KEPT = 4096
 """Slow repositories remembered; past that the longest known is taken for well, and shows again that it is not."""
 
 
-@dataclass(slots=True, eq=False)
+@slotted(eq=False)
 class _Turn:
     """One who works or waits. slow: in, or waiting for, one of the places of the slow."""
 

@@ -10,13 +10,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from cacheserver.config import RepositoryConfig
 from cacheserver.errors import CacheServerError, LeaseLostError, NoSpace
 from cacheserver.ingest.sync import Sync, SyncServices
 from cacheserver.model import RepositoryKey
+from cacheserver.slotted import slotted
 from cacheserver.sources import Source
 from cacheserver.store.claims import Claim
 from cacheserver.tasks import in_parallel
@@ -38,7 +38,7 @@ class Life(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _Look:
     source: Source
     at: float

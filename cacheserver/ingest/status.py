@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +25,7 @@ from cacheserver.config.sources import GitSource
 from cacheserver.errors import CacheServerError, CatalogError, EtcdError, NoSpace, SourceError
 from cacheserver.ingest.sync import ASKS_AT_ONCE, SLOW_AT_ONCE, Outcome, SyncReport
 from cacheserver.model import Key, Kind, Record, Stored
+from cacheserver.slotted import slotted
 from cacheserver.store.published import PublishedCatalog
 
 REJECTED_SHOWN = 20
@@ -69,7 +70,7 @@ _PUSHED = "Pushed"
 _PUBLISHED = "Published"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Phase:
     """What a status says, condition by condition."""
 
@@ -79,7 +80,7 @@ class Phase:
     degraded: Says
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _Counts:
     """What is served, and which tags are ignored: how many, and the names of the first of them."""
 
@@ -278,7 +279,7 @@ def failed(error: CacheServerError, previous: Stored | None) -> Phase:
     return Phase((False, reason, message), _NOT_RECONCILING, stalled, degraded)
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Served:
     """What a status says is served, for metrics. synced_at: Unix time."""
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from cacheserver.catalogs import Catalog
 from cacheserver.errors import NoSpace, StorageLimitError
 from cacheserver.model import Digest, RepositoryKey
+from cacheserver.slotted import slotted
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.claims import Claim
 from cacheserver.store.published import size_of
@@ -36,7 +36,7 @@ _OBJECT_BYTES: Final = 700
 """Of an object beside its spec and status: its key, and metadata."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Reserved:
     """What a sync may write; hand it to finished(). stored: bytes referred to when it is through; released: content
     that it stops referring to."""

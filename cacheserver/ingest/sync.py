@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Final, NoReturn
@@ -44,6 +44,7 @@ from cacheserver.model import (
     Format,
     RepositoryKey,
 )
+from cacheserver.slotted import slotted
 from cacheserver.sources import FETCHING, Progress, Source, Tree
 from cacheserver.store.blobs import Blobs
 from cacheserver.store.claims import Claim
@@ -68,7 +69,7 @@ class Outcome(Enum):
     """The source was read and refused as a whole; what was served stays."""
 
 
-@dataclass(slots=True)
+@slotted()
 class SyncReport:
     """What one sync did. Counts are of served objects (packages and revisions); `rejected` by package name;
     `ignored_tags`: tags of a git repository that name no package (KRM).
@@ -137,7 +138,7 @@ RELEASE = f"{catalogs.VERSION}.{OBJECT_VERSION}"
 again and writes what differs: served objects stay meanwhile, and watchers see MODIFIED."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class SyncServices:
     """What a sync works with. release: see RELEASE. from_cluster: Repositories are objects of a cluster."""
 

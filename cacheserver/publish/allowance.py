@@ -12,13 +12,14 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from cacheserver.config import RepositoryConfig
 from cacheserver.errors import RefusedError
 from cacheserver.model import Digest, Key, RepositoryKey
 from cacheserver.publish import refusals
+from cacheserver.slotted import slotted
 from cacheserver.store.authored import Authored, Draft, Held, Operation, Step
 from cacheserver.store.claims import Claim
 from cacheserver.store.journal import Tells
@@ -41,7 +42,7 @@ _SIZES: Final = 4096
 _NAMESPACES: Final = 1024
 
 
-@dataclass(slots=True)
+@slotted()
 class _Stock:
     """Of one repository, as of a moment.
 
@@ -64,7 +65,7 @@ class _Stock:
         return max(self.synced, self.objects) + max(self.drafts + self.since, 0) + self.grown
 
 
-@dataclass(slots=True)
+@slotted()
 class _Total:
     """Of one namespace, as of a moment, and what was written here since. rest: not counted anew before."""
 
@@ -73,7 +74,7 @@ class _Total:
     rest: float
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _Ledger:
     """Of one namespace, as of a moment. written: repositories that are written to. changes: bytes of PackageChanges."""
 

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import orjson
@@ -56,6 +56,7 @@ from cacheserver.publish.preconditions import (
     present,
 )
 from cacheserver.publish.writable import branch_of, directory_of, writable
+from cacheserver.slotted import slotted
 from cacheserver.store.authored import Authored, Draft, Held, Operation, Step
 
 log = logging.getLogger("cacheserver.audit")
@@ -92,7 +93,7 @@ class Shelf(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Who:
     """user: as commits and audit lines have it. approve: raises where the caller may not update
     packagerevisions/approval; approve_in: where he may not approve in the repository of this name; fetch: where he
@@ -104,7 +105,7 @@ class Who:
     fetch: Callable[[], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Written:
     """What a write came to. stored: the object as it is then, or would be; of one that is gone the last there was.
 

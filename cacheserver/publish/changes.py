@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -15,6 +14,7 @@ import orjson
 from cacheserver.errors import Cause
 from cacheserver.model import ANNOTATION_USERS, GROUP, Lifecycle, UserMetadata
 from cacheserver.publish import refusals
+from cacheserver.slotted import slotted
 
 METADATA_BYTES: Final = 64 << 10
 """Of all that users write into one object's metadata. Ours: kube-apiserver takes 256 KiB of annotations alone, but
@@ -35,7 +35,7 @@ _OWNER_FIELDS: Final = (*_OWNER, "controller", "blockOwnerDeletion")
 _FIXED: Final = ("repository", "packageName", "workspaceName", "revision", "format")
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Change:
     """users: the metadata as it is to be. lifecycle: that is wanted. gates, version: None where they stay.
 

@@ -9,7 +9,6 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -23,6 +22,7 @@ from cacheserver.memo import Memo
 from cacheserver.model import BlobFile, BlobHead, Digest, Key, RepositoryKey
 from cacheserver.publish import package, refusals
 from cacheserver.publish.package import File, Files, Limits
+from cacheserver.slotted import slotted
 from cacheserver.turns import Places
 
 RECENT_BYTES: Final = 32 << 20
@@ -55,7 +55,7 @@ class Blobs(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Judged:
     """Files that may be saved. facts: None where they are those that were there before."""
 
@@ -150,7 +150,7 @@ class Content:
         return packed
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _Staged:
     """As package.staged; root: the directory, which goes with the save."""
 

@@ -8,7 +8,7 @@ to be called in a thread. Called by begin and author.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 import yaml
@@ -26,6 +26,7 @@ from yaml.events import (
 from cacheserver.catalogs.documents import goyaml
 from cacheserver.catalogs.documents.document import DocumentError
 from cacheserver.catalogs.limits import ParseLimits
+from cacheserver.slotted import slotted
 
 _LIMITS: Final = ParseLimits(document_bytes=1 << 20)
 _DEPTH: Final = 3  # of fields that are looked at
@@ -33,7 +34,7 @@ _DEPTH: Final = 3  # of fields that are looked at
 Path = tuple[str, ...]
 
 
-@dataclass(slots=True)
+@slotted()
 class _Field:
     """A key of a mapping. line, column: of the key; end: of the value as (line, column). scalar: None for others.
 
@@ -53,7 +54,7 @@ class _Field:
         return next((each for each in self.fields if each.key == key), None)
 
 
-@dataclass(slots=True)
+@slotted()
 class _Frame:
     """A mapping or sequence that is being read. owner: None below the depth that is looked at, and for sequences."""
 

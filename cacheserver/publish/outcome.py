@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
 from cacheserver.model import LABEL_LIFECYCLE, Digest
+from cacheserver.slotted import slotted
 from cacheserver.store.authored import Held, Operation
 
 PUSHED: Final = "Pushed"
@@ -25,7 +25,7 @@ ACCEPT_BASE: Final = "cacheserver.dev/accept-base"
 """Annotation: what was published, or changed on the branch, since the draft began, and may be published over."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Failure:
     """Why an operation was not carried out, as Kubernetes says it: HTTP code, reason, message."""
 
@@ -34,7 +34,7 @@ class Failure:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Condition:
     """One of status.conditions, as Kubernetes has them; its time is given where it is written."""
 

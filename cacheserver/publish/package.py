@@ -10,13 +10,13 @@ import re
 import unicodedata
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cacheserver.archive import TarReader
 from cacheserver.catalogs.krm.facts import KPTFILE
 from cacheserver.errors import Cause
+from cacheserver.slotted import slotted
 
 DEPTH_MOST: Final = 32
 """Of directories in a package. Ours: real ones stay under 10; each is a tree object in git."""
@@ -34,7 +34,7 @@ _NTFS_DOTGIT: Final = re.compile(r"(\.git|git~[0-9]+)[. ]*(:.*)?\Z", re.IGNORECA
 _DOT_GIT_FILES: Final = frozenset((".gitmodules", ".gitattributes", ".gitignore"))
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class File:
     """One file, and whether it can be run."""
 
@@ -46,7 +46,7 @@ Files = Mapping[str, File]
 """By path from the package's root, with `/`."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Limits:
     """Of one revision. size: bytes of all files together. drafts: open ones of a repository."""
 

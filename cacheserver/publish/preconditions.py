@@ -7,16 +7,16 @@ Called by author and status.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from cacheserver.errors import RefusedError
 from cacheserver.model import Stored
 from cacheserver.publish import refusals, rules
+from cacheserver.slotted import slotted
 from cacheserver.store.authored import Held
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Preconditions:
     """Of a deletion; empty: none."""
 

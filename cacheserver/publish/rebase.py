@@ -9,7 +9,7 @@ author.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -19,13 +19,14 @@ from cacheserver.model import LABEL_LATEST, Digest
 from cacheserver.publish import changes, refusals
 from cacheserver.publish.package import File, Files
 from cacheserver.publish.served import commit_of, digest_of
+from cacheserver.slotted import slotted
 from cacheserver.store.authored import Draft
 
 _NAMED: Final = 20
 """Conflicts that a refusal names; it says how many more there are."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Onto:
     """What a draft is to be brought onto.
 

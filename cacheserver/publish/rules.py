@@ -7,16 +7,16 @@ Draft --propose--> Proposed --approve--> Published --propose deletion--> Deletio
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from cacheserver.errors import RefusedError
 from cacheserver.model import Lifecycle
 from cacheserver.publish import refusals
+from cacheserver.slotted import slotted
 from cacheserver.store.authored import AUTHORS_MOST, Draft, Step
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Move:
     """A change of lifecycle. approval: only for who may update packagerevisions/approval."""
 

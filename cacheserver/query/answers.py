@@ -6,7 +6,6 @@ Called by api/finding.py, in a thread where the package is large.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import orjson
@@ -18,6 +17,7 @@ from cacheserver.query.graph import Graph, described, lay_out
 from cacheserver.query.package import Bundle, Package, TooMuchError, read, stranger
 from cacheserver.query.selection import WrongQuestionError, chosen, meant, selected, some
 from cacheserver.query.upgrades import Alternative, Reason, Upgrades, Way, upgrades
+from cacheserver.slotted import slotted
 
 DRAWN: Final[Mapping[str, Callable[[Graph], str]]] = {
     "svg": drawings.svg,
@@ -29,7 +29,7 @@ DRAWN: Final[Mapping[str, Callable[[Graph], str]]] = {
 Json = dict[str, object]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Asked:
     """A question about upgrades, as it was sent; empty for what was not said. from_version: what `start` is, where the
     package does not have it."""

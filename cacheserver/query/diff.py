@@ -8,8 +8,9 @@ Called by api/comparing.py.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from cacheserver.slotted import slotted
 
 MOST_EDITS: Final = 500
 """Lines of a file that are taken away and added. Beyond, nobody reads a difference line by line."""
@@ -19,7 +20,7 @@ CONTEXT: Final = 3
 ADDED, REMOVED, CHANGED = "added", "removed", "changed"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Change:
     """A file that differs. lines: of the unified diff, without the names; empty for a binary file."""
 
@@ -31,7 +32,7 @@ class Change:
     lines: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _Edit:
     """Lines old[start:end] become new[new_start:new_end]."""
 

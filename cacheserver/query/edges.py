@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from cacheserver.catalogs import semver
 from cacheserver.catalogs.fbc.facts import Entry
 from cacheserver.query.package import MOST_EDGES, Bundle, Channel, Package, TooMuchError
+from cacheserver.slotted import slotted
 
 REPLACES: Final = "replaces"
 SKIPS: Final = "skips"
@@ -21,7 +21,7 @@ SKIP_RANGE: Final = "skipRange"
 REASONS: Final = (REPLACES, SKIPS, SKIP_RANGE)
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Edge:
     """An upgrade to `to`. reasons: as REASONS orders them; channels: those that have it; ranges: that hold it."""
 
@@ -186,7 +186,7 @@ class _Found:
 Chain = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Order:
     """A channel as OLM v0 walks it. chain: what may be chosen, from the head down. broken: why there is no chain.
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -19,6 +18,7 @@ import orjson
 from cacheserver.catalogs.fbc.facts import Entry
 from cacheserver.query.package import Bundle, Channel, Package, check_size, order_of, version_of
 from cacheserver.query.selection import WrongQuestionError, chosen, selected, some
+from cacheserver.slotted import slotted
 
 MOST_BYTES: Final = 64 << 20
 """Of a package's documents, as many as are served (ParseLimits.package_bytes)."""
@@ -34,7 +34,7 @@ class ExportError(WrongQuestionError):
     """These documents cannot be exported so; the message says what does."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _Line:
     """A document of the catalog: what it is, and of a bundle or channel its name."""
 

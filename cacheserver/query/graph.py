@@ -8,12 +8,12 @@ version that it holds, with how many it holds; which ones, `upgrades` says. Pure
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
 from cacheserver.query.edges import REPLACES, SKIP_RANGE, SKIPS, Edges, sorted_channel
 from cacheserver.query.package import Bundle, Channel, Package
+from cacheserver.slotted import slotted
 
 MOST_LANES: Final = 200
 """Ours: 40 channels are the most that is known; the others are counted."""
@@ -28,7 +28,7 @@ NEXT: Final = "next"
 LINE: Final = "revisions"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Row:
     """A bundle, or (missing) a name that an entry replaces and no bundle has. y: of its middle."""
 
@@ -37,7 +37,7 @@ class Row:
     missing: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Lane:
     """Channels with the same entries; x: of its middle. broken: why OLM v0 takes nothing of them, where it does not."""
 
@@ -48,7 +48,7 @@ class Lane:
     broken: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Point:
     """A bundle in a lane, both by their place. skipped: OLM v0 never chooses it."""
 
@@ -58,7 +58,7 @@ class Point:
     skipped: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Line:
     """An edge in a lane, from row `start` up (or down) to row `end`. held: of a range, how many bundles it holds."""
 
@@ -70,7 +70,7 @@ class Line:
     held: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Graph:
     """The layout. skips_of_nothing: skips of names that are no bundle; they are not drawn."""
 

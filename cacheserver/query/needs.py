@@ -8,13 +8,13 @@ predicateConverter; cache/predicates.go). Rules in CEL are named and not judged.
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
 from cacheserver.catalogs import semver
 from cacheserver.query.package import Order
+from cacheserver.slotted import slotted
 
 MOST_PARTS: Final = 100
 """Of a constraint, all that it nests counted. Those of OLM's own examples have five."""
@@ -24,7 +24,7 @@ Met = bool | None
 """None: nobody can say, for it is a rule in CEL, or nothing that is known."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Offer:
     """A revision that may meet a requirement. provides: has what status.provides has."""
 
@@ -33,7 +33,7 @@ class Offer:
     provides: Container[str]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Api:
     """Provides this kind."""
 
@@ -47,7 +47,7 @@ class Api:
         return ".".join(filter(None, (self.kind, self.version, self.group)))
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class InPackage:
     """Is a version of this package. versions: None for a range that is none; nothing is in it."""
 
@@ -55,14 +55,14 @@ class InPackage:
     versions: semver.Range | None
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class All:
     """Meets every part."""
 
     parts: tuple[Part, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class AnyOf:
     """Meets a part; with `none`: meets no part."""
 
@@ -70,7 +70,7 @@ class AnyOf:
     none: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Unjudged:
     """Nobody can say. why: what it is."""
 
@@ -98,7 +98,7 @@ def met(part: Part, offer: Offer) -> Met:
     return None if None in found else part.none
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Need:
     """One requirement. said: as it is answered: its type, and what its author wrote."""
 
@@ -202,7 +202,7 @@ def why_unjudged(part: Part) -> str:
     return ""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Found:
     """A revision that meets a requirement. order: as OLM v1 compares versions. near: of the same repository.
 

@@ -7,11 +7,12 @@ so no content is read. Refuses nothing but size. Called by api.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 from cacheserver.catalogs import semver
 from cacheserver.catalogs.fbc.facts import Entry
+from cacheserver.slotted import slotted
 
 MOST_BUNDLES: Final = 2_000
 """Of a package that is answered about. The largest known has 140; what is asked costs up to the square of it."""
@@ -27,7 +28,7 @@ class TooMuchError(Exception):
     """What is asked would cost everybody else their turn; the message says which bound."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Bundle:
     """A bundle, or a KRM revision. order: as OLM v1 orders; written: its version; object: its PackageRevision.
 
@@ -42,7 +43,7 @@ class Bundle:
     deprecation: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Channel:
     """entries: by name, from the highest version down. head: the entry that no other replaces or skips."""
 
@@ -52,7 +53,7 @@ class Channel:
     deprecated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Package:
     """bundles: by name, from the highest version down; those without a version last."""
 

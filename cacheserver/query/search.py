@@ -13,7 +13,7 @@ from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from itertools import chain, islice
 from operator import attrgetter
@@ -22,6 +22,7 @@ from typing import Any, Final, TypeVar
 
 from cacheserver.query.vocabulary import TRIED, Vocabulary
 from cacheserver.query.words import LONGEST_WORD, STOP, camel, folded, joined, words
+from cacheserver.slotted import slotted
 
 TEXT_CHARACTERS: Final = 512
 """Of a query; longer ones are refused by whoever asks. People type 30."""
@@ -70,7 +71,7 @@ PackageName = tuple[str, str]
 """(namespace, name) of a Package."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Facts:
     """What a package is filtered and counted by."""
 
@@ -86,7 +87,7 @@ class Facts:
     """The package's and its display name, as one word each."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _Document:
     """terms: of each word its place among all words, times 16, plus its weight."""
 
@@ -94,7 +95,7 @@ class _Document:
     terms: array[int]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Hit:
     """A package that was found. matched: the fields that made it, the heaviest first."""
 
@@ -103,7 +104,7 @@ class Hit:
     matched: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Found:
     """The best hits first, MOST_HITS at most. total: of all; facets: how many hits have each value of each."""
 

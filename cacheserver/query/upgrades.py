@@ -9,13 +9,13 @@ resolver.go. Not looked at, for no catalog says it: what else is installed, depe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from cacheserver.query.edges import Edge, Edges, Order, sorted_channel
 from cacheserver.query.package import Bundle, Package
+from cacheserver.slotted import slotted
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Reason:
     """Why there is no way. name: for programs; docs/finding.md lists them."""
 
@@ -23,7 +23,7 @@ class Reason:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Way:
     """Steps, in order; reason: why they do not lead to what was asked for."""
 
@@ -31,7 +31,7 @@ class Way:
     reason: Reason | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Alternative:
     """What works instead: the channel (empty: any), the target, and how many steps that takes."""
 
@@ -40,7 +40,7 @@ class Alternative:
     steps: int
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Upgrades:
     """The answer. start: what is installed; known: whether the package has it.
 

@@ -21,6 +21,7 @@ import yaml
 
 from cacheserver.errors import ConfigError
 from cacheserver.names import REPOSITORY_NAME as NAMESPACE  # Kubernetes: both are RFC 1123 labels
+from cacheserver.slotted import slotted
 
 try:
     from cryptography import x509
@@ -47,7 +48,7 @@ class Usage(Enum):
     BOTH = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Subject:
     """Who a certificate is for. groups: what Kubernetes takes for a user's groups (organizations)."""
 
@@ -165,7 +166,7 @@ def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pai
 # --- the certificates of an installation --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Planned:
     """A Secret to make: its name, who signs it, and for whom."""
 
@@ -174,7 +175,7 @@ class Planned:
     subject: Subject
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Written:
     """What `write` made, for people: a Secret, the names in its certificate, and when that ends."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from cacheserver.slotted import slotted
 
 
 class Attributes(NamedTuple):
@@ -32,7 +33,7 @@ class Attributes(NamedTuple):
         return "resource" if self.name else "namespace" if self.namespace else "cluster"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Identity:
     """Who asks (k8s: user.Info). extra: key and values, in the order they came. Hashable: remembered by."""
 
@@ -50,7 +51,7 @@ class Identity:
         return 300 + sum(map(sys.getsizeof, texts)) + 8 * len(texts)
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Verdict:
     """Whether an identity may; reason: the authorizer's own words, often empty."""
 

@@ -13,7 +13,6 @@ import ssl
 import time
 from asyncio import BaseTransport
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -21,13 +20,14 @@ from weakref import WeakKeyDictionary
 from cacheserver import metrics
 from cacheserver.errors import ConfigError
 from cacheserver.security.x509 import Authority, parse, parse_bundle
+from cacheserver.slotted import slotted
 
 log = logging.getLogger(__name__)
 
 _POLL_INTERVAL_S: Final = 5.0  # ours: kube-apiserver looks every 60 s and listens to inotify; reading 5 KB is cheap
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class ChainCertificate:
     """One certificate of a peer's verified chain. until: Unix time when the first below it in the chain ends."""
 
@@ -35,7 +35,7 @@ class ChainCertificate:
     until: float
 
 
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+@slotted(frozen=True, eq=False, weakref_slot=True)
 class Peer:
     """Who showed a certificate that leads to one of the CAs trusted at the handshake. Which CA is in `chain`.
 

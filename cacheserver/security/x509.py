@@ -11,9 +11,10 @@ import hashlib
 import re
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from cacheserver.slotted import slotted
 
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _SEQUENCE, _UTC_TIME, _GENERALIZED_TIME, _VERSION = 0x30, 0x17, 0x18, 0xA0
@@ -22,7 +23,7 @@ Authority = bytes
 """Digest of subject and public key. A CA that is renewed with its old key keeps it, and what it signed holds."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Certificate:
     """Times are Unix times."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -22,6 +21,7 @@ from cacheserver.security.identity import Attributes, Identity, Verdict
 from cacheserver.security.tls import Peer, peer_of
 from cacheserver.security.tokenfile import Tokens
 from cacheserver.security.users import of_certificate
+from cacheserver.slotted import slotted
 
 _READS: Final = frozenset(("get", "list", "watch", "head"))
 _NOBODY: Final = Verdict(allowed=False, reason="not a member of a group that may read here (--readers)")
@@ -37,7 +37,7 @@ _VALIDATED: Final = frozenset(("packagerevisions/status",))
 _APPROVE: Final = "approve"  # the verb on a Repository (api/writing/rights.py): every approver has it, of every one
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Groups:
     """Whose members may what, in every namespace; who may write may read, too.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -17,6 +17,7 @@ from cacheserver.cache.freshness import Freshness, ReadAt
 from cacheserver.errors import CacheServerError
 from cacheserver.ingest.first import FirstLooks
 from cacheserver.model import Kind, RepositoryKey
+from cacheserver.slotted import slotted
 
 if TYPE_CHECKING:  # `ingest` imports serve.py and does without what serves
     from cacheserver.cache.watchcache import WatchCache
@@ -26,7 +27,7 @@ WAIT_S: Final = 60.0
 _STEP_S: Final = 0.1
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Begun:
     """A server that answers. packages, revisions: of its own repositories, as they are served.
 

@@ -10,7 +10,6 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from cacheserver.security.followed import FollowedFile
 from cacheserver.security.tls import ServingTLS
 from cacheserver.security.tokenfile import Tokens, parse_tokens
 from cacheserver.server.access import FileAuthentication, Groups, GroupsAccess
+from cacheserver.slotted import slotted
 
 if TYPE_CHECKING:
     from cacheserver.cluster.kubeapi import KubeAPI
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Loop = Callable[[], Coroutine[Any, Any, None]]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Listener:
     """context: to listen with; None for plain HTTP. gate: None lets everybody in. checks: for readyz.
 

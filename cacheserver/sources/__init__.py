@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from cacheserver.config import sources as spec
 from cacheserver.errors import SourceInvalidError
+from cacheserver.slotted import slotted
 from cacheserver.sources.credentials import DockerConfig, GitCredentials, RegistryCredentials
 from cacheserver.sources.directory import DirectorySource
 from cacheserver.sources.tree import FETCHING, Limits, Progress, Source, Tree
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Access:
     """Who we are to a repository's server, and whom we trust there. ca: PEM certificates besides the system's."""
 

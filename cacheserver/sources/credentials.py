@@ -9,12 +9,13 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 import orjson
 
 from cacheserver.errors import SourceAuthenticationError
+from cacheserver.slotted import slotted
 
 _MAX_CONFIG_BYTES: Final = 1 << 20  # Kubernetes: a Secret holds at most 1 MiB.
 _DOCKER_HUB: Final = ("docker.io", "index.docker.io", "registry-1.docker.io")
@@ -22,7 +23,7 @@ _URL_USER: Final = re.compile(r"(?<=://)[^/\s@]*@")
 _AUTHORIZATION: Final = re.compile(r"(?i)\b(basic|bearer)\s+[A-Za-z0-9+/=._~-]{6,}")
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class RegistryCredentials:
     """A user and password, or an identity token that the token service takes in their place."""
 
@@ -31,7 +32,7 @@ class RegistryCredentials:
     identity_token: str = field(default="", repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class DockerConfig:
     """What a docker config JSON (`kubernetes.io/dockerconfigjson`) says; find credentials with `for_repository`.
 
@@ -86,7 +87,7 @@ def _entry(entry: Mapping[str, str]) -> RegistryCredentials:
     return RegistryCredentials(username, password, token)
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class GitCredentials:
     """What a git server wants to see; give what applies.
 

@@ -17,10 +17,11 @@ import stat
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from cacheserver.errors import SourceError
+from cacheserver.slotted import slotted
 from cacheserver.sources.threads import from_thread, run_stoppable
 from cacheserver.sources.tree import Limits, Progress, Tree
 from cacheserver.sources.walk import Entry, Listing, Stamp, walk
@@ -33,7 +34,7 @@ _CHUNK_BYTES = 1 << 20
 _YOUNG_NS = 2_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _Hashed:
     """A file's SHA-256 and the stamp it had; `at_ns`: wall clock before it was opened."""
 
@@ -53,7 +54,7 @@ class _StoppedError(Exception):
     """The caller has gone; nobody waits for the result."""
 
 
-@dataclass(slots=True)
+@slotted()
 class _Reading:
     """One pass over the files, in a thread: what it hashed, and what it could not read."""
 

@@ -11,10 +11,11 @@ import errno
 import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Final
 
+from cacheserver.slotted import slotted
 from cacheserver.sources.tree import Limits, Tally, Tree
 
 _LINK_HOPS: Final = 40  # Linux: MAXSYMLINKS.
@@ -23,7 +24,7 @@ _LEADS_OUT: Final = "link leads out of the source's root"
 _UNPLACEABLE: Final = {errno.ENAMETOOLONG: "name is too long", errno.EINVAL: "name is not allowed here"}
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class File:
     """One content, perhaps under several names. number: of its file in the staging area; a Path each would be 400 B."""
 
@@ -31,21 +32,21 @@ class File:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Link:
     """A symbolic link that is not followed yet. target: as written."""
 
     target: str
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Refused:
     """An entry that stays out; it still hides what an earlier layer had under its name."""
 
     reason: str
 
 
-@dataclass(slots=True)
+@slotted()
 class Directory:
     """Names and what they lead to."""
 

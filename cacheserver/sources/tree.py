@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 from cacheserver.errors import SourceTooLargeError
 from cacheserver.model import Format
+from cacheserver.slotted import slotted
 
 _SHOWN: Final = 200
 """Characters of a path in a refusal: the message is in a status."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Limits:
     """Caps on what one fetch may bring; each refusal is a SourceTooLargeError that names the cap."""
 
@@ -60,7 +60,7 @@ class Limits:
         return SourceTooLargeError(f"{shown}: more than {most} {unit} (cap `{cap}`{setting})")
 
 
-@dataclass(slots=True)
+@slotted()
 class Tally:
     """What the names of a source come to: counted before a path is made of them.
 
@@ -96,7 +96,7 @@ class Tally:
             raise self.limits.error("names_bytes", where)
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Tree:
     """What a fetch brought: a directory of regular files, already confined and capped.
 

@@ -11,9 +11,10 @@ import errno
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from cacheserver.errors import SourceError, SourceInvalidError, SourceNotFoundError
+from cacheserver.slotted import slotted
 from cacheserver.sources.tree import Limits, Tally
 
 # Kubernetes, pkg/volume/util/atomic_writer.go: a ConfigMap or Secret volume holds `..<timestamp>/` with the files,
@@ -24,7 +25,7 @@ _VOLUME_RESERVED = ".."
 _KINDS = {stat.S_IFSOCK: "a socket", stat.S_IFIFO: "a pipe", stat.S_IFBLK: "a device", stat.S_IFCHR: "a device"}
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Stamp:
     """What the file system says of one file. Equal stamps: unchanged, but for writes within one clock tick."""
 
@@ -40,7 +41,7 @@ class Stamp:
         return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Entry:
     """One regular file: `path` relative to the root with `/`; `real` absolute, with every link resolved."""
 
@@ -49,7 +50,7 @@ class Entry:
     stamp: Stamp
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Listing:
     """Entries sorted by path, bytewise; refused (path, reason) likewise."""
 
@@ -74,7 +75,7 @@ def walk(root: str | os.PathLike[str], limits: Limits) -> Listing:
     return _Walk(real_root, limits).run()
 
 
-@dataclass(slots=True)
+@slotted()
 class _Walk:
     root: str
     limits: Limits

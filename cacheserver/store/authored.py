@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ import orjson
 from cacheserver.errors import LeaseLostError
 from cacheserver.etcd.client import Client, Compare, Delete, Get, KeyValue, Put, prefix_end
 from cacheserver.model import Digest, Key, RepositoryKey, Stored
+from cacheserver.slotted import slotted
 from cacheserver.store.claims import Claim, persist
 from cacheserver.store.journal import Journal, Tells
 from cacheserver.store.keys import (
@@ -45,7 +46,7 @@ AUTHORS_MOST: Final = 100
 counts."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Condition:
     """What an application says of a draft. type, status, reason, message: as Kubernetes has them.
 
@@ -62,7 +63,7 @@ class Condition:
     generation: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Draft:
     """A draft that was made here, and how much of it git has. Its files and fields stand in the served object.
 
@@ -111,7 +112,7 @@ class Step(StrEnum):
     DELETE = "Delete"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Operation:
     """Asked for, and not done yet. Whoever holds the repository's claim does it; each part can be repeated.
 
@@ -129,7 +130,7 @@ class Operation:
     commit: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Held:
     """Everything of one revision, as of one moment. served, draft, operation: None where there is none.
 

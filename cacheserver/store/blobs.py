@@ -15,7 +15,6 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
@@ -26,6 +25,7 @@ from cacheserver.errors import BlobMissingError, Unavailable
 from cacheserver.etcd.client import Client, Compare, Delete, Get, KeyValue, Put, RangeResult, prefix_end
 from cacheserver.memo import Memo
 from cacheserver.model import BlobFile, BlobHead, Digest
+from cacheserver.slotted import slotted
 from cacheserver.store.keys import BLOB
 from cacheserver.store.objects import PIPELINE, Store
 from cacheserver.store.zstd import Blocks
@@ -304,7 +304,7 @@ class Blobs:
             key = last + b"/head" if part < b"head" else page.key_values[-1].key + b"\0"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _Head:
     """A head as stored. chunks: how many. created: the mod revision that first wrote it."""
 
@@ -313,7 +313,7 @@ class _Head:
     created: int
 
 
-@dataclass(slots=True)
+@slotted()
 class _Marks:
     """By which a blob is recognised: its first key with the revision that wrote it, and its head's (0: none yet)."""
 
@@ -322,7 +322,7 @@ class _Marks:
     head: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Collected:
     """deleted: how many blobs went. lost: what is referred to and not in the store."""
 

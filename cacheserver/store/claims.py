@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from cacheserver.errors import Unavailable
 from cacheserver.etcd.client import Client, Compare, Delete, Get, Lease, Put, RangeResult
+from cacheserver.slotted import slotted
 from cacheserver.store.keys import CLAIM, claim_key
 
 CLAIM_TTL_S = 10
@@ -95,7 +95,7 @@ class Session:
         await self._client.txn([claim.fence], [Delete(claim.key)])
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Claim:
     """Held since create_revision. Writes compare that: a paused process that lost it cannot write later."""
 

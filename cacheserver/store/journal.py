@@ -16,12 +16,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from typing import Any, Final
 
 from cacheserver.errors import LeaseLostError, NoSpace
 from cacheserver.etcd.client import Client, Compare, Delete, Get, Put, TxnResult, prefix_end
 from cacheserver.model import Key, Kind, RepositoryKey
+from cacheserver.slotted import slotted
 from cacheserver.store.claims import Claim, persist
 from cacheserver.store.keys import CHANGE, TOLD, change_key, component, component_of, joined
 from cacheserver.store.news import News, What, between, encode, moment, name_of, of_repository
@@ -37,7 +37,7 @@ _DELETES_AT_ONCE: Final = 16
 _PAGE: Final = 1_000
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Told:
     """What a transaction writes besides. repository: that it tells of."""
 

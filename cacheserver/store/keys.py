@@ -20,13 +20,13 @@ layout                                                             version of al
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, unquote
 
 import orjson
 
 from cacheserver.model import Digest, Key, Kind, RepositoryKey
+from cacheserver.slotted import slotted
 
 PREFIX = b"/cacheserver/v1/"
 SERVED = PREFIX + b"served/"
@@ -47,7 +47,7 @@ LAYOUT = PREFIX + b"layout"
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.~-]+")
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class IngestState:
     """What the last complete sync of a repository saw.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, Protocol
 
 import orjson
@@ -21,6 +21,7 @@ import orjson
 from cacheserver.errors import ConfigError, LeaseLostError
 from cacheserver.etcd.client import Client, Compare, Get, Put
 from cacheserver.model import Key, Kind, RepositoryKey, Stored
+from cacheserver.slotted import slotted
 from cacheserver.store.claims import Claim, Session, persist
 from cacheserver.store.keys import LAYOUT
 
@@ -55,7 +56,7 @@ class Objects(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Migrated:
     """What a migration did. waiting: repositories that other processes ingest; they and the number stay as they are."""
 

@@ -12,7 +12,6 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Final
@@ -30,6 +29,7 @@ from cacheserver.model import (
     RepositoryKey,
     uid_of,
 )
+from cacheserver.slotted import slotted
 
 _CHANGES_BYTES: Final = 3072
 """Of `changes` as JSON, but always one; how many more there were is said. Ours: 20 channels of 40 characters."""
@@ -60,7 +60,7 @@ class What(StrEnum):
     LIFECYCLE_MOVED = "LifecycleMoved"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class News:
     """One PackageChange that is yet to be named. about: further fields of its spec. labels: of its package."""
 

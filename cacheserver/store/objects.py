@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import orjson
@@ -30,6 +29,7 @@ from cacheserver.model import (
     encode,
     without_label,
 )
+from cacheserver.slotted import slotted
 from cacheserver.store import migrate
 from cacheserver.store.authored import Authored
 from cacheserver.store.claims import CLAIM_TTL_S, Claim, Session, persist
@@ -70,7 +70,7 @@ class Change(NamedTuple):  # as KeyValue
     mod_revision: int
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Changes:
     """Whole revisions, in order. `revision`: all served changes up to it have been delivered; 0: not known."""
 

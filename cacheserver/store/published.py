@@ -13,7 +13,6 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Final, Literal
 
 import orjson
@@ -22,6 +21,7 @@ import zstandard
 from cacheserver.errors import LeaseLostError
 from cacheserver.etcd.client import Client, Delete, Put
 from cacheserver.model import Digest, RepositoryKey
+from cacheserver.slotted import slotted
 from cacheserver.store.claims import Claim, persist
 from cacheserver.store.keys import PUBLISHED, component_of, joined
 
@@ -34,7 +34,7 @@ _INLINE_BYTES: Final = 64 << 10
 """Of a record, packed, that is decoded on the event loop: 1,600 packages, 4 ms; one of VALUE_BYTES takes 60."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class PublishedPackage:
     """documents: of the blob with its documents, a line of JSON each. size: its bytes, unpacked; count: documents."""
 
@@ -44,7 +44,7 @@ class PublishedPackage:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class PublishedCatalog:
     """What one finished sync left.
 
@@ -65,7 +65,7 @@ class PublishedCatalog:
         return {package.documents for package in self.packages} | ({Digest(self.others)} if self.others else set())
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Record:
     """A catalog as it is stored: small, and read (decode) by who needs it. value: None: nothing is published."""
 

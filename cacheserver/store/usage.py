@@ -9,13 +9,14 @@ Called by ingest (storage.py), which knows the caps.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 
 import orjson
 
 from cacheserver.errors import LeaseLostError
 from cacheserver.etcd.client import Client, Compare, Delete, Put, prefix_end
 from cacheserver.model import Digest, Kind, RepositoryKey, blob_references
+from cacheserver.slotted import slotted
 from cacheserver.store.claims import Claim
 from cacheserver.store.keys import CHANGE, USAGE, component, component_of, joined, parse_key, repository_prefix
 
@@ -23,7 +24,7 @@ _CHANGE_BYTES = 1024
 """Of a PackageChange, counted and not measured: one of a real catalog has 500 to 900, with 20 channels 4,000."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Usage:
     """Bytes of one repository. stored: objects, content and index that are referred to.
 
@@ -48,7 +49,7 @@ class Usage:
         return self.stored + sum(size for _, size in self.left)
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Package:
     """What is stored of one package: bytes of its objects, and the content that they refer to."""
 
@@ -56,7 +57,7 @@ class Package:
     content: frozenset[Digest]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Ledger:
     """What a namespace has, by repository, as of one moment. mark: of that moment. changes: bytes of what was told."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from cacheserver.etcd.client import Delete, prefix_end
 from cacheserver.ingest import Outcome
 from cacheserver.ingest.removal import forget
 from cacheserver.ingest.status import repository_record, synced
+from cacheserver.slotted import slotted
 from cacheserver.sources import DirectorySource, Progress, Tree
 from cacheserver.store.claims import Claim
 from cacheserver.store.keys import PREFIX
@@ -519,7 +520,7 @@ async def test_an_object_with_more_than_it_can_hold_is_served_and_its_content_ha
     assert whole.count(b'"type": "olm.gvk"') == 9000
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class OpenTree(Tree):
     """A tree that notes when it was let go of."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from cacheserver.ingest.disk import Mirrors
 from cacheserver.ingest.pace import Pace
 from cacheserver.ingest.sync import APPLIES_AT_ONCE, ASKS_AT_ONCE, FETCHES_AT_ONCE, SLOW_AT_ONCE
 from cacheserver.model import ANNOTATION_REQUESTED, Key, Kind, RepositoryKey
+from cacheserver.slotted import slotted
 from cacheserver.sources import FETCHING, Progress, Tree, open_source
 from tests.fakes.source import FakeSource, UnderWay
 from tests.support.fbc import bundle
@@ -57,7 +58,7 @@ def files(*versions: str) -> dict[str, bytes]:
     return {"app/catalog.json": b"\n".join(map(orjson.dumps, documents))}
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class NotedPace(Pace):
     """Waits a hundredth of a second, and keeps what it was asked: (reason, failures in a row)."""
 

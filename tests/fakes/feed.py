@@ -16,13 +16,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 from cacheserver.cache.snapshot import CellsOf
 from cacheserver.cache.watchcache import WatchCache
 from cacheserver.errors import Compacted, NoSpace, Unavailable
 from cacheserver.model import Key, Kind, Record, encode
+from cacheserver.slotted import slotted
 from cacheserver.store.keys import SERVED
 from cacheserver.store.objects import Change, Changes, Follower
 
@@ -43,7 +43,7 @@ def project(manifest: Mapping[str, Any], _texts: Mapping[str, str]) -> tuple[dic
 PROJECTIONS = dict.fromkeys(Kind, project)
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _Called(Record):
     """A record with a name of the test's choice."""
 

@@ -5,13 +5,13 @@ Label values come from our own declarations, never from a request.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from cacheserver import metrics
 from cacheserver.api.attributes import Attributes
 from cacheserver.api.kinds.resource import Resource
 from cacheserver.meters import Counter, Gauge, RequestLabels, RequestMeter
+from cacheserver.slotted import slotted
 
 COMPONENT: Final = "cacheserver"
 _VERBS: Final = {
@@ -31,7 +31,7 @@ _VERBS: Final = {
 _PROBES: Final = frozenset(("/healthz", "/livez", "/readyz"))
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class WatchMeters:
     """What one resource's watches count with."""
 
@@ -43,7 +43,7 @@ class WatchMeters:
     terminated: Counter
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Series:
     """Where requests of one kind are counted: a meter for each code that was answered."""
 

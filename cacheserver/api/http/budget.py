@@ -9,10 +9,10 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from typing import Final
 
 from cacheserver.api.status import StatusError
+from cacheserver.slotted import slotted
 
 CONTENT_BYTES: Final = 64 << 20
 """Of all readers. Ours: a sixth of what a server may take under attack."""
@@ -26,7 +26,7 @@ READER_BYTES: Final = 1 << 20
 _WAIT_S: Final = 3.0  # as long as a read waits for a revision (freshness.py)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@slotted(frozen=True, eq=False)
 class _Waiting:
     who: str
     size: int
@@ -108,7 +108,7 @@ class Budget:
         self._line = still
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Share:
     """One client's part of a budget."""
 

@@ -11,11 +11,11 @@ import heapq
 import logging
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from cacheserver import metrics
+from cacheserver.slotted import slotted
 from cacheserver.turns import Pace
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ _LOOK_EVERY_S: Final = 5.0
 _LOG_EVERY_S: Final = 10.0  # lines of log about the same
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class ConnectionLimits:
     """What all connections together may hold.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -12,12 +11,13 @@ from aiohttp.web_request import BaseRequest
 from cacheserver.api.http import pack
 from cacheserver.api.http.negotiate import accepts_gzip
 from cacheserver.api.http.reply import JSON, NO_CACHE, Reply, header
+from cacheserver.slotted import slotted
 
 _TAGS_CHARACTERS = 4096  # of If-None-Match: some 30 tags of ours
 _GZIP_ABOVE = 4 << 10  # bytes; ours: made once, so worth it for less than a list
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Document:
     """etag: quoted upper-case hex of the body's sha512, as kube's. gzipped: empty for a small body."""
 

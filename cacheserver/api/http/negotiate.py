@@ -6,7 +6,6 @@ Rules: k8s.io/apiserver/pkg/endpoints/handlers/negotiation/negotiate.go; transfo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
@@ -15,6 +14,7 @@ from cacheserver.api.attributes import Query
 from cacheserver.api.forms import Form, Include, Shape
 from cacheserver.api.status import bad_request, brief, not_acceptable, wrong_form
 from cacheserver.memo import Memo
+from cacheserver.slotted import slotted
 
 
 class Encoding(Enum):
@@ -35,7 +35,7 @@ class Answer(Enum):
     WATCH = "a stream"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Accepted:
     """shape and api_version: the transform asked for (Shape.OBJECT: none). of_list: PartialObjectMetadataList.
 
@@ -49,7 +49,7 @@ class Accepted:
     of_list: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Clause:
     """One media range of an Accept header. parameters: lower-case names, without q."""
 

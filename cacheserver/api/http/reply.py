@@ -12,7 +12,6 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from email.utils import formatdate
 from enum import Enum
 from functools import lru_cache
@@ -27,6 +26,7 @@ from aiohttp.web_response import StreamResponse
 from cacheserver.api.http import pack
 from cacheserver.api.http.pack import Packed
 from cacheserver.api.status import StatusError
+from cacheserver.slotted import slotted
 
 CHUNK_BYTES: Final = 512 << 10
 """A larger body is handed to the transport in slices of this, each after the last was taken."""
@@ -256,7 +256,7 @@ class Framing(Enum):
     """Chunks again, of one gzip member: each ends on a byte, and is understood at once."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Framed:
     """Some pieces as a stream takes them: `data` goes onto the wire. size: of the pieces; crc: theirs, for gzip."""
 

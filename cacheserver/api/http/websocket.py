@@ -14,7 +14,6 @@ import binascii
 import hashlib
 import re
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 from urllib.parse import urlsplit
@@ -28,6 +27,7 @@ from cacheserver.api.http.reply import Framing, Gzipped, Stream, audit_id
 from cacheserver.api.status import StatusError, bad_request, brief
 from cacheserver.security.handshake import asks_for_websocket, sent_token, subprotocols
 from cacheserver.security.identity import Identity
+from cacheserver.slotted import slotted
 
 MESSAGE_BYTES: Final = 64 << 10
 """Of a message that a client sends, though nobody reads it; x/net/websocket takes 32 MB."""
@@ -76,7 +76,7 @@ _CONTROL: Final = 0x08
 _MASKED: Final = 0x80
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Handshake:
     """What is answered to one. subprotocol: empty when the client offers none."""
 

@@ -9,7 +9,6 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Final
 
 import orjson
@@ -41,6 +40,7 @@ from cacheserver.cache.snapshot import Entry
 from cacheserver.cache.view import Completed
 from cacheserver.errors import BlobMissingError
 from cacheserver.model import GROUP, VERSION, BlobHead, Digest, Kind
+from cacheserver.slotted import slotted
 
 _READABLE_MOST = 1 << 20  # bytes of content; more is sent as compact JSON (which is YAML too) as it comes
 _READABLE_TIMES = 8  # its size: as JSON, as objects, and written again
@@ -51,7 +51,7 @@ _PLURAL: Final = "packagerevisionresources"
 _OPEN: Final = f'{{"apiVersion":"{GROUP}/{VERSION}","kind":"PackageRevisionResources","metadata":'.encode()
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _Parts:
     """One object without its files. spec lacks its closing brace."""
 

@@ -20,6 +20,7 @@ from cacheserver.cache.snapshot import Cells, CellsOf, Entry, Run
 from cacheserver.cache.view import Completed
 from cacheserver.cache.watchcache import Projection
 from cacheserver.model import VERSION, Kind
+from cacheserver.slotted import slotted
 
 if TYPE_CHECKING:
     from aiohttp.web_request import BaseRequest
@@ -50,7 +51,7 @@ class Type(StrEnum):
     MAP = "object of string values"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Field:
     """One field. fields: of OBJECT and OBJECTS. enum: the only values of a string, or of those in a list."""
 
@@ -102,7 +103,7 @@ def records(name: str, description: str, *fields: Field) -> Field:
     return Field(name, Type.OBJECTS, description, fields)
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Column:
     """A Table column. wide: only with `-o wide`. value: the cell; None marks the one age column (see Resource.born)."""
 
@@ -114,7 +115,7 @@ class Column:
     format: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Subresource:
     """A part of an object. whole: it is the object itself, for those with other rights.
 
@@ -143,7 +144,7 @@ def created(entry: Entry) -> int:
     return entry.created
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@slotted(frozen=True, eq=False)
 class Projected:
     """How the objects of a view are made of stored ones: one of each, with its name, version, labels and fields.
 
@@ -198,7 +199,7 @@ class Gathered(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Asking:
     """A request for what a view shows, and what the answer is made with. extra: header lines."""
 

@@ -12,7 +12,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from cacheserver.api.forms import Form, Framer
@@ -25,6 +24,7 @@ from cacheserver.api.watching.beginning import PACKING, Beginnings
 from cacheserver.cache.watchcache import Event, EventType, Watch
 from cacheserver.errors import Expired
 from cacheserver.memo import Memo
+from cacheserver.slotted import slotted
 from cacheserver.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ PAUSE_MOST_S: Final = 0.027
 _WAIT_S: Final = 3600.0  # nothing depends on it: a channel without events looks again
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Batch:
     """Frames of some events, joined and ready to send. last: resource version of the last one, 0: empty."""
 

@@ -12,7 +12,6 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
-from dataclasses import dataclass
 from typing import Final
 
 from cacheserver.api.forms import Form, error_frame
@@ -27,6 +26,7 @@ from cacheserver.api.watching.audience import Audience
 from cacheserver.api.watching.channel import Batch, Channel, Shared
 from cacheserver.cache.watchcache import Event, Page, Watch, WatchCache
 from cacheserver.errors import Expired, StoreSlow, TooNew
+from cacheserver.slotted import slotted
 
 _SHORTEST_S: Final = 1800.0  # kube: --min-request-timeout; a watch without a timeout gets once to twice this
 _BOOKMARK_S: Final = 60.0  # kube: bookmarkFrequency
@@ -36,7 +36,7 @@ _BEFORE_END_S: Final = 2.0  # kube: a last bookmark so long before the deadline
 _ChannelKey = tuple[str, Form, str]
 
 
-@dataclass(slots=True)
+@slotted()
 class _Open:
     channel: Channel
     task: asyncio.Task[None]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from cacheserver.api.status import Cause, StatusError, bad_request, brief, inval
 from cacheserver.catalogs.documents import goyaml
 from cacheserver.catalogs.documents.document import DocumentError
 from cacheserver.catalogs.limits import ParseLimits
+from cacheserver.slotted import slotted
 
 JSON_PATCH: Final = "application/json-patch+json"
 MERGE_PATCH: Final = "application/merge-patch+json"
@@ -42,7 +43,7 @@ class FieldValidation(StrEnum):
     STRICT = "Strict"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class WriteOptions:
     """How a write is meant."""
 
@@ -50,7 +51,7 @@ class WriteOptions:
     validation: FieldValidation
 
 
-@dataclass(slots=True)
+@slotted()
 class Decoded:
     """value: any JSON. duplicates: names of fields that were there twice."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -20,6 +19,7 @@ from cacheserver.errors import Cause
 from cacheserver.model import GROUP, Key, with_resource_version
 from cacheserver.publish import changes, refusals
 from cacheserver.publish.package import File, wrong_with
+from cacheserver.slotted import slotted
 from cacheserver.store.authored import Held
 
 SMALL_BYTES: Final = 64 << 10
@@ -157,7 +157,7 @@ def _shown(files: Mapping[str, File]) -> dict[str, Any]:
     return {"resources": texts, "binaryResources": binaries, "executables": executables}
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class OneFile:
     """A file to be put (content) or deleted (None). executable: None keeps what it is. condition: If-Match as sent."""
 

@@ -7,7 +7,7 @@ Here the recursion is ours and ends at the depth limit.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 from yaml import YAMLError
@@ -27,6 +27,7 @@ from yaml.reader import ReaderError
 from cacheserver.catalogs.documents import gorules
 from cacheserver.catalogs.documents.document import JSON, DocumentError, Object
 from cacheserver.catalogs.limits import ParseLimits
+from cacheserver.slotted import slotted
 
 _CORE: Final = "tag:yaml.org,2002:"
 _MOST_TAG_DIRECTIVES: Final = 256
@@ -41,7 +42,7 @@ class Nothing:
     """What a document of blanks and comments holds."""
 
 
-@dataclass(slots=True)
+@slotted()
 class Loaded:
     """One document's value, and the duplicate keys met on the way as (key, 1-based line)."""
 

@@ -10,10 +10,10 @@ import mmap
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from cacheserver.catalogs.documents.document import DocumentError
+from cacheserver.slotted import slotted
 
 View = mmap.mmap | bytes
 
@@ -25,7 +25,7 @@ _MIB = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 
 
-@dataclass(slots=True)
+@slotted()
 class Piece:
     """One document as written. line: 1-based, in the part of the file that was asked for.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Final
 
 import orjson
@@ -42,6 +42,7 @@ from cacheserver.catalogs.summary import (
     summarise,
     words,
 )
+from cacheserver.slotted import slotted
 
 _CSV_KIND: Final = "ClusterServiceVersion"
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
@@ -49,7 +50,7 @@ _MOST_PROBLEMS: Final = 50
 """Ours: of one document, as many as are listed for a package (rules.py)."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Read:
     """What one olm.bundle document comes to. tar: of the files that PackageRevisionResources serves, not packed.
 
@@ -63,7 +64,7 @@ class Read:
     """(path, bytes) of each file in the tar, in order."""
 
 
-@dataclass(slots=True)
+@slotted()
 class _Properties:
     """What the properties of one bundle come to."""
 

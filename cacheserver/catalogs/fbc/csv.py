@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 import orjson
@@ -18,12 +18,13 @@ from cacheserver.catalogs.documents import document as d
 from cacheserver.catalogs.documents.document import JSON, Object, ShapeError
 from cacheserver.catalogs.fbc import csvspec
 from cacheserver.catalogs.fbc.csvspec import present
+from cacheserver.slotted import slotted
 
 _DEPLOYMENT: Final = "deployment"
 _NO_VERSION: Final = "0.0.0"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class CSV:
     """What is read of one. said: fields of spec by name, decoded. images: of deployments and related ones."""
 

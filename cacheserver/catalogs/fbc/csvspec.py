@@ -9,12 +9,12 @@ and where one is shown (csv.py).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from cacheserver.catalogs.documents import document as d
 from cacheserver.catalogs.documents.document import JSON, Object, ShapeError
+from cacheserver.slotted import slotted
 
 
 class Plain(Enum):
@@ -26,14 +26,14 @@ class Plain(Enum):
     RAW = object
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class List:
     """Of one type; null is empty."""
 
     of: Type
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Struct:
     """fields: in Go's order. always: those written even when they are empty. described: those that a description of
     the CSV has no place for."""

@@ -5,13 +5,14 @@ Written by read.py in a worker, kept in the catalog's index, read back by rules.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 import orjson
 
 from cacheserver.catalogs import fbc
 from cacheserver.catalogs.catalog import Problem
+from cacheserver.slotted import slotted
 
 PACKAGE: Final = fbc.PACKAGE
 CHANNEL: Final = "olm.channel"
@@ -19,7 +20,7 @@ BUNDLE: Final = "olm.bundle"
 DEPRECATIONS: Final = "olm.deprecations"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Package:
     """An olm.package document. summary: of its description (catalogs/summary.py)."""
 
@@ -30,7 +31,7 @@ class Package:
     """(media type, digest, bytes)"""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Entry:
     """A node of a channel: the bundle `name`, and the upgrade edges that lead to it."""
 
@@ -40,7 +41,7 @@ class Entry:
     skip_range: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Channel:
     """An olm.channel document."""
 
@@ -49,7 +50,7 @@ class Channel:
     entries: tuple[Entry, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class About:
     """What a bundle's CSV says for people."""
 
@@ -62,7 +63,7 @@ class About:
     min_kube_version: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Bundle:
     """content: (digest, bytes, number of files) of its tar. versions: of each olm.package property found."""
 
@@ -88,7 +89,7 @@ class Bundle:
     """Fields, as they are served, that are longer than what is here (bounds.Cutter)."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Deprecation:
     """One entry of olm.deprecations: schema and name say what is deprecated; name is empty for the package itself."""
 
@@ -97,7 +98,7 @@ class Deprecation:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Deprecations:
     """An olm.deprecations document."""
 
@@ -105,7 +106,7 @@ class Deprecations:
     entries: tuple[Deprecation, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Other:
     """A document of a schema that is not ours: no error, and no part of any package."""
 
@@ -116,7 +117,7 @@ class Other:
 Subject = Package | Channel | Bundle | Deprecations | Other
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Facts:
     """One document's. problems reject its package; warnings are shown and reject nothing."""
 

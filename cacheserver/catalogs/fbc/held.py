@@ -7,12 +7,13 @@ channel less, no deprecations), so its own rules cannot notice.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from cacheserver.catalogs.catalog import Finding
 from cacheserver.catalogs.fbc.index import Known
 from cacheserver.catalogs.summary import LONGEST_NAME, clip
+from cacheserver.slotted import slotted
 
 REASON: Final = "HeldBack"
 
@@ -24,7 +25,7 @@ _ROOT: Final = ""
 _LONGEST_CAUSE: Final = 300
 
 
-@dataclass(slots=True)
+@slotted()
 class Damage:
     """What is wrong with one file, or with a directory that cannot be listed.
 

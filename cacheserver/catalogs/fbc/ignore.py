@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from cacheserver.slotted import slotted
 
 FILE = ".indexignore"
 _HIDDEN = ".*/"
@@ -14,7 +15,7 @@ _MOST_PATTERNS = 1000
 _LONGEST_PATTERN = 1024
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _Pattern:
     below: str
     """Directory that holds the file, with a trailing slash; empty for the root."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 import orjson
@@ -20,6 +20,7 @@ import zstandard
 from cacheserver.catalogs.catalog import Finding
 from cacheserver.catalogs.fbc import FORMAT_VERSION
 from cacheserver.model import RepositoryKey
+from cacheserver.slotted import slotted
 
 _HEADING: Final = f"cacheserver fbc {FORMAT_VERSION} with warnings".encode()
 MOST_WARNINGS: Final = 2_000
@@ -28,7 +29,7 @@ _FILE: Final = b"F "
 _NO_PACKAGE: Final = "-"  # no package name: rules.py wants a letter or digit at both ends
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Known:
     """documents: sha256 in hex -> (package, facts, path). packages: name -> (input hash, revisions).
 

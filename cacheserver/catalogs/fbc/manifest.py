@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -24,6 +24,7 @@ from cacheserver.catalogs.fbc.csv import CSV
 from cacheserver.catalogs.fbc.registry import csv as registry
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.model import BlobHead, Digest
+from cacheserver.slotted import slotted
 
 MANIFEST_BYTES: Final = 4 << 20
 """Of one manifest: a reader holds one whole. The largest of community v4.20 has 169 KB."""
@@ -50,7 +51,7 @@ Line = Callable[[str, str], bytes]
 """The line of JSON of the document of a schema and name, of one package. Raises: OSError."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Manifest:
     """status: for the Package's `status.manifest`. content: (head, bytes) of the manifest, and of its icon.
 

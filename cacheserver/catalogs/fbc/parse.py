@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +23,7 @@ from cacheserver.catalogs.summary import LONGEST_NAME, clip, first_of, there
 from cacheserver.catalogs.wire import Assembled
 from cacheserver.errors import CatalogError
 from cacheserver.model import BlobFile, Digest
+from cacheserver.slotted import slotted
 
 _BATCH_BYTES: Final = 512 * 1024
 """Small files share a job until then: a round trip costs 0.3 ms."""
@@ -39,7 +40,7 @@ _TEMPLATE: Final = "olm.template."
 """https://olm.operatorframework.io/docs/reference/catalog-templates: basic and semver templates."""
 
 
-@dataclass(slots=True)
+@slotted()
 class _Gathered:
     """Everything the scan found. documents: package -> (sha256, where it is)."""
 
@@ -69,7 +70,7 @@ def _rules(path: str) -> bool:
     return path.rpartition("/")[2] == ignore.FILE and not ignore.hidden(path)
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _Due:
     """What is to be assembled, and what is known of the others. cause: as Catalog's, None where all files were read.
 

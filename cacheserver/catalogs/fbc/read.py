@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from cacheserver.catalogs.catalog import Problem
@@ -23,13 +22,14 @@ from cacheserver.catalogs.fbc import bundle
 from cacheserver.catalogs.fbc import facts as f
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.catalogs.summary import LONGEST_NAME, clip, summarise
+from cacheserver.slotted import slotted
 
 ICON_TYPES: Final = frozenset({"image/svg+xml", "image/png", "image/jpeg", "image/gif", "image/webp"})
 """Ours: an icon is served as one of these or not at all; the type comes from the catalog and browsers act on it."""
 _ICON_ALIASES: Final = {"image/jpg": "image/jpeg", "image/svg": "image/svg+xml"}
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Blob:
     """Bytes that a document brings. digest: theirs. files: of a tar, in order."""
 
@@ -39,7 +39,7 @@ class Blob:
     files: tuple[tuple[str, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Envelope:
     """What every document carries (declcfg Meta)."""
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from cacheserver.catalogs import semver
 from cacheserver.catalogs.catalog import Finding
 from cacheserver.catalogs.fbc import facts as f
 from cacheserver.catalogs.summary import LONGEST_MESSAGE, LONGEST_NAME, clip
+from cacheserver.slotted import slotted
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 _LISTED = 10
@@ -25,7 +25,7 @@ _MOST_FINDINGS = 50  # Ours: for one package; who mends these will see the other
 _Subject = TypeVar("_Subject", f.Package, f.Channel, f.Bundle, f.Deprecations)
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Placed:
     """The facts of one document, and where it is: path, 1-based document and line."""
 
@@ -35,7 +35,7 @@ class Placed:
     line: int
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Bundle:
     """A good bundle: what its document says, and its version."""
 
@@ -49,7 +49,7 @@ class Bundle:
         return self.said.versions[0][1]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Channel:
     """A channel of a good package. head: the entry that no other replaces."""
 
@@ -57,7 +57,7 @@ class Channel:
     head: str
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Package:
     """A good package: channels by name, bundles from the lowest version up."""
 

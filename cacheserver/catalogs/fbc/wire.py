@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 import orjson
@@ -11,9 +11,10 @@ import orjson
 from cacheserver.catalogs.catalog import Finding, Manifests
 from cacheserver.catalogs.wire import decode_blob, read_lines, sliced, write_lines
 from cacheserver.model import BlobFile
+from cacheserver.slotted import slotted
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Part:
     """Some of a file's bytes: the documents that begin in [start, end). Only large YAML files have more than one."""
 
@@ -22,7 +23,7 @@ class Part:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Scan:
     """Read documents. known: a file of sha256 digests, 32 bytes each, of documents that need no parsing."""
 
@@ -33,7 +34,7 @@ class Scan:
     write_blobs: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Seen:
     """One document of a part. facts: one line of JSON, empty for a known one. document and line count in the part."""
 
@@ -47,7 +48,7 @@ class Seen:
     """Where it is among the part's lines (raw.py); no bytes where it was not read, or lines are not written."""
 
 
-@dataclass(slots=True)
+@slotted()
 class Report:
     """What a part held. findings count document and line in the part, as Seen does."""
 
@@ -63,7 +64,7 @@ class Report:
     """A document that cannot be used does not say of which package it is, or the part was not read to its end."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Kept:
     """Where the line of a document stands: file in scratch, first byte, bytes."""
 
@@ -72,7 +73,7 @@ class Kept:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Located:
     """A document of a package: its facts, and where it is in its file. kept: its line, where it is to be read."""
 
@@ -83,7 +84,7 @@ class Located:
     kept: Kept | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Bound:
     """The lines of one package, in order; of the documents of no package where it has no name."""
 
@@ -91,7 +92,7 @@ class Bound:
     lines: Sequence[Kept]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Join:
     """Make one blob of the lines of each package. Answered with one Joined each."""
 
@@ -99,7 +100,7 @@ class Join:
     packages: Sequence[Bound]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Joined:
     """The blob; None where it could not be made, for `failed`."""
 
@@ -108,7 +109,7 @@ class Joined:
     failed: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Group:
     """Every document that names one package. raw: digest of the blob that holds them as they are; empty for none."""
 
@@ -117,7 +118,7 @@ class Group:
     raw: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Assemble:
     """Judge packages and make their records. Answered with one Assembled each, as krm/wire.Assemble is.
 
@@ -131,7 +132,7 @@ class Assemble:
     manifests: Manifests | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Select:
     """Which of `files` belong to the catalog, by the ignore files among them."""
 

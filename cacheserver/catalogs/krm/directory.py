@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import stat
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +24,7 @@ from cacheserver.catalogs.krm.outcome import Gathered, outcome
 from cacheserver.catalogs.krm.wire import Pack, Packed, Wanted
 from cacheserver.catalogs.limits import MIB
 from cacheserver.catalogs.summary import there
+from cacheserver.slotted import slotted
 
 LOCAL: Final = "local"
 """spec.revision of what a directory holds: it has no history, so it is the one there is. Its number is a branch's, -1:
@@ -35,7 +36,7 @@ _BATCH_BYTES: Final = 2 * MIB
 _BATCH_TREES: Final = 64
 
 
-@dataclass(slots=True)
+@slotted()
 class _Package:
     """directory: relative to the root, empty for the root itself. files: relative to the root."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, Protocol
 
 from cacheserver.catalogs import bounds
@@ -20,6 +20,7 @@ from cacheserver.catalogs.catalog import Problem
 from cacheserver.catalogs.krm.facts import KPTFILE, Origin
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.model import Key, Kind, RepositoryKey
+from cacheserver.slotted import slotted
 
 HEADS: Final = "refs/heads/"
 TAGS: Final = "refs/tags/"
@@ -75,7 +76,7 @@ class Listing(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Place:
     """One revision of a package, before its files are known. directory: from the repository's root; ref: short."""
 
@@ -87,7 +88,7 @@ class Place:
     ref: str
 
 
-@dataclass(slots=True)
+@slotted()
 class Named:
     """What the names of refs say. ignored: (short ref, why) of tags that name no package; ignored_drafts: likewise of
     drafts.
@@ -101,7 +102,7 @@ class Named:
     ignored_drafts: list[tuple[str, str]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Files:
     """A package's files in git. key: equal ones mean equal Facts. packed: see `entries` (of an executable file with a
     mark before its object name); a sync holds all that are new at the same time, and tuples of strings would be four

@@ -6,20 +6,21 @@ that makes the records (project.py). Revisions are made where packages are disco
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from enum import StrEnum
 from typing import Any, Final
 
 import orjson
 
 from cacheserver.catalogs.catalog import Problem
+from cacheserver.slotted import slotted
 
 KPTFILE: Final = "Kptfile"
 RENDERED: Final = "Rendered"
 """Type of the condition that says whether a package's pipeline was run (kpt, pkg/api/kptfile/v1/types.go)."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Lock:
     """A commit of a package in git (kpt: UpstreamLock.git; Porch: selfLock)."""
 
@@ -29,7 +30,7 @@ class Lock:
     commit: str
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Condition:
     """A condition of the Kptfile's status, as it is written there."""
 
@@ -39,7 +40,7 @@ class Condition:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Facts:
     """One tree of a package's files. content: (digest, bytes, number of files) of its tar; warnings refuse nothing."""
 
@@ -105,7 +106,7 @@ class Origin(StrEnum):
     DRAFT = "draft"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Revision:
     """One revision of a package, as discovered. tree: key of its Facts; equal keys mean equal files.
 

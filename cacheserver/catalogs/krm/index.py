@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 import orjson
@@ -16,11 +16,12 @@ import zstandard
 from cacheserver.catalogs.krm import FORMAT_VERSION
 from cacheserver.catalogs.krm.facts import Revision, decode_revision
 from cacheserver.model import RepositoryKey
+from cacheserver.slotted import slotted
 
 _HEADING: Final = f"cacheserver krm {FORMAT_VERSION}"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class KnownPackage:
     """by_name: the revisions again. A package may have a tag a day for years, and each is asked for by name."""
 
@@ -32,7 +33,7 @@ class KnownPackage:
         object.__setattr__(self, "by_name", {revision.name: revision for revision in self.revisions})
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Known:
     """packages: by name. trees: key -> facts, of every tree that a package refers to.
 

@@ -8,7 +8,7 @@ left out where it is not of the right shape.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from cacheserver.catalogs.bounds import Cutter
@@ -23,6 +23,7 @@ from cacheserver.catalogs.summary import (
     words,
 )
 from cacheserver.model import GROUP
+from cacheserver.slotted import slotted
 
 _LABELS_SHARE: Final = 4
 """Ours: labels take a quarter of an object at most; they are beside its status. Real Kptfiles hold a handful."""
@@ -34,7 +35,7 @@ _DNS_LABEL: Final = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 _PREFIX: Final = re.compile(rf"{_DNS_LABEL}(\.{_DNS_LABEL})*\Z")
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Kptfile:
     """As Facts' fields of the same names; duplicate_keys: (key, line)."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from cacheserver.catalogs.catalog import Catalog, Finding, ParsedPackage, Problem
@@ -25,12 +25,13 @@ from cacheserver.catalogs.krm.jobs import Jobs
 from cacheserver.catalogs.krm.wire import Described, Packed
 from cacheserver.catalogs.wire import Assembled
 from cacheserver.model import BlobFile, Digest, RepositoryKey
+from cacheserver.slotted import slotted
 
 _ASSEMBLE_REVISIONS: Final = 200
 """Of one job: about 10 ms."""
 
 
-@dataclass(slots=True)
+@slotted()
 class Gathered:
     """Everything that was discovered and read. packages: name -> good revisions, possibly none.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from cacheserver.catalogs.catalog import Finding, Problem
 from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.model import RepositoryKey
+from cacheserver.slotted import slotted
 
 if TYPE_CHECKING:  # whoever reads a file-based catalog asks whether it is one of these, and needs no more
     from cacheserver.catalogs.krm.discover import Files, Place
@@ -21,7 +22,7 @@ IGNORED_TAG: Final = "IgnoredTag"
 """Reason of the findings about tags that name no package; each has the tag for its path."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Candidate:
     """A revision whose tree is known by key. files: None where its facts are known."""
 
@@ -30,7 +31,7 @@ class Candidate:
     files: Files | None = None
 
 
-@dataclass(slots=True)
+@slotted()
 class Discovery:
     """What there is in a repository's branches and tags, before any file is read.
 
@@ -48,7 +49,7 @@ class Discovery:
     nothing: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Staged:
     """Files of some trees on disk: each below `root` under its object name. refusals: one for each tree, None: good."""
 

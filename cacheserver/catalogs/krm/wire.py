@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -12,12 +11,13 @@ from cacheserver.catalogs.catalog import Problem
 from cacheserver.catalogs.krm.facts import Revision, decode_revision
 from cacheserver.catalogs.wire import decode_blob
 from cacheserver.model import BlobFile
+from cacheserver.slotted import slotted
 
 _PACK: Final = "krm.pack"  # both begin as frame.KRM says
 _ASSEMBLE: Final = "krm.assemble"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Wanted:
     """One tree of a package to read. name: of the package, for messages.
 
@@ -34,7 +34,7 @@ class Wanted:
     executable: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Pack:
     """Read trees and make their content. scratch: where blobs go; empty writes none."""
 
@@ -43,7 +43,7 @@ class Pack:
     trees: Sequence[Wanted]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Packed:
     """The answer for one tree: either facts (empty for known content), or why it is refused as (problem, line)."""
 
@@ -54,7 +54,7 @@ class Packed:
     line: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Described:
     """A package: its revisions, each with the facts of its tree."""
 
@@ -62,7 +62,7 @@ class Described:
     revisions: Sequence[tuple[Revision, str]]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Assemble:
     """Make the records of packages. Answered with one Assembled each, as fbc/wire.Assemble is."""
 

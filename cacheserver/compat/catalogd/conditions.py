@@ -8,12 +8,13 @@ import calendar
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from email.utils import formatdate
 from enum import Enum
 from time import strptime
 from typing import Final
 from urllib.parse import unquote_to_bytes
+
+from cacheserver.slotted import slotted
 
 _DATES: Final = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
 """Go: net/http.ParseTime; the first is what everybody writes."""
@@ -39,7 +40,7 @@ class Verdict(Enum):
     FAILED = 412
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Version:
     """What an answer is made of. tag: of a strong ETag, without quotes; each encoding has its own.
 

@@ -10,7 +10,6 @@ import asyncio
 import functools
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from cacheserver.compat.catalogd.bodies import batches
@@ -19,6 +18,7 @@ from cacheserver.compat.catalogd.said import said
 from cacheserver.compat.frames import Frames
 from cacheserver.memo import Memo
 from cacheserver.model import Digest
+from cacheserver.slotted import slotted
 from cacheserver.store.published import PublishedCatalog
 from cacheserver.turns import Places
 
@@ -37,7 +37,7 @@ _INLINE_PLACES: Final = 2000
 _PACKAGE: Final = "olm.package"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Question:
     """Documents of which all three are equal; empty: any."""
 

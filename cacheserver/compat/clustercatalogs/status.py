@@ -7,13 +7,13 @@ internal/catalogd/controllers/core/clustercatalog_controller.go.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from cacheserver.compat.clustercatalogs.wanted import unavailable
 from cacheserver.compat.made import words
 from cacheserver.compat.made.words import Says
 from cacheserver.model import GROUP, RepositoryKey
+from cacheserver.slotted import slotted
 from cacheserver.store.published import PublishedCatalog
 
 Object = Mapping[str, Any]
@@ -24,7 +24,7 @@ _UNAVAILABLE: Final = "Catalog availability mode is set to Unavailable"
 _WHEN_SERVED: Final = ("resolvedSource", "urls", "lastUnpacked")
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Facts:
     """What is known of one ClusterCatalog. found: its Repository; None: there is none.
 

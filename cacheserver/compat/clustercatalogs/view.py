@@ -15,7 +15,6 @@ import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol
 
 import orjson
@@ -54,6 +53,7 @@ from cacheserver.compat.clustercatalogs.wanted import KIND, OLM
 from cacheserver.config import Door, OCISource, RepositoryConfig
 from cacheserver.errors import CacheServerError, Expired
 from cacheserver.model import GROUP, Kind, RepositoryKey
+from cacheserver.slotted import slotted
 from cacheserver.store.published import PublishedCatalog
 
 PRIORITY: Final = f"{GROUP}/priority"
@@ -136,7 +136,7 @@ class Contents(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _Event:
     version: int
     old: Entry | None

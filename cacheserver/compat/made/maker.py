@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol
 
 from cacheserver.cluster.follow import FIRST_PAUSE_S, Listed, follow
@@ -24,6 +23,7 @@ from cacheserver.config import Door
 from cacheserver.errors import KubernetesError, KubernetesUnavailable
 from cacheserver.meters import Counter, Gauge
 from cacheserver.model import RepositoryKey
+from cacheserver.slotted import slotted
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ _STATUS_READ: Final = ("observedGeneration", "digest", "lastCheckedAt")
 _CONDITIONS_READ: Final = ("Ready", "Stalled")
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Refusal:
     """Why there is no Repository; empty: there is. final: the object's user has to do something about it."""
 
@@ -52,7 +52,7 @@ class Refusal:
     final: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Counts:
     """Metrics: objects that are known, statuses written, statuses that somebody else changed."""
 
@@ -112,7 +112,7 @@ class Kind(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@slotted()
 class _One:
     """One name: an object and the Repository of that name, as Kubernetes showed them last.
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+from cacheserver.slotted import slotted
 
 Object = Mapping[str, Any]
 
 MESSAGE_CHARACTERS: Final = 4096  # ours; CustomResourceDefinitions take 32,768
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Says:
     """A condition."""
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -17,6 +16,7 @@ from cacheserver.cache.snapshot import CellsOf, Entry
 from cacheserver.cache.watchcache import Projection
 from cacheserver.compat.packagemanifests.kind import GROUP, PLURAL, VERSION
 from cacheserver.model import Digest, RepositoryKey
+from cacheserver.slotted import slotted
 
 MANIFEST: Final = "status.manifest"
 """Among a stored package's fields, as JSON; only where manifests are served (projection)."""
@@ -44,7 +44,7 @@ def projection(of_packages: Projection) -> Projection:
     return project
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class About:
     """What a Package says of its manifest. size: bytes of the blob."""
 

@@ -14,7 +14,6 @@ import re
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Final
 
 from google.protobuf.message import DecodeError
@@ -26,6 +25,7 @@ from cacheserver.http2.frames import GRPC_HEAD, field, string
 from cacheserver.http2.grpc import Code
 from cacheserver.http2.requests import Request
 from cacheserver.http2.stream import GoneError, Stream
+from cacheserver.slotted import slotted
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ _OK: Final = field(b"grpc-status", b"0")
 Fields = Mapping[bytes, bytes]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Method:
     """answer: to one question, with what its header says. answers: to many. ready: an answer of one batch is kept."""
 
@@ -65,7 +65,7 @@ class Method:
     ready: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Methods:
     """What is answered by whom, of one revision. serial: another for each."""
 

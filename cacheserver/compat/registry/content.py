@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import orjson
@@ -21,6 +20,7 @@ from cacheserver.catalogs.documents.document import text
 from cacheserver.catalogs.fbc.facts import Entry
 from cacheserver.catalogs.fbc.registry.protobuf import message, string
 from cacheserver.catalogs.fbc.registry.wire import Channel, Packed, Place, Stored
+from cacheserver.slotted import slotted
 
 BATCH_BYTES: Final = 64 << 10
 """Of messages that are given out together."""
@@ -46,7 +46,7 @@ class InvalidError(Exception):
     """A question that the reference refuses; the message is its own."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Batch:
     """Messages of an answer. size: bytes that are in memory while they wait for the client."""
 

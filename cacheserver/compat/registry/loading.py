@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from cacheserver.catalogs.fbc.registry.wire import Packed, Refused, decode_packed, encode_job
@@ -19,6 +18,7 @@ from cacheserver.catalogs.workers import JobQueue
 from cacheserver.compat.registry.content import Content
 from cacheserver.errors import CacheServerError, WorkerCrashedError
 from cacheserver.model import Digest
+from cacheserver.slotted import slotted
 from cacheserver.store.published import PublishedCatalog, PublishedPackage
 from cacheserver.tasks import in_parallel
 
@@ -60,7 +60,7 @@ class TooLargeError(CacheServerError):
     """A catalog's answers would take more memory than one may."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Loaded:
     """A catalog, ready. by_digest: what was made of which documents, for the next revision."""
 

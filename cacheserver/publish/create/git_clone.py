@@ -11,7 +11,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +32,7 @@ from cacheserver.model import Key, RepositoryKey
 from cacheserver.publish import package, refusals
 from cacheserver.publish.create import tasks
 from cacheserver.publish.package import File
+from cacheserver.slotted import slotted
 from cacheserver.sources import Access, Limits
 from cacheserver.turns import Places
 
@@ -50,7 +50,7 @@ AccessOf = Callable[[RepositoryConfig], Awaitable[Access]]
 """Who we are to the source of a Repository that names these Secrets. Raises: SourceError."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Asked:
     """ref: branch, tag or commit. directory: from the root of the repository. secret, ca_secret: names, or empty."""
 
@@ -61,7 +61,7 @@ class Asked:
     ca_secret: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class GitClone(tasks.Clone):
     """A clone of what lies in git and is served by nobody."""
 

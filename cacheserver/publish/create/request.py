@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from cacheserver.errors import Cause
@@ -13,6 +12,7 @@ from cacheserver.publish import changes, refusals
 from cacheserver.publish.create import git_clone, tasks
 from cacheserver.publish.create.upgrade import LATER, Asked, Strategy
 from cacheserver.publish.package import DEPTH_MOST
+from cacheserver.slotted import slotted
 
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")  # RFC 1123
 _LABEL_SAID: Final = (
@@ -31,7 +31,7 @@ _FIELDS: Final = {
 _SOURCES: Final = ("init", "clone", "copy", "upgrade")
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Wanted:
     """key: of the new revision, which is named after its workspace. clone, copy: names of revisions; of these and
     upgrade there is one at most.

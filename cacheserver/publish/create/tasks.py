@@ -7,7 +7,6 @@ a thread, since it reads YAML.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import yaml
@@ -17,6 +16,7 @@ from cacheserver.catalogs.krm.facts import KPTFILE
 from cacheserver.errors import RefusedError
 from cacheserver.publish import kptfile, refusals
 from cacheserver.publish.package import File, Files
+from cacheserver.slotted import slotted
 
 CONTEXT: Final = "package-context.yaml"
 _CONTEXT_NAME: Final = "kptfile.kpt.dev"  # kpt, internal/builtins/pkg_context.go
@@ -49,7 +49,7 @@ Details: https://kpt.dev/reference/cli/live/
 """
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Init:
     """A new package. package: its path in its repository."""
 
@@ -89,7 +89,7 @@ class Init:
         return {"type": "init", "init": init}
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Clone:
     """Another package's revision as the beginning of `package`.
 
@@ -135,7 +135,7 @@ class Clone:
         return {"type": "clone", "clone": {"upstreamRef": {"upstreamRef": {"name": self.source}}}}
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Copy:
     """An earlier revision of the same package, as it is. source: its name."""
 

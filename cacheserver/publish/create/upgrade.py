@@ -10,7 +10,6 @@ Kptfile is merged field by field, not name by name in its lists.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ from cacheserver.catalogs.krm.facts import KPTFILE
 from cacheserver.publish import kptfile, refusals
 from cacheserver.publish.create import tasks
 from cacheserver.publish.package import File, Files
+from cacheserver.slotted import slotted
 
 _NAMED: Final = 20
 """Changed files that a refusal names."""
@@ -37,7 +37,7 @@ LATER: Final = ("resource-merge", "copy-merge")
 """Porch's other ones (porch, pkg/task/upgrade.go), which are not there yet."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Asked:
     """to: name of the revision to be taken. of: name of the one that the package was cloned from; empty: the one that
     its upstreamLock names."""
@@ -47,7 +47,7 @@ class Asked:
     of: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Upgrade:
     """asked: with all names. local: name of the revision that is upgraded. origins: where original and updated lie in
     git (Lock's fields)."""

@@ -11,13 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from cacheserver.archive import Part
 from cacheserver.errors import SourceError, SourceInvalidError, SourceNetworkError
 from cacheserver.publish.git.message import Person
+from cacheserver.slotted import slotted
 from cacheserver.sources.credentials import scrub
 from cacheserver.sources.git.command import Answer
 from cacheserver.sources.git.mirror import Copy
@@ -45,7 +45,7 @@ class AtomicUnsupportedError(SourceError):
     reason = "AtomicUnsupported"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class NewCommit:
     """A commit to be made. parents: object names, or places of earlier commits of the same build; the first one's
     tree is what the commit begins with, and `directory` in it is replaced.
@@ -64,7 +64,7 @@ class NewCommit:
     tree: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Update:
     """A ref by its full name: what it was when it was seen, and what it is to be; empty: not there."""
 
@@ -85,7 +85,7 @@ class Verdict(Enum):
     """It shared the fate of another ref of an atomic push."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Result:
     """What came of a ref. text: one line of what the server said, bounded and without credentials."""
 

@@ -6,13 +6,14 @@ Bounded by the drafts that there are; a repository's are read once a second at m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from cacheserver import metrics
 from cacheserver.config import RepositoryConfig
 from cacheserver.errors import SourceError
 from cacheserver.model import Key, RepositoryKey
+from cacheserver.slotted import slotted
 from cacheserver.store.authored import Authored, Draft
 
 LONGEST_S: Final = 30.0
@@ -22,7 +23,7 @@ _AWAY_S: Final = (2.0, 60.0)
 """Between two tries while the remote is away: at first, and at most."""
 
 
-@dataclass(slots=True)
+@slotted()
 class _Known:
     """Of one repository. read_at, try_at: Unix time before which drafts are not read, or not pushed."""
 

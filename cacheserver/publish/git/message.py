@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
+
+from cacheserver.slotted import slotted
 
 NONCE: Final = "Cacheserver-Nonce"
 OPERATION: Final = "Cacheserver-Operation"
@@ -34,7 +35,7 @@ COMMITTER: Final = "cacheserver <cacheserver@localhost>"
 """As the settings of these names begin with."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Person:
     """An author or committer. Written by whoever authenticates: of() makes it safe for a commit's header."""
 

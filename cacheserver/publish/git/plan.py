@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from typing import Final
 
@@ -22,6 +22,7 @@ from cacheserver.publish.git.commits import NewCommit, Update
 from cacheserver.publish.git.message import Person
 from cacheserver.publish.git.refs import HEADS, TAGS, check_ref
 from cacheserver.publish.outcome import ACCEPT_BASE, OVERWRITE, Failure, Object, taken_apart
+from cacheserver.slotted import slotted
 from cacheserver.sources.git.mirror import Copy, RemoteRefs
 from cacheserver.store.authored import Draft, Held, Operation, Step
 
@@ -50,7 +51,7 @@ def deletion_branch(directory: str, revision: str) -> str:
     return f"deletionProposed/{directory}/{revision}"
 
 
-@dataclass(slots=True)
+@slotted()
 class View:
     """A repository's refs as they were seen, and the main branch as the plans so far would leave it.
 
@@ -104,7 +105,7 @@ class View:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Move:
     """As commits.Update; new: an object name, the place of a commit of the view, or empty."""
 
@@ -113,7 +114,7 @@ class Move:
     new: str | int
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Plan:
     """What is to be pushed for one revision; no move: git is as it is to be already.
 
@@ -145,7 +146,7 @@ class Later(Exception):  # noqa: N818
     """Not in the same push as what is planned already."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class People:
     """author: of commits that no user is known of; committer: of all."""
 

@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass
 from typing import Final
 
 from cacheserver import metrics
@@ -26,6 +25,7 @@ from cacheserver.publish.git.message import AUTHOR, COMMITTER, Person
 from cacheserver.publish.git.plan import People
 from cacheserver.publish.git.turn import CAS_TRIES, Turn, Waiting
 from cacheserver.publish.outcome import Failure, taken_apart
+from cacheserver.slotted import slotted
 from cacheserver.sources import Written
 from cacheserver.sources.git.complaints import MirrorDamagedError
 from cacheserver.store.authored import Authored, Held, Operation, Step
@@ -38,7 +38,7 @@ _AT_ONCE: Final = 4
 """Repositories that are worked on at the same time: git's processes of 10 MB in all, and packs."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Work:
     """What came of one look.
 

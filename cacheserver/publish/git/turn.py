@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Final
 
 from cacheserver import metrics
@@ -22,6 +22,7 @@ from cacheserver.publish.git import commits, refs
 from cacheserver.publish.git.commits import AtomicUnsupportedError, Update, Verdict
 from cacheserver.publish.git.plan import Later, Plan, Planner, RefusedPlan, View, number_of
 from cacheserver.publish.outcome import DIVERGED, PUSHED, Condition, Failure, Object, taken_apart
+from cacheserver.slotted import slotted
 from cacheserver.sources.git.complaints import MirrorDamagedError
 from cacheserver.sources.git.mirror import Copy
 from cacheserver.sources.git.source import GitRefsSource
@@ -55,7 +56,7 @@ Waiting = tuple[Key, str]
 """A revision, and the id of its operation."""
 
 
-@dataclass(slots=True)
+@slotted()
 class Turn:
     """One look at a repository and all that is done with it."""
 

@@ -18,7 +18,7 @@ import ssl
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from subprocess import PIPE
 from typing import Final
@@ -27,6 +27,7 @@ from urllib.parse import unquote, urlsplit
 from cacheserver import children
 from cacheserver.errors import SourceError, SourceInvalidError, SourceTooLargeError
 from cacheserver.priority import NICE
+from cacheserver.slotted import slotted
 from cacheserver.sources.credentials import GitCredentials
 from cacheserver.sources.git.complaints import error_for, exceeded
 from cacheserver.sources.threads import first_error
@@ -97,7 +98,7 @@ _HELPER: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Remote:
     """A repository elsewhere and who we are there. ca: PEM certificates trusted besides the system's."""
 
@@ -132,7 +133,7 @@ class Remote:
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Answer:
     """How a git ended. verb: which it was. complaint: the end of what it wrote to stderr, not scrubbed: never shown."""
 

@@ -13,12 +13,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 import orjson
 
 from cacheserver.catalogs.summary import LONGEST_NAME, clip
+from cacheserver.slotted import slotted
 from cacheserver.sources.git.source import GitMirror
 
 _ANNOTATION: Final = b"kpt:"
@@ -48,7 +49,7 @@ _Rows = Mapping[str, tuple[int, str]]
 """Name -> (mode, object name)."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Commit:
     """authored_at: RFC 3339 in UTC, empty when no time. annotations: (package, workspace, revision). bad: those
     unreadable. nonce: of the revision that it was made for; empty where it was made for none of ours."""
@@ -131,7 +132,7 @@ def _annotation(written: bytes, good: list[tuple[str, str, str]], bad: list[str]
         good.append((package.strip("/"), workspace, number))
 
 
-@dataclass(slots=True)
+@slotted()
 class Commits:
     """Reads a mirror's commits and trees, each once while it is remembered. Object names come from the mirror's refs.
 

@@ -13,11 +13,11 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
 from cacheserver.errors import SourceError, SourceTooLargeError
+from cacheserver.slotted import slotted
 from cacheserver.sources.git.command import Answer, Git
 from cacheserver.sources.git.complaints import MirrorDamagedError, ObjectFormatError
 from cacheserver.sources.threads import first_error
@@ -34,7 +34,7 @@ _WATCH_S: Final = 0.25
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Ref:
     """What a name stands for. commit: tags peeled. tag_object: an annotated tag's own object, empty for plain names."""
 
@@ -222,7 +222,7 @@ class Copy:
                 raise self._limits.error("total_bytes", f"{self.git.remote.url}: objects of the repository")
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class RemoteRefs:
     """What the remote shows: full name -> object name, tags' peeled ones under `NAME^{}`; head: where HEAD points."""
 

@@ -11,12 +11,13 @@ import stat
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import IO, Final, TypeVar
 
 from cacheserver import children
 from cacheserver.errors import SourceError, SourceInvalidError, SourceNotFoundError
+from cacheserver.slotted import slotted
 from cacheserver.sources.git.command import Git
 from cacheserver.sources.git.complaints import MirrorDamagedError, exceeded
 from cacheserver.sources.tree import Limits, Tally
@@ -40,7 +41,7 @@ SYMLINK: Final = 0o120000
 TREE: Final = 0o040000
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class GitObject:
     """content: None where `size` exceeds what the caller takes. kind: commit, tree, blob or tag."""
 
@@ -50,7 +51,7 @@ class GitObject:
     content: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class TreeEntry:
     """A file, link (mode 0o120000) or submodule (0o160000) below a directory; path relative to it with `/`."""
 
@@ -59,7 +60,7 @@ class TreeEntry:
     oid: str
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class TreeListing:
     """entries sorted bytewise by path; refused: (path, reason) of names that no tree should hold."""
 
@@ -67,7 +68,7 @@ class TreeListing:
     refused: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _Row:
     """name_bytes: of the name as it is in the tree."""
 
@@ -78,7 +79,7 @@ class _Row:
     refusal: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class _Above:
     """A directory whose tree is still to be read; `path` ends with a slash unless it is the first."""
 
@@ -88,7 +89,7 @@ class _Above:
     oid: str
 
 
-@dataclass(slots=True)
+@slotted()
 class _Listing:
     """A directory's entries as they are found, level by level; nothing is made of a name before it is counted."""
 

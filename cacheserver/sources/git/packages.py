@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +24,7 @@ from cacheserver.catalogs.limits import ParseLimits
 from cacheserver.catalogs.summary import counted, first_of, there
 from cacheserver.errors import SourceInvalidError, SourceNotFoundError, SourceTooLargeError
 from cacheserver.model import RepositoryKey
+from cacheserver.slotted import slotted
 from cacheserver.sources.git.branch import Branch
 from cacheserver.sources.git.commits import Commits
 from cacheserver.sources.git.source import GitMirror
@@ -36,7 +37,7 @@ _MOST_WARNINGS: Final = 50
 _NAMED: Final = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@slotted(frozen=True, kw_only=True)
 class PackagesTree(Tree):
     """A whole repository: no file on disk, but packages to be found and read (catalogs.krm.packages.Packages).
 

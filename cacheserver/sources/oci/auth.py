@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 import aiohttp
@@ -17,6 +17,7 @@ import orjson
 from yarl import URL
 
 from cacheserver.errors import SourceAuthenticationError, SourceError, SourceNetworkError, SourceRateLimitedError
+from cacheserver.slotted import slotted
 from cacheserver.sources.credentials import DockerConfig, RegistryCredentials, scrub
 from cacheserver.sources.oci.reference import ImageReference
 from cacheserver.sources.oci.retry import retry_after_s
@@ -26,7 +27,7 @@ _MAX_TOKEN_BYTES: Final = 1 << 20
 _PART: Final = re.compile(r"""([\w!#$%&'*+.^`|~-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))|([A-Za-z]+)(?=\s|,|\Z)""")
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Challenge:
     """One way that a server would be asked in (RFC 9110, 11.6.1)."""
 
@@ -46,7 +47,7 @@ def read_challenges(headers: Sequence[str]) -> list[Challenge]:
     return found
 
 
-@dataclass(slots=True)
+@slotted()
 class Authorizer:
     """Keeps the Authorization header that the registry accepts; `answer` makes a new one for each challenge.
 

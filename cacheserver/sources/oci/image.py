@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
 from cacheserver.errors import SourceInvalidError, SourceTooLargeError
+from cacheserver.slotted import slotted
 from cacheserver.sources.oci.reference import DIGEST
 from cacheserver.sources.staging import checked_parts
 
@@ -37,7 +37,7 @@ _SQLITE_LABEL: Final = "operators.operatorframework.io.index.database.v1"
 _BUNDLE_LABEL: Final = "operators.operatorframework.io.bundle.manifests.v1"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Platform:
     """What an image runs on, in an index's words (OCI image index: platform)."""
 
@@ -45,7 +45,7 @@ class Platform:
     architecture: str = "amd64"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Descriptor:
     """A pointer to a blob or manifest: its digest and exact size."""
 
@@ -53,7 +53,7 @@ class Descriptor:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Document:
     """A manifest or an index as it came; `digest` is of exactly these bytes."""
 
@@ -66,7 +66,7 @@ class Document:
         return f"sha256:{hashlib.sha256(self.content).hexdigest()}"
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Manifest:
     """An image's: where its config and its layers are, the lowest layer first."""
 
@@ -74,7 +74,7 @@ class Manifest:
     layers: tuple[Descriptor, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Config:
     """What counts of an image config. diff_ids: digests of the layers unpacked, the lowest first."""
 

@@ -11,7 +11,7 @@ import hashlib
 import threading
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -19,6 +19,7 @@ import zstandard
 from isal import igzip, isal_zlib
 
 from cacheserver.errors import SourceError, SourceInvalidError, SourceTooLargeError
+from cacheserver.slotted import slotted
 from cacheserver.sources.oci.tar import Entry, Kind, Stream, TarError, TarReader
 from cacheserver.sources.staging import Directory, File, Link, Refused, Staging, checked_parts
 from cacheserver.sources.tree import Limits
@@ -48,7 +49,7 @@ class StoppedError(Exception):
     """The caller has gone; nobody waits for the result."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Layer:
     """digest: of the blob as stored, for messages; diff_id: of the tar stream in it, checked."""
 
@@ -56,7 +57,7 @@ class Layer:
     diff_id: str
 
 
-@dataclass(slots=True)
+@slotted()
 class Budget:
     """What the layers of one image may use together."""
 
@@ -156,7 +157,7 @@ def _decompressed(blob: BinaryIO, layer: Layer) -> Stream:
     return blob
 
 
-@dataclass(slots=True)
+@slotted()
 class _Layer:
     """One layer on its way: its own entries in `staged`; whiteouts act on `lower` at once, for they never act on
     entries of their own layer, wherever in it they stand (OCI layer.md, Whiteouts)."""

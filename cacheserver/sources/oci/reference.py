@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 
 from cacheserver.errors import SourceInvalidError
+from cacheserver.slotted import slotted
 
 DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _HOST: Final = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?\Z")
@@ -15,7 +15,7 @@ _REPOSITORY: Final = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0
 _TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class ImageReference:
     """`digest` wins over `tag` (containers/image). One of them is set."""
 

@@ -7,9 +7,10 @@ Follows Go's archive/tar, which wrote nearly all layers there are, where readers
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
+
+from cacheserver.slotted import slotted
 
 BLOCK: Final = 512
 _CHUNK_BYTES: Final = 1 << 18
@@ -52,7 +53,7 @@ class Stream(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Entry:
     """One member. `size`: bytes of content that `TarReader.content` yields; `name` and `target` as written."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import orjson
@@ -40,6 +39,7 @@ from cacheserver.catalogs.fbc.registry.wire import (
     encode_packed,
 )
 from cacheserver.catalogs.limits import ParseLimits
+from cacheserver.slotted import slotted
 
 LISTED_BYTES: Final = (4 << 20) - (64 << 10)
 """Of a message of ListBundles. Clients in Go refuse those over 4 MiB, and with one of them the whole list; the part of
@@ -183,7 +183,7 @@ def _head(channel: str, entries: Mapping[str, f.Entry]) -> str:
     return heads[0]
 
 
-@dataclass(slots=True)
+@slotted()
 class _Bundle:
     """A bundle's message in parts. plain: without channel, CSV and manifests; others as wire.Stored has them."""
 
@@ -194,7 +194,7 @@ class _Bundle:
     made: bool
 
 
-@dataclass(slots=True)
+@slotted()
 class _Properties:
     """What a bundle's properties come to. written, dependencies: fields of its message. metadata, manifests: of its CSV
     and its objects, which these fields leave out."""

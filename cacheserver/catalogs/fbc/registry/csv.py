@@ -7,7 +7,6 @@ pkg/api/model_to_api.go: csvMetadataToCsv). A made one passes through Go's types
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
 from typing import Final
 
 import orjson
@@ -25,6 +24,7 @@ from cacheserver.catalogs.documents.document import (
 )
 from cacheserver.catalogs.fbc import csvspec
 from cacheserver.catalogs.limits import ParseLimits
+from cacheserver.slotted import slotted
 
 KIND: Final = "ClusterServiceVersion"
 _API_VERSION: Final = "operators.coreos.com/v1alpha1"
@@ -40,7 +40,7 @@ _CALLED: Final = {"customresourcedefinitions": "crdDescriptions", "apiservicedef
 """Where an olm.csv.metadata has what a CSV calls otherwise (operator-registry alpha/property: CSVMetadata)."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class About:
     """What a made CSV takes of the package. icon: (base64 as Go writes it, media type)."""
 

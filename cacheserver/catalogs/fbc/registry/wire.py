@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 import orjson
 
 from cacheserver.catalogs.fbc.facts import Entry
 from cacheserver.catalogs.frame import REGISTRY
+from cacheserver.slotted import slotted
 
 _HEAD: Final = struct.Struct(">II")
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Place:
     """Where something stands: in which block, from which byte, how many."""
 
@@ -28,7 +28,7 @@ class Place:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Channel:
     """entries: by bundle. deprecation: None where it is not."""
 
@@ -38,7 +38,7 @@ class Channel:
     entries: Mapping[str, Entry]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Stored:
     """A bundle's message in parts: what all answers have of it, and its CSV and manifests.
 
@@ -52,7 +52,7 @@ class Stored:
     made: bool
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Packed:
     """All that is answered of one package. Channels, bundles and what they provide by name, sorted.
 
@@ -72,7 +72,7 @@ class Packed:
     lasting: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, slots=True)
+@slotted(frozen=True)
 class Refused:
     """A package that operator-registry would refuse, or that no client could take, and why.
 
