@@ -72,7 +72,7 @@ authors: $(STAMP) ## 2,000 steps of authors at random, with crashes: minutes; SE
 	AUTHORS_STEPS=2000 AUTHORS_SEEDS="$(or $(SEEDS),1)" $(BIN)/python -m pytest tests/e2e/test_random_authoring.py -s
 
 test: check ## everything: check, unit, etcd, e2e
-	$(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile
 
 run: $(RUNS) ## serve the examples with an etcd of its own; SOURCE=name=path make run serves another catalog
 	$(BIN)/python -m cacheserver serve $(if $(REPOSITORIES),--repositories "$(REPOSITORIES)",--catalog "$(SOURCE)") --listen "$(LISTEN)" --data-dir data --interval 10s --log-format text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -35,19 +36,27 @@ def pytest_report_header() -> str:
     return f"etcd: {found.version} at {found.path} (from {found.origin})"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(
+        config.option, "loadscopereorder"
+    ):  # of pytest-xdist, from 3.8 on: files go in the order that is made here
+        config.option.loadscopereorder = False
+
+
 def _rank(item: pytest.Item) -> tuple[bool, bool]:
     """Whole servers before etcd's and unit tests that start processes, and these before what takes milliseconds."""
     unit = _HERE / "unit" in item.path.parents
     return unit and item.get_closest_marker("processes") is None, unit or _HERE / "etcd" in item.path.parents
 
 
-@pytest.hookimpl(trylast=True)  # marks are given by then
+@pytest.hookimpl(trylast=True)  # marks are given by then, and -m has chosen
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that take long go first, so that at the end no worker has one for itself (`--no-loadscope-reorder`)."""
+    """Files that take long go first, so that at the end no worker has one for itself: by rank, then by their tests."""
+    tests = Counter(item.path for item in items)
     ranks: dict[Path, tuple[bool, bool]] = {}
     for item in items:
         ranks[item.path] = min(_rank(item), ranks.get(item.path, (True, True)))
-    items.sort(key=lambda item: ranks[item.path])
+    items.sort(key=lambda item: (ranks[item.path], -tests[item.path]))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,7 +10,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -149,43 +149,37 @@ def test_a_setting_that_cannot_be_used_exits_2_with_one_line(
     assert not engine.asked
 
 
+def loaded(code: str, *of: str) -> Sequence[str]:
+    """Which of these modules a process has loaded once it has run `code`."""
+    asked = f"import sys\n{code}\nprint(*(m for m in {of} if m in sys.modules), file=sys.stderr)"
+    return subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, timeout=60, check=True
+    ).stderr.split()
+
+
 def test_help_and_version_load_neither_the_server_nor_protobuf() -> None:
-    code = (
-        "import sys; from cacheserver.cli import main\n"
-        "try: main.main(['serve', '--help'])\nexcept SystemExit: pass\n"
-        "found = [m for m in ('google.protobuf', 'aiohttp', 'cacheserver.server.serve') if m in sys.modules]\n"
-        "print(found, file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
-    assert done.stderr.strip() == "[]"
+    code = "from cacheserver.cli import main\ntry: main.main(['serve', '--help'])\nexcept SystemExit: pass"
+    assert loaded(code, "google.protobuf", "aiohttp", "cacheserver.server.serve") == []
 
 
 def test_an_ingest_of_a_directory_loads_no_other_source_and_nothing_that_serves() -> None:
+    code = (
+        "from pathlib import Path; from cacheserver import config; from cacheserver.server import serve\n"
+        "settings = config.load({'--catalog': ['a=.'], '--etcd': 'http://127.0.0.1:1'}, {}, cwd=Path.cwd())\n"
+        "serve._source(settings, settings.repositories[0])"
+    )
     absent = (
         *("yaml", "aiohttp", "cacheserver.api", "cacheserver.cache.watchcache", "cacheserver.etcd.embedded"),
         *("cacheserver.sources.git.source", "cacheserver.sources.oci.registry", "cacheserver.catalogs.krm.git"),
         *("cacheserver.publish.git", "cacheserver.sources.git.command"),
     )
-    code = (
-        "import sys; from pathlib import Path; from cacheserver import config; from cacheserver.server import serve\n"
-        "settings = config.load({'--catalog': ['a=.'], '--etcd': 'http://127.0.0.1:1'}, {}, cwd=Path.cwd())\n"
-        "serve._source(settings, settings.repositories[0])\n"
-        f"print([m for m in {absent} if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
-    assert done.stdout.strip() == "[]"
+    assert loaded(code, *absent) == []
 
 
 def test_a_server_loads_what_its_settings_ask_for_and_no_more() -> None:
     """Each of these is memory that an empty server would hold: git's side of publishing alone 2.3 MB."""
-    absent = (
-        *("prometheus_client", "grpc", "kubernetes_asyncio", "cryptography", "cacheserver.cluster"),
-        *("cacheserver.publish.git.publisher", "cacheserver.ingest.publishing", "cacheserver.sources.git.command"),
-        *("cacheserver.sources.oci.registry", "cacheserver.compat.registry", "cacheserver.compat.catalogd"),
-        *("cacheserver.etcd.embedded", "cacheserver.security.certs"),
-    )
     code = (
-        "import asyncio, os, signal, sys, uvloop; from pathlib import Path\n"
+        "import asyncio, os, signal, uvloop; from pathlib import Path\n"
         "from cacheserver import config; from cacheserver.server import serve\n"
         "given = {'--etcd': 'http://127.0.0.1:1', '--listen': '127.0.0.1:0', '--catalog': ['a=.']}\n"
         "settings = config.load(given, {}, cwd=Path.cwd())\n"
@@ -195,45 +189,31 @@ def test_a_server_loads_what_its_settings_ask_for_and_no_more() -> None:
         "        await asyncio.sleep(0)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    await serving\n"
-        "uvloop.run(main())\n"
-        f"print([m for m in {absent} if m in sys.modules])"
+        "uvloop.run(main())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.strip() == "[]"
+    absent = (
+        *("prometheus_client", "grpc", "kubernetes_asyncio", "cryptography", "cacheserver.cluster"),
+        *("cacheserver.publish.git.publisher", "cacheserver.ingest.publishing", "cacheserver.sources.git.command"),
+        *("cacheserver.sources.oci.registry", "cacheserver.compat.registry", "cacheserver.compat.catalogd"),
+        *("cacheserver.etcd.embedded", "cacheserver.security.certs"),
+    )
+    assert loaded(code, *absent) == []
 
 
 def test_a_file_based_catalog_is_asked_of_workers_without_what_they_know_of_it() -> None:
-    theirs = (
-        "yaml",
-        "cacheserver.catalogs.fbc.facts",
-        "cacheserver.catalogs.krm.facts",
-        "cacheserver.catalogs.krm.index",
-    )
-    code = (
-        "import sys, cacheserver.cli.validate, cacheserver.catalogs.fbc.parse, cacheserver.catalogs.krm.packages\n"
-        f"print([m for m in {theirs} if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
-    assert done.stdout.strip() == "[]"
+    code = "import cacheserver.cli.validate, cacheserver.catalogs.fbc.parse, cacheserver.catalogs.krm.packages"
+    theirs = ("cacheserver.catalogs.fbc.facts", "cacheserver.catalogs.krm.facts", "cacheserver.catalogs.krm.index")
+    assert loaded(code, "yaml", *theirs) == []
 
 
 def test_a_parse_worker_loads_no_event_loop_and_nothing_of_the_network() -> None:
-    code = (
-        "import sys, cacheserver.catalogs.worker, cacheserver.catalogs.fbc.worker, cacheserver.catalogs.krm.worker\n"
-        "print([m for m in ('asyncio', 'ssl', 'aiohttp', 'google.protobuf') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
-    assert done.stdout.strip() == "[]"
+    code = "import cacheserver.catalogs.worker, cacheserver.catalogs.fbc.worker, cacheserver.catalogs.krm.worker"
+    assert loaded(code, "asyncio", "ssl", "aiohttp", "google.protobuf") == []
 
 
 def test_validate_of_a_directory_loads_no_ingestion_and_no_protobuf() -> None:
-    code = (
-        "import sys; from cacheserver.cli import validate\n"
-        "absent = ('google.protobuf', 'aiohttp', 'cacheserver.etcd', 'cacheserver.ingest')\n"
-        "print([m for m in absent if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
-    assert done.stdout.strip() == "[]"
+    absent = ("google.protobuf", "aiohttp", "cacheserver.etcd", "cacheserver.ingest")
+    assert loaded("from cacheserver.cli import validate", *absent) == []
 
 
 def test_a_child_that_imports_the_main_module_loads_nothing_of_the_server() -> None:
