@@ -17,6 +17,7 @@ from cacheserver.model import Kind
 from cacheserver.store.keys import SERVED
 
 _ALIKE: Final = 256  # of what is looked up so that equal values are one: those of a few neighbours
+_TEXTS: Final = 1024  # of all objects before it: those of some hundred
 _APIS: Final = f'"{PROVIDED}":['.encode()  # in no text, where quotes are escaped
 _SHAPES: Final = 4096  # of keys: as many as there are namespaces, and lengths of names of repositories and packages
 
@@ -80,6 +81,21 @@ class Same:
             last = key.rindex(b"/") + 1
             self._shape = key[:last], name[0], name[1][: len(name[1]) - len(key) + last], found
         return found
+
+
+class Alike:
+    """Texts that many objects have, as versions and lifecycles are, kept in memory once: those of lately."""
+
+    __slots__ = ("_texts",)
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+
+    def one(self, text: str) -> str:
+        """The text that was equal to it, or itself."""
+        if len(self._texts) >= _TEXTS:
+            self._texts.clear()
+        return self._texts.setdefault(text, text)
 
 
 def sharing_keys() -> Callable[[], dict[str, str]]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
-from cacheserver.cache.compact import sharing_keys
+from cacheserver.cache.compact import Alike, sharing_keys
 from cacheserver.cache.snapshot import Cells, CellsOf, Entry, Run
 from cacheserver.cache.view import Completed
 from cacheserver.cache.watchcache import Projection
@@ -322,6 +322,7 @@ class Resource:
         # Versions of a package come one after the other, and nearly always have the same kinds and channels: comparing
         # them takes 1 us, and making a field of ten kinds 30.
         last: dict[str, tuple[object, str]] = {}
+        alike = Alike()
 
         def project(manifest: Manifest, texts: Mapping[str, str]) -> tuple[dict[str, str], CellsOf]:
             fields = empty()
@@ -332,7 +333,7 @@ class Resource:
                 except (KeyError, TypeError):
                     found = [look(manifest, part, step) for step in steps]
                 for path, text in zip(paths, found, strict=False):
-                    fields[path] = texts.get(text, text)
+                    fields[path] = texts.get(text) or alike.one(text)
             for path, way in deep:
                 fields[path] = look(manifest, *way)
             said = manifest.get("status") or manifest.get("spec") or {}

@@ -88,11 +88,11 @@ class Audiences:
             old, new, get = event.old, event.new, self._places.get
             for place in _facts(event.name[0], new or old, self._waited):
                 if (there := get(place)) is not None:
-                    found.update(there)
+                    found.update(dict.fromkeys(there))
             if old is not None and new is not None and (old.labels != new.labels or old.fields != new.fields):
                 for place in _facts("", old, self._waited):
                     if (there := get(place)) is not None:
-                        found.update(there)
+                        found.update(dict.fromkeys(there))
         return list(found)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cacheserver.api import PROJECTIONS
 from cacheserver.api.kinds.revision import PACKAGE_REVISION
 from cacheserver.api.selectors import EVERYTHING
-from cacheserver.cache.compact import Same, Shape, named_after, shape_of
+from cacheserver.cache.compact import Alike, Same, Shape, named_after, shape_of
 from cacheserver.cache.freshness import Freshness, ReadAt
 from cacheserver.cache.snapshot import Entry, Name
 from cacheserver.cache.watchcache import WatchCache
@@ -66,6 +66,18 @@ def test_fields_share_their_keys_and_their_texts() -> None:
     assert sys.getsizeof(made[-1]) <= 0.7 * sys.getsizeof(dict(made[-1].items()))
     assert made[0]["spec.packageName"] is made[-1]["spec.packageName"]
     assert [*made[0]] == [*made[-1]]
+    assert made[0]["spec.lifecycle"] is made[-1]["spec.lifecycle"]
+    assert fields("1.99.0")["spec.version"] is made[-1]["spec.version"]
+
+
+def test_texts_that_are_alike_are_one_and_few_are_remembered() -> None:
+    alike = Alike()
+    text = "".join(["1.", "2"])
+    assert alike.one(text) is text
+    assert alike.one("".join(["1", ".2"])) is text
+    for number in range(10_000):
+        assert alike.one(str(number)) == str(number)
+    assert sys.getsizeof(alike._texts) < 100_000
 
 
 _TEXT = st.text('ab"\\é{}[],:', max_size=4) | st.just('"providedAPIs":[')

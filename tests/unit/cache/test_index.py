@@ -37,6 +37,26 @@ def test_an_item_is_found_under_each_of_its_keys_until_it_goes() -> None:
     assert len(index) == 0
 
 
+def test_many_items_of_a_key_are_as_few_are() -> None:
+    index, choose, held = Index[str, int](), random.Random(1), dict[int, None]()
+    for goal in (80, 5, 50, 0):  # to and fro over where few end
+        while len(held) != goal:
+            item = choose.randrange(200)
+            if item in held and len(held) > goal:
+                del held[item]
+                index.remove(item, "a")
+            elif len(held) < goal:
+                held[item] = None
+                index.add(item, "a")
+            assert list(index.get("a") or ()) == list(held)
+    with pytest.raises(KeyError):
+        index.remove(1, "a")
+    index.add(1, "a")
+    with pytest.raises(KeyError):
+        index.remove(2, "a")
+    assert list(index.get("a") or ()) == [1]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_candidates_are_all_that_have_a_value_whatever_changed(seed: int) -> None:
     choose, held = random.Random(seed), dict[str, Entry]()
