@@ -42,12 +42,23 @@ def children() -> list[int]:
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rpartition(")")[2].split()
-            command = (path.parent / "cmdline").read_bytes()
+            if int(fields[1]) != os.getpid():
+                continue
+            # For a moment behind exec() it has none yet, while its parent goes on already.
+            while not (command := (path.parent / "cmdline").read_bytes()) and _runs(path):
+                pass
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if int(fields[1]) == os.getpid() and b"cacheserver.catalogs.worker" in command and fields[0] != "Z":
+        if b"cacheserver.catalogs.worker" in command and _runs(path):
             found.append(int(path.parent.name))
     return found
+
+
+def _runs(stat: Path) -> bool:
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 async def test_hostile_files_are_blamed_and_the_others_served(parsed: Parse, tmp_path: Path) -> None:
