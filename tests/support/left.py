@@ -1,15 +1,16 @@
 """Connections that a test leaves behind: told at its own end (tests/conftest.py). Otherwise the collector of garbage
 blames whichever test it runs in.
 
-A transport that was closed while the other side had not taken everything stays until it has, or hangs up: closing it is
-not enough, and a client that was refused before its body was read is in that state. `gone` waits for these.
+A transport that was closed while the other side had not taken everything stays until it has, or hangs up, and one over
+TLS until the other side has said goodbye: whoever closed it did all that he can, so that is no fault. `gone` waits for
+these where a test is about that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from asyncio import selector_events
+from asyncio import selector_events, sslproto
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -33,13 +34,21 @@ def watch() -> None:
 
 
 def behind() -> Sequence[str]:
-    """What nobody can close any more, its loop being closed. It is closed here, and told once."""
+    """What nobody closed, nor can any more, its loop being closed. It is closed here with the rest, and told once."""
     found = [(each, sock) for each, (loop, sock) in list(_held.items()) if loop.is_closed() and sock.fileno() != -1]
-    said = [repr(each) for each, _ in found]
+    said = [repr(each) for each, _ in found if not _was_closed(each)]
     for each, sock in found:
         sock.close()
         vars(each)["_sock"] = None  # it would still warn
     return said
+
+
+def _was_closed(transport: Any) -> bool:
+    """Over TLS it is another one that was closed, and this one follows when the other side has said goodbye."""
+    over = transport.get_protocol()
+    if isinstance(over, sslproto.SSLProtocol):
+        transport = over._app_transport
+    return transport is None or transport.is_closing()
 
 
 async def gone() -> None:
