@@ -8,7 +8,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 BIN := $(VENV)/bin
 # What running needs, and what working on it needs besides.
-RUNS := $(VENV)/.runs
+INSTALLED := $(VENV)/.runs
 STAMP := $(VENV)/.installed
 # The first Python that is new enough; `make PYTHON=/path/to/python` chooses another.
 PYTHON ?= $(firstword $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -74,7 +74,7 @@ authors: $(STAMP) ## 2,000 steps of authors at random, with crashes: minutes; SE
 test: check ## everything: check, unit, etcd, e2e
 	$(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile
 
-run: $(RUNS) ## serve the examples with an etcd of its own; SOURCE=name=path make run serves another catalog
+run: $(INSTALLED) ## serve the examples with an etcd of its own; SOURCE=name=path make run serves another catalog
 	$(BIN)/python -m cacheserver serve $(if $(REPOSITORIES),--repositories "$(REPOSITORIES)",--catalog "$(SOURCE)") --listen "$(LISTEN)" --data-dir data --interval 10s --log-format text
 
 bench: $(STAMP) ## the figures of docs/figures.md
@@ -117,7 +117,7 @@ help: ## this list
 
 # The stamps are newer than pyproject.toml once everything is installed, so a second `make` starts at once. Whoever has the
 # tools for tests has what running needs.
-$(RUNS): pyproject.toml
+$(INSTALLED): pyproject.toml
 	@$(MAKE) --no-print-directory $(VENV)/bin/python
 	@test $(STAMP) -nt pyproject.toml || { echo "Installing cacheserver's libraries and an etcd into $(VENV): 60 MB to download, once. That takes some seconds, or half a minute." >&2; \
 		$(BIN)/python -c '$(NEEDS)' >$(VENV)/needs.txt && { $(QUICKLY) || $(INSTALL) --no-compile --requirement $(VENV)/needs.txt; } \
