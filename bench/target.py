@@ -16,6 +16,7 @@ from bench.load.http import address
 API: Final = "/apis/cacheserver.dev/v1alpha1"
 NAMESPACED: Final = f"{API}/namespaces/default"
 TABLE: Final = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
+_LATER_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +38,29 @@ class Target:
 
 
 def fetch(target: Target, path: str) -> bytes:
-    """The body of one answer. Raises: BenchError unless its status is 200."""
+    """The body of one answer; nothing is measured. Who is told to come back later does so, for a minute: kube-apiserver
+    says it of a kind that it has not read yet. Raises: BenchError unless the status is 200.
+    """
+    give_up_at = time.monotonic() + _LATER_S
+    status, body = _answer(target, path)
+    while status == 429 and time.monotonic() < give_up_at:
+        time.sleep(1)
+        status, body = _answer(target, path)
+    if status != 200:
+        raise BenchError(f"GET {path}: {status} {body[:300]!r}")
+    return body
+
+
+def _answer(target: Target, path: str) -> tuple[int, bytes]:
     host, port, tls = address(target.url, target.ca, target.certificate, target.key)
     plain, secure = http.client.HTTPConnection, http.client.HTTPSConnection
     connection = secure(host, port, context=tls, timeout=30) if tls else plain(host, port, timeout=30)
     try:
         connection.request("GET", path, headers=dict(target.headers))
         answer = connection.getresponse()
-        body = answer.read()
+        return answer.status, answer.read()
     finally:
         connection.close()
-    if answer.status != 200:
-        raise BenchError(f"GET {path}: {answer.status} {body[:300]!r}")
-    return body
 
 
 def list_version(target: Target, path: str) -> int:
