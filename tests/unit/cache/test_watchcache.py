@@ -637,16 +637,21 @@ async def test_a_broken_stream_is_resumed_without_loss_or_repetition(feed: FakeF
     assert [event.name[1] for event in await take(watch, 3)] == ["a", "b", "c"]
 
 
-async def test_behind_etcds_compaction_everything_is_read_anew_and_watchers_are_told(
-    feed: FakeFeed, cache: WatchCache
-) -> None:
-    watch = await watching(cache, feed.revision)
+def fall_behind_compaction(feed: FakeFeed) -> None:
+    """Two objects come while nobody follows, and etcd forgets that they did."""
     feed.hold()
     feed.put("ns", "a")
     feed.put("ns", "b")
     feed.break_streams()
     feed.compact()
     feed.release()
+
+
+async def test_behind_etcds_compaction_everything_is_read_anew_and_watchers_are_told(
+    feed: FakeFeed, cache: WatchCache
+) -> None:
+    watch = await watching(cache, feed.revision)
+    fall_behind_compaction(feed)
     with pytest.raises(Expired):
         await take(watch, 1)
     assert names(await cache.list(Kind.PACKAGE, CONSISTENT, selector=ALL)) == ["a", "b"]
@@ -663,12 +668,7 @@ async def test_what_is_garbage_when_everything_is_read_anew_is_still_collected(
     feed: FakeFeed, cache: WatchCache
 ) -> None:
     watch = await watching(cache, feed.revision)
-    feed.hold()
-    feed.put("ns", "a")
-    feed.put("ns", "b")
-    feed.break_streams()
-    feed.compact()
-    feed.release()
+    fall_behind_compaction(feed)
     left = weakref.ref(Cycle())
     try:
         with pytest.raises(Expired):
